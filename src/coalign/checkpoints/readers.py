@@ -1,0 +1,83 @@
+"""Readers for the files that weights come in. Files from outside are data: nothing in them is run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from coalign.errors import InputError
+
+_CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a weights file by name: .safetensors, .pt/.pth/.bin/.ckpt, .npz; or a folder that holds one.
+
+    A folder may split its weights over shards that `*.index.json` lists (Hugging Face).
+    Errors: `InputError` that names the file, for a missing, broken or unknown one, or one that holds code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+    if suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
+        except (ValueError, OSError, EOFError) as error:
+            raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from None
+    if suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
+        return _read_torch(path)
+    raise InputError(
+        f"{path}: unknown kind of weights file; expected .safetensors, .pt, .pth, .bin, .ckpt, .npz or a folder"
+    )
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: holds more than tensors, and loading it would run code. Where you trust it, re-save it with "
+            f"its own library: torch.save(model.state_dict(), 'weights.pth') ({str(error).splitlines()[0]})"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not a readable PyTorch file ({str(error).splitlines()[0]})") from None
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise InputError(f"{path}: holds no state dict (tensors by name)")
+    if all(name.startswith("module.") for name in tensors):  # saved from DataParallel
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for index in sorted(folder.glob("*.index.json")):
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if any(Path(name).name != name for name in files):
+            raise InputError(f"{index}: names a file outside of its folder")
+        return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+    raise InputError(f"{folder}: no model.safetensors or pytorch_model.bin in this folder")

@@ -1,0 +1,112 @@
+"""Multi-head attention and the feed-forward layer, over packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coalign.ops.attention import Mask, attend, attend_with_weights
+from coalign.types import Record
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # erf: PyTorch, Hugging Face "gelu"
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # Google's BERT, flax, GPT
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The function of that name. "gelu" is the exact erf form, "gelu_tanh" the approximation."""
+    return _ACTIVATIONS[name]
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values [T, H, d]: what a context gives to every query that looks at it."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) from `query_dim` rows to `context_dim` rows.
+
+    `inner_dim` is the width that the heads share, `out_dim` that of the result; both default to `query_dim`.
+    Layouts, causality and hidden keys are the mask's; the rows are never padded here.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None = None,
+        inner_dim: int | None = None,
+        out_dim: int | None = None,
+        *,
+        heads: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        context_dim, inner_dim = context_dim or query_dim, inner_dim or query_dim
+        if inner_dim % heads:
+            raise ValueError(f"{heads} heads do not divide the inner width {inner_dim}")
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(query_dim, inner_dim, bias)
+        self.key = nn.Linear(context_dim, inner_dim, bias)
+        self.value = nn.Linear(context_dim, inner_dim, bias)
+        self.out = nn.Linear(inner_dim, out_dim or query_dim)
+
+    def keys_values(self, context: Float[Tensor, "tk c"]) -> KeyValue:
+        """Projects a context once; hand the result to `forward` for every group of queries."""
+        return KeyValue(self._split(self.key(context)), self._split(self.value(context)))
+
+    def forward(
+        self,
+        x: Float[Tensor, "tq d"],
+        mask: Mask,
+        context: Float[Tensor, "tk c"] | KeyValue | None = None,
+        *,
+        record: Record | None = None,
+        name: str = "attention",
+    ) -> Float[Tensor, "tq o"]:
+        """Attends from `x` to `context` (to `x` itself where None). `record[name]` gets the weights [B, H, Lq, Lk]."""
+        q = self._split(self.query(x))
+        k, v = context if isinstance(context, KeyValue) else self.keys_values(x if context is None else context)
+        dropout = self.dropout if self.training else 0.0
+        if record is None:
+            attended = attend(q, k, v, mask, dropout=dropout)
+        else:
+            attended, record[name] = attend_with_weights(q, k, v, mask, dropout=dropout)
+        return self.out(attended.flatten(1))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x))), with dropout between where asked (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        out_dim: int | None = None,
+        *,
+        activation: Activation = "gelu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, out_dim or dim)
+        self.activation: Activation = activation
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n o"]:
+        return self.down(self.dropout(_ACTIVATIONS[self.activation](self.up(x))))

@@ -1,0 +1,85 @@
+"""From word ids and pixels to rows, and position tables of other sizes."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from coalign.types import Packed
+
+Resize = Literal["bicubic", "bicubic_antialias", "bilinear_corners"]
+
+
+class TextEmbedding(nn.Module):
+    """LayerNorm(word + position + segment), then dropout (BERT, Devlin et al. 2019, figure 2)."""
+
+    def __init__(
+        self, vocab_size: int, dim: int, *, positions: int, types: int = 2, eps: float = 1e-12, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.word = nn.Embedding(vocab_size, dim)
+        self.position = nn.Embedding(positions, dim)
+        self.type = nn.Embedding(types, dim) if types else None
+        self.norm = nn.LayerNorm(dim, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Packed, types: Int[Tensor, " t"] | None = None) -> Float[Tensor, "t d"]:
+        """`ids` [T] packed; `types` None means segment 0. A text longer than the position table is an error."""
+        return self.dropout(self.norm(self.sum(ids, types)))
+
+    def sum(self, ids: Packed, types: Tensor | None = None) -> Tensor:
+        """word + position + segment, before the norm."""
+        if ids.max_length > self.position.num_embeddings:
+            raise ValueError(f"a text has {ids.max_length} pieces, the model {self.position.num_embeddings} positions")
+        x = self.word(ids.values) + self.position(ids.layout.position)
+        if self.type is not None:
+            x = x + (self.type.weight[0] if types is None else self.type(types))
+        return x
+
+
+class PatchEmbedding(nn.Module):
+    """Linear embedding of square patches (ViT, Dosovitskiy et al. 2021, equation 1), row by row."""
+
+    def __init__(self, patch_size: int, dim: int, channels: int = 3) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(channels, dim, patch_size, patch_size)
+
+    def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        size = self.projection.kernel_size[0]
+        if pixels.shape[2] % size or pixels.shape[3] % size:
+            raise ValueError(f"image {tuple(pixels.shape[2:])} is not a multiple of the patch size {size}")
+        return self.projection(pixels).flatten(2).transpose(1, 2)
+
+
+def resize_positions(
+    table: Float[Tensor, "rows d"],
+    grid: tuple[int, int],
+    *,
+    old_grid: tuple[int, int] | None = None,
+    prefix: int = 1,
+    method: Resize = "bicubic",
+) -> Float[Tensor, "rows2 d"]:
+    """A position table for another patch grid; the first `prefix` rows (class token) stay.
+
+    "bicubic" (ALBEF, MAE, Hugging Face ViT), "bicubic_antialias" (timm), and "bilinear_corners", linear between
+    corner-aligned grids (Google's ViT by scipy zoom of order 1; ViLT). `old_grid` defaults to a square.
+    """
+    extra, patches = table[:prefix], table[prefix:]
+    if old_grid is None:
+        side = math.isqrt(patches.shape[0])
+        old_grid = (side, side)
+    if old_grid[0] * old_grid[1] != patches.shape[0]:
+        raise ValueError(f"{patches.shape[0]} positions do not fill a grid of {old_grid[0]}x{old_grid[1]}")
+    if old_grid == grid:
+        return table
+    image = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
+    if method == "bilinear_corners":
+        image = F.interpolate(image, grid, mode="bilinear", align_corners=True)
+    else:
+        image = F.interpolate(image, grid, mode="bicubic", align_corners=False, antialias=method == "bicubic_antialias")
+    return torch.cat([extra, image.flatten(2).transpose(1, 2).squeeze(0)])

@@ -1,0 +1,125 @@
+"""Transformer blocks and stacks of them: BERT's, GPT's, ViT's and ALBEF's fusion layers are settings of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from coalign.layers.attention import Activation, Attention, FeedForward, KeyValue
+from coalign.ops.attention import Mask
+from coalign.types import Record
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """One block. `norm`: "post" is LayerNorm(x + f(x)) (BERT, GPT), "pre" is x + f(LayerNorm(x)) (ViT).
+
+    `context_dim` adds a cross-attention, after the self-attention, to rows of that width.
+    """
+
+    dim: int
+    heads: int
+    hidden_dim: int
+    norm: Literal["post", "pre"] = "post"
+    eps: float = 1e-12
+    activation: Activation = "gelu"
+    context_dim: int | None = None
+    self_attention: bool = True
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a cross-attention looks at: rows [Tk, C], or keys and values that were projected before; and its mask."""
+
+    rows: Tensor | KeyValue
+    mask: Mask
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, optional cross-attention, feed-forward; each with its residual and its norm."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        c = self.config = config
+
+        def attention(context_dim: int | None = None) -> Attention:
+            return Attention(c.dim, context_dim, heads=c.heads, bias=c.qkv_bias, dropout=c.attention_dropout)
+
+        if c.self_attention:
+            self.attention = attention()
+            self.attention_norm = nn.LayerNorm(c.dim, c.eps)
+        if c.context_dim is not None:
+            self.cross_attention = attention(c.context_dim)
+            self.cross_norm = nn.LayerNorm(c.dim, c.eps)
+        self.feed_forward = FeedForward(c.dim, c.hidden_dim, activation=c.activation, dropout=c.hidden_dropout)
+        self.feed_forward_norm = nn.LayerNorm(c.dim, c.eps)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        context: Context | None = None,
+        *,
+        record: Record | None = None,
+        name: str = "",
+    ) -> Tensor:
+        """[T, dim] to [T, dim]. `record` gets `{name}attention` and `{name}cross_attention`."""
+        c = self.config
+        if c.context_dim is not None and context is None:
+            raise ValueError("this block has a cross-attention and was given no context")
+        pre = c.norm == "pre"
+        if c.self_attention:
+            h = self.attention_norm(x) if pre else x
+            h = x + self.dropout(self.attention(h, mask, record=record, name=f"{name}attention"))
+            x = h if pre else self.attention_norm(h)
+        if c.context_dim is not None and context is not None:
+            h = self.cross_norm(x) if pre else x
+            h = self.cross_attention(h, context.mask, context.rows, record=record, name=f"{name}cross_attention")
+            h = x + self.dropout(h)
+            x = h if pre else self.cross_norm(h)
+        h = self.feed_forward(self.feed_forward_norm(x) if pre else x)
+        h = x + self.dropout(h)
+        return h if pre else self.feed_forward_norm(h)
+
+
+class Encoder(nn.Module):
+    """A stack of blocks. Pre-norm stacks end in a norm of their own, unless `final_norm` is False."""
+
+    def __init__(self, config: BlockConfig | Sequence[BlockConfig], depth: int | None = None, final_norm: bool = True):
+        super().__init__()
+        configs = [config] * (1 if depth is None else depth) if isinstance(config, BlockConfig) else list(config)
+        self.blocks = nn.ModuleList(TransformerBlock(c) for c in configs)
+        ends_in_norm = final_norm and bool(configs) and configs[0].norm == "pre"
+        self.norm = nn.LayerNorm(configs[0].dim, configs[0].eps) if ends_in_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        context: Context | Sequence[Context | None] | None = None,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        record: Record | None = None,
+        name: str = "",
+    ) -> Tensor:
+        """Runs blocks `first` up to `last`. `context` serves all blocks, or holds one entry for each block run.
+
+        `record` gets `{name}{i}.hidden`, the rows after block i, beside the blocks' attention weights.
+        """
+        for offset, block in enumerate(self.blocks[first:last]):
+            i = first + offset
+            seen = context if context is None or isinstance(context, Context) else context[offset]
+            prefix = f"{name}{i}."
+            x = block(x, mask, seen if block.config.context_dim else None, record=record, name=prefix)
+            if record is not None:
+                record[f"{prefix}hidden"] = x
+        return self.norm(x)

@@ -1,0 +1,180 @@
+"""Scaled dot-product attention over ragged batches: the one place that picks a kernel.
+
+softmax(q kᵀ / sqrt(d) + bias) v, per item and head (Vaswani et al. 2017, section 3.2.1).
+
+Which path runs is decided by `choose_kernel` from the mask and the device alone:
+
+* "varlen": CUDA, half precision, flash attention over the packed rows (written and guarded; not run in our tests);
+* "dense": pad to the longest item here only, `scaled_dot_product_attention`, unpad. Items of one length are viewed,
+  not copied;
+* `attend_with_weights`: the plain formula, for those who look at the weights. Asked for by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from coalign.types import Layout, Packed
+
+Kernel = Literal["varlen", "dense"]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which keys each query may see. Built once a batch and handed down through all layers.
+
+    * queries see the keys of their own item only, and none that the key layout hides;
+    * `causal`: query i sees key j where j < i + causal. 1 is the usual triangle; MulT's is 1 + |keys - queries|;
+    * `window` (left, right): query i sees keys i - left ... i + right;
+    * `bias`, broadcastable to [B, H, Lq, Lk]: added to the scores.
+
+    A query that sees no key gets zeros.
+    """
+
+    queries: Layout
+    keys: Layout
+    causal: int | None = None
+    window: tuple[int, int] | None = None
+    bias: Tensor | None = None
+
+    @staticmethod
+    def within(items: Packed | Layout, causal: int | None = None) -> Mask:
+        """Self-attention over `items`."""
+        layout = items.layout if isinstance(items, Packed) else items
+        return Mask(layout, layout, causal)
+
+    @staticmethod
+    def between(queries: Packed | Layout, keys: Packed | Layout) -> Mask:
+        """Cross-attention: item i of `queries` sees item i of `keys`."""
+        q, k = (x.layout if isinstance(x, Packed) else x for x in (queries, keys))
+        if len(q) != len(k):
+            raise ValueError(f"queries have {len(q)} items, keys {len(k)}")
+        return Mask(q, k)
+
+    @cached_property
+    def dense(self) -> Tensor | None:
+        """[B, 1 or H, Lq or 1, Lk] as SDPA takes it: bool (true = seen), float with the bias, or None if all see all."""
+        keys, device = self.keys, self.keys.offsets.device
+        seen: Tensor | None = None
+        if keys.hidden is not None or not keys.is_uniform:
+            seen = Packed(keys.offsets.new_zeros(keys.total), keys).padding_mask()[:, None, None, :]
+        if self.causal is not None or self.window is not None:
+            ahead = torch.arange(keys.max_length, device=device) - torch.arange(
+                self.queries.max_length, device=device
+            ).unsqueeze(1)
+            place = torch.ones_like(ahead, dtype=torch.bool)
+            if self.causal is not None:
+                place &= ahead < self.causal
+            if self.window is not None:
+                place &= (ahead >= -self.window[0]) & (ahead <= self.window[1])
+            seen = place[None, None] if seen is None else seen & place
+        if self.bias is None:
+            return seen
+        return self.bias if seen is None else self.bias.masked_fill(~seen, -math.inf)
+
+
+def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype) -> Kernel:
+    """The kernel for a mask: "varlen" where it can express the mask, "dense" otherwise.
+
+    The flash kernel knows no hidden keys and no bias, and aligns a causal mask to the last key, so that only the
+    plain triangle over equal layouts is its to do.
+    """
+    plain = mask.bias is None and mask.keys.hidden is None
+    triangle = mask.causal is None or (mask.causal == 1 and mask.queries is mask.keys)
+    ragged = not (mask.keys.is_uniform and mask.queries.is_uniform)
+    half = dtype in (torch.float16, torch.bfloat16)
+    if device.type == "cuda" and half and plain and triangle and ragged and _varlen_attn is not None:
+        return "varlen"
+    return "dense"
+
+
+def attend(
+    q: Float[Tensor, "tq h d"],
+    k: Float[Tensor, "tk h d"],
+    v: Float[Tensor, "tk h e"],
+    mask: Mask,
+    *,
+    dropout: float = 0.0,
+) -> Float[Tensor, "tq h e"]:
+    """Attention over packed rows; layouts come from `mask`. Scores are scaled by 1/sqrt(d)."""
+    if choose_kernel(mask, q.device, q.dtype) == "varlen" and dropout == 0.0:
+        return _attend_varlen(q, k, v, mask)
+    out = F.scaled_dot_product_attention(
+        _heads_first(q, mask.queries),
+        _heads_first(k, mask.keys),
+        _heads_first(v, mask.keys),
+        attn_mask=_cast(mask.dense, q.dtype),
+        dropout_p=dropout,
+    )
+    return _rows(out, mask.queries)
+
+
+def attend_with_weights(
+    q: Float[Tensor, "tq h d"],
+    k: Float[Tensor, "tk h d"],
+    v: Float[Tensor, "tk h e"],
+    mask: Mask,
+    *,
+    dropout: float = 0.0,
+) -> tuple[Float[Tensor, "tq h e"], Float[Tensor, "b h lq lk"]]:
+    """The plain formula, giving its weights too (before dropout, part of the graph: Grad-CAM differentiates them)."""
+    queries, keys, values = (
+        _heads_first(q, mask.queries),
+        _heads_first(k, mask.keys),
+        _heads_first(v, mask.keys),
+    )
+    scores = queries @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    seen = mask.dense
+    if seen is not None and seen.dtype == torch.bool:
+        scores = scores.masked_fill(~seen, -math.inf)
+    elif seen is not None:
+        scores = scores + seen
+    blind = (scores == -math.inf).all(-1, keepdim=True)
+    weights = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+    return _rows(F.dropout(weights, dropout) @ values, mask.queries), weights
+
+
+def _heads_first(x: Tensor, layout: Layout) -> Tensor:
+    return Packed(x, layout).to_padded().transpose(1, 2)
+
+
+def _rows(x: Tensor, layout: Layout) -> Tensor:
+    x = x.transpose(1, 2)
+    if layout.is_uniform:
+        return x.flatten(0, 1)
+    return x.flatten(0, 1)[layout.item * layout.max_length + layout.position]
+
+
+def _cast(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return mask if mask is None or mask.dtype == torch.bool else mask.to(dtype)
+
+
+try:  # in torch since 2.10
+    from torch.nn.attention.varlen import varlen_attn as _varlen_attn
+except ImportError:  # pragma: no cover
+    _varlen_attn = None
+
+
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:  # pragma: no cover - needs CUDA
+    assert _varlen_attn is not None
+    left, right = mask.window or (-1, -1)
+    out = _varlen_attn(
+        q,
+        k,
+        v,
+        mask.queries.offsets.int(),
+        mask.keys.offsets.int(),
+        mask.queries.max_length,
+        mask.keys.max_length,
+        window_size=(left, 0 if mask.causal is not None else right),
+    )
+    assert isinstance(out, Tensor)
+    return out
