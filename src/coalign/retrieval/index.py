@@ -1,0 +1,220 @@
+"""A stored, searchable corpus on LanceDB: unit vectors beside their texts, pictures and whatever the user wants kept.
+
+An index is a folder with one LanceDB table (columns: row, modality, text, image, thumbnail, meta as JSON, vector).
+Every append is one atomic version of the table, so an interrupted embedding leaves a readable index that can be
+continued. Search is exact unless an approximate index is built and asked for.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from math import isqrt
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from coalign.errors import InputError
+from coalign.retrieval.embed import Entry
+
+TABLE = "items"
+ABOUT = b"coalign"
+COLUMNS = ["row", "modality", "text", "image", "thumbnail", "meta"]
+PRODUCT_WIDTH = 8  # dimensions that one code of the product quantiser stands for
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer: its cosine similarity to the query, its row in the index, and what was stored with it."""
+
+    score: float
+    row: int
+    modality: str
+    entry: Entry
+
+
+class Index:
+    """Vectors of one width with their entries. Made by `create`, `open` or `resume`."""
+
+    def __init__(self, path: Path, table: Any) -> None:
+        self.path = path
+        self._table = table
+        schema: pa.Schema = table.schema
+        self.width: int = schema.field("vector").type.list_size
+        self.about: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
+
+    @classmethod
+    def create(
+        cls, path: str | Path, width: int, about: Mapping[str, Any] | None = None, overwrite: bool = False
+    ) -> Self:
+        """A new, empty index of vectors of `width` dimensions in the folder `path`.
+
+        `about` (JSON) is kept with it: the run and the data that it was made from. An index that stands there already
+        is emptied only with `overwrite`; a folder that holds anything else is refused either way.
+        """
+        path = Path(path)
+        if _holds_index(path):
+            if not overwrite:
+                raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not an index; give a path that is new or empty")
+        schema = _schema(width).with_metadata({ABOUT: json.dumps(dict(about or {})).encode()})
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """The index in the folder `path`. Raises InputError where there is none."""
+        path = Path(path)
+        if not _holds_index(path):
+            raise InputError(f"{path} is not an index; `coalign index` makes one")
+        return cls(path, _connect(path).open_table(TABLE))
+
+    @classmethod
+    def resume(cls, path: str | Path, width: int, about: Mapping[str, Any]) -> Self:
+        """The index in `path`, made anew where there is none, to go on with an interrupted embedding.
+
+        Raises InputError where it was made with other vectors: of another width, or with another `about`.
+        """
+        if not _holds_index(Path(path)):
+            return cls.create(path, width, about)
+        index = cls.open(path)
+        if index.width != width or index.about != json.loads(json.dumps(dict(about))):
+            raise InputError(
+                f"{path} holds vectors of width {index.width} made from {index.about}, not of width {width} from "
+                f"{dict(about)}; give another path, or ask to overwrite it"
+            )
+        return index
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def count(self, modality: str | None = None) -> int:
+        """The number of rows, of one modality or of all."""
+        return self._table.count_rows(None if modality is None else _only(modality))
+
+    def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
+        """Adds `vectors` [N, width], brought to unit length, with one entry each: all of them or none."""
+        _only(modality)
+        if vectors.shape != (len(entries), self.width):
+            raise InputError(f"vectors are {tuple(vectors.shape)}, expected {(len(entries), self.width)}")
+        first = self.count()
+        unit = _unit(vectors)
+        flat = pa.array(unit.numpy().reshape(-1), pa.float32())
+        columns = [
+            pa.array(range(first, first + len(entries)), pa.int64()),
+            pa.array([modality] * len(entries), pa.string()),
+            pa.array([entry.text for entry in entries], pa.string()),
+            pa.array([entry.image for entry in entries], pa.string()),
+            pa.array([entry.thumbnail for entry in entries], pa.binary()),
+            pa.array([json.dumps(entry.meta) for entry in entries], pa.string()),
+            pa.FixedSizeListArray.from_arrays(flat, self.width),
+        ]
+        self._table.add(pa.Table.from_arrays(columns, schema=_schema(self.width)))
+
+    def search(
+        self,
+        vectors: Tensor,
+        k: int,
+        modality: str | None = None,
+        *,
+        exact: bool = True,
+        probes: int = 20,
+        refine: int = 4,
+    ) -> list[list[Hit]]:
+        """The `k` nearest rows of every query by cosine similarity, best first.
+
+        `vectors` is [Q, width] or one [width]; `modality` searches among its rows alone. With `exact` every row is
+        compared; without, the approximate index is used where `build_approximate` has made one, reading `probes` of
+        its partitions and re-scoring k · `refine` candidates with the full vectors.
+        """
+        queries = _unit(vectors[None] if vectors.dim() == 1 else vectors)
+        if queries.shape[1] != self.width:
+            raise InputError(f"queries are {queries.shape[1]} wide, the index holds vectors of width {self.width}")
+        if k < 1:
+            raise InputError(f"k is {k}; ask for at least one answer")
+        return [self._search(query, k, modality, exact, probes, refine) for query in queries]
+
+    def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
+        query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type("cosine").limit(k)
+        if modality is not None:
+            query = query.where(_only(modality), prefilter=True)
+        query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(refine)
+        return [_hit(row) for row in query.select([*COLUMNS, "_distance"]).to_list()]
+
+    def build_approximate(
+        self, kind: Literal["flat", "product"] = "flat", partitions: int | None = None, sub_vectors: int | None = None
+    ) -> None:
+        """Builds the approximate (inverted-file) index that `search(..., exact=False)` reads.
+
+        Worth it from about 10^5 rows. `partitions` defaults to the square root of the number of rows. `kind="product"`
+        keeps product-quantised codes instead of full vectors in the partitions, smaller and coarser: `sub_vectors`
+        codes a vector, width / 8 by default. Rows appended later are found too, by comparing each, until it is built again.
+        """
+        rows = self.count()
+        cells = partitions or max(isqrt(rows), 1)
+        codes = sub_vectors or max(self.width // PRODUCT_WIDTH, 1)
+        if rows < max(cells, 256 if kind == "product" else 1):
+            raise InputError(f"{self.path} has {rows} rows, too few for an approximate index; exact search serves them")
+        if kind == "product" and self.width % codes:
+            raise InputError(f"{codes} sub-vectors do not divide width {self.width}; give sub_vectors that do")
+        lance = _lancedb(".index")
+        shape = {"distance_type": "cosine", "num_partitions": cells}
+        config = lance.IvfFlat(**shape) if kind == "flat" else lance.IvfPq(**shape, num_sub_vectors=codes)
+        self._table.create_index("vector", config=config, replace=True)
+
+    def compact(self) -> None:
+        """Merges the pieces that many appends leave behind; search is faster afterwards."""
+        self._table.optimize()
+
+
+def _schema(width: int) -> pa.Schema:
+    text = ["modality", "text", "image"]
+    return pa.schema(
+        [
+            pa.field("row", pa.int64()),
+            *[pa.field(name, pa.string()) for name in text],
+            pa.field("thumbnail", pa.binary()),
+            pa.field("meta", pa.string()),
+            pa.field("vector", pa.list_(pa.float32(), width)),
+        ]
+    )
+
+
+def _hit(row: Mapping[str, Any]) -> Hit:
+    entry = Entry(row["text"], row["image"], row["thumbnail"], json.loads(row["meta"]))
+    return Hit(1 - float(row["_distance"]), int(row["row"]), row["modality"], entry)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Unit vectors [N, d] on the CPU; a row that has no direction is an error, for no search could place it."""
+    vectors = vectors.detach().float().cpu()
+    broken = (~vectors.isfinite().all(1) | (vectors == 0).all(1)).nonzero()
+    if len(broken):
+        raise InputError(f"vector {int(broken[0])} is zero or not finite; it cannot be indexed or searched with")
+    return normalize(vectors, dim=1).contiguous()
+
+
+def _only(modality: str) -> str:
+    if not re.fullmatch(r"\w+", modality):
+        raise InputError(f"modality {modality!r} is not a name; use letters, digits and underscores")
+    return f"modality = '{modality}'"
+
+
+def _holds_index(path: Path) -> bool:
+    return (path / f"{TABLE}.lance").is_dir()
+
+
+def _connect(path: Path) -> Any:
+    return _lancedb().connect(str(path))
+
+
+def _lancedb(part: str = "") -> Any:
+    try:
+        return import_module(f"lancedb{part}")
+    except ImportError as error:
+        raise InputError('storing vectors needs LanceDB: pip install "coalign[retrieval]"') from error

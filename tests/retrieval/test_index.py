@@ -1,0 +1,114 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from coalign.errors import InputError
+from coalign.retrieval.embed import Entry
+from coalign.retrieval.index import Index
+
+pytest.importorskip("lancedb")
+
+
+def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(path: Path, rows: int = 40) -> Index:
+    index = Index.create(path, 8, {"run": "tiny"})
+    images = [Entry(image=f"{i}.png", thumbnail=bytes([i]), meta={"größe": i}) for i in range(rows)]
+    index.append(vectors(rows), images, "image")
+    index.append(vectors(rows, seed=1), [Entry(text=f"text {i} 'quoted'") for i in range(rows)], "text")
+    return index
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    filled(tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert (len(index), index.count("image"), index.count("text"), index.count("sound")) == (80, 40, 40, 0)
+    assert (index.width, index.about) == (8, {"run": "tiny"})
+    hit = index.search(vectors(40)[7], 1)[0][0]
+    assert hit.score == pytest.approx(1, abs=1e-5)
+    assert (hit.row, hit.modality) == (7, "image")
+    assert hit.entry == Entry(image="7.png", thumbnail=b"\x07", meta={"größe": 7})
+
+
+def test_search_is_exact_cosine_in_order(tmp_path: Path) -> None:
+    index = filled(tmp_path / "index")
+    queries = vectors(5, seed=2) * 3
+    expected = normalize(queries, dim=1) @ normalize(vectors(40, seed=1), dim=1).T
+    for found, scores in zip(index.search(queries, 6, "text"), expected, strict=True):
+        best = scores.sort(descending=True)
+        assert [hit.row - 40 for hit in found] == best.indices[:6].tolist()
+        assert [hit.score for hit in found] == pytest.approx(best.values[:6].tolist(), abs=1e-5)
+    assert len(index.search(queries[0], 1000, "image")[0]) == 40
+
+
+@pytest.mark.parametrize("kind", ["flat", "product"])
+def test_approximate_index_finds_nearly_the_same_and_the_exact_one_stays_exact(tmp_path: Path, kind: str) -> None:
+    index = Index.create(tmp_path / "index", 16)
+    stored = vectors(600, 16)
+    index.append(stored, [Entry()] * 600, "image")
+    index.build_approximate(kind, partitions=8)  # type: ignore[arg-type]
+    index.append(vectors(1, 16, seed=9), [Entry(text="late")], "image")
+    queries = vectors(20, 16, seed=3)
+    exact = [{hit.row for hit in found} for found in index.search(queries, 5)]
+    unit = normalize(torch.cat([stored, vectors(1, 16, seed=9)]), dim=1)
+    assert exact == [set(rows) for rows in (normalize(queries, dim=1) @ unit.T).topk(5).indices.tolist()]
+    near = [{hit.row for hit in found} for found in index.search(queries, 5, exact=False, probes=8, refine=20)]
+    assert sum(len(a & b) for a, b in zip(exact, near, strict=True)) >= 95
+    assert index.search(vectors(1, 16, seed=9), 1, exact=False)[0][0].entry.text == "late"
+    index.compact()
+    assert len(index) == 601
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    filled(tmp_path / "index")
+    with pytest.raises(InputError, match="is an index already"):
+        Index.create(tmp_path / "index", 8)
+    assert len(Index.open(tmp_path / "index")) == 80
+    assert len(Index.create(tmp_path / "index", 4, overwrite=True)) == 0
+    assert Index.open(tmp_path / "index").width == 4
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="not an index"):
+        Index.create(tmp_path, 8, overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_resume_goes_on_with_the_same_vectors_only(tmp_path: Path) -> None:
+    about = {"run": "a", "sizes": (1, 2)}
+    Index.resume(tmp_path / "index", 8, about).append(vectors(3), [Entry()] * 3, "image")
+    assert Index.resume(tmp_path / "index", 8, about).count() == 3
+    with pytest.raises(InputError, match="made from"):
+        Index.resume(tmp_path / "index", 8, {"run": "b"})
+    with pytest.raises(InputError, match="of width 9"):
+        Index.resume(tmp_path / "index", 9, about)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not an index"):
+        Index.open(tmp_path / "nowhere")
+    index = filled(tmp_path / "index", 3)
+    broken = vectors(2)
+    broken[1, 3] = torch.nan
+    with pytest.raises(InputError, match="vector 1"):
+        index.append(broken, [Entry(), Entry()], "image")
+    with pytest.raises(InputError, match=r"vectors are \(2, 8\), expected \(1, 8\)"):
+        index.append(vectors(2), [Entry()], "image")
+    with pytest.raises(InputError, match="queries are 5 wide"):
+        index.search(vectors(1, 5), 1)
+    with pytest.raises(InputError, match="modality"):
+        index.search(vectors(1), 1, "image' or '1'='1")
+    with pytest.raises(InputError, match="too few"):
+        index.build_approximate("product")
+    with pytest.raises(InputError, match="k is 0"):
+        index.search(vectors(1), 0)
+    assert len(index) == 6
+
+
+def test_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(InputError, match=r"coalign\[retrieval\]"):
+        Index.create(tmp_path / "index", 8)
