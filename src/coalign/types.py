@@ -255,7 +255,7 @@ class _Movable:
 @dataclass(frozen=True, eq=False)
 class Text(_Movable):
     """Word pieces. `ids` [T] int64, special tokens included; `types` [T] segment numbers, None where all are 0;
-    `words` [T] the word that each piece belongs to within its text, -1 at special tokens (whole-word masking, spans)."""
+    `words` [T] the word that each piece belongs to within its text, -1 at special tokens."""
 
     ids: Packed
     types: Tensor | None = None
@@ -396,7 +396,7 @@ class Model(Protocol):
         choices: Mapping[str, Tensor] | None = None,
         only: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """The objectives by name. Random choices come from `generator`, or from `choices` where recorded ones are given."""
+        """The objectives by name. Random choices come from `generator`, or from `choices` where some are given."""
         ...
 
     def after_step(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activation(name: Activation) -> Callable[[Tensor], Tensor]:
     """The function of that name. "gelu" is the exact erf form, "gelu_tanh" the approximation."""
     return _ACTIVATIONS[name]
-
-
-class KeyValue(NamedTuple):
-    """Projected keys and values [T, H, d]: what a context gives to every query that looks at it."""
-
-    keys: Tensor
-    values: Tensor
 
 
 class Attention(nn.Module):
@@ -63,22 +56,18 @@ class Attention(nn.Module):
         self.value = nn.Linear(context_dim, inner_dim, bias)
         self.out = nn.Linear(inner_dim, out_dim or query_dim)
 
-    def keys_values(self, context: Float[Tensor, "tk c"]) -> KeyValue:
-        """Projects a context once; hand the result to `forward` for every group of queries."""
-        return KeyValue(self._split(self.key(context)), self._split(self.value(context)))
-
     def forward(
         self,
         x: Float[Tensor, "tq d"],
         mask: Mask,
-        context: Float[Tensor, "tk c"] | KeyValue | None = None,
+        context: Float[Tensor, "tk c"] | None = None,
         *,
         record: Record | None = None,
         name: str = "attention",
     ) -> Float[Tensor, "tq o"]:
         """Attends from `x` to `context` (to `x` itself where None). `record[name]` gets the weights [B, H, Lq, Lk]."""
-        q = self._split(self.query(x))
-        k, v = context if isinstance(context, KeyValue) else self.keys_values(x if context is None else context)
+        context = x if context is None else context
+        q, k, v = self._split(self.query(x)), self._split(self.key(context)), self._split(self.value(context))
         dropout = self.dropout if self.training else 0.0
         if record is None:
             attended = attend(q, k, v, mask, dropout=dropout)

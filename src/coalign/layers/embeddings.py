@@ -24,7 +24,7 @@ class TextEmbedding(nn.Module):
         super().__init__()
         self.word = nn.Embedding(vocab_size, dim)
         self.position = nn.Embedding(positions, dim)
-        self.type = nn.Embedding(types, dim) if types else None
+        self.segment = nn.Embedding(types, dim) if types else None
         self.norm = nn.LayerNorm(dim, eps)
         self.dropout = nn.Dropout(dropout)
 
@@ -37,8 +37,8 @@ class TextEmbedding(nn.Module):
         if ids.max_length > self.position.num_embeddings:
             raise ValueError(f"a text has {ids.max_length} pieces, the model {self.position.num_embeddings} positions")
         x = self.word(ids.values) + self.position(ids.layout.position)
-        if self.type is not None:
-            x = x + (self.type.weight[0] if types is None else self.type(types))
+        if self.segment is not None:
+            x = x + (self.segment.weight[0] if types is None else self.segment(types))
         return x
 
 

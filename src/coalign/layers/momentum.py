@@ -30,33 +30,34 @@ def momentum_update(copy_: nn.Module, source: nn.Module, momentum: float) -> Non
     ]
     if pairs:
         followers, leaders = (list(side) for side in zip(*pairs, strict=True))
-        torch._foreach_lerp_(followers, leaders, 1.0 - momentum)
+        torch._foreach_lerp_(followers, leaders, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class FeatureQueue(nn.Module):
-    """The last `size` features, oldest overwritten first: negatives beyond the batch.
+    """The last `size` features of each named kind, oldest overwritten first: negatives beyond the batch.
 
-    `features` is [dim, size], one feature a column; `ids` [size] holds each one's item id, -100 where none was put.
-    A batch that does not divide the size wraps round the end.
+    Each kind is a buffer [dim, size], one unit feature a column, random at first; `ids` [1, size] holds the item id
+    of each column, -100 where none was put. A batch that does not divide the size wraps round the end.
     """
 
-    features: Tensor
     ids: Tensor
     pointer: Tensor
 
-    def __init__(self, dim: int, size: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, size: int, **dims: int) -> None:
         super().__init__()
-        start = torch.randn(dim, size, generator=generator)
-        self.register_buffer("features", nn.functional.normalize(start, dim=0))
-        self.register_buffer("ids", torch.full((size,), -100))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
+        self.size = size
+        for name, dim in dims.items():
+            self.register_buffer(name, nn.functional.normalize(torch.randn(dim, size), dim=0))
+        self.register_buffer("ids", torch.full((1, size), -100))
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
 
     @torch.no_grad()
-    def enqueue(self, features: Float[Tensor, "b d"], ids: Int[Tensor, " b"] | None = None) -> None:
-        """Puts a batch in. Call it outside of `forward`; with several ranks, give it the gathered batch."""
-        size = self.features.shape[1]
-        features, ids = features[-size:], None if ids is None else ids[-size:]
-        places = (self.pointer + torch.arange(features.shape[0], device=self.features.device)) % size
-        self.features[:, places] = features.T.to(self.features.dtype)
-        self.ids[places] = -100 if ids is None else ids
-        self.pointer.add_(features.shape[0]).remainder_(size)
+    def enqueue(self, ids: Int[Tensor, " b"] | None = None, **features: Float[Tensor, "b d"]) -> None:
+        """Puts a batch in. Never inside a forward pass; with several ranks, give it the gathered batch."""
+        count = min(next(iter(features.values())).shape[0], self.size)
+        places = (self.pointer + torch.arange(count, device=self.pointer.device)) % self.size
+        for name, rows in features.items():
+            buffer = self.get_buffer(name)
+            buffer[:, places] = rows[-count:].T.to(buffer.dtype)
+        self.ids[0, places] = -100 if ids is None else ids[-count:]
+        self.pointer.add_(count).remainder_(self.size)

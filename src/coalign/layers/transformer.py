@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from coalign.layers.attention import Activation, Attention, FeedForward, KeyValue
+from coalign.layers.attention import Activation, Attention, FeedForward
 from coalign.ops.attention import Mask
 from coalign.types import Record
 
@@ -36,9 +36,9 @@ class BlockConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """What a cross-attention looks at: rows [Tk, C], or keys and values that were projected before; and its mask."""
+    """What a cross-attention looks at: rows [Tk, C] and which queries see which of them."""
 
-    rows: Tensor | KeyValue
+    rows: Tensor
     mask: Mask
 
 
@@ -57,7 +57,7 @@ class TransformerBlock(nn.Module):
             self.attention_norm = nn.LayerNorm(c.dim, c.eps)
         if c.context_dim is not None:
             self.cross_attention = attention(c.context_dim)
-            self.cross_norm = nn.LayerNorm(c.dim, c.eps)
+            self.cross_attention_norm = nn.LayerNorm(c.dim, c.eps)
         self.feed_forward = FeedForward(c.dim, c.hidden_dim, activation=c.activation, dropout=c.hidden_dropout)
         self.feed_forward_norm = nn.LayerNorm(c.dim, c.eps)
         self.dropout = nn.Dropout(c.dropout)
@@ -81,10 +81,10 @@ class TransformerBlock(nn.Module):
             h = x + self.dropout(self.attention(h, mask, record=record, name=f"{name}attention"))
             x = h if pre else self.attention_norm(h)
         if c.context_dim is not None and context is not None:
-            h = self.cross_norm(x) if pre else x
+            h = self.cross_attention_norm(x) if pre else x
             h = self.cross_attention(h, context.mask, context.rows, record=record, name=f"{name}cross_attention")
             h = x + self.dropout(h)
-            x = h if pre else self.cross_norm(h)
+            x = h if pre else self.cross_attention_norm(h)
         h = self.feed_forward(self.feed_forward_norm(x) if pre else x)
         h = x + self.dropout(h)
         return h if pre else self.feed_forward_norm(h)
@@ -96,6 +96,7 @@ class Encoder(nn.Module):
     def __init__(self, config: BlockConfig | Sequence[BlockConfig], depth: int | None = None, final_norm: bool = True):
         super().__init__()
         configs = [config] * (1 if depth is None else depth) if isinstance(config, BlockConfig) else list(config)
+        self.configs = configs
         self.blocks = nn.ModuleList(TransformerBlock(c) for c in configs)
         ends_in_norm = final_norm and bool(configs) and configs[0].norm == "pre"
         self.norm = nn.LayerNorm(configs[0].dim, configs[0].eps) if ends_in_norm else nn.Identity()
@@ -119,7 +120,7 @@ class Encoder(nn.Module):
             i = first + offset
             seen = context if context is None or isinstance(context, Context) else context[offset]
             prefix = f"{name}{i}."
-            x = block(x, mask, seen if block.config.context_dim else None, record=record, name=prefix)
+            x = block(x, mask, seen if self.configs[i].context_dim else None, record=record, name=prefix)
             if record is not None:
                 record[f"{prefix}hidden"] = x
         return self.norm(x)

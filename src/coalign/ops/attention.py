@@ -34,7 +34,9 @@ class Mask:
     * queries see the keys of their own item only, and none that the key layout hides;
     * `causal`: query i sees key j where j < i + causal. 1 is the usual triangle; MulT's is 1 + |keys - queries|;
     * `window` (left, right): query i sees keys i - left ... i + right;
-    * `bias`, broadcastable to [B, H, Lq, Lk]: added to the scores.
+    * `bias`, broadcastable to [B, H, Lq, Lk]: added to the scores;
+    * `key_items` [B]: the key item that each query item sees, where it is not its own number. Keys and values are
+      projected once an item however many query items look at them (matching a text with several images).
 
     A query that sees no key gets zeros.
     """
@@ -44,6 +46,7 @@ class Mask:
     causal: int | None = None
     window: tuple[int, int] | None = None
     bias: Tensor | None = None
+    key_items: Tensor | None = None
 
     @staticmethod
     def within(items: Packed | Layout, causal: int | None = None) -> Mask:
@@ -52,20 +55,22 @@ class Mask:
         return Mask(layout, layout, causal)
 
     @staticmethod
-    def between(queries: Packed | Layout, keys: Packed | Layout) -> Mask:
-        """Cross-attention: item i of `queries` sees item i of `keys`."""
+    def between(queries: Packed | Layout, keys: Packed | Layout, key_items: Tensor | None = None) -> Mask:
+        """Cross-attention: item i of `queries` sees item i of `keys`, or item `key_items[i]`."""
         q, k = (x.layout if isinstance(x, Packed) else x for x in (queries, keys))
-        if len(q) != len(k):
-            raise ValueError(f"queries have {len(q)} items, keys {len(k)}")
-        return Mask(q, k)
+        seen = len(k) if key_items is None else key_items.shape[0]
+        if len(q) != seen:
+            raise ValueError(f"queries have {len(q)} items and would see {seen} key items")
+        return Mask(q, k, key_items=key_items)
 
     @cached_property
     def dense(self) -> Tensor | None:
-        """[B, 1 or H, Lq or 1, Lk] as SDPA takes it: bool (true = seen), float with the bias, or None if all see all."""
+        """[B, 1 or H, Lq or 1, Lk] as SDPA takes it: bool (true = seen), float with a bias, None if all see all."""
         keys, device = self.keys, self.keys.offsets.device
         seen: Tensor | None = None
         if keys.hidden is not None or not keys.is_uniform:
             seen = Packed(keys.offsets.new_zeros(keys.total), keys).padding_mask()[:, None, None, :]
+            seen = seen if self.key_items is None else seen[self.key_items]
         if self.causal is not None or self.window is not None:
             ahead = torch.arange(keys.max_length, device=device) - torch.arange(
                 self.queries.max_length, device=device
@@ -87,7 +92,7 @@ def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype) -> Kerne
     The flash kernel knows no hidden keys and no bias, and aligns a causal mask to the last key, so that only the
     plain triangle over equal layouts is its to do.
     """
-    plain = mask.bias is None and mask.keys.hidden is None
+    plain = mask.bias is None and mask.keys.hidden is None and mask.key_items is None
     triangle = mask.causal is None or (mask.causal == 1 and mask.queries is mask.keys)
     ragged = not (mask.keys.is_uniform and mask.queries.is_uniform)
     half = dtype in (torch.float16, torch.bfloat16)
@@ -109,8 +114,8 @@ def attend(
         return _attend_varlen(q, k, v, mask)
     out = F.scaled_dot_product_attention(
         _heads_first(q, mask.queries),
-        _heads_first(k, mask.keys),
-        _heads_first(v, mask.keys),
+        _heads_first(k, mask.keys, mask.key_items),
+        _heads_first(v, mask.keys, mask.key_items),
         attn_mask=_cast(mask.dense, q.dtype),
         dropout_p=dropout,
     )
@@ -126,11 +131,8 @@ def attend_with_weights(
     dropout: float = 0.0,
 ) -> tuple[Float[Tensor, "tq h e"], Float[Tensor, "b h lq lk"]]:
     """The plain formula, giving its weights too (before dropout, part of the graph: Grad-CAM differentiates them)."""
-    queries, keys, values = (
-        _heads_first(q, mask.queries),
-        _heads_first(k, mask.keys),
-        _heads_first(v, mask.keys),
-    )
+    queries = _heads_first(q, mask.queries)
+    keys, values = (_heads_first(x, mask.keys, mask.key_items) for x in (k, v))
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(q.shape[-1])
     seen = mask.dense
     if seen is not None and seen.dtype == torch.bool:
@@ -142,8 +144,9 @@ def attend_with_weights(
     return _rows(F.dropout(weights, dropout) @ values, mask.queries), weights
 
 
-def _heads_first(x: Tensor, layout: Layout) -> Tensor:
-    return Packed(x, layout).to_padded().transpose(1, 2)
+def _heads_first(x: Tensor, layout: Layout, items: Tensor | None = None) -> Tensor:
+    padded = Packed(x, layout).to_padded().transpose(1, 2)
+    return padded if items is None else padded[items]
 
 
 def _rows(x: Tensor, layout: Layout) -> Tensor:

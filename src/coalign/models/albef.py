@@ -1,0 +1,399 @@
+"""ALBEF: Align before Fuse, vision and language representation learning with momentum distillation
+(Li et al., NeurIPS 2021, arXiv 2107.07651).
+
+A ViT reads the image and the first half of a BERT the text. Their [CLS] vectors are aligned by a contrastive loss
+(ITC) before the second half of the BERT fuses text and image by cross-attention. The fused [CLS] says whether the two
+match (ITM, with hard negatives picked by the contrastive similarity), and hidden words are predicted with the image
+in view (MLM). A momentum copy of the towers fills a queue of further negatives and gives soft targets.
+
+Departures from the original, each an option whose default a user would want: an item's result never depends on the
+padding of its batch; `targets="ids"` is the original's retrieval fine-tuning, in which pairs that share an id are all
+positive; options named under "runnable sizes" in `AlbefConfig` serve training on a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from coalign.checkpoints import Default, Rename, StateMap, Tie
+from coalign.checkpoints.statemap import Rule
+from coalign.layers.heads import MaskedLMHead
+from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
+from coalign.layers.transformer import Context
+from coalign.models.bert import BertConfig, BertTrunk, trunk_rules
+from coalign.models.vit import VitConfig, VitTrunk, timm_rules
+from coalign.objectives.contrastive import Contrastive, matching_targets, soft_targets
+from coalign.objectives.distillation import Distillation
+from coalign.objectives.masked_lm import MaskedLM
+from coalign.objectives.matching import Matching, draw_hard_negatives
+from coalign.ops.attention import Mask
+from coalign.ops.collectives import gather
+from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Text
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class AlbefConfig:
+    """Sizes and settings; the defaults are the paper's pre-training (section 4.1, appendix A)."""
+
+    image: VitConfig = field(default_factory=lambda: VitConfig(image_size=256))
+    text: BertConfig = field(default_factory=lambda: BertConfig(context_dim=768, cross_from=6))
+    embed_dim: int = 256
+    queue_size: int = 65536
+    momentum: float = 0.995
+    temperature: float = 0.07
+    clamp_temperature: bool = True
+    alpha: float = 0.4
+    alpha_steps: int = 0
+    """Steps over which alpha grows from 0 to its value (the original: the first epoch)."""
+    distill: bool = True
+    objectives: tuple[Literal["itc", "itm", "mlm"], ...] = ("itc", "itm", "mlm")
+    targets: Literal["pairs", "ids"] = "pairs"
+    mask_probability: float = 0.15
+    max_text_length: int = 30
+    cls_id: int = 101
+    mask_id: int = 103
+    alignment_block: int | None = None
+    """The fusion block whose cross-attention shows word-patch alignment; the paper's is the third."""
+
+
+SIZES = {
+    "base-256": AlbefConfig(),
+    "base-384": AlbefConfig(image=VitConfig(image_size=384)),
+    "tiny": AlbefConfig(
+        image=VitConfig(image_size=64, patch_size=16, dim=128, depth=2, heads=4, hidden_dim=512),
+        text=BertConfig(dim=128, depth=4, heads=4, hidden_dim=512, context_dim=128, cross_from=2),
+        embed_dim=64,
+        queue_size=1024,
+    ),
+}
+
+
+class Towers(nn.Module):
+    """What has a momentum copy: both encoders, their projections and the word predictor."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.image = VitTrunk(c.image)
+        self.text = BertTrunk(c.text)
+        self.image_projection = nn.Linear(c.image.dim, c.embed_dim)
+        self.text_projection = nn.Linear(c.text.dim, c.embed_dim)
+        self.words = MaskedLMHead(c.text.dim, c.text.vocab_size, eps=c.text.eps) if "mlm" in c.objectives else None
+
+    def read(self, ids: Packed, record: Record | None = None) -> Packed:
+        """The text half: states before any image is seen."""
+        return self.text(ids, last=self.config.text.cross_from, record=record)
+
+    def image_vector(self, image: Packed) -> Tensor:
+        return F.normalize(self.image_projection(image.first), dim=-1)
+
+    def text_vector(self, text: Packed) -> Tensor:
+        return F.normalize(self.text_projection(text.first), dim=-1)
+
+    def fuse(self, text: Packed, image: Packed, mask: Mask | None = None, record: Record | None = None) -> Packed:
+        """The fusion half: text i looks at image i, or as `mask` says; an image's keys and values are made once."""
+        context = Context(image.values, mask or Mask.between(text, image))
+        first = self.config.text.cross_from
+        own = Mask.within(text)
+        return text.with_values(
+            self.text.encoder(text.values, own, context, first=first, record=record, name="fusion.")
+        )
+
+    def predict(self, fused: Packed, rows: Tensor) -> Tensor:
+        """Vocabulary logits [n, V] at these rows only."""
+        if self.words is None:
+            raise ValueError("this ALBEF was made without the masked-word objective")
+        return self.words(fused.values[rows], self.text.embedding.word.weight)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What the contrastive step sees: states, unit vectors, and similarities to [batch | queue] with their targets."""
+
+    image: Packed
+    text: Packed
+    image_vector: Tensor
+    text_vector: Tensor
+    image_m: Packed
+    text_m: Packed
+    image_vector_m: Tensor
+    text_vector_m: Tensor
+    similarity_i2t: Tensor
+    similarity_t2i: Tensor
+    target_i2t: Tensor
+    target_t2i: Tensor
+
+
+class Albef(nn.Module):
+    """The pre-training model, which also searches, re-ranks and shows alignment."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.online = Towers(config)
+        self.momentum = momentum_copy(self.online)
+        self.temperature = Parameter(torch.tensor(config.temperature))
+        self.match_head = nn.Linear(config.text.dim, 2)
+        self.queue = FeatureQueue(config.queue_size, image=config.embed_dim, text=config.embed_dim)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.itc, self.itm, self.mlm, self.distillation = Contrastive(), Matching(), MaskedLM(), Distillation()
+        self._pending: list[dict[str, Tensor]] = []
+
+    @property
+    def input_spec(self) -> InputSpec:
+        c = self.config
+        return InputSpec(
+            image_size=c.image.image_size,
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
+            vocab_size=c.text.vocab_size,
+            max_text_length=c.max_text_length,
+            separator=False,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- use
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """States and unit vectors of what the batch holds; with both modalities also "fused" states and match logits.
+
+        With `record`: "image.{i}.attention", "text.{i}.attention", "fusion.{i}.cross_attention" and "...hidden".
+        """
+        kept: Record | None = {} if record else None
+        tokens: dict[str, Packed] = {}
+        vectors: dict[str, Tensor] = {}
+        pooled: dict[str, Tensor] = {}
+        if batch.images is not None:
+            tokens["image"] = self.online.image(batch.images, record=kept)
+            vectors["image"] = self.online.image_vector(tokens["image"])
+        if batch.text is not None:
+            tokens["text"] = self.online.read(batch.text.ids, record=kept)
+            vectors["text"] = self.online.text_vector(tokens["text"])
+        if batch.images is not None and batch.text is not None:
+            tokens["fused"] = self.online.fuse(tokens["text"], tokens["image"], record=kept)
+            pooled["match_logits"] = self.match_head(tokens["fused"].first)
+        return Encoding(tokens, pooled, vectors, kept or {})
+
+    def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
+        """Matching logits [P] of pairs [P, 2] of (image, text) numbers, from states that `encode` gave.
+
+        The texts of one image become one long query, so that its keys and values are projected once.
+        """
+        order = torch.argsort(pairs[:, 0], stable=True)
+        wanted, counts = pairs[order, 0].unique_consecutive(return_counts=True)
+        text, image = texts.select(pairs[order, 1]), images.select(wanted)
+        mask = Mask.between(text.layout.group(counts.tolist()), image)
+        logits = self.match_head(self.online.fuse(text, image, mask).first)[:, 1]
+        return torch.empty_like(logits).index_copy(0, order, logits)
+
+    def alignment(self, batch: Batch, method: Literal["cross_attention", "grad_cam"] = "grad_cam") -> list[Tensor]:
+        """Word-to-patch maps [L_i, grid, grid], one a pair: cross-attention of `alignment_block`, mean over heads.
+
+        "grad_cam" weights the attention by the positive part of the matching logit's gradient (section 6.4).
+        """
+        assert batch.text is not None
+        block = self.config.text.cross_from + 2 if self.config.alignment_block is None else self.config.alignment_block
+        block = min(block, self.config.text.depth - 1)
+        with torch.set_grad_enabled(method == "grad_cam"):
+            seen = self.encode(batch, record=True)
+            weights = seen.record[f"fusion.{block}.cross_attention"]
+            if method == "grad_cam":
+                (slope,) = torch.autograd.grad(seen.pooled["match_logits"][:, 1].sum(), weights)
+                weights = weights * slope.clamp(min=0)
+        side = self.config.image.grid
+        maps = weights.detach().mean(1)[:, :, 1:].unflatten(-1, (side, side))
+        return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
+
+    # -------------------------------------------------------------------------------------------------- training
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """The momentum copy follows and the temperature is clamped, both before the forward pass, as published."""
+        self._pending.clear()
+        if self.config.clamp_temperature:
+            self.temperature.clamp_(0.001, 0.5)
+        momentum_update(self.momentum, self.online, self.config.momentum)
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """ITC, ITM and MLM of a batch of pairs. `choices` may hold what `draw` draws, and alpha."""
+        assert batch.text is not None
+        wanted = self.config.objectives if only is None else only
+        alpha = self.alpha if choices is None or "alpha" not in choices else choices["alpha"]
+        seen = self.contrast(batch, alpha)
+        drawn = self.draw(batch.text, seen, batch.ids, generator, choices or {}, wanted)
+        if torch.is_grad_enabled():
+            self._pending.append(self.for_queue(seen, batch.ids))
+        losses: dict[str, Tensor] = {}
+        if "itc" in wanted:
+            i2t = self.itc(seen.similarity_i2t, seen.target_i2t)
+            losses["itc"] = (i2t + self.itc(seen.similarity_t2i, seen.target_t2i)) / 2
+        if "itm" in wanted:
+            logits = self.match_head(self.fuse_with_negatives(seen, drawn).first)
+            labels = (torch.arange(logits.shape[0], device=logits.device) < len(batch.text.ids)).long()
+            losses["itm"] = self.itm(logits, labels)
+        if "mlm" in wanted:
+            hidden, labels = batch.text.ids.with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
+            rows = predicted_rows(labels)
+            logits = self.online.predict(self.online.fuse(self.online.read(hidden), seen.image), rows)
+            losses["mlm"] = self.mlm(logits, labels[rows])
+            if self.config.distill:
+                with torch.no_grad():
+                    m = self.momentum
+                    teacher = m.predict(m.fuse(m.read(hidden), seen.image_m), rows)
+                losses["mlm"] = (1 - alpha) * losses["mlm"] + alpha * self.distillation(logits, teacher)
+        return losses
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Puts the step's momentum features into the queue, those of all ranks in the same order."""
+        for features in self._pending:
+            self.queue.enqueue(**{name: gather(rows) for name, rows in features.items()})
+        self._pending.clear()
+        self.get_buffer("step").add_(1)
+
+    @property
+    def alpha(self) -> Tensor | float:
+        """The weight of the momentum model's targets at this step."""
+        c = self.config
+        if not c.alpha_steps:
+            return c.alpha
+        return c.alpha * (self.get_buffer("step") / c.alpha_steps).clamp(max=1.0)
+
+    def contrast(self, batch: Batch, alpha: float | Tensor) -> Contrast:
+        """Both towers and their momentum copies; similarities to this batch and the queue, and their targets."""
+        if batch.images is None or batch.text is None:
+            raise ValueError("ALBEF trains on pairs: this batch lacks images or texts")
+        online, m, queue = self.online, self.momentum, self.queue
+        image, text = online.image(batch.images), online.read(batch.text.ids)
+        image_vector, text_vector = online.image_vector(image), online.text_vector(text)
+        with torch.no_grad():
+            image_m, text_m = m.image(batch.images), m.read(batch.text.ids)
+            image_vector_m, text_vector_m = m.image_vector(image_m), m.text_vector(text_m)
+            images = torch.cat([image_vector_m.T, queue.get_buffer("image")], 1)
+            texts = torch.cat([text_vector_m.T, queue.get_buffer("text")], 1)
+            if self.config.targets == "ids":
+                assert batch.ids is not None, 'targets="ids" needs the ids of the items'
+                hard = matching_targets(batch.ids, torch.cat([batch.ids, queue.ids[0]]))
+            else:
+                hard = torch.eye(len(image), images.shape[1], device=images.device)
+            target_i2t = target_t2i = hard
+            if self.config.distill:
+                target_i2t = soft_targets(image_vector_m @ texts / self.temperature, hard, alpha)
+                target_t2i = soft_targets(text_vector_m @ images / self.temperature, hard, alpha)
+        return Contrast(
+            image,
+            text,
+            image_vector,
+            text_vector,
+            image_m,
+            text_m,
+            image_vector_m,
+            text_vector_m,
+            image_vector @ texts / self.temperature,
+            text_vector @ images / self.temperature,
+            target_i2t,
+            target_t2i,
+        )
+
+    def draw(
+        self,
+        text: Text,
+        seen: Contrast,
+        ids: Tensor | None,
+        generator: torch.Generator | None,
+        choices: Mapping[str, Tensor],
+        wanted: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Every random choice of a step, by name: negatives for ITM, hidden words for MLM. `choices` go first."""
+        drawn = dict(choices)
+        size = len(text.ids)
+        if "itm" in wanted and "neg_image_index" not in drawn:
+            same = torch.eye(size, dtype=torch.bool, device=seen.similarity_i2t.device)
+            if self.config.targets == "ids" and ids is not None:
+                same = ids[:, None] == ids
+            for name, similarity in (
+                ("neg_image_index", seen.similarity_t2i),
+                ("neg_text_index", seen.similarity_i2t),
+            ):
+                drawn[name] = draw_hard_negatives(similarity[:, :size].detach(), same, generator)
+        if "mlm" in wanted and "mlm_input_ids" not in drawn:
+            words = text.ids.values
+            drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
+                words,
+                words != self.config.cls_id,
+                probability=self.config.mask_probability,
+                mask_id=self.config.mask_id,
+                vocab_size=self.config.text.vocab_size,
+                generator=generator,
+            )
+        return drawn
+
+    def fuse_with_negatives(self, seen: Contrast, drawn: Mapping[str, Tensor]) -> Packed:
+        """3B fused texts: the pairs; each text with a negative image; a negative text with each image."""
+        own = torch.arange(len(seen.text), device=seen.text.values.device)
+        text = seen.text.select(torch.cat([own, own, drawn["neg_text_index"]]))
+        images = torch.cat([own, drawn["neg_image_index"], own])
+        return self.online.fuse(text, seen.image, Mask.between(text, seen.image, images))
+
+    def for_queue(self, seen: Contrast, ids: Tensor | None) -> dict[str, Tensor]:
+        """What `after_step` enqueues."""
+        features = {"image": seen.image_vector_m, "text": seen.text_vector_m}
+        return features if ids is None or self.config.targets == "pairs" else {**features, "ids": ids}
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+def tower_rules(config: AlbefConfig, ours: str, suffix: str, bert: str, words: bool) -> list[Rule]:
+    """Names of one set of towers; `suffix` is "" or "_m", `bert` what stands before BERT's own names."""
+    text = f"text_encoder{suffix}."
+    rules = [
+        *timm_rules(f"visual_encoder{suffix}.", f"{ours}image."),
+        *trunk_rules(f"{text}{bert}", f"{ours}text.", config.text, position_ids=True),
+        Rename(f"vision_proj{suffix}.{{p}}", f"{ours}image_projection.{{p}}"),
+        Rename(f"text_proj{suffix}.{{p}}", f"{ours}text_projection.{{p}}"),
+    ]
+    if words:
+        head = f"{text}cls.predictions."
+        rules += [
+            Rename(f"{head}bias", f"{ours}words.bias"),
+            Rename(f"{head}transform.dense.{{p}}", f"{ours}words.dense.{{p}}"),
+            Rename(f"{head}transform.LayerNorm.{{p}}", f"{ours}words.norm.{{p}}"),
+            Tie(f"{head}decoder.weight", f"{text}{bert}embeddings.word_embeddings.weight"),
+            Tie(f"{head}decoder.bias", f"{head}bias"),
+        ]
+    return rules
+
+
+def original(config: AlbefConfig) -> StateMap:
+    """The authors' files: pre-training (with "bert." and a word head) or retrieval (neither, and queued ids)."""
+    words = "mlm" in config.objectives
+    bert = "bert." if words else ""
+    ids: Rule = (
+        Rename("idx_queue", "queue.ids")
+        if config.targets == "ids"
+        else Default("queue.ids", lambda: torch.full((1, config.queue_size), -100))
+    )
+    return StateMap(
+        tower_rules(config, "online.", "", bert, words),
+        tower_rules(config, "momentum.", "_m", bert, words),
+        Rename("temp", "temperature"),
+        Rename("itm_head.{p}", "match_head.{p}"),
+        Rename("image_queue", "queue.image"),
+        Rename("text_queue", "queue.text"),
+        Rename("queue_ptr", "queue.pointer"),
+        ids,
+        Default("step", lambda: torch.zeros((), dtype=torch.int64)),
+    )

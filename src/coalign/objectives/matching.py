@@ -1,0 +1,36 @@
+"""Image-text matching: does this text belong to this image?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from coalign.objectives.reduce import Reduction, reduced
+
+
+class Matching(nn.Module):
+    """Cross-entropy of two classes, 1 = match (ALBEF, equation 2; NSP-like heads of other systems too)."""
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Tensor:
+        return reduced(F.cross_entropy(logits, labels, reduction="none"), self.reduction)
+
+
+def draw_hard_negatives(
+    similarity: Float[Tensor, "b b"], same: Bool[Tensor, "b b"], generator: torch.Generator | None
+) -> Int[Tensor, " b"]:
+    """One column for each row, drawn with probability softmax(similarity) among those that are not the same item.
+
+    ALBEF, section 3.2. A row whose candidates are all the same item takes any other row. Needs two rows.
+    """
+    if similarity.shape[0] < 2:
+        raise ValueError("hard negatives need a batch of at least two pairs")
+    weights = similarity.softmax(1).masked_fill(same, 0.0)
+    others = 1.0 - torch.eye(similarity.shape[0], device=similarity.device)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)

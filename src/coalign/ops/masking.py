@@ -1,0 +1,36 @@
+"""Choosing and hiding words, patches and features."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that is not predicted."""
+
+
+def mask_tokens(
+    ids: Int[Tensor, " t"],
+    maskable: Bool[Tensor, " t"],
+    *,
+    probability: float,
+    mask_id: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"]]:
+    """Hides each maskable id with this probability: 80 % become [MASK], 10 % a random id, 10 % stay (BERT, 3.1).
+
+    Returns the ids with words hidden, and labels: the true id where one is to be predicted, `IGNORED` elsewhere.
+    """
+    chance = torch.rand((3, *ids.shape), generator=generator, device=ids.device)
+    chosen = maskable & (chance[0] < probability)
+    labels = torch.where(chosen, ids, IGNORED)
+    hidden = torch.where(chosen & (chance[1] < 0.8), mask_id, ids)
+    random = torch.randint(vocab_size, ids.shape, generator=generator, device=ids.device)
+    return torch.where(chosen & (chance[1] >= 0.9), random, hidden), labels
+
+
+def predicted_rows(labels: Int[Tensor, " t"]) -> Int[Tensor, " n"]:
+    """The positions to predict. The one place of a step that must know a number drawn on the device."""
+    return (labels != IGNORED).nonzero().squeeze(1)

@@ -1,0 +1,165 @@
+"""Recorded cases of salesforce/ALBEF."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from coalign.checkpoints import StateMap
+from coalign.layers.embeddings import resize_positions
+from coalign.models.albef import Albef, AlbefConfig, original
+from coalign.models.bert import BertConfig
+from coalign.models.vit import VitConfig
+from coalign.parity.case import Case, Described
+from coalign.parity.verify import Adaptor, Outputs
+from coalign.types import Batch, Images, Packed, Text
+
+
+def config_of(described: Described) -> AlbefConfig:
+    """Our configuration from the authors' two: the run's, and BERT's."""
+    c = described.config
+    bert = c.get("bert") or c["bert_config"]
+    vit = c.get("vit", {})
+    width = c["vision_width"]
+    image = VitConfig(
+        image_size=c["image_res"],
+        patch_size=c.get("patch_size") or vit["patch_size"],
+        dim=width,
+        depth=c.get("vit_depth") or vit["depth"],
+        heads=c.get("vit_heads") or vit["num_heads"],
+        hidden_dim=width * (c.get("mlp_ratio") or vit["mlp_ratio"]),
+    )
+    text = BertConfig(
+        vocab_size=bert["vocab_size"],
+        dim=bert["hidden_size"],
+        depth=bert["num_hidden_layers"],
+        heads=bert["num_attention_heads"],
+        hidden_dim=bert["intermediate_size"],
+        positions=bert["max_position_embeddings"],
+        types=bert["type_vocab_size"],
+        eps=bert["layer_norm_eps"],
+        context_dim=bert["encoder_width"],
+        cross_from=bert["fusion_layer"],
+    )
+    return AlbefConfig(
+        image=image,
+        text=text,
+        embed_dim=c["embed_dim"],
+        queue_size=c["queue_size"],
+        momentum=c["momentum"],
+        temperature=c["temp"],
+        alpha=c["alpha"],
+        distill=c["distill"],
+    )
+
+
+def build(described: Described) -> tuple[nn.Module, StateMap]:
+    config = config_of(described)
+    if "idx_queue" in described.weights:
+        config = replace(config, targets="ids", objectives=("itc", "itm"), clamp_temperature=False)
+    return Albef(config), original(config)
+
+
+def packed(case: Case, name: str, keep_padding: bool, mask: str = "attention_mask") -> Packed:
+    return Packed.from_padded(case.inputs[name], case.inputs[mask], keep_padding)
+
+
+def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
+    assert isinstance(model, Albef)
+    ids = packed(case, "input_ids", keep_padding)
+    batch = Batch(text=Text(ids), images=Images(case.inputs["image"]), ids=case.inputs.get("idx"))
+    return pretraining(case, model, batch, keep_padding)
+
+
+def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> Outputs:
+    """One training step: pre-training, or retrieval fine-tuning with its evaluation afterwards."""
+    choices = {name: case.inputs[name] for name in ("neg_image_index", "neg_text_index", "alpha")}
+    if "mlm_labels" in case.inputs:
+        for name in ("mlm_input_ids", "mlm_labels"):
+            choices[name] = packed(case, name, keep_padding).values
+    model.before_step()
+    seen = model.contrast(batch, choices["alpha"])
+    losses = model.losses(batch, choices=choices)
+    fused = model.fuse_with_negatives(seen, choices)
+    size, own = len(seen.text), torch.arange(len(seen.text))
+    out: dict[str, Tensor | Packed] = {
+        "image_embeds": seen.image,
+        "image_embeds_m": seen.image_m,
+        "text_embeds": seen.text,
+        "text_embeds_m": seen.text_m,
+        "image_feat": seen.image_vector,
+        "image_feat_m": seen.image_vector_m,
+        "text_feat": seen.text_vector,
+        "text_feat_m": seen.text_vector_m,
+        "sim_i2t": seen.similarity_i2t,
+        "sim_t2i": seen.similarity_t2i,
+        "soft_targets_i2t": seen.target_i2t,
+        "soft_targets_t2i": seen.target_t2i,
+        "loss_i2t": model.itc(seen.similarity_i2t, seen.target_i2t),
+        "loss_t2i": model.itc(seen.similarity_t2i, seen.target_t2i),
+        "loss_ita": losses["itc"],
+        "loss_itm": losses["itm"],
+        "fusion_positive": fused.select(own),
+        "fusion_negative": fused.select(torch.arange(size, 3 * size)),
+        "itm_logits": model.match_head(fused.first),
+    }
+    if "mlm" in losses:
+        out |= masked_words(model, batch, seen.image, seen.image_m, choices)
+        out["loss_mlm"] = losses["mlm"]
+    grid = model.config.image.grid + 2
+    out["pos_embed_resized_grid_plus_2"] = resize_positions(model.online.image.positions[0], (grid, grid))[None]
+    out |= {
+        f"momentum_after/{name}": tensor for name, tensor in original(model.config).export(model.state_dict()).items()
+    }
+    model.after_step()
+    out |= {
+        "image_queue_after": model.queue.get_buffer("image"),
+        "text_queue_after": model.queue.get_buffer("text"),
+        "queue_ptr_after": model.queue.pointer,
+        "idx_queue_after": model.queue.ids,
+    }
+    if "eval_input_ids" in case.inputs:
+        out |= evaluation(case, model, batch, keep_padding)
+    return out
+
+
+def masked_words(model: Albef, batch: Batch, image: Packed, image_m: Packed, choices: dict[str, Tensor]) -> Outputs:
+    assert batch.text is not None
+    hidden, labels = batch.text.ids.with_values(choices["mlm_input_ids"]), choices["mlm_labels"]
+    every = torch.arange(hidden.values.shape[0])
+    logits = [
+        towers.predict(towers.fuse(towers.read(hidden), seen), every)
+        for towers, seen in ((model.online, image), (model.momentum, image_m))
+    ]
+    rows = labels != -100
+    return {
+        "mlm_logits": hidden.with_values(logits[0]),
+        "mlm_logits_m": hidden.with_values(logits[1]),
+        "loss_mlm_hard": model.mlm(logits[0][rows], labels[rows]),
+        "loss_mlm_distill": model.distillation(logits[0][rows], logits[1][rows]),
+    }
+
+
+@torch.no_grad()
+def evaluation(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> Outputs:
+    """Retrieval.evaluation: a shortlist by cosine, scored by the matching logit, -100 elsewhere."""
+    texts = Text(packed(case, "eval_input_ids", keep_padding, "eval_attention_mask"))
+    images = model.encode(Batch(images=batch.images))
+    words = model.encode(Batch(text=texts))
+    similarity = images.vectors["image"] @ words.vectors["text"].T
+    k = int(case.inputs["k_test"])
+    out: dict[str, Tensor] = {}
+    for name, rows, flip in (("i2t", similarity, False), ("t2i", similarity.T, True)):
+        top = rows.topk(min(k, rows.shape[1]), 1).indices
+        queries = torch.arange(rows.shape[0])[:, None].expand_as(top)
+        pairs = torch.stack([queries.flatten(), top.flatten()], 1)
+        logits = model.match(images.tokens["image"], words.tokens["text"], pairs.flip(1) if flip else pairs)
+        scores = torch.full(rows.shape, -100.0)
+        scores[pairs[:, 0], pairs[:, 1]] = logits
+        out[f"rerank_score_{name}"] = scores
+    return out
+
+
+ADAPTOR = Adaptor(lambda d: d.system.lower() == "albef", build, run)

@@ -1,0 +1,122 @@
+"""Recorded cases of the original implementations: a config, weights, inputs and named outputs in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coalign.checkpoints import read_tensors
+from coalign.errors import InputError
+
+
+@dataclass(frozen=True)
+class Described:
+    """What tells an adaptor which model to build: who it is, its sizes, and its tensors under the file's names.
+
+    `weights` are on the meta device where only names and shapes are known (a manifest entry).
+    """
+
+    path: Path
+    system: str
+    task: str
+    source: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of a weight, for sizes that the config lacks."""
+        if name not in self.weights:
+            raise InputError(f"{self.path}: has no weight {name}")
+        return self.weights[name].shape
+
+    def count(self, pattern: str) -> int:
+        """How many numbered parts there are: `pattern` holds one "{}" where the number stands, e.g. "blocks.{}."."""
+        number = 0
+        while any(name.startswith(pattern.format(number)) for name in self.weights):
+            number += 1
+        return number
+
+
+@dataclass(frozen=True)
+class Case(Described):
+    """A description with the inputs that went in, the outputs that came out, and all of the metadata."""
+
+    inputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    outputs: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def read_case(path: str | Path) -> Case:
+    """A recorded case, in either form of metadata: one key `json`, or one key a field.
+
+    Errors: `InputError` for what is not such a file.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path), _metadata(path)
+    parts: dict[str, dict[str, Tensor]] = {"weight": {}, "input": {}, "output": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind not in parts or not rest:
+            raise InputError(f"{path}: {name} is neither weight/..., input/... nor output/...")
+        parts[kind][rest] = tensor
+    return Case(
+        path,
+        str(metadata.get("system", "")),
+        str(metadata.get("task") or ""),
+        str(metadata.get("source", "")),
+        metadata.get("config") or {},
+        parts["weight"],
+        parts["input"],
+        parts["output"],
+        metadata,
+    )
+
+
+def read_manifest(path: str | Path) -> list[tuple[str, Described]]:
+    """The entries of a manifest by the file each describes, their tensors on the meta device."""
+    path = Path(path)
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("checkpoints"), list):
+        raise InputError(f"{path}: not a manifest: it has no list `checkpoints`")
+    entries: list[tuple[str, Described]] = []
+    for number, entry in enumerate(content["checkpoints"]):
+        if not isinstance(entry.get("tensors"), dict):
+            raise InputError(f"{path}: checkpoint {number} has no `tensors`")
+        weights = {name: torch.empty(shape, device="meta") for name, shape in entry["tensors"].items()}
+        source = str(entry.get("source") or content.get("source", ""))
+        described = Described(path, path.stem, str(entry.get("task") or ""), source, entry.get("config") or {}, weights)
+        entries.append((str(entry.get("file", number)), described))
+    return entries
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file: each value as JSON where it is valid JSON."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        raw: dict[str, str] = json.loads(file.read(size)).get("__metadata__") or {}
+    if "json" in raw:
+        content = json.loads(raw["json"])
+        return content if isinstance(content, dict) else {}
+
+    def parsed(value: str) -> Any:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+
+    return {key: parsed(value) for key, value in raw.items()}
