@@ -1,0 +1,165 @@
+"""The one place that turns what the user gives as an image into an RGB picture."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from coalign.errors import InputError
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Tensor
+"""A path, an encoded file's bytes, a PIL image, an array [H, W], [H, W, 1 | 3 | 4] or a uint8 tensor [3, H, W]."""
+
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded unless the caller says otherwise (Pillow's own limit: 256 MB as RGB)."""
+
+
+class BadSample(InputError):  # noqa: N818 - named for what it says
+    """One sample cannot be used. `reason` says why, `file` which file (empty where there is none)."""
+
+    def __init__(self, reason: str, file: str = "") -> None:
+        super().__init__(f"{file}: {reason}" if file else reason)
+        self.reason = reason
+        self.file = file
+
+    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str]]:
+        return BadSample, (self.reason, self.file)  # the default would lose the reason between processes
+
+
+def decode_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An RGB picture, upright.
+
+    EXIF orientation is applied; alpha (a channel, a transparent palette entry or colour) is composited on white;
+    grey, 16-bit, floating-point, CMYK and other modes become 8-bit RGB; of an animation the first frame is taken.
+
+    Args:
+        image: See `ImageLike`.
+        max_pixels: A picture with more pixels is refused before it is decoded. Pillow's own guard
+            (`PIL.Image.MAX_IMAGE_PIXELS`, an error at twice its value) stays in force.
+
+    Raises:
+        BadSample: The file is missing, empty, no image, cut short, damaged or too large.
+    """
+    if isinstance(image, Tensor):
+        return _from_array(image.permute(1, 2, 0).numpy(force=True) if image.dim() == 3 else image.numpy(force=True))
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    with _opened(image, max_pixels) as opened:
+        try:
+            opened.load()
+            return _to_rgb(_upright(opened))
+        except Exception as error:  # Pillow's decoders raise whatever the damage leads them to
+            raise BadSample(f"the image is damaged: {_plain(error)}", name_of(image)) from error
+
+
+def check_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, thorough: bool = False) -> None:
+    """Finds out whether `decode_image` would succeed, for much less.
+
+    Reads the header and what Pillow's `verify` checks; with `thorough` the whole file is decoded as well (JPEG at an
+    eighth of the size), which also finds files that are cut short.
+
+    Raises:
+        BadSample: As `decode_image`.
+    """
+    if isinstance(image, Tensor | np.ndarray):
+        decode_image(image)
+        return
+    with _opened(image, max_pixels) as opened:
+        try:
+            if thorough or isinstance(image, Image.Image):
+                opened.draft("RGB", (1, 1))
+                opened.load()
+            else:
+                opened.verify()
+        except Exception as error:
+            raise BadSample(f"the image is damaged: {_plain(error)}", name_of(image)) from error
+
+
+def name_of(image: object) -> str:
+    """The file name of an image reference, empty where it is none."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
+
+
+def _opened(image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int) -> Image.Image:
+    """The picture with its header read and its size found acceptable."""
+    name = name_of(image)
+    if isinstance(image, Image.Image):
+        opened = image.copy()  # the caller's own is neither loaded nor closed
+    else:
+        if name.startswith(("http://", "https://")):
+            raise BadSample("is an address, not a file; download the images first", name)
+        try:
+            opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image))
+        except UnidentifiedImageError as error:
+            empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
+            reason = "the file is empty (0 bytes)" if empty else "not an image, or of a format that Pillow cannot read"
+            raise BadSample(reason, name) from error
+        except FileNotFoundError as error:
+            raise BadSample("no such file", name) from error
+        except IsADirectoryError as error:
+            raise BadSample("is a folder, not an image", name) from error
+        except Image.DecompressionBombError as error:
+            raise BadSample(f"too many pixels: {_plain(error)}", name) from error
+        except Exception as error:
+            raise BadSample(f"cannot be opened: {_plain(error)}", name) from error
+    width, height = opened.size
+    if width * height > max_pixels:
+        opened.close()
+        raise BadSample(f"has {width} x {height} pixels, more than the limit max_pixels={max_pixels}", name)
+    return opened
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF beside sound pixels: the picture is taken as it is stored
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey(np.asarray(image), wide=image.mode.startswith("I;16")).convert("RGB")
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(values: npt.NDArray[Any], wide: bool) -> Image.Image:
+    """8-bit grey of 16-bit, 32-bit or floating-point grey: convert() would clip everything above 255."""
+    x = values.astype(np.float64)
+    top = float(x.max(initial=0.0))
+    if wide or top > 255:
+        x = x / 257.0
+    elif top <= 1 and values.dtype.kind == "f":
+        x = x * 255.0
+    return Image.fromarray(np.rint(x.clip(0, 255)).astype(np.uint8))
+
+
+def _on_white(rgba: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    """RGB of an array [H, W], [H, W, 1 | 3 | 4], of bytes or of fractions in [0, 1]."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
+        raise BadSample(f"an image array is [H, W], [H, W, 3] or [H, W, 4], this one is {list(array.shape)}")
+    if array.dtype.kind == "f" and float(array.min()) >= 0 and float(array.max()) <= 1:
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.dtype != np.uint8:
+        raise BadSample(f"an image array holds uint8, or fractions in [0, 1]; this one holds {array.dtype}")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,126 @@
+"""`prepare`: the one way from pictures and strings to a batch that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from coalign.data.decode import ImageLike, decode_image
+from coalign.data.loader import check_vocabulary
+from coalign.data.tokenise import Tokenizer
+from coalign.data.transforms import ImageTransform
+from coalign.errors import InputError
+from coalign.types import Batch, Images, InputSpec, Model, Packed, Regions, Text
+
+RegionSet = Mapping[str, Any]
+"""The regions of one image: `features` [R, D], `boxes` [R, 4] in fractions, and `classes` [R, C], `attributes` [R],
+`confidence` [R] where the detector gave them; tensors or arrays."""
+
+
+def prepare(
+    model: Model,
+    images: ImageLike | Sequence[ImageLike] | None = None,
+    texts: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
+    regions: Regions | Sequence[RegionSet] | None = None,
+) -> Batch:
+    """A batch as `model.input_spec` asks for it, on the CPU.
+
+    Args:
+        model: Only its `input_spec` and its `tokenizer` are read.
+        images: One or several of: a path, an encoded file's bytes, a PIL image, an array [H, W, 3], a uint8 tensor
+            [3, H, W]; or features computed beforehand, floating-point [C, h, w].
+        texts: One or several strings, or pairs of strings.
+        regions: Detected regions, `Regions` or one mapping an image.
+
+    Raises:
+        InputError: The model does not read what is given, or it has no vocabulary yet.
+        BadSample: An image cannot be read.
+    """
+    spec = model.input_spec
+    batch = Batch(
+        text=None if texts is None else _texts(model, spec, [texts] if isinstance(texts, str) else texts),
+        images=None if images is None else _images(spec, [images] if _is_one_image(images) else images),  # type: ignore[list-item]
+        regions=None if regions is None else _regions(spec, regions),
+    )
+    counts = {len(part) for part in (batch.images, batch.text and batch.text.ids) if part is not None}
+    counts |= set() if batch.regions is None else {len(batch.regions.features)}
+    if len(counts) > 1:
+        raise InputError(f"images, texts and regions must be as many of each; these are {sorted(counts)}")
+    return batch
+
+
+def _texts(model: Model, spec: InputSpec, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Text:
+    if spec.max_text_length is None and spec.vocab_size is None:
+        raise InputError(f"{type(model).__name__} reads no texts")
+    tokenizer = getattr(model, "tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(
+            f"this {type(model).__name__} has no vocabulary, so it cannot read texts; load it with one: "
+            "coalign.load(..., vocab='vocab.txt')"
+        )
+    check_vocabulary(spec, tokenizer)
+    return tokenizer.encode(texts, spec.max_text_length, spec.separator)
+
+
+def _is_one_image(images: object) -> bool:
+    return isinstance(images, str | PurePath | bytes | Image.Image | np.ndarray | Tensor)
+
+
+def _images(spec: InputSpec, images: Sequence[ImageLike]) -> Images:
+    if not images:
+        raise InputError("no images were given")
+    if all(isinstance(image, Tensor) and image.is_floating_point() for image in images):
+        grids = [image for image in images if isinstance(image, Tensor)]
+        shapes = {tuple(grid.shape) for grid in grids}
+        if len(shapes) > 1 or grids[0].dim() != 3:
+            raise InputError(f"features are [C, h, w], all of one shape; these are {sorted(shapes)}")
+        return Images(grid=torch.stack(grids))
+    transform = ImageTransform(spec)
+    return Images(pixels=torch.stack([transform(decode_image(image)) for image in images]))
+
+
+def _regions(spec: InputSpec, regions: Regions | Sequence[RegionSet]) -> Regions:
+    packed = regions if isinstance(regions, Regions) else _pack_regions(regions, spec.max_regions)
+    width = packed.features.values.shape[1]
+    if spec.region_width is None:
+        raise InputError("this model reads no regions")
+    if width != spec.region_width:
+        raise InputError(f"region features are {width} wide, the model reads {spec.region_width}")
+    return packed
+
+
+def _pack_regions(regions: Sequence[RegionSet], most: int | None) -> Regions:
+    """Joins the regions of several images, the first `most` of each."""
+    if not regions:
+        raise InputError("no regions were given")
+
+    def join(key: str) -> Tensor | None:
+        present = [key in item for item in regions]
+        if not any(present):
+            return None
+        if not all(present):
+            raise InputError(f"regions of image {present.index(False)} lack {key!r}, which others have")
+        return torch.cat([torch.as_tensor(item[key])[:most] for item in regions])
+
+    for number, item in enumerate(regions):
+        if "features" not in item or "boxes" not in item:
+            raise InputError(f"regions of image {number} lack features or boxes")
+        if len(item["features"]) != len(item["boxes"]):
+            given = f"{len(item['features'])} features and {len(item['boxes'])} boxes"
+            raise InputError(f"regions of image {number}: {given}")
+    boxes = join("boxes")
+    if boxes is None or boxes.dim() != 2 or boxes.shape[1] != 4 or bool((boxes < 0).any() | (boxes > 1).any()):
+        raise InputError("boxes are [R, 4], x1, y1, x2, y2 in fractions of the image: divide by its width and height")
+    return Regions(
+        features=Packed.from_items([torch.as_tensor(item["features"])[:most] for item in regions]),
+        boxes=boxes,
+        classes=join("classes"),
+        attributes=join("attributes"),
+        confidence=join("confidence"),
+    )
