@@ -116,6 +116,18 @@ class Towers(nn.Module):
         return self.words(fused.values[rows], self.text.embedding.word.weight)
 
 
+def input_spec_of(config: AlbefConfig) -> InputSpec:
+    """CLIP's pixel statistics; texts begin with [CLS] and end without [SEP], as the original's tokenizer has it."""
+    return InputSpec(
+        image_size=config.image.image_size,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        vocab_size=config.text.vocab_size,
+        max_text_length=config.max_text_length,
+        separator=False,
+    )
+
+
 @dataclass(frozen=True)
 class Contrast:
     """What the contrastive step sees: states, unit vectors, and similarities to [batch | queue] with their targets."""
@@ -151,15 +163,7 @@ class Albef(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        c = self.config
-        return InputSpec(
-            image_size=c.image.image_size,
-            mean=CLIP_MEAN,
-            std=CLIP_STD,
-            vocab_size=c.text.vocab_size,
-            max_text_length=c.max_text_length,
-            separator=False,
-        )
+        return input_spec_of(self.config)
 
     # ------------------------------------------------------------------------------------------------------- use
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
@@ -200,17 +204,37 @@ class Albef(nn.Module):
         "grad_cam" weights the attention by the positive part of the matching logit's gradient (section 6.4).
         """
         assert batch.text is not None
-        block = self.config.text.cross_from + 2 if self.config.alignment_block is None else self.config.alignment_block
-        block = min(block, self.config.text.depth - 1)
+        c = self.config
+        block = min(c.text.cross_from + 2, c.text.depth - 1) if c.alignment_block is None else c.alignment_block
         with torch.set_grad_enabled(method == "grad_cam"):
             seen = self.encode(batch, record=True)
             weights = seen.record[f"fusion.{block}.cross_attention"]
             if method == "grad_cam":
-                (slope,) = torch.autograd.grad(seen.pooled["match_logits"][:, 1].sum(), weights)
-                weights = weights * slope.clamp(min=0)
-        side = self.config.image.grid
-        maps = weights.detach().mean(1)[:, :, 1:].unflatten(-1, (side, side))
+                weights = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum())
+        maps = weights.detach().mean(1)[:, :, 1:].unflatten(-1, (c.image.grid, c.image.grid))
         return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
+
+    @torch.enable_grad()
+    def ground(
+        self, batch: Batch, by: Literal["match", "contrast"], block: int, padded_width: int | None = None
+    ) -> Tensor:
+        """Where the text is in the image: Grad-CAM maps [B, grid, grid] (weakly supervised grounding, section 6.4).
+
+        "match": cross-attention of fusion block `block` by the matching logit, mean over the text's rows; the
+        original divides by the width that its batch was padded to, which `padded_width` gives.
+        "contrast": the [CLS] row of image block `block` by the contrastive similarity.
+        """
+        assert batch.text is not None
+        seen, side = self.encode(batch, record=True), self.config.image.grid
+        if by == "contrast":
+            similarity = (seen.vectors["image"] * seen.vectors["text"]).sum() / self.temperature
+            cam = grad_cam(seen.record[f"image.{block}.attention"], similarity)
+            return cam[:, :, 0, 1:].mean(1).unflatten(-1, (side, side))
+        weights = seen.record[f"fusion.{block}.cross_attention"]
+        cam = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum()).mean(1)[:, :, 1:]
+        real = seen.tokens["fused"].padding_mask(cam.shape[1])
+        rows = real.sum(1)[:, None] if padded_width is None else padded_width
+        return ((cam * real[:, :, None]).sum(1) / rows).unflatten(-1, (side, side))
 
     # -------------------------------------------------------------------------------------------------- training
     @torch.no_grad()
@@ -355,6 +379,12 @@ class Albef(nn.Module):
         return features if ids is None or self.config.targets == "pairs" else {**features, "ids": ids}
 
 
+def grad_cam(weights: Tensor, score: Tensor) -> Tensor:
+    """Attention weights times the positive part of the score's gradient (Selvaraju et al. 2017, for attention)."""
+    (slope,) = torch.autograd.grad(score, weights)
+    return (weights * slope.clamp(min=0)).detach()
+
+
 # ------------------------------------------------------------------------------------------------------- checkpoints
 def tower_rules(config: AlbefConfig, ours: str, suffix: str, bert: str, words: bool) -> list[Rule]:
     """Names of one set of towers; `suffix` is "" or "_m", `bert` what stands before BERT's own names."""
@@ -366,15 +396,19 @@ def tower_rules(config: AlbefConfig, ours: str, suffix: str, bert: str, words: b
         Rename(f"text_proj{suffix}.{{p}}", f"{ours}text_projection.{{p}}"),
     ]
     if words:
-        head = f"{text}cls.predictions."
-        rules += [
-            Rename(f"{head}bias", f"{ours}words.bias"),
-            Rename(f"{head}transform.dense.{{p}}", f"{ours}words.dense.{{p}}"),
-            Rename(f"{head}transform.LayerNorm.{{p}}", f"{ours}words.norm.{{p}}"),
-            Tie(f"{head}decoder.weight", f"{text}{bert}embeddings.word_embeddings.weight"),
-            Tie(f"{head}decoder.bias", f"{head}bias"),
-        ]
+        rules += word_head_rules(f"{text}cls.predictions.", f"{ours}words.", f"{text}{bert}")
     return rules
+
+
+def word_head_rules(file: str, ours: str, trunk: str) -> list[Rule]:
+    """Names of the masked-word head, whose table is that of the trunk with the prefix `trunk`."""
+    return [
+        Rename(f"{file}bias", f"{ours}bias"),
+        Rename(f"{file}transform.dense.{{p}}", f"{ours}dense.{{p}}"),
+        Rename(f"{file}transform.LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
+        Tie(f"{file}decoder.weight", f"{trunk}embeddings.word_embeddings.weight"),
+        Tie(f"{file}decoder.bias", f"{file}bias"),
+    ]
 
 
 def original(config: AlbefConfig) -> StateMap:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from coalign.types import Packed
+
 IGNORED = -100
 """The label of a position that is not predicted."""
 
@@ -34,3 +36,15 @@ def mask_tokens(
 def predicted_rows(labels: Int[Tensor, " t"]) -> Int[Tensor, " n"]:
     """The positions to predict. The one place of a step that must know a number drawn on the device."""
     return (labels != IGNORED).nonzero().squeeze(1)
+
+
+def next_tokens(ids: Packed) -> Int[Tensor, " t"]:
+    """The label of each row when predicting the following id of its text; `IGNORED` at ends and before hidden rows."""
+    layout, values = ids.layout, ids.values
+    if layout.total == 0:
+        return values
+    following = torch.cat([values[1:], values[:1]])
+    last = torch.cat([layout.item[1:] != layout.item[:-1], layout.item.new_ones(1, dtype=torch.bool)])
+    if layout.hidden is not None:
+        last = last | torch.cat([layout.hidden[1:], layout.hidden[:1]]) | layout.hidden
+    return following.masked_fill(last, IGNORED)

@@ -10,6 +10,16 @@ from torch import Tensor, nn
 from coalign.checkpoints import StateMap
 from coalign.layers.embeddings import resize_positions
 from coalign.models.albef import Albef, AlbefConfig, original
+from coalign.models.albef_tasks import (
+    AlbefClassifier,
+    AlbefClassifierConfig,
+    AlbefTextAssignment,
+    AlbefVqa,
+    AlbefVqaConfig,
+    assignment_original,
+    classifier_original,
+    vqa_original,
+)
 from coalign.models.bert import BertConfig
 from coalign.models.vit import VitConfig
 from coalign.parity.case import Case, Described
@@ -56,7 +66,19 @@ def config_of(described: Described) -> AlbefConfig:
 
 
 def build(described: Described) -> tuple[nn.Module, StateMap]:
-    config = config_of(described)
+    config, names = config_of(described), described.weights
+    if not {"temp", "image_queue"} & set(names):
+        config = replace(config, momentum=0.995)  # a constant in the original's task models, whatever the config says
+    if "text_decoder.cls.predictions.bias" in names:
+        vqa = AlbefVqaConfig(config, described.count("text_decoder.bert.encoder.layer.{}."))
+        return AlbefVqa(vqa), vqa_original(vqa)
+    if "ta_head.weight" in names:
+        pair = AlbefClassifierConfig(config)
+        return AlbefTextAssignment(pair), assignment_original(pair)
+    if "cls_head.2.weight" in names:
+        images = 2 if described.count("text_encoder.encoder.layer.{}.") > config.text.depth else 1
+        classifier = AlbefClassifierConfig(config, described.shape("cls_head.2.bias")[0], images)
+        return AlbefClassifier(classifier), classifier_original(classifier)
     if "idx_queue" in described.weights:
         config = replace(config, targets="ids", objectives=("itc", "itm"), clamp_temperature=False)
     return Albef(config), original(config)
@@ -67,10 +89,56 @@ def packed(case: Case, name: str, keep_padding: bool, mask: str = "attention_mas
 
 
 def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
-    assert isinstance(model, Albef)
     ids = packed(case, "input_ids", keep_padding)
     batch = Batch(text=Text(ids), images=Images(case.inputs["image"]), ids=case.inputs.get("idx"))
+    if isinstance(model, AlbefVqa):
+        return vqa(case, model, batch, keep_padding)
+    if isinstance(model, AlbefTextAssignment):
+        fused, logits = model.assign(batch, case.inputs["left_image_index"], case.inputs["right_image_index"])
+        loss = model.losses(batch, choices=case.inputs)["text_assignment"]
+        return {"last_hidden_state": fused, "logits": logits, "loss": loss}
+    if isinstance(model, AlbefClassifier):
+        batch = replace(batch, labels={"label": case.inputs["targets"]})
+        model.before_step()
+        seen = model.encode(batch)
+        loss = model.losses(batch, choices=case.inputs)["classification"]
+        return {"last_hidden_state": seen.tokens["fused"], "logits": seen.pooled["logits"], "loss": loss}
+    assert isinstance(model, Albef)
+    if case.task == "grounding":
+        return grounding(case, model, batch)
     return pretraining(case, model, batch, keep_padding)
+
+
+def vqa(case: Case, model: AlbefVqa, batch: Batch, keep_padding: bool) -> Outputs:
+    answers = packed(case, "answer_ids", keep_padding, "answer_mask")
+    counts = case.inputs["answers_per_question"]
+    questions = torch.arange(len(counts)).repeat_interleave(counts)
+    labels = {"answers": answers, "weights": case.inputs["answer_weights"], "questions": questions}
+    batch = replace(batch, labels=labels)
+    model.before_step()
+    out: dict[str, Tensor | Packed] = {"loss": model.losses(batch, choices=case.inputs)["vqa"]}
+    out["decoder_loss_per_answer"] = model.answer_losses(batch, case.inputs["alpha"])
+    assert batch.text is not None and batch.images is not None
+    out["image_embeds"] = model.online.image(batch.images)
+    out["question_states"] = states = model.online.read(batch.text, batch.images)
+    logits = model.online.logits(model.online.answer(answers, states, questions).values)
+    out["decoder_logits"] = answers.with_values(logits)
+    states_m = model.momentum.read(batch.text, batch.images)
+    logits_m = model.momentum.logits(model.momentum.answer(answers, states_m, questions).values)
+    mask = case.inputs["answer_mask"]
+    shifted = answers.with_values(logits_m).to_padded(mask.shape[1])[:, :-1]
+    out["decoder_logits_m_shifted"] = Packed.from_padded(shifted, mask[:, :-1], keep_padding)
+    candidates = packed(case, "candidate_ids", keep_padding, "candidate_mask")
+    out["rank_topk_ids"], out["rank_topk_probs"] = model.rank(batch, candidates, int(case.inputs["k_test"]))
+    return out
+
+
+def grounding(case: Case, model: Albef, batch: Batch) -> Outputs:
+    block, width = case.config["itm_block"], case.inputs["input_ids"].shape[1]
+    return {
+        "gradcam_itm": model.ground(batch, "match", block, padded_width=width),
+        "gradcam_itc": model.ground(batch, "contrast", case.config["itc_block"]),
+    }
 
 
 def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> Outputs:

@@ -1,0 +1,369 @@
+"""ALBEF's task models (Li et al. 2021, section 5): entailment, NLVR2 and its text-assignment pre-training, VQA.
+
+Image-text retrieval and grounding are the pre-training model itself (`Albef` with `targets="ids"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from coalign.checkpoints import Carry, Rename, StateMap
+from coalign.checkpoints.statemap import Rule
+from coalign.layers.attention import Attention
+from coalign.layers.heads import ClassifierHead, MaskedLMHead
+from coalign.layers.momentum import momentum_copy, momentum_update
+from coalign.layers.transformer import Context
+from coalign.models.albef import Albef, AlbefConfig, input_spec_of, word_head_rules
+from coalign.models.bert import BertTrunk, trunk_rules
+from coalign.models.vit import VitTrunk, timm_rules
+from coalign.objectives.distillation import Distillation
+from coalign.objectives.masked_lm import MaskedLM
+from coalign.objectives.matching import Matching, draw_hard_negatives
+from coalign.ops.attention import Mask
+from coalign.ops.masking import IGNORED, next_tokens
+from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Text
+
+T = TypeVar("T", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class AlbefClassifierConfig:
+    """`images` an item: 1 for entailment, 2 for NLVR2, where each fusion block is two, one an image, that share their
+    keys' and values' weights (section 5, appendix A). `head`: "mlp" to fine-tune, "linear" for text assignment."""
+
+    albef: AlbefConfig = field(default_factory=AlbefConfig)
+    classes: int = 3
+    images: Literal[1, 2] = 1
+    head: Literal["mlp", "linear"] = "mlp"
+
+
+class _Followed(nn.Module, Generic[T]):
+    """Online towers followed by a momentum copy, and nothing to enqueue."""
+
+    online: T
+    momentum: T
+    albef: AlbefConfig
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return input_spec_of(self.albef)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        momentum_update(self.momentum, self.online, self.albef.momentum)
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+
+class ClassifierTowers(nn.Module):
+    """Image encoder, text encoder with its fusion blocks, and the head on the fused [CLS]."""
+
+    def __init__(self, config: AlbefClassifierConfig) -> None:
+        super().__init__()
+        text, self.images = config.albef.text, config.images
+        self.image = VitTrunk(config.albef.image)
+        self.text = BertTrunk(replace(text, depth=text.cross_from + config.images * (text.depth - text.cross_from)))
+        self.cross_from = text.cross_from
+        for i in range(text.cross_from, self.text.config.depth, config.images):
+            for j in range(1, config.images):
+                share_keys_values(self.text.encoder.blocks[i], self.text.encoder.blocks[i + j])
+        if config.head == "mlp":
+            self.head = ClassifierHead(text.dim, text.dim, config.classes, activation="relu")
+        else:
+            self.head = nn.Linear(text.dim, config.classes)
+
+    def fuse(self, text: Text, images: Sequence[Packed]) -> Packed:
+        """Fused text states; the fusion blocks look at the item's images in turn."""
+        contexts = [Context(image.values, Mask.between(text.ids, image)) for image in images]
+        blocks = range(self.text.config.depth)
+        seen = [contexts[(i - self.cross_from) % self.images] if i >= self.cross_from else None for i in blocks]
+        return self.text(text.ids, context=seen)
+
+    def forward(self, batch: Batch) -> tuple[Packed, Tensor]:
+        """Fused states and class logits [B, classes]. Images lie place by place: all first ones, then all second."""
+        assert batch.images is not None and batch.text is not None
+        image, size = self.image(batch.images), len(batch.text.ids)
+        if len(image) != size * self.images:
+            raise ValueError(f"{size} texts with {self.images} images each need {size * self.images}, got {len(image)}")
+        images = [image.select(torch.arange(i * size, (i + 1) * size)) for i in range(self.images)]
+        fused = self.fuse(batch.text, images)
+        return fused, self.head(fused.first)
+
+
+def share_keys_values(a: nn.Module, b: nn.Module) -> None:
+    """Makes block `b` use the key and value weights of block `a`'s cross-attention."""
+    first, second = a.get_submodule("cross_attention"), b.get_submodule("cross_attention")
+    assert isinstance(first, Attention) and isinstance(second, Attention)
+    second.key, second.value = first.key, first.value
+
+
+class AlbefClassifier(_Followed[ClassifierTowers]):
+    """Entailment (SNLI-VE) and NLVR2: cross-entropy mixed with the momentum model's soft labels."""
+
+    def __init__(self, config: AlbefClassifierConfig) -> None:
+        super().__init__()
+        self.config, self.albef = config, config.albef
+        self.online = ClassifierTowers(config)
+        self.momentum = momentum_copy(self.online)
+        self.classify, self.distillation = Matching(), Distillation()
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Fused states and class logits."""
+        del record
+        fused, logits = self.online(batch)
+        return Encoding({"fused": fused}, {"logits": logits})
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """(1 - alpha) cross-entropy + alpha distillation; labels [B] in `batch.labels["label"]`."""
+        del generator, only
+        alpha = self.albef.alpha if choices is None or "alpha" not in choices else choices["alpha"]
+        _, logits = self.online(batch)
+        loss = self.classify(logits, batch.labels["label"])
+        if self.albef.distill:
+            with torch.no_grad():
+                _, teacher = self.momentum(batch)
+            loss = (1 - alpha) * loss + alpha * self.distillation(logits, teacher)
+        return {"classification": loss}
+
+
+class AlbefTextAssignment(nn.Module):
+    """Pre-training for NLVR2 (section 5): does the text belong to the left image, the right one, or neither?"""
+
+    def __init__(self, config: AlbefClassifierConfig) -> None:
+        super().__init__()
+        self.config = replace(config, classes=3, images=2, head="linear")
+        self.online = ClassifierTowers(self.config)
+        self.image_projection = nn.Linear(config.albef.image.dim, config.albef.embed_dim)
+        self.classify = Matching()
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return input_spec_of(self.config.albef)
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Image states, and fused states of text i with images i and i."""
+        del record
+        assert batch.images is not None and batch.text is not None
+        image = self.online.image(batch.images)
+        return Encoding({"image": image, "fused": self.online.fuse(batch.text, [image, image])})
+
+    def assign(self, batch: Batch, left: Tensor, right: Tensor) -> tuple[Packed, Tensor]:
+        """Fused states and logits [B, 3] of text i with images `left[i]` and `right[i]`."""
+        assert batch.images is not None and batch.text is not None
+        image = self.online.image(batch.images)
+        fused = self.online.fuse(batch.text, [image.select(left), image.select(right)])
+        return fused, self.online.head(fused.first)
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        del only
+        drawn = choices if choices and "ta_labels" in choices else self.draw(batch, generator)
+        _, logits = self.assign(batch, drawn["left_image_index"], drawn["right_image_index"])
+        return {"text_assignment": self.classify(logits, drawn["ta_labels"])}
+
+    @torch.no_grad()
+    def draw(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """A third of the texts get their image left, a third right, a third two others, drawn by image similarity."""
+        assert batch.images is not None
+        vectors = nn.functional.normalize(self.image_projection(self.online.image(batch.images).first), dim=-1)
+        similarity, size = vectors @ vectors.T / 0.07, vectors.shape[0]
+        if size < 3:
+            raise ValueError("text assignment needs a batch of at least three pairs")
+        same = torch.eye(size, dtype=torch.bool, device=vectors.device)
+        one = draw_hard_negatives(similarity, same, generator)
+        other = draw_hard_negatives(similarity, same.scatter(1, one[:, None], True), generator)
+        labels = torch.randint(3, (size,), generator=generator, device=vectors.device)
+        own = torch.arange(size, device=vectors.device)
+        return {
+            "left_image_index": torch.where(labels == 0, own, one),
+            "right_image_index": torch.where(labels == 1, own, torch.where(labels == 0, one, other)),
+            "ta_labels": labels,
+        }
+
+
+@dataclass(frozen=True)
+class AlbefVqaConfig:
+    """`decoder_depth`: blocks of the answer decoder, 6 as published. It starts from the fusion half of the encoder."""
+
+    albef: AlbefConfig = field(default_factory=AlbefConfig)
+    decoder_depth: int = 6
+
+
+class VqaTowers(nn.Module):
+    """Question and image to states; a causal decoder over answers, every block looking at these states."""
+
+    def __init__(self, config: AlbefVqaConfig) -> None:
+        super().__init__()
+        text = config.albef.text
+        self.image = VitTrunk(config.albef.image)
+        self.text = BertTrunk(text)
+        self.decoder = BertTrunk(replace(text, depth=config.decoder_depth, cross_from=0, context_dim=text.dim))
+        self.words = MaskedLMHead(text.dim, text.vocab_size, eps=text.eps)
+
+    def read(self, question: Text, images: Images) -> Packed:
+        image = self.image(images)
+        return self.text(question.ids, context=Context(image.values, Mask.between(question.ids, image)))
+
+    def answer(self, ids: Packed, states: Packed, questions: Tensor) -> Packed:
+        """Decoder states of answers `ids`; answer i is to question `questions[i]`."""
+        context = Context(states.values, Mask.between(ids, states, questions))
+        return self.decoder(ids, mask=Mask.within(ids, causal=1), context=context)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        return self.words(rows, self.decoder.embedding.word.weight)
+
+
+class AlbefVqa(_Followed[VqaTowers]):
+    """VQA as answer generation, answered by ranking candidates (section 5)."""
+
+    def __init__(self, config: AlbefVqaConfig) -> None:
+        super().__init__()
+        self.config, self.albef = config, config.albef
+        self.online = VqaTowers(config)
+        self.momentum = momentum_copy(self.online)
+        self.each_word, self.each_soft = MaskedLM("none"), Distillation("none")
+
+    @staticmethod
+    def from_pretraining(albef: Albef, decoder_depth: int = 6) -> AlbefVqa:
+        """Starts from a pre-trained model; decoder block i from fusion block i, the word head from the word head."""
+        model = AlbefVqa(AlbefVqaConfig(albef.config, decoder_depth))
+        for ours, theirs in ((model.online, albef.online), (model.momentum, albef.momentum)):
+            ours.image.load_state_dict(theirs.image.state_dict())
+            ours.text.load_state_dict(theirs.text.state_dict())
+            ours.decoder.embedding.load_state_dict(theirs.text.embedding.state_dict())
+            for i in range(decoder_depth):
+                fusion = theirs.text.encoder.blocks[albef.config.text.cross_from + i]
+                own, given = ours.decoder.encoder.blocks[i].state_dict(), fusion.state_dict()
+                # the decoder looks at text states: where these differ in width from image states, it starts anew
+                kept = {n: t if t.shape == own[n].shape else own[n] for n, t in given.items()}
+                ours.decoder.encoder.blocks[i].load_state_dict(kept)
+            if theirs.words is not None:
+                ours.words.load_state_dict(theirs.words.state_dict())
+        return model
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Question states with the image in view."""
+        del record
+        assert batch.images is not None and batch.text is not None
+        return Encoding({"fused": self.online.read(batch.text, batch.images)})
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Σ weight * answer loss / images. Labels: "answers" Packed ids, their "weights", and their "questions" [n]."""
+        del generator, only
+        alpha = self.albef.alpha if choices is None or "alpha" not in choices else choices["alpha"]
+        each = self.answer_losses(batch, alpha)
+        return {"vqa": (batch.labels["weights"] * each).sum() / len(batch)}
+
+    def answer_losses(self, batch: Batch, alpha: float | Tensor) -> Tensor:
+        """[n] the loss of each answer, summed over its words."""
+        assert batch.images is not None and batch.text is not None
+        answers, questions = batch.labels["answers"], batch.labels["questions"]
+        labels = next_tokens(answers)
+        rows = (labels != IGNORED).nonzero().squeeze(1)
+        states = self.online.read(batch.text, batch.images)
+        logits = self.online.logits(self.online.answer(answers, states, questions).values[rows])
+        each = self.each_word(logits, labels[rows])
+        if self.albef.distill:
+            with torch.no_grad():
+                m = self.momentum
+                teacher = m.logits(m.answer(answers, m.read(batch.text, batch.images), questions).values[rows])
+            each = (1 - alpha) * each + alpha * self.each_soft(logits, teacher)
+        return each.new_zeros(len(answers)).index_add(0, answers.layout.item[rows], each)
+
+    @torch.no_grad()
+    def rank(self, batch: Batch, candidates: Packed, k: int) -> tuple[Tensor, Tensor]:
+        """The `k` likeliest of `candidates` for each question: numbers [B, k] and probabilities [B, k], best first.
+
+        As published, the first word shortlists k candidates and is counted twice: log p(first) is added to the whole
+        answer's log-likelihood before the softmax over the shortlist.
+        """
+        assert batch.images is not None and batch.text is not None
+        states, size, k = self.online.read(batch.text, batch.images), len(batch.text.ids), min(k, len(candidates))
+        device = states.values.device
+        begin = Packed.uniform(candidates.first[:1].expand(size, 1))
+        first = self.online.logits(self.online.answer(begin, states, torch.arange(size, device=device)).values)
+        words = candidates.values[candidates.layout.first + 1]
+        probability, shortlist = first.softmax(1)[:, words].topk(k, 1)
+        answers = candidates.select(shortlist.flatten())
+        questions = torch.arange(size, device=device).repeat_interleave(k)
+        labels = next_tokens(answers)
+        rows = (labels != IGNORED).nonzero().squeeze(1)
+        logits = self.online.logits(self.online.answer(answers, states, questions).values[rows])
+        losses = self.each_word(logits, labels[rows])
+        total = losses.new_zeros(size * k).index_add(0, answers.layout.item[rows], losses)
+        score, order = (probability.log() - total.view(size, k)).softmax(1).sort(1, descending=True)
+        return shortlist.gather(1, order), score
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+def classifier_original(config: AlbefClassifierConfig) -> StateMap:
+    """The authors' entailment and NLVR2 files."""
+    rules: list[Rule] = []
+    for ours, suffix in (("online.", ""), ("momentum.", "_m")):
+        rules += [
+            *timm_rules(f"visual_encoder{suffix}.", f"{ours}image."),
+            *trunk_rules(f"text_encoder{suffix}.", f"{ours}text.", config.albef.text, position_ids=True),
+            Rename(f"cls_head{suffix}.0.{{p}}", f"{ours}head.up.{{p}}"),
+            Rename(f"cls_head{suffix}.2.{{p}}", f"{ours}head.down.{{p}}"),
+        ]
+    return StateMap(rules)
+
+
+def assignment_original(config: AlbefClassifierConfig) -> StateMap:
+    """The authors' text-assignment file; its text projection and temperature are never used."""
+    return StateMap(
+        timm_rules("visual_encoder.", "online.image."),
+        trunk_rules("text_encoder.", "online.text.", config.albef.text, position_ids=True),
+        Rename("ta_head.{p}", "online.head.{p}"),
+        Rename("vision_proj.{p}", "image_projection.{p}"),
+        Carry("text_proj.{p}"),
+        Carry("temp"),
+    )
+
+
+def vqa_original(config: AlbefVqaConfig) -> StateMap:
+    """The authors' VQA file."""
+    text = config.albef.text
+    decoder = replace(text, cross_from=0, context_dim=text.dim)
+    rules: list[Rule] = []
+    for ours, suffix in (("online.", ""), ("momentum.", "_m")):
+        file = f"text_decoder{suffix}."
+        rules += [
+            *timm_rules(f"visual_encoder{suffix}.", f"{ours}image."),
+            *trunk_rules(f"text_encoder{suffix}.", f"{ours}text.", text, position_ids=True),
+            *trunk_rules(f"{file}bert.", f"{ours}decoder.", decoder, position_ids=True),
+            *word_head_rules(f"{file}cls.predictions.", f"{ours}words.", f"{file}bert."),
+        ]
+    return StateMap(rules)
