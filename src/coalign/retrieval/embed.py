@@ -6,7 +6,7 @@ interrupted run where the store ends. `encode_corpus` keeps everything in memory
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from coalign.errors import InputError
 from coalign.types import Batch, Encoding, Layout, Packed
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What embedding needs of a model."""
 
@@ -32,6 +33,7 @@ class Entry:
     meta: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where vectors go. `append` is all or nothing: after a crash `count` tells what is safely held."""
 

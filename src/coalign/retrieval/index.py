@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pyarrow as pa
 from torch import Tensor
@@ -50,7 +50,7 @@ class Index:
     @classmethod
     def create(
         cls, path: str | Path, width: int, about: Mapping[str, Any] | None = None, overwrite: bool = False
-    ) -> Self:
+    ) -> "Index":
         """A new, empty index of vectors of `width` dimensions in the folder `path`.
 
         `about` (JSON) is kept with it: the run and the data that it was made from. An index that stands there already
@@ -67,7 +67,7 @@ class Index:
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path) -> "Index":
         """The index in the folder `path`. Raises InputError where there is none."""
         path = Path(path)
         if not _holds_index(path):
@@ -75,7 +75,7 @@ class Index:
         return cls(path, _connect(path).open_table(TABLE))
 
     @classmethod
-    def resume(cls, path: str | Path, width: int, about: Mapping[str, Any]) -> Self:
+    def resume(cls, path: str | Path, width: int, about: Mapping[str, Any]) -> "Index":
         """The index in `path`, made anew where there is none, to go on with an interrupted embedding.
 
         Raises InputError where it was made with other vectors: of another width, or with another `about`.
@@ -153,7 +153,7 @@ class Index:
 
         Worth it from about 10^5 rows. `partitions` defaults to the square root of the number of rows. `kind="product"`
         keeps product-quantised codes instead of full vectors in the partitions, smaller and coarser: `sub_vectors`
-        codes a vector, width / 8 by default. Rows appended later are found too, by comparing each, until it is built again.
+        codes a vector, width / 8 by default. Rows appended later are found too, each by being compared.
         """
         rows = self.count()
         cells = partitions or max(isqrt(rows), 1)
@@ -172,7 +172,7 @@ class Index:
         self._table.optimize()
 
 
-def _schema(width: int) -> pa.Schema:
+def _schema(width: int) -> Any:
     text = ["modality", "text", "image"]
     return pa.schema(
         [

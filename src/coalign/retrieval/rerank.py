@@ -7,7 +7,7 @@ The paper orders the shortlist by the matching score alone; here `combine` joins
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ TokenSource = Packed | Callable[[Tensor], Packed]
 which may encode them on the spot or move them to the model's device."""
 
 
+@runtime_checkable
 class Matcher(Protocol):
     """What re-ranking needs of a model."""
 
@@ -49,7 +50,7 @@ def add_logit(weight: float) -> Combine:
     return lambda similarity, logit: similarity + weight * logit
 
 
-def matching_only(similarity: Tensor, logit: Tensor) -> Tensor:
+def matching_only(_: Tensor, logit: Tensor) -> Tensor:
     """score = logit, as in the paper."""
     return logit
 
@@ -190,12 +191,12 @@ def score_retrieval(
         "image_to_text": (image_vectors, text_vectors),
         "text_to_image": (text_vectors, image_vectors),
     }
-    first = {d: vector_ranks(*vectors[d], *ids[d]) for d in DIRECTIONS}
+    first: dict[Direction, Tensor] = {d: vector_ranks(*vectors[d], *ids[d]) for d in DIRECTIONS}
     if matcher is None:
         return Evaluation(first, ids, {})
     if image_tokens is None or text_tokens is None:
         raise ValueError("re-ranking needs image_tokens and text_tokens")
-    lists = {d: shortlist(*vectors[d], k) for d in DIRECTIONS}
+    lists: dict[Direction, Shortlist] = {d: shortlist(*vectors[d], k) for d in DIRECTIONS}
     return Evaluation(first, ids, score_shortlists(matcher, image_tokens, text_tokens, lists, chunk))
 
 
