@@ -62,12 +62,17 @@ class Attention(nn.Module):
         mask: Mask,
         context: Float[Tensor, "tk c"] | None = None,
         *,
+        gate: Float[Tensor, "tq i"] | None = None,
         record: Record | None = None,
         name: str = "attention",
     ) -> Float[Tensor, "tq o"]:
-        """Attends from `x` to `context` (to `x` itself where None). `record[name]` gets the weights [B, H, Lq, Lk]."""
+        """Attends from `x` to `context` (to `x` itself where None). `gate` multiplies the queries, element by element.
+
+        `record[name]` gets the weights [B, H, Lq, Lk].
+        """
         context = x if context is None else context
-        q, k, v = self._split(self.query(x)), self._split(self.key(context)), self._split(self.value(context))
+        query = self.query(x) if gate is None else self.query(x) * gate
+        q, k, v = self._split(query), self._split(self.key(context)), self._split(self.value(context))
         dropout = self.dropout if self.training else 0.0
         if record is None:
             attended = attend(q, k, v, mask, dropout=dropout)

@@ -68,17 +68,21 @@ class TransformerBlock(nn.Module):
         mask: Mask,
         context: Context | None = None,
         *,
+        gate: Tensor | None = None,
         record: Record | None = None,
         name: str = "",
     ) -> Tensor:
-        """[T, dim] to [T, dim]. `record` gets `{name}attention` and `{name}cross_attention`."""
+        """[T, dim] to [T, dim]. `gate` [T, dim] multiplies the self-attention's queries.
+
+        `record` gets `{name}attention` and `{name}cross_attention`.
+        """
         c = self.config
         if c.context_dim is not None and context is None:
             raise ValueError("this block has a cross-attention and was given no context")
         pre = c.norm == "pre"
         if c.self_attention:
             h = self.attention_norm(x) if pre else x
-            h = x + self.dropout(self.attention(h, mask, record=record, name=f"{name}attention"))
+            h = x + self.dropout(self.attention(h, mask, gate=gate, record=record, name=f"{name}attention"))
             x = h if pre else self.attention_norm(h)
         if c.context_dim is not None and context is not None:
             h = self.cross_attention_norm(x) if pre else x

@@ -1,0 +1,32 @@
+"""Boxes of regions as the 4, 5 or 7 numbers that models read."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def box_numbers(boxes: Float[Tensor, "*n c"], numbers: int) -> Float[Tensor, "*n m"]:
+    """Boxes x1, y1, x2, y2 in fractions of the image, with what follows from them appended.
+
+    4: as they are (LXMERT); 5: and the area (ViLBERT); 7: and width, height, area (UNITER). Boxes that have
+    `numbers` columns already, as authors' feature files do, stay as they are.
+    """
+    if boxes.shape[-1] == numbers:
+        return boxes
+    if boxes.shape[-1] != 4 or numbers not in (5, 7):
+        raise ValueError(f"boxes have {boxes.shape[-1]} numbers: cannot make {numbers} of them")
+    size = boxes[..., 2:] - boxes[..., :2]
+    area = size.prod(-1, keepdim=True)
+    return torch.cat([boxes, area] if numbers == 5 else [boxes, size, area], -1)
+
+
+def overlap(a: Float[Tensor, "*b n 4"], b: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
+    """Intersection over union of every box of `a` with every box of `b`; 0 where both are empty."""
+    a, b = a.unsqueeze(-2), b.unsqueeze(-3)
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
+    union = area_a + area_b - shared
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
