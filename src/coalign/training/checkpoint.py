@@ -1,0 +1,122 @@
+"""A checkpoint: everything that a training needs to go on as if it had never stopped. safetensors and JSON alone.
+
+model.safetensors        parameters and buffers: weights, momentum copies, queues
+optimiser.safetensors    AdamW's moments, by parameter name
+average.safetensors      the averaged weights, where the training keeps them
+random.safetensors       the states of the generators, by rank
+state.json               step, seconds trained, the loaders' positions by rank
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from coalign.errors import InputError
+from coalign.training.average import WeightAverage
+from coalign.training.files import replace_folder
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands after `step` steps. `loaders` and `generators` have one entry a rank."""
+
+    step: int
+    seconds: float
+    loaders: list[dict[str, Any]]
+    generators: list[dict[str, Tensor]]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    average: WeightAverage | None = None,
+) -> None:
+    """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once."""
+
+    def fill(part: Path) -> None:
+        save_model(model, str(part / "model.safetensors"))
+        save_file(_optimiser_tensors(optimiser), part / "optimiser.safetensors")
+        if average is not None:
+            save_file(average.state_dict(), part / "average.safetensors")
+        random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
+        save_file(random, part / "random.safetensors")
+        state = {
+            "format": FORMAT,
+            "step": progress.step,
+            "seconds": progress.seconds,
+            "loaders": progress.loaders,
+            "files": sorted(file.name for file in part.iterdir()),
+        }
+        (part / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    replace_folder(folder, fill)
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> Progress:
+    """Puts a checkpoint's tensors into a model, its optimiser and its average, and says where the training stood.
+
+    Raises:
+        InputError: the checkpoint belongs to another model or a newer format.
+    """
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if state["format"] != FORMAT:
+        raise InputError(f"{folder}: format {state['format']}, this version reads {FORMAT}")
+    try:
+        load_model(model, folder / "model.safetensors")
+        _load_optimiser(optimiser, load_file(folder / "optimiser.safetensors"))
+        if average is not None:
+            average.load_state_dict(load_file(folder / "average.safetensors"))
+    except (RuntimeError, KeyError, FileNotFoundError) as error:
+        raise InputError(f"{folder}: made by a model or settings other than these: {error}") from error
+    generators: list[dict[str, Tensor]] = [{} for _ in state["loaders"]]
+    for name, tensor in load_file(folder / "random.safetensors").items():
+        rank, _, generator = name.partition(".")
+        generators[int(rank)][generator] = tensor
+    return Progress(state["step"], state["seconds"], state["loaders"], generators)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of a checkpoint is there and as long as its header says."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        for name in state["files"]:
+            with safe_open(str(folder / name), framework="pt"):
+                pass
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return False
+    return True
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.contiguous()
+        for group in optimiser.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Gives each parameter its moments back. Groups, and so rates and decays, stay as the settings made them."""
+    groups = optimiser.state_dict()["param_groups"]
+    index = {name: i for group in groups for name, i in zip(group["names"], group["params"], strict=True)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        state.setdefault(index[name], {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

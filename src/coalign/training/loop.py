@@ -1,0 +1,516 @@
+"""The training loop. It knows a module with `before_step`, `losses` and `after_step`, and a loader of batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from coalign.errors import InputError
+from coalign.ops.collectives import in_group, rank
+from coalign.training.average import WeightAverage
+from coalign.training.checkpoint import Progress, load_checkpoint
+from coalign.training.distributed import (
+    average_gradients,
+    broadcast_buffers,
+    broadcast_module,
+    check_equal_batches,
+    from_all,
+    from_first,
+)
+from coalign.training.optimiser import adamw, freeze, parameter_groups, set_lr
+from coalign.training.progress import progress_bar
+from coalign.training.run import Plan, Run
+from coalign.training.schedule import ScheduleName, lr_factor
+from coalign.training.tracking import MetricsWriter, truncate_metrics
+from coalign.types import Batch
+
+GRADIENT_NORM = "gradient_norm"
+
+# the share of a time budget in which the time of a step is measured, and the share that the plan may fill
+MEASURED_SHARE = 0.05
+FILLED_SHARE = 0.97
+MEASURED_STEPS = 3
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What of `coalign.types.Model` the loop calls. With accumulation `losses` runs several times a step."""
+
+    def before_step(self) -> None: ...
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]: ...
+
+    def after_step(self) -> None: ...
+
+
+class Loader(Protocol):
+    """Iterating gives the rest of the current epoch's batches and then advances the epoch.
+
+    `state_dict` is the position behind the last batch handed out, in what JSON can hold.
+    """
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class DivergenceError(RuntimeError):
+    """A loss or the gradient is no longer a number. The checkpoints on disk are from before."""
+
+
+@dataclass(frozen=True)
+class Callback:
+    """`call(model, step)` runs every `every` steps and after the last; the numbers it returns are logged.
+
+    The model is in evaluation mode, with averaged weights where there are some; random states are put back after.
+    In a group, all ranks call it and rank 0's numbers count.
+    """
+
+    every: int
+    call: Callable[[nn.Module, int], Mapping[str, float] | None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training, batches apart.
+
+    Attributes:
+        steps: optimiser steps.
+        lr: the peak learning rate.
+        weight_decay: on matrices; never on biases, norms and vectors.
+        betas, eps: AdamW's.
+        schedule: how the rate goes down after warm-up.
+        warmup: below 1 a fraction of all steps, else a number of them.
+        final_lr: the cosine's or line's last rate, as a fraction of the peak.
+        clip: the largest norm of the gradient; None for no bound.
+        accumulate: batches a step. The gradient is their mean.
+        precision: "bf16" runs the forward pass under autocast; weights and optimiser stay fp32.
+        layer_decay, lr_multipliers, no_decay: see `parameter_groups`.
+        frozen: prefixes of parameter names that are not trained.
+        objectives: names of the losses to compute; None for all the model has.
+        loss_weights: factors of losses by name; 1 where none is given.
+        average: the decay of an average of the weights for evaluation; None for no average.
+        seed: of the objectives' random choices and of dropout. Ranks count on from it.
+        threads: CPU threads of torch; None leaves them as they are.
+        log_every, save_every: in steps. Metrics are means over the steps since the last line.
+        time_budget: seconds of training, callbacks apart. When the first steps show that the planned number of them
+            takes longer, the plan, and with it the schedule, is shortened, once. Training stops when the budget is
+            used up all the same.
+    """
+
+    steps: int
+    lr: float = 1e-4
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: ScheduleName = "cosine"
+    warmup: float = 0.1
+    final_lr: float = 0.0
+    clip: float | None = 1.0
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    layer_decay: float | None = None
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict[str, float])
+    no_decay: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    objectives: tuple[str, ...] | None = None
+    loss_weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    average: float | None = None
+    seed: int = 0
+    threads: int | None = None
+    log_every: int = 10
+    save_every: int = 500
+    time_budget: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("lr", "clip", "time_budget"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} = {value}: must be above 0")
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"precision = {self.precision!r}: one of 'fp32', 'bf16'")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended. `losses` are the last logged means, empty where nothing was left to do."""
+
+    steps: int
+    planned: int
+    resumed_from: int
+    seconds: float
+    losses: Mapping[str, float]
+
+
+def fit(
+    model: nn.Module, loader: Loader, config: TrainConfig, run: Run, callbacks: Sequence[Callback] = ()
+) -> FitResult:
+    """Trains `model` in place, on its device, and keeps everything in the run's folder.
+
+    A run that was interrupted goes on from its last checkpoint; its losses are those of a run that never stopped,
+    bit for bit on the same machine. Torch's own random state is put back at the end.
+
+    Raises:
+        InputError: the folder holds a run with other settings; the loader has no batches; an unknown loss or prefix.
+        DivergenceError: a loss or the gradient became infinite or NaN.
+    """
+    if not isinstance(model, Trainable):
+        raise TypeError(f"{type(model).__name__} has no before_step, losses and after_step")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = next(model.parameters()).device
+    cuda = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        if rank() == 0:
+            stack.enter_context(run.writing())
+            run.begin(asdict(config), config.seed)
+        return _Training(model, loader, config, run, callbacks, device).run_to_end()
+
+
+class _Training:
+    """One call of `fit`: the parts it works with, and where it stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Loader,
+        config: TrainConfig,
+        run: Run,
+        callbacks: Sequence[Callback],
+        device: torch.device,
+    ) -> None:
+        assert isinstance(model, Trainable)
+        self.model, self.loader, self.config, self.run = model, loader, config, run
+        self.callbacks, self.device = callbacks, device
+        freeze(model, config.frozen)
+        groups = parameter_groups(
+            model,
+            config.weight_decay,
+            layer_decay=config.layer_decay,
+            lr_multipliers=config.lr_multipliers,
+            no_decay=config.no_decay,
+        )
+        self.optimiser = adamw(groups, config.lr, config.betas, config.eps)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.generator = torch.Generator(device)
+        self.meter = Meter()
+        self.step = 0
+        self.seconds_before = 0.0
+        self.plan = Plan(config.steps, config.steps)
+        self.average: WeightAverage | None = None
+
+    # ------------------------------------------------------------------------------------------------ start and end
+    def run_to_end(self) -> FitResult:
+        self._start()
+        first = self.step
+        started = self.window_started = self.last_measured = time.perf_counter()
+        self.started = started - self.seconds_before
+        self.step_seconds: list[float] = []
+        self.items = 0
+        losses: dict[str, float] = {}
+        batches = _endless(self.loader)
+        with ExitStack() as stack:
+            self.bar = stack.enter_context(progress_bar(self.plan.steps, self.step, visible=rank() == 0))
+            self.writer = MetricsWriter(self.run.metrics) if rank() == 0 else None
+            if self.writer is not None:
+                stack.callback(self.writer.close)
+            while self.step < self.plan.steps:
+                self._train_step(batches)
+                self.step += 1
+                self._measure(first)
+                self.bar.advance(self.step, self.plan.steps)
+                last = self.step >= self.plan.steps
+                save = last or self.step % self.config.save_every == 0
+                due = [c for c in self.callbacks if last or self.step % c.every == 0]
+                if save or due or self.step % self.config.log_every == 0:
+                    losses = self._log()
+                    if not last and self._out_of_time():
+                        last = save = True
+                        due = list(self.callbacks)
+                for callback in due:
+                    self._call(callback)
+                if save:
+                    self._save()
+                if last:
+                    break
+        self.model.eval()
+        return FitResult(self.step, self.config.steps, first, self._elapsed(), losses)
+
+    def _start(self) -> None:
+        """Begins, or takes up the last checkpoint: rank 0 says which."""
+        config, run = self.config, self.run
+        broadcast_module(self.model)
+        torch.manual_seed(config.seed + rank())
+        self.generator.manual_seed(config.seed + rank())
+        checkpoint = from_first(run.latest())
+        if config.average is not None:
+            self.average = WeightAverage(self.model, config.average)
+        if checkpoint is not None:
+            progress = load_checkpoint(checkpoint, self.model, self.optimiser, self.average)
+            if len(progress.loaders) != len(from_all(0)):
+                raise InputError(
+                    f"{checkpoint}: written by {len(progress.loaders)} processes; go on with as many of them"
+                )
+            self.step, self.seconds_before = progress.step, progress.seconds
+            self.loader.load_state_dict(progress.loaders[rank()])
+            self._set_generators(progress.generators[rank()])
+        self.plan = from_first(run.plan(config.steps)) or self.plan
+        if rank() == 0:
+            truncate_metrics(run.metrics, self.step)
+            if checkpoint is not None:
+                run.publish(checkpoint, self.model, self.average)
+        self.model.train()
+
+    def _save(self) -> None:
+        broadcast_buffers(self.model)  # so that a resumed group, which reads rank 0's, is the group that goes on
+        progress = Progress(
+            self.step, self._elapsed(), from_all(self.loader.state_dict()), from_all(self._generators())
+        )
+        if rank() == 0:
+            assert self.writer is not None
+            self.writer.sync()
+            self.run.save(self.model, self.optimiser, progress, self.average)
+        from_first(None)  # the others wait until the checkpoint stands
+
+    def _generators(self) -> dict[str, Tensor]:
+        states = {"objectives": self.generator.get_state(), "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set_generators(self, states: Mapping[str, Tensor]) -> None:
+        self.generator.set_state(states["objectives"])
+        torch.set_rng_state(states["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+    # --------------------------------------------------------------------------------------------------- one step
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        config = self.config
+        factor = lr_factor(config.schedule, self.step, self.plan.total(self.step), config.warmup, config.final_lr)
+        self.lr = config.lr * factor
+        set_lr(self.optimiser, self.lr)
+        self.model.before_step()
+        for _ in range(config.accumulate):
+            self._backward(_next(batches))
+        average_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
+        self.meter.add(self.step, {GRADIENT_NORM: norm})
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        self.model.after_step()
+
+    def _backward(self, batch: Batch) -> None:
+        config = self.config
+        check_equal_batches(len(batch))
+        self.items += len(batch)
+        batch = batch.to(self.device, non_blocking=True)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                losses = self.model.losses(batch, generator=self.generator, only=config.objectives)
+                total = weighted_sum(losses, config.loss_weights)
+        except RuntimeError:
+            self.meter.check(self.step)  # NaN weights break a model in many ways; name the first that was not finite
+            raise
+        self.meter.add(self.step, {**losses, "loss": total})
+        (total / config.accumulate).backward()
+
+    # ------------------------------------------------------------------------------------------ logging, evaluation
+    def _log(self) -> dict[str, float]:
+        """Reads the losses since the last line (the one place that waits for the device), checks and writes them."""
+        means = _mean_over_ranks(self.meter)
+        self.meter = Meter()
+        now = time.perf_counter()
+        rate = self.items / (now - self.window_started)
+        self.window_started, self.items = now, 0
+        losses = {name: value for name, value in means.items() if name not in ("loss", GRADIENT_NORM)}
+        self._write(
+            {
+                "step": self.step,
+                "loss": means["loss"],
+                "losses": losses,
+                "lr": self.lr,
+                GRADIENT_NORM: means[GRADIENT_NORM],
+                "seconds": round(self._elapsed(), 3),
+                "items_per_second": round(rate * len(from_all(0)) if in_group() else rate, 2),
+            }
+        )
+        shown = {"loss": means["loss"], **losses} if len(losses) > 1 else losses
+        self.bar.show(shown)
+        return {"loss": means["loss"], **losses}
+
+    def _call(self, callback: Callback) -> None:
+        began = time.perf_counter()
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=cuda))
+            stack.enter_context(torch.no_grad())
+            if self.average is not None:
+                stack.enter_context(self.average.applied())
+            self.model.eval()
+            numbers = callback.call(self.model, self.step)
+        self.model.train()
+        self._shift_clocks(time.perf_counter() - began)
+        if numbers:
+            self._write({"step": self.step, "evaluation": dict(numbers)})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self.writer is not None:
+            self.writer.write(record)
+
+    def _note(self, message: str) -> None:
+        self._write({"step": self.step, "event": message})
+        self.bar.say(message)
+
+    # -------------------------------------------------------------------------------------------------- time budget
+    def _elapsed(self) -> float:
+        """Seconds of training, earlier starts of the run included, callbacks not."""
+        return time.perf_counter() - self.started
+
+    def _shift_clocks(self, seconds: float) -> None:
+        self.started += seconds
+        self.window_started += seconds
+        self.last_measured += seconds
+
+    def _measure(self, first: int) -> None:
+        """Measures the first steps of a run with a time budget, and shortens the plan when enough are measured."""
+        budget = self.config.time_budget
+        if budget is None or first > 0 or self.plan.since > 0:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.step_seconds.append(now - self.last_measured)
+        self.last_measured = now
+        measured = self.step_seconds[1:]  # the first step also sets things up
+        enough = len(measured) >= MEASURED_STEPS and self._elapsed() >= MEASURED_SHARE * budget
+        if not from_first(enough):
+            return
+        seconds = sum(measured) / len(measured)
+        left = FILLED_SHARE * budget - self._elapsed()
+        steps = from_first(self.step + max(1, int(left / seconds)))
+        self.plan = Plan(self.config.steps, min(steps, self.config.steps), since=self.step)
+        if rank() == 0:
+            self.run.save_plan(self.plan)
+        if steps < self.config.steps:
+            self._note(
+                f"a step takes {seconds:.3g} s: {self.config.steps} steps do not fit in {budget:g} s; "
+                f"the plan and the schedule are now {steps} steps"
+            )
+
+    def _out_of_time(self) -> bool:
+        budget = self.config.time_budget
+        out = budget is not None and from_first(self._elapsed() > budget)
+        if out:
+            self._note(f"the time budget of {budget:g} s is used up: stopped at step {self.step} of {self.plan.steps}")
+            self.plan = Plan(self.config.steps, self.step, since=self.step)
+            if rank() == 0:
+                self.run.save_plan(self.plan)
+        return out
+
+
+class Meter:
+    """Losses of the steps since the last line of the log. They stay on the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[tuple[int, Tensor]]] = {}
+
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._values.setdefault(name, []).append((step, value.detach()))
+
+    def read(self) -> dict[str, list[tuple[int, float]]]:
+        """The values by name, with their steps. Waits for the device, once."""
+        flat = [value.float().reshape(()) for entries in self._values.values() for _, value in entries]
+        numbers = iter(torch.stack(flat).tolist() if flat else [])
+        return {name: [(step, next(numbers)) for step, _ in entries] for name, entries in self._values.items()}
+
+    def check(self, step: int) -> None:
+        """Raises a DivergenceError if something before or at `step` was not finite."""
+        bad = first_not_finite(self.read())
+        if bad is not None and bad[0] <= step:
+            raise _divergence(*bad)
+
+
+def first_not_finite(values: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[int, str, float] | None:
+    """The earliest step at which a value was infinite or NaN, with its name; losses before their sum and gradient."""
+    bad = [
+        (step, name in ("loss", GRADIENT_NORM), name == GRADIENT_NORM, name, value)
+        for name, entries in values.items()
+        for step, value in entries
+        if not math.isfinite(value)
+    ]
+    if not bad:
+        return None
+    step, _, _, name, value = min(bad, key=lambda entry: entry[:3])
+    return step, name, value
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Σ weight · loss, a scalar; 1 is the weight of a loss that has none.
+
+    Raises:
+        InputError: a weight for a loss that the model did not give.
+    """
+    unknown = [name for name in weights if name not in losses]
+    if unknown:
+        raise InputError(f"loss_weights: no loss named {', '.join(unknown)}; the model gives {', '.join(losses)}")
+    return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+
+
+def _mean_over_ranks(meter: Meter) -> dict[str, float]:
+    """The mean of every value over steps and ranks. All ranks raise when one of them has a bad value."""
+    values = from_all(meter.read())
+    bad = [found for found in map(first_not_finite, values) if found is not None]
+    if bad:
+        raise _divergence(*min(bad))
+    names = dict.fromkeys(name for own in values for name in own)
+    found = {name: [value for own in values for _, value in own.get(name, ())] for name in names}
+    return {name: math.fsum(entries) / len(entries) for name, entries in found.items()}
+
+
+def _divergence(step: int, name: str, value: float) -> DivergenceError:
+    what = "the norm of the gradient" if name == GRADIENT_NORM else f"the loss {name!r}"
+    return DivergenceError(
+        f"{what} became {value} in step {step + 1}; the last checkpoint is from before. "
+        "Lower the learning rate, lengthen the warm-up or clip the gradient"
+    )
+
+
+def _endless(loader: Loader) -> Iterator[Batch]:
+    """Epoch after epoch. One epoch without batches is the end of one that was resumed; two are an empty loader."""
+    empty = 0
+    while empty < 2:
+        empty += 1
+        for batch in loader:
+            empty = 0
+            yield batch
+    raise InputError("the training data gives no batches: fewer items than one batch holds?")
+
+
+def _next(batches: Iterator[Batch]) -> Batch:
+    """The next batch. What a loader draws from torch's own generator (its first iterator does) moves no dropout."""
+    with torch.random.fork_rng(devices=[]):
+        return next(batches)

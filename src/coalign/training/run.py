@@ -1,0 +1,194 @@
+"""The folder of a run.
+
+config.json             system, size, config, recipe (what the caller says of the model); training, seed, versions
+plan.json               the number of steps, where a time budget has shortened it
+model.safetensors       the latest weights, for use: of the average where there is one
+metrics.jsonl           losses, rates, evaluations; one JSON object a line
+checkpoints/step-N/     the last few checkpoints (see `checkpoint`)
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from coalign.errors import InputError
+from coalign.training.average import WeightAverage
+from coalign.training.checkpoint import Progress, is_whole, save_checkpoint
+from coalign.training.files import link_or_copy, replace_file
+
+# settings that may change between the starts of one run: none of them touches a number
+_FREE = ("training.log_every:", "training.save_every:")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps a run makes: `planned` up to step `since`, `steps` from there on."""
+
+    planned: int
+    steps: int
+    since: int = 0
+
+    def total(self, step: int) -> int:
+        """The number of steps that the schedule reckons with at `step`."""
+        return self.planned if step < self.since else self.steps
+
+
+class Run:
+    """A run folder. `description` (system, size, config, recipe …) goes into `config.json` as it is.
+
+    The last `keep` checkpoints stay. In a group of processes all of them see the same folder, and rank 0 writes.
+    """
+
+    def __init__(self, folder: Path | str, description: Mapping[str, Any] | None = None, keep: int = 2) -> None:
+        if keep < 1:
+            raise InputError(f"keep = {keep}: a run keeps at least one checkpoint")
+        self.folder = Path(folder)
+        self.description = dict(description or {})
+        self.keep = keep
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` holds.
+
+        Raises:
+            InputError: there is none, or it is not a run's.
+        """
+        path = self.folder / "config.json"
+        if not path.exists():
+            raise InputError(f"{self.folder}: no run here (there is no config.json)")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from error
+        if not isinstance(config, dict) or "training" not in config:
+            raise InputError(f"{path}: not the configuration of a training run; choose another folder for the run")
+        return config  # pyright: ignore[reportUnknownVariableType]
+
+    @contextmanager
+    def writing(self) -> Generator[None, None, None]:
+        """Keeps other processes from training in this folder meanwhile. A killed process leaves nothing behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            _lock(file, self.folder)
+            yield
+
+    def begin(self, training: Mapping[str, Any], seed: int) -> None:
+        """Writes `config.json`; where there is one, holds it against these settings.
+
+        Raises:
+            InputError: the folder's run was started with other settings, or the folder belongs to something else.
+        """
+        wanted = _plain({**self.description, "training": training, "seed": seed})
+        if (self.folder / "config.json").exists():
+            before = {key: value for key, value in self.config().items() if key != "versions"}
+            changed = [line for line in _differences(before, wanted) if not line.startswith(_FREE)]
+            if changed:
+                raise InputError(
+                    f"{self.folder}: this run was started with other settings ({'; '.join(changed[:5])}); "
+                    "give the same again to go on, or choose another folder"
+                )
+        else:
+            wanted["versions"] = versions()
+            self._write_json("config.json", wanted)
+
+    def plan(self, planned: int) -> Plan | None:
+        """The plan that a time budget has shortened, if it has."""
+        path = self.folder / "plan.json"
+        if not path.exists():
+            return None
+        plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
+        return plan if plan.planned == planned else None
+
+    def save_plan(self, plan: Plan) -> None:
+        self._write_json("plan.json", asdict(plan))
+
+    def latest(self) -> Path | None:
+        """The folder of the last checkpoint that is whole."""
+        return next((folder for folder in reversed(self.checkpoints()) if is_whole(folder)), None)
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint folders in the order of their steps, broken ones included."""
+        found = [f for f in (self.folder / "checkpoints").glob("step-*") if f.name.removeprefix("step-").isdecimal()]
+        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+    def save(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        progress: Progress,
+        average: WeightAverage | None = None,
+    ) -> None:
+        """Writes a checkpoint and the latest weights, then deletes the checkpoints that are too many."""
+        folder = self.folder / "checkpoints" / f"step-{progress.step}"
+        save_checkpoint(folder, model, optimiser, progress, average)
+        self.publish(folder, model, average)
+        for old in self.checkpoints()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def publish(self, checkpoint: Path, model: nn.Module, average: WeightAverage | None = None) -> None:
+        """Makes `model.safetensors` the weights of a checkpoint that is loaded or just written, or their average."""
+        if average is None:
+            link_or_copy(checkpoint / "model.safetensors", self.weights)
+        else:
+            with average.applied():
+                replace_file(self.weights, lambda part: save_model(model, str(part)))
+
+    def _write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        replace_file(self.folder / name, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run depend on besides its settings."""
+    try:
+        own = version("coalign")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {"coalign": own, "torch": torch.__version__, "python": platform.python_version(), "platform": sys.platform}
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from JSON: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys: list[str] = list(dict.fromkeys([*before, *now]))  # pyright: ignore[reportUnknownArgumentType]
+        return [
+            line
+            for key in keys
+            for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        ]
+    return [] if before == now else [f"{path}: {before!r} before, {now!r} now"]
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"{folder}: another process is training in this folder") from error

@@ -1,0 +1,86 @@
+"""Metrics as JSON lines: one object a line, each with its `step`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from coalign.training.files import replace_file
+
+MetricRecord = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends records to a file. A record is on disk, for other processes to read, when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Returns when the records would outlive a power cut."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path | str) -> list[MetricRecord]:
+    """The records of a metrics file, in order; an empty list where there is none. A torn last line is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    records: list[MetricRecord] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)  # pyright: ignore[reportUnknownArgumentType]
+    return records
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drops the records of later steps, and a torn line: what a resumed run is going to write again."""
+    if path.exists():
+        kept = [record for record in read_metrics(path) if record.get("step", 0) <= step]
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Every number by name, as steps and values. Nested ones are joined by slashes: "losses/itc"."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for record in records:
+        for name, value in _numbers(record):
+            if name != "step":
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(int(record.get("step", 0)))
+                values.append(value)
+    return found
+
+
+def _numbers(record: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield prefix + name, float(value)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,133 @@
+"""What is on disk: whole checkpoints, torn ones, tied tensors, several of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, load_model
+from torch import nn
+from toy import ToyModel, resumable, train
+
+from coalign.errors import InputError
+from coalign.training.average import WeightAverage
+from coalign.training.checkpoint import Progress, is_whole, load_checkpoint, save_checkpoint
+from coalign.training.files import replace_file, replace_folder
+from coalign.training.optimiser import adamw, parameter_groups
+from coalign.training.run import Run
+
+
+def trained(model: nn.Module) -> torch.optim.AdamW:
+    optimiser = adamw(parameter_groups(model, 0.1), 0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None
+    optimiser.step()
+    return optimiser
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    model = ToyModel()
+    model.image[1].weight.data = model.image[1].weight.data.T.contiguous().T  # a stride of its own
+    optimiser, average = trained(model), WeightAverage(model, 0.5)
+    state = torch.Generator().manual_seed(3).get_state()
+    before = Progress(7, 1.5, [{"epoch": 1, "batch": 2}], [{"torch": state}])
+    save_checkpoint(tmp_path / "step-7", model, optimiser, before, average)
+
+    other = ToyModel()
+    other_optimiser, other_average = trained(other), WeightAverage(other, 0.5)
+    after = load_checkpoint(tmp_path / "step-7", other, other_optimiser, other_average)
+    assert (after.step, after.seconds, after.loaders) == (7, 1.5, before.loaders)
+    assert torch.equal(after.generators[0]["torch"], state)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert other.decoder.weight is other.words.weight
+    names = average.state_dict()
+    assert all(torch.equal(names[name], tensor) for name, tensor in other_average.state_dict().items())
+    for mine, its in zip(model.parameters(), other.parameters(), strict=True):
+        moments, again = optimiser.state.get(mine, {}), other_optimiser.state.get(its, {})
+        assert moments.keys() == again.keys()
+        assert all(torch.equal(moments[key], again[key]) for key in moments)
+
+
+def test_only_safetensors_and_json(tmp_path: Path) -> None:
+    train(tmp_path, resumable(8))
+    names = {file.suffix for file in tmp_path.rglob("*") if file.is_file() and file.name != ".lock"}
+    assert names == {".safetensors", ".json", ".jsonl"}
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["system"] == "toy" and config["training"]["steps"] == 8 and "torch" in config["versions"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "no state", "torn state", "missing file"])
+def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, harm: str) -> None:
+    train(tmp_path / "run", resumable(21))
+    run = Run(tmp_path / "run")
+    assert [folder.name for folder in run.checkpoints()] == ["step-14", "step-21"]
+    last = run.checkpoints()[-1]
+    assert is_whole(last) and run.latest() == last
+    if harm == "cut":
+        file = last / "optimiser.safetensors"
+        file.write_bytes(file.read_bytes()[:-100])
+    elif harm == "no state":
+        (last / "state.json").unlink()
+    elif harm == "torn state":
+        (last / "state.json").write_text('{"format": 1, "st')
+    else:
+        (last / "random.safetensors").unlink()
+    latest = run.latest()
+    assert latest is not None and latest.name == "step-14"
+    again = train(tmp_path / "run", resumable(21))
+    assert again.resumed_from == 14 and is_whole(last)
+
+
+def test_the_remains_of_an_interrupted_write_do_no_harm(tmp_path: Path) -> None:
+    def fail(part: Path) -> None:
+        (part / "half").write_text("x")
+        raise OSError("disk full")
+
+    target = tmp_path / "step-1"
+    replace_folder(target, lambda part: (part / "file").write_text("old"))
+    with pytest.raises(OSError, match="disk full"):
+        replace_folder(target, fail)
+    assert [file.name for file in target.iterdir()] == ["file"]
+    replace_folder(target, lambda part: (part / "file").write_text("new"))
+    assert [(file.name, file.read_text()) for file in target.iterdir()] == [("file", "new")]
+    replace_file(tmp_path / "f", lambda part: part.write_text("1"))
+    with pytest.raises(OSError, match="nothing written"):
+        replace_file(tmp_path / "f", _nothing)
+    assert (tmp_path / "f").read_text() == "1"
+
+
+def _nothing(part: Path) -> None:
+    part.write_text("half")
+    raise OSError("nothing written")
+
+
+def test_weights_for_users_are_the_average_and_load_anywhere(tmp_path: Path) -> None:
+    train(tmp_path, resumable(9))
+    last = Run(tmp_path).latest()
+    assert last is not None
+    model = ToyModel()
+    load_model(model, tmp_path / "model.safetensors")
+    average = load_file(last / "average.safetensors")
+    assert torch.equal(average["words.weight"], model.decoder.weight)
+    assert not torch.equal(load_file(last / "model.safetensors")["image.1.weight"], average["image.1.weight"])
+
+
+def test_another_model_is_an_input_error(tmp_path: Path) -> None:
+    model = ToyModel()
+    save_checkpoint(tmp_path / "step-1", model, trained(model), Progress(1, 0.0, [{}], [{}]))
+    other = ToyModel(queue=20)
+    with pytest.raises(InputError, match="other than these"):
+        load_checkpoint(tmp_path / "step-1", other, trained(other))
+
+
+def test_a_lost_weights_file_is_written_again(tmp_path: Path) -> None:
+    train(tmp_path, resumable(5))
+    wanted = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / ".model.safetensors.part", ignore_errors=True)
+    train(tmp_path, resumable(5))
+    found = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
