@@ -2,6 +2,7 @@
 
 from coalign.checkpoints.readers import read_tensors
 from coalign.checkpoints.statemap import (
+    Alias,
     Carry,
     Constant,
     Default,
@@ -17,6 +18,7 @@ from coalign.checkpoints.statemap import (
 )
 
 __all__ = [
+    "Alias",
     "Carry",
     "Constant",
     "Default",

@@ -10,6 +10,7 @@ anything at all, and any other `{name}` for one part between dots:
         Tie("decoder.weight", "word_embeddings.weight"),
         Constant("position_ids", lambda: torch.arange(512)[None]),
         Carry("relation_head.{rest}"),
+        Alias("{rest}LayerNorm.gamma", "{rest}LayerNorm.weight"),
     )
 """
 
@@ -152,7 +153,15 @@ class Default:
     make: Callable[[], Tensor]
 
 
-Rule = Rename | Tie | Constant | Carry | Default
+@dataclass(frozen=True)
+class Alias:
+    """`file` is an older name of the file's own `of`: read as it, and never written."""
+
+    file: str
+    of: str
+
+
+Rule = Rename | Tie | Constant | Carry | Default | Alias
 
 
 @dataclass
@@ -169,13 +178,14 @@ class StateMap:
     def __init__(self, *rules: Rule | Iterable[Rule]) -> None:
         self.rules: list[Rule] = []
         for rule in rules:
-            if isinstance(rule, Rename | Tie | Constant | Carry | Default):
+            if isinstance(rule, Rename | Tie | Constant | Carry | Default | Alias):
                 self.rules.append(rule)
             else:
                 self.rules.extend(rule)
 
     def load(self, file: State) -> Loaded:
         """The file's tensors under our names. A name that no rule knows is an error that lists all such names."""
+        file = {self._current(name): tensor for name, tensor in file.items()}
         loaded = Loaded({}, {})
         for rule in self.rules:
             if isinstance(rule, Default):
@@ -245,9 +255,17 @@ class StateMap:
                         out[rule.file.format_map(binding)] = out[name]
         return out
 
+    def _current(self, name: str) -> str:
+        """The name that this layout uses today: all aliases applied, one after the other."""
+        for rule in self.rules:
+            binding = _match(rule.file, name) if isinstance(rule, Alias) else None
+            if isinstance(rule, Alias) and binding is not None:
+                name = rule.of.format_map(binding)
+        return name
+
     def _find(self, name: str) -> tuple[int, int, dict[str, str]] | None:
         for number, rule in enumerate(self.rules):
-            if isinstance(rule, Default):
+            if isinstance(rule, Default | Alias):
                 continue
             patterns = rule.files if isinstance(rule, Rename) else (rule.file,)
             for place, pattern in enumerate(patterns):

@@ -20,12 +20,19 @@ def mask_tokens(
     mask_id: int,
     vocab_size: int,
     generator: torch.Generator | None = None,
+    words: Int[Tensor, " t"] | None = None,
 ) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"]]:
     """Hides each maskable id with this probability: 80 % become [MASK], 10 % a random id, 10 % stay (BERT, 3.1).
 
-    Returns the ids with words hidden, and labels: the true id where one is to be predicted, `IGNORED` elsewhere.
+    With `words`, the word of each piece (-1 at special tokens), all pieces of a word are hidden or none (whole-word
+    masking). Returns the ids with words hidden, and labels: the true id where one is to be predicted, `IGNORED`
+    elsewhere.
     """
     chance = torch.rand((3, *ids.shape), generator=generator, device=ids.device)
+    if words is not None:
+        place = torch.arange(words.shape[0], device=words.device)
+        continued = (words == words.roll(1)) & (words >= 0) & (place > 0)
+        chance[0] = chance[0][place.masked_fill(continued, 0).cummax(0).values]
     chosen = maskable & (chance[0] < probability)
     labels = torch.where(chosen, ids, IGNORED)
     hidden = torch.where(chosen & (chance[1] < 0.8), mask_id, ids)
