@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -88,8 +88,7 @@ class Layout:
         return replace(self, offsets=self.offsets[ends], max_length=longest)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
-        hidden = None if self.hidden is None else self.hidden.to(device, non_blocking=non_blocking)
-        return replace(self, offsets=self.offsets.to(device, non_blocking=non_blocking), hidden=hidden)
+        return _walk(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,22 +233,33 @@ class Packed:
         return Packed(self.values[rows], chosen)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Packed:
-        return Packed(self.values.to(device, non_blocking=non_blocking), self.layout.to(device, non_blocking))
+        return _walk(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 # --------------------------------------------------------------------------------------------------------- the batch
+_M = TypeVar("_M", bound="_Movable")
+
+
 class _Movable:
     """A dataclass whose tensors, packed batches and nested movables move together."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor | Packed | _Movable):
-                return value.to(device, non_blocking=non_blocking)
-            if isinstance(value, Mapping):
-                return {key: move(item) for key, item in value.items()}
-            return value
+    def to(self: _M, device: torch.device | str, non_blocking: bool = False) -> _M:
+        return _walk(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+    def pin_memory(self: _M) -> _M:
+        """The same in page-locked memory, from which copies to a device need not wait."""
+        return _walk(self, lambda tensor: tensor.pin_memory())
+
+
+def _walk(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _walk(item, change) for key, item in value.items()}
+    if not isinstance(value, _Movable | Packed | Layout):
+        return value
+    whole: Any = value  # one of our dataclasses; what a layout caches is no field, and is made anew
+    return replace(whole, **{f.name: _walk(getattr(whole, f.name), change) for f in fields(whole)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                # safetensors' own way to store a shared tensor once: {name left out: name kept}
+                ties = {name: kept for name, kept in (file.metadata() or {}).items() if kept in tensors}
+                return tensors | {name: tensors[kept] for name, kept in ties.items() if name not in tensors}
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from None
     if suffix == ".npz":

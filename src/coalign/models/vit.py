@@ -17,6 +17,7 @@ from torch.nn.parameter import Parameter
 from coalign.checkpoints import Rename, Split
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.attention import Activation
+from coalign.layers.convolution import EfficientNetStem
 from coalign.layers.embeddings import PatchEmbedding
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Encoder
@@ -68,12 +69,18 @@ SIZES = {
 
 
 class VitTrunk(nn.Module):
-    """Patches, class token, positions, blocks and the final norm: images to rows [B * (1 + N), dim]."""
+    """Patches, class token, positions, blocks and the final norm: images to rows [B * (1 + N), dim].
+
+    With a stem it reads `Images.grid`; the model that owns the trunk makes that from pixels (`frozen_stem`).
+    """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
         c = self.config = config
-        self.patch = PatchEmbedding(c.patch_size, c.dim)
+        if c.stem == "none":
+            self.patch = PatchEmbedding(c.patch_size, c.dim)
+        else:  # the cells of the stem's feature map are the patches (section 3.1)
+            self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
         self.class_token = Parameter(torch.zeros(1, 1, c.dim))
         self.positions = Parameter(torch.zeros(1, 1 + c.grid**2, c.dim))
         self.dropout = nn.Dropout(c.dropout)
@@ -83,9 +90,11 @@ class VitTrunk(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
 
     def forward(self, images: Images, *, record: Record | None = None, name: str = "image.") -> Packed:
-        if images.pixels is None:
-            raise ValueError("this model reads pixels, and the batch holds none")
-        rows = self.patch(images.pixels)
+        given = images.pixels if self.config.stem == "none" else images.grid
+        if given is None:
+            wanted = "pixels" if self.config.stem == "none" else "the features of its stem"
+            raise ValueError(f"this model reads {wanted}, and the batch holds none")
+        rows = self.patch(given)
         if rows.shape[1] + 1 != self.positions.shape[1]:
             raise ValueError(
                 f"images give {rows.shape[1]} patches, the model has {self.positions.shape[1] - 1} positions: "
