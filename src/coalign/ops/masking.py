@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from coalign.types import Packed
@@ -38,6 +38,30 @@ def mask_tokens(
     hidden = torch.where(chosen & (chance[1] < 0.8), mask_id, ids)
     random = torch.randint(vocab_size, ids.shape, generator=generator, device=ids.device)
     return torch.where(chosen & (chance[1] >= 0.9), random, hidden), labels
+
+
+def mask_features(
+    features: Float[Tensor, "t d"],
+    *,
+    probability: float,
+    zero: float = 0.8,
+    random: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "t d"], Bool[Tensor, " t"]]:
+    """Hides each region's feature with this probability: of the chosen, `zero` become 0, `random` another row's.
+
+    Returns the features with some hidden, and which were chosen: those to predict. LXMERT (Tan & Bansal 2019, 3.1.2)
+    has 0.8 and 0.1, ViLBERT (Lu et al. 2019, 3.1) 0.9 and 0.
+    """
+    count = features.shape[0]
+    chance = torch.rand((2, count), generator=generator, device=features.device)
+    chosen = chance[0] < probability
+    hidden = features.masked_fill((chosen & (chance[1] < zero))[:, None], 0.0)
+    if random and count:
+        others = torch.randint(count, (count,), generator=generator, device=features.device)
+        replaced = chosen & (chance[1] >= zero) & (chance[1] < zero + random)
+        hidden = torch.where(replaced[:, None], features[others], hidden)
+    return hidden, chosen
 
 
 def predicted_rows(labels: Int[Tensor, " t"]) -> Int[Tensor, " n"]:
