@@ -1,4 +1,4 @@
-"""Which text goes with which image: mismatched pairs for matching objectives, pairs of pooled vectors for two images."""
+"""Which text goes with which image: mismatched pairs for matching, and pooled vectors of two images side by side."""
 
 from __future__ import annotations
 
