@@ -14,3 +14,8 @@ def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "mean":
         return losses.sum() / max(losses.numel(), 1)
     return losses.sum() if reduction == "sum" else losses
+
+
+def mean_or(losses: Tensor, empty: float) -> Tensor:
+    """The mean of one loss a row; `empty` where there is no row (authors' code divides by zero there: nan)."""
+    return losses.mean() if losses.numel() else losses.sum() + empty
