@@ -415,11 +415,22 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
+class Head:
+    """A task model of a system: `config` makes its configuration, a `config_type`, from one of the system's sizes."""
+
+    model: type
+    config_type: type
+    config: Callable[[Any], Any]
+    weights: Mapping[str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
 class System:
     """One published system, as its file in `models/` declares it. The registry collects these.
 
-    `heads` are the task models by task name; `weights` are the state maps by layout name (see `checkpoints`),
-    each a function of the configuration.
+    `weights` are the state maps by layout name (see `checkpoints`), each a function of the configuration; `heads` are
+    the task models by task name. `position_tables` names the tables that another image size resizes, and how;
+    `with_image_size` is the configuration of that size.
     """
 
     name: str
@@ -430,4 +441,6 @@ class System:
     sizes: Mapping[str, Any]
     weights: Mapping[str, Callable[[Any], Any]]
     objectives: tuple[str, ...] = ()
-    heads: Mapping[str, type] = field(default_factory=dict[str, type])
+    heads: Mapping[str, Head] = field(default_factory=dict[str, Head])
+    position_tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    with_image_size: Callable[[Any, int], Any] = lambda config, size: replace(config, image_size=size)

@@ -14,7 +14,7 @@ positive; options named under "runnable sizes" in `AlbefConfig` serve training o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -36,7 +36,7 @@ from coalign.objectives.matching import Matching, draw_hard_negatives
 from coalign.ops.attention import Mask
 from coalign.ops.collectives import gather
 from coalign.ops.masking import mask_tokens, predicted_rows
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Text
+from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Text
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -431,3 +431,17 @@ def original(config: AlbefConfig) -> StateMap:
         ids,
         Default("step", lambda: torch.zeros((), dtype=torch.int64)),
     )
+
+
+SYSTEM = System(
+    name="albef",
+    title="ALBEF: align before fuse",
+    paper="Li et al., NeurIPS 2021, arXiv 2107.07651",
+    model=Albef,
+    config=AlbefConfig,
+    sizes=SIZES,
+    weights={"original": original},
+    objectives=("itc", "itm", "mlm"),
+    position_tables={"online.image.positions": "bicubic", "momentum.image.positions": "bicubic"},
+    with_image_size=lambda config, size: replace(config, image=replace(config.image, image_size=size)),
+)

@@ -18,7 +18,7 @@ from coalign.layers.attention import Attention
 from coalign.layers.heads import ClassifierHead, MaskedLMHead
 from coalign.layers.momentum import momentum_copy, momentum_update
 from coalign.layers.transformer import Context
-from coalign.models.albef import Albef, AlbefConfig, input_spec_of, word_head_rules
+from coalign.models.albef import Albef, AlbefConfig, input_spec_of, original, word_head_rules
 from coalign.models.bert import BertTrunk, trunk_rules
 from coalign.models.vit import VitTrunk, timm_rules
 from coalign.objectives.distillation import Distillation
@@ -26,7 +26,7 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_hard_negatives
 from coalign.ops.attention import Mask
 from coalign.ops.masking import IGNORED, next_tokens
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Text
+from coalign.types import Batch, Encoding, Head, Images, InputSpec, Packed, Text
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -367,3 +367,26 @@ def vqa_original(config: AlbefVqaConfig) -> StateMap:
             *word_head_rules(f"{file}cls.predictions.", f"{ours}words.", f"{file}bert."),
         ]
     return StateMap(rules)
+
+
+def for_retrieval(config: AlbefConfig) -> AlbefConfig:
+    """Retrieval fine-tuning: pairs that share an id are all positive, no word prediction, a free temperature."""
+    return replace(config, targets="ids", objectives=("itc", "itm"), clamp_temperature=False)
+
+
+def _classifier(classes: int, images: Literal[1, 2]) -> Head:
+    def config(albef: AlbefConfig) -> AlbefClassifierConfig:
+        return AlbefClassifierConfig(albef, classes, images)
+
+    return Head(AlbefClassifier, AlbefClassifierConfig, config, {"original": classifier_original})
+
+
+HEADS = {
+    "retrieval": Head(Albef, AlbefConfig, for_retrieval, {"original": original}),
+    "vqa": Head(AlbefVqa, AlbefVqaConfig, AlbefVqaConfig, {"original": vqa_original}),
+    "entailment": _classifier(3, 1),
+    "nlvr2": _classifier(2, 2),
+    "text_assignment": Head(
+        AlbefTextAssignment, AlbefClassifierConfig, AlbefClassifierConfig, {"original": assignment_original}
+    ),
+}

@@ -1,0 +1,245 @@
+"""The systems there are: made by name, loaded from files, converted.
+
+Each module of `coalign.models` that declares `SYSTEM` is one system; `HEADS` in the `<paper>_tasks` beside it are its
+task models. Nothing else registers them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import coalign.models
+from coalign.checkpoints import StateMap, read_tensors
+from coalign.data.tokenise import Tokenizer
+from coalign.errors import InputError
+from coalign.layers.embeddings import resize_positions
+from coalign.types import Head, System
+
+
+@cache
+def systems() -> Mapping[str, System]:
+    """All systems by name: papers, sizes, objectives and the tasks that each has a head for."""
+    names = [module.name for module in pkgutil.iter_modules(coalign.models.__path__)]
+    modules = {name: importlib.import_module(f"coalign.models.{name}") for name in names}
+    found: dict[str, System] = {}
+    for name, module in modules.items():
+        if hasattr(module, "SYSTEM"):
+            heads = getattr(modules.get(f"{name}_tasks"), "HEADS", {})
+            found[module.SYSTEM.name] = dataclasses.replace(module.SYSTEM, heads={**module.SYSTEM.heads, **heads})
+    return types.MappingProxyType(dict(sorted(found.items())))
+
+
+def find(name: str) -> System:
+    """The system of that name. Errors: `InputError` that lists the names there are."""
+    if name not in systems():
+        raise InputError(f"no system {name!r}; there are: {', '.join(systems())}")
+    return systems()[name]
+
+
+def create(system: str, size: str | Any = "tiny", head: str | None = None, **settings: Any) -> nn.Module:
+    """A model with fresh weights.
+
+    `size` is a row of the system's table of sizes, or a configuration; `settings` replace its fields. `head` asks
+    for a task model ("vqa", "nlvr2" ...) instead of the pre-training one.
+    """
+    entry = find(system)
+    config = _size(entry, size) if isinstance(size, str) else size
+    names = {f.name for f in dataclasses.fields(config)}
+    unknown = [name for name in settings if name not in names]
+    if unknown:
+        raise InputError(f"{system} has no setting {unknown[0]!r}; it has: {', '.join(sorted(names))}")
+    return _build(entry, dataclasses.replace(config, **settings), head)[0]
+
+
+def load(
+    path: str | Path,
+    system: str | None = None,
+    *,
+    head: str | None = None,
+    size: str | Any | None = None,
+    layout: str | None = None,
+    vocab: str | Path | None = None,
+    image_size: int | None = None,
+) -> nn.Module:
+    """A model with the weights of a file, in eval mode.
+
+    `path` is one of our runs, the authors' file, or a Hugging Face folder. For files that are not ours `system` says
+    whose they are; size, head and layout are found by the tensors' names and shapes where they are not given.
+    `image_size` resizes the position table as the system's authors do. `vocab` is a vocab.txt, tokenizer.json or
+    folder; a run brings its own.
+    """
+    path = Path(path)
+    config_file = path / "config.json"
+    ours = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+    if "system" in ours:
+        model = _load_run(path, ours)
+        vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
+    else:
+        if system is None:
+            raise InputError(f"{path}: not one of our runs; say whose file it is: load(..., system='albef')")
+        model = _load_foreign(path, find(system), head, size, layout, image_size)
+    if vocab is not None:
+        attach_tokenizer(model, Tokenizer.load(vocab))
+    return model.eval()
+
+
+def attach_tokenizer(model: nn.Module, tokenizer: Tokenizer) -> None:
+    """Gives a model its vocabulary; `coalign.prepare` and runs use it."""
+    object.__setattr__(model, "tokenizer", tokenizer)
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """What a run's config.json says so that `load` can make this model again: system, head and configuration."""
+    for entry in systems().values():
+        for head, offer in {None: entry, **entry.heads}.items():
+            if type(model) is offer.model:
+                config: Any = model.config
+                return {"system": entry.name, "head": head, "config": dataclasses.asdict(config)}
+    raise InputError(f"{type(model).__name__} is not the model of a registered system")
+
+
+def convert(path: str | Path, out: str | Path, *, system: str, to: str = "original", **found: Any) -> None:
+    """Reads a file and writes its weights in another layout of the system (see `System.weights`)."""
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out}: exists already; nothing was written")
+    model = load(path, system, **found)
+    entry, offer = find(system), _offer_of(find(system), model)
+    if to not in offer.weights:
+        raise InputError(f"{entry.name} has no layout {to!r}; it has: {', '.join(offer.weights)}")
+    names: StateMap = offer.weights[to](model.config)
+    carried: Any = getattr(model, "carried", None)
+    tensors = names.export(model.state_dict(), carried if isinstance(carried, dict) else None)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, out)
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+def _size(entry: System, size: str) -> Any:
+    if size not in entry.sizes:
+        raise InputError(f"{entry.name} has no size {size!r}; it has: {', '.join(entry.sizes)}")
+    return entry.sizes[size]
+
+
+def _offer_of(entry: System, model: nn.Module) -> System | Head:
+    """The main model or the head whose class this is."""
+    for offer in (entry, *entry.heads.values()):
+        if type(model) is offer.model:
+            return offer
+    raise InputError(f"{type(model).__name__} is not a model of {entry.name}")
+
+
+def _build(entry: System, config: Any, head: str | None) -> tuple[nn.Module, System | Head]:
+    if head is None:
+        return entry.model(config), entry
+    if head not in entry.heads:
+        raise InputError(f"{entry.name} has no head {head!r}; it has: {', '.join(entry.heads) or 'none'}")
+    offer = entry.heads[head]
+    return offer.model(offer.config(config)), offer
+
+
+def _load_run(path: Path, ours: Mapping[str, Any]) -> nn.Module:
+    entry = find(ours["system"])
+    offer = entry if ours.get("head") is None else entry.heads[ours["head"]]
+    config = from_plain(offer.config if isinstance(offer, System) else offer.config_type, ours["config"])
+    model = offer.model(config)
+    missing, unexpected = model.load_state_dict(read_tensors(path / "model.safetensors"), strict=False)
+    if missing or unexpected:
+        raise InputError(f"{path}: weights do not fit its config.json: {[*missing, *unexpected][:3]}")
+    return model
+
+
+def _load_foreign(
+    path: Path,
+    entry: System,
+    head: str | None,
+    size: str | Any | None,
+    layout: str | None,
+    image_size: int | None,
+) -> nn.Module:
+    """Tries what was not said until names and shapes fit, on the meta device; then loads."""
+    tensors = read_tensors(path)
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    sizes = entry.sizes.items() if size is None else [(size, _size(entry, size) if isinstance(size, str) else size)]
+    heads = (None, *entry.heads) if head is None else (head,)
+    closest: tuple[int, str] | None = None
+    for size_name, config in sizes:
+        for head_name in heads:
+            with torch.device("meta"):
+                model, offer = _build(entry, config, head_name)
+            for layout_name, names in offer.weights.items():
+                if layout not in (None, layout_name):
+                    continue
+                wrong = _misfits(model, names(model.config), shapes)
+                if not wrong:
+                    return _fill(entry, config, head_name, names, tensors, image_size)
+                if closest is None or len(wrong) < closest[0]:
+                    where = f"size {size_name}, head {head_name or 'pre-training'}, layout {layout_name}"
+                    closest = len(wrong), f"{where}: {'; '.join(dict.fromkeys(wrong[:3]))}"
+    assert closest is not None, "a system has at least one size and one layout"
+    raise InputError(f"{path}: no size of {entry.name} fits it; closest is {closest[1]}")
+
+
+def _misfits(model: nn.Module, names: StateMap, shapes: Mapping[str, Tensor]) -> list[str]:
+    try:
+        with torch.device("meta"):
+            state = names.load(shapes).state
+    except InputError as error:
+        return [str(error)] * max(1, len(shapes))
+    ours = model.state_dict()
+    wrong = [f"lacks {name}" for name in ours if name not in state]
+    wrong += [f"{name} is left over" for name in state if name not in ours]
+    return wrong + [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(ours[name].shape)}"
+        for name in state
+        if name in ours and state[name].shape != ours[name].shape
+    ]
+
+
+def _fill(
+    entry: System, config: Any, head: str | None, names: Any, tensors: Mapping[str, Tensor], image_size: int | None
+) -> nn.Module:
+    model, _ = _build(entry, config, head)
+    loaded = names(model.config).load(tensors)
+    if image_size is not None:
+        model, _ = _build(entry, entry.with_image_size(config, image_size), head)
+        for name, tensor in model.state_dict().items():
+            if name in entry.position_tables and loaded.state[name].shape != tensor.shape:
+                table, side = loaded.state[name], round((tensor.shape[-2] - 1) ** 0.5)
+                method = entry.position_tables[name]
+                loaded.state[name] = resize_positions(table.flatten(0, -2), (side, side), method=method).view_as(tensor)
+    model.load_state_dict(loaded.state)
+    if loaded.carried:
+        object.__setattr__(model, "carried", loaded.carried)
+    return model
+
+
+def from_plain(kind: Any, value: Any) -> Any:
+    """A dataclass from the plain values of its JSON, nested ones and tuples included."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(kind)
+        unknown = [name for name in value if name not in hints]
+        if unknown:
+            raise InputError(f"{getattr(kind, '__name__', kind)} has no field {unknown[0]!r}")
+        make: Any = kind
+        return make(**{name: from_plain(hints[name], item) for name, item in value.items()})
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        inner = arguments[0] if arguments else Any
+        return tuple(from_plain(inner, item) for item in value)
+    for option in arguments:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return from_plain(option, value)
+    return value
