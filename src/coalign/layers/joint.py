@@ -1,0 +1,58 @@
+"""Two modalities in one stream: text rows, then the other's, item by item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from coalign.errors import InputError
+from coalign.layers.transformer import Encoder
+from coalign.ops.attention import Mask
+from coalign.types import Layout, Packed, Record, Text
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Rows of one stream and where each modality's lie; `other` is None for text alone."""
+
+    rows: Packed
+    text: Layout
+    other: Layout | None
+
+    @staticmethod
+    def of(text: Packed, other: Packed | None) -> Joint:
+        if other is None:
+            return Joint(text, text.layout, None)
+        if len(text) != len(other):
+            raise InputError(f"{len(text)} texts cannot be paired with {len(other)} images")
+        return Joint(Packed.concat(text, other), text.layout, other.layout)
+
+    def through(self, encoder: Encoder, record: Record | None = None, name: str = "joint.") -> Joint:
+        """The same after the blocks, in which all rows of an item see each other."""
+        mask = Mask.within(self.rows)
+        rows = encoder(self.rows.values, mask, record=record, name=name)
+        return Joint(self.rows.with_values(rows), self.text, self.other)
+
+    def split(self) -> tuple[Packed, Packed]:
+        """The text rows and the other modality's."""
+        if self.other is None:
+            raise InputError("this stream holds text alone")
+        return self.rows.split(self.text, self.other)
+
+    @property
+    def texts(self) -> Packed:
+        return self.rows if self.other is None else self.split()[0]
+
+
+def with_words(text: Text, ids: Int[Tensor, " t"]) -> Text:
+    """The text with other ids: those with words hidden."""
+    return replace(text, ids=text.ids.with_values(ids))
+
+
+def same_items(index: Int[Tensor, " b"], ids: Int[Tensor, " b"] | None) -> Bool[Tensor, " b"]:
+    """Whether item `index[i]` is item i, or shares its id."""
+    own = index == torch.arange(index.shape[0], device=index.device)
+    return own if ids is None else own | (ids[index] == ids)
