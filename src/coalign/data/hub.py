@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from coalign.data.samples import Sample, Source, Where, clean_texts, texts_of
+import numpy as np
+
+from coalign.data.samples import Ids, Sample, Source, Where, clean_texts, texts_of
 from coalign.data.tables import IMAGE_COLUMNS, Columns, choose_image, choose_texts, image_of
 from coalign.errors import InputError
 
@@ -25,14 +27,19 @@ class HubSource(Source):
         self._dataset = dataset
         self._columns = columns
         self._root = root
-        self._ids = self._shared_ids()
+        self._ids = self._find_ids()
 
-    def _shared_ids(self) -> list[int] | None:
-        """Ids where the images are paths, so that one image in several rows counts once."""
+    def _find_ids(self) -> Ids:
+        """The rows' numbers; where the images are paths, of the first row with the same one."""
         if getattr(self._dataset.features[self._columns.image], "dtype", "") != "string":
-            return None
+            return np.arange(len(self._dataset))
         first: dict[str, int] = {}
-        return [first.setdefault(path, index) for index, path in enumerate(self._dataset[self._columns.image])]
+        paths: Iterable[str] = self._dataset[self._columns.image]
+        return np.asarray([first.setdefault(path, index) for index, path in enumerate(paths)], dtype=np.int64)
+
+    @property
+    def ids(self) -> Ids:
+        return self._ids
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -43,8 +50,8 @@ class HubSource(Source):
         texts = clean_texts(text for name in self._columns.texts for text in texts_of(row[name]))
         if isinstance(image, str):
             image = str(self._root / image)
-        id = index if self._ids is None else self._ids[index]
-        return Sample(image if isinstance(image, str | bytes) else b"", texts, id, Where(self.name, index + 1))
+        reference = image if isinstance(image, str | bytes) else b""
+        return Sample(reference, texts, int(self._ids[index]), Where(self.name, index + 1))
 
 
 def open_saved(

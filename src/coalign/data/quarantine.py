@@ -34,8 +34,11 @@ class Quarantine:
         self.reasons: Counter[str] = Counter()
         self._known: set[Problem] = set()
         if self.path is not None and self.path.exists():
-            for problem in _read(self.path):
+            text = self.path.read_text(encoding="utf-8")
+            for problem in _parse(text):
                 self._remember(problem)
+            if text and not text.endswith("\n"):  # killed while writing: the next line must not join the stump
+                _append(self.path, "\n")
 
     def __len__(self) -> int:
         return len(self._known)
@@ -52,11 +55,7 @@ class Quarantine:
         self._remember(problem)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, _line(problem).encode())  # one write: lines of several processes do not mix
-            finally:
-                os.close(descriptor)
+            _append(self.path, _line(problem))
 
     def add_all(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
@@ -200,15 +199,23 @@ def _listed(reasons: Counter[str]) -> str:
     return common + (f" and {len(reasons) - 3} more reasons" if len(reasons) > 3 else "")
 
 
+def _append(path: Path, line: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line.encode())  # one write: lines of several processes do not mix
+    finally:
+        os.close(descriptor)
+
+
 def _line(problem: Problem) -> str:
     where = problem.where
     entry = {"row": where.row, "file": where.file, "image": problem.image, "reason": problem.reason}
     return json.dumps({**entry, "used": problem.used}) + "\n"
 
 
-def _read(path: Path) -> list[Problem]:
+def _parse(text: str) -> list[Problem]:
     problems: list[Problem] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
             where = Where(entry["file"], entry["row"])

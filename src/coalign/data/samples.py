@@ -9,7 +9,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,8 @@ from coalign.errors import InputError
 
 Column = Any
 """A `pyarrow.Array`; the library comes without types."""
+
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,18 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    @property
+    @abstractmethod
+    def ids(self) -> Ids:
+        """[N] the samples' ids, without reading any sample."""
+
     def order(self, generator: torch.Generator) -> Tensor:
         """[N] int64: a shuffled order for one epoch. Sources that are slow to jump in keep neighbours together."""
         return torch.randperm(len(self), generator=generator)
 
     def grouped(self) -> Source:
         """The same data with every image once, all its texts together: what a retrieval evaluation counts."""
-        return self
+        return self if len(np.unique(self.ids)) == len(self) else Grouped(self)
 
     def without(self, indices: Iterable[int]) -> Source:
         """The source less these samples (the ones that a pre-flight check found broken)."""
@@ -113,11 +120,36 @@ class Subset(Source):
         places = place[self._source.order(generator)]
         return places[places >= 0]
 
-    def grouped(self) -> Source:
-        base = self._source
-        if isinstance(base, Pairs):
-            return base.take(self._indices.numpy()).grouped()
-        return _grouped(self)
+    @property
+    def ids(self) -> Ids:
+        return self._source.ids[self._indices.numpy()]
+
+
+class Grouped(Source):
+    """The samples of each id of another source as one, in the order in which the ids come up."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self.problems = source.problems
+        self._source = source
+        ids = source.ids
+        self._members = np.argsort(ids, kind="stable")  # id by id, each in the source's order
+        self._starts = np.flatnonzero(np.diff(ids[self._members], prepend=ids.min() - 1))
+        self._ends = np.append(self._starts[1:], len(ids))
+        order = np.argsort(self._members[self._starts])
+        self._starts, self._ends = self._starts[order], self._ends[order]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Sample:
+        members = self._members[self._starts[index] : self._ends[index]].tolist()
+        samples = [self._source[member] for member in members]
+        return replace(samples[0], texts=tuple(text for sample in samples for text in sample.texts))
+
+    @property
+    def ids(self) -> Ids:
+        return self._source.ids[self._members[self._starts]]
 
 
 class InMemory(Source):
@@ -145,8 +177,9 @@ class InMemory(Source):
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
 
-    def grouped(self) -> Source:
-        return _grouped(self)
+    @property
+    def ids(self) -> Ids:
+        return np.asarray([sample.id for sample in self._samples], dtype=np.int64)
 
 
 class Pairs(Source):
@@ -161,7 +194,7 @@ class Pairs(Source):
         root: Path,
         images: Column,
         texts: Column,
-        ids: npt.NDArray[np.int64],
+        ids: Ids,
         rows: Column,
         problems: Sequence[Problem] = (),
     ) -> None:
@@ -183,28 +216,9 @@ class Pairs(Source):
         reference = str(self._root / image) if isinstance(image, str) else image
         return Sample(reference, tuple(texts), int(self._ids[index]), Where(self.name, row))
 
-    def take(self, indices: npt.NDArray[np.int64], texts: Column | None = None) -> Pairs:
-        """The samples with these numbers; `texts` in place of their own."""
-        chosen = pa.array(indices)
-        return Pairs(
-            self.name,
-            self._root,
-            self._images.take(chosen),
-            self._texts.take(chosen) if texts is None else texts,
-            self._ids[indices],
-            self._rows.take(chosen),
-            self.problems,
-        )
-
-    def grouped(self) -> Pairs:
-        first, group = np.unique(self._ids, return_index=True, return_inverse=True)[1:]
-        if len(first) == len(self):
-            return self
-        rank = np.argsort(np.argsort(first))  # groups in the order of their first row
-        texts: list[list[str]] = [[] for _ in first]
-        for index, number in enumerate(rank[group].tolist()):
-            texts[number] += cast("list[str]", self._texts[index].as_py())
-        return self.take(np.sort(first), pa.array(texts, pa.list_(pa.large_string())))
+    @property
+    def ids(self) -> Ids:
+        return self._ids
 
 
 class PairsBuilder:
@@ -295,19 +309,6 @@ def texts_of(value: object) -> list[str]:
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [text for item in cast("Iterable[object]", value) for text in (texts_of(item) or [""])]
     return [] if isinstance(value, bytes) else [str(value)]
-
-
-def _grouped(source: Source) -> Source:
-    """Grouping for sources that are in memory anyway."""
-    groups: dict[int, list[Sample]] = {}
-    for index in range(len(source)):
-        sample = source[index]
-        groups.setdefault(sample.id, []).append(sample)
-    merged = [
-        Sample(group[0].image, tuple(text for sample in group for text in sample.texts), id, group[0].where)
-        for id, group in groups.items()
-    ]
-    return InMemory(merged, source.name)
 
 
 def _encodable(text: str) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from coalign.data.decode import BadSample
 from coalign.data.folders import IMAGE_SUFFIXES, decode_text, parse_texts
-from coalign.data.samples import Problem, Sample, Source, Where, clean_texts
+from coalign.data.samples import Ids, Problem, Sample, Source, Where, clean_texts
 from coalign.data.tables import TEXT_COLUMNS
 from coalign.errors import InputError
 
@@ -95,6 +95,10 @@ class TarShards(Source):
         except (ValueError, OSError) as error:
             raise BadSample(str(error), str(where)) from error
         return Sample(image, clean_texts(texts), int(self._ids[index]), where, note)
+
+    @property
+    def ids(self) -> Ids:
+        return self._ids
 
     def order(self, generator: torch.Generator) -> Tensor:
         """Shards in a random order, samples shuffled within windows of it."""
