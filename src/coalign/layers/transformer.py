@@ -17,7 +17,8 @@ from coalign.types import Record
 class BlockConfig:
     """One block. `norm`: "post" is LayerNorm(x + f(x)) (BERT, GPT), "pre" is x + f(LayerNorm(x)) (ViT).
 
-    `context_dim` adds a cross-attention, after the self-attention, to rows of that width.
+    `context_dim` adds a cross-attention, after the self-attention, to rows of that width. `drop_path` is the chance
+    that an item skips a branch in training (stochastic depth, Huang et al. 2016).
     """
 
     dim: int
@@ -32,6 +33,7 @@ class BlockConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
+    drop_path: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,25 @@ class TransformerBlock(nn.Module):
         pre = c.norm == "pre"
         if c.self_attention:
             h = self.attention_norm(x) if pre else x
-            h = x + self.dropout(self.attention(h, mask, gate=gate, record=record, name=f"{name}attention"))
+            h = x + self._branch(self.attention(h, mask, gate=gate, record=record, name=f"{name}attention"), mask)
             x = h if pre else self.attention_norm(h)
         if c.context_dim is not None and context is not None:
             h = self.cross_attention_norm(x) if pre else x
             h = self.cross_attention(h, context.mask, context.rows, record=record, name=f"{name}cross_attention")
-            h = x + self.dropout(h)
+            h = x + self._branch(h, mask)
             x = h if pre else self.cross_attention_norm(h)
         h = self.feed_forward(self.feed_forward_norm(x) if pre else x)
-        h = x + self.dropout(h)
+        h = x + self._branch(h, mask)
         return h if pre else self.feed_forward_norm(h)
+
+    def _branch(self, h: Tensor, mask: Mask) -> Tensor:
+        """What is added to the residual: with dropout, and for whole items with stochastic depth."""
+        h = self.dropout(h)
+        if not (self.training and self.config.drop_path):
+            return h
+        kept = 1.0 - self.config.drop_path
+        scale = h.new_empty(len(mask.queries)).bernoulli_(kept) / kept
+        return h * scale[mask.queries.item][:, None]
 
 
 class Encoder(nn.Module):

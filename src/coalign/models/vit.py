@@ -3,31 +3,44 @@
 Square patches are embedded linearly, a class token is put in front, positions are added, and pre-norm transformer
 blocks follow. With a `stem` the patches are the cells of a convolutional network's feature map (the hybrid
 architecture of section 3.1); the stem is frozen and its features may be computed beforehand (`Images.grid`).
+
+`Vit` is the classifier: class token or mean over the patches, an optional representation layer, a linear head. It is
+also what MAE fine-tunes and probes. Sources differ in GELU (tanh in Google's code, erf in timm and Hugging Face) and
+in how positions are resized for another image size: settings of the config, to be chosen with the weights' layout.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Rename, Split
+from coalign.checkpoints import Rename, Reshape, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.attention import Activation
 from coalign.layers.convolution import EfficientNetStem
-from coalign.layers.embeddings import PatchEmbedding
+from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Encoder
+from coalign.models.vit_names import timm_rules, transformers_rules
+from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
-from coalign.types import Images, Packed, Record
+from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
 
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Sizes of the trunk. `activation`: "gelu_tanh" for Google's .npz files, "gelu" (erf) for timm and Hugging Face."""
+    """Sizes of the trunk. `activation`: "gelu_tanh" for Google's .npz files, "gelu" (erf) for timm and Hugging Face.
+
+    `image_size` is the height, and the width too unless `image_width` is given. `final_norm=False` leaves the norm to
+    the classifier, which then norms the pooled vector (MAE's fine-tuning). `drop_path` is the chance of the last
+    block's branches to be skipped in training (stochastic depth), rising linearly from 0 at the first.
+    """
 
     image_size: int = 224
     patch_size: int = 16
@@ -39,11 +52,20 @@ class VitConfig:
     activation: Activation = "gelu"
     dropout: float = 0.0
     stem: Literal["none", "efficientnet_lite0"] = "none"
+    image_width: int | None = None
+    class_token: bool = True
+    final_norm: bool = True
+    drop_path: float = 0.0
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """Patches along a side, from top to bottom."""
         return self.image_size // self.patch_size
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.grid, (self.image_width or self.image_size) // self.patch_size
 
     @property
     def block(self) -> BlockConfig:
@@ -58,6 +80,12 @@ class VitConfig:
             attention_dropout=self.dropout,
         )
 
+    @property
+    def blocks(self) -> list[BlockConfig]:
+        """The blocks, each with its chance of being skipped."""
+        step = self.drop_path / max(self.depth - 1, 1)
+        return [replace(self.block, drop_path=step * i) for i in range(self.depth)]
+
 
 SIZES = {
     "tiny": VitConfig(dim=192, depth=12, heads=3, hidden_dim=768),
@@ -71,6 +99,8 @@ SIZES = {
 class VitTrunk(nn.Module):
     """Patches, class token, positions, blocks and the final norm: images to rows [B * (1 + N), dim].
 
+    Without a class token the rows are the N patches.
+
     With a stem it reads `Images.grid`; the model that owns the trunk makes that from pixels (`frozen_stem`).
     """
 
@@ -81,28 +111,168 @@ class VitTrunk(nn.Module):
             self.patch = PatchEmbedding(c.patch_size, c.dim)
         else:  # the cells of the stem's feature map are the patches (section 3.1)
             self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
-        self.class_token = Parameter(torch.zeros(1, 1, c.dim))
-        self.positions = Parameter(torch.zeros(1, 1 + c.grid**2, c.dim))
+        self.class_token = Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
+        self.positions = Parameter(torch.zeros(1, self.prefix + c.grid_size[0] * c.grid_size[1], c.dim))
         self.dropout = nn.Dropout(c.dropout)
-        self.encoder = Encoder(c.block, c.depth)
+        self.encoder = Encoder(c.blocks, final_norm=c.final_norm)
         self.apply(init_vit)
         nn.init.trunc_normal_(self.positions, std=0.02)
-        nn.init.trunc_normal_(self.class_token, std=0.02)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+
+    @property
+    def prefix(self) -> int:
+        """Rows of an image before its patches."""
+        return int(self.config.class_token)
 
     def forward(self, images: Images, *, record: Record | None = None, name: str = "image.") -> Packed:
+        rows = self.patches(images) + self.positions[:, self.prefix :]
+        return self.encode(rows, record=record, name=name)
+
+    def patches(self, images: Images) -> Tensor:
+        """The embedded patches [B, N, dim], without positions. Images of another size are an error."""
         given = images.pixels if self.config.stem == "none" else images.grid
         if given is None:
             wanted = "pixels" if self.config.stem == "none" else "the features of its stem"
             raise ValueError(f"this model reads {wanted}, and the batch holds none")
         rows = self.patch(given)
-        if rows.shape[1] + 1 != self.positions.shape[1]:
+        if rows.shape[1] + self.prefix != self.positions.shape[1]:
             raise ValueError(
-                f"images give {rows.shape[1]} patches, the model has {self.positions.shape[1] - 1} positions: "
-                f"images of {self.config.image_size} pixels are expected"
+                f"images give {rows.shape[1]} patches, the model has {self.positions.shape[1] - self.prefix} "
+                f"positions: images of {self.config.image_size} pixels are expected"
             )
-        rows = torch.cat([self.class_token.expand(rows.shape[0], -1, -1), rows], 1)
-        packed = Packed.uniform(self.dropout(rows + self.positions))
+        return rows
+
+    def encode(self, rows: Tensor, *, record: Record | None = None, name: str = "image.") -> Packed:
+        """Class token and blocks over patches [B, n, dim] that have their positions: all, or those MAE shows."""
+        if self.class_token is not None:
+            token = self.class_token + self.positions[:, :1]
+            rows = torch.cat([token.expand(rows.shape[0], -1, -1), rows], 1)
+        packed = Packed.uniform(self.dropout(rows))
         return packed.with_values(self.encoder(packed.values, Mask.within(packed), record=record, name=name))
+
+    @torch.no_grad()
+    def resize(self, image_size: int, image_width: int | None = None, method: Resize = "bicubic") -> None:
+        """Fits the positions to images of another size, in place (section 3.2); the class token's row stays."""
+        new = replace(self.config, image_size=image_size, image_width=image_width)
+        table = resize_positions(
+            self.positions[0], new.grid_size, old_grid=self.config.grid_size, prefix=self.prefix, method=method
+        )
+        self.positions = Parameter(table[None].clone(), requires_grad=self.positions.requires_grad)
+        self.config = new
+
+
+@dataclass(frozen=True)
+class VitClassifierConfig:
+    """A trunk and its head.
+
+    * `pool`: "token" reads the class token, "mean" averages the patches;
+    * `representation_dim`: a layer with tanh before the head (Google's ImageNet-21k files of 2020, section 3.1);
+    * `probe`: the trunk is frozen, and a BatchNorm without weights stands before the head (MAE, appendix A.1);
+    * `resize`: how `Vit.resize` fits the positions: "bilinear_corners" (Google), "bicubic_antialias" (timm),
+      "bicubic" (Hugging Face, MAE);
+    * `classes` None: no head, images to vectors only.
+    """
+
+    trunk: VitConfig = field(default_factory=VitConfig)
+    classes: int | None = 1000
+    pool: Literal["token", "mean"] = "token"
+    representation_dim: int | None = None
+    probe: bool = False
+    resize: Resize = "bicubic"
+    label_smoothing: float = 0.0
+
+
+class Vit(nn.Module):
+    """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares (mixup)."""
+
+    def __init__(self, config: VitClassifierConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        if c.pool == "token" and not c.trunk.class_token:
+            raise ValueError('pool="token" needs a trunk with a class token')
+        dim = c.trunk.dim
+        self.trunk = VitTrunk(c.trunk).requires_grad_(not c.probe)
+        self.norm = nn.Identity() if c.trunk.final_norm else nn.LayerNorm(dim, c.trunk.eps)
+        self.representation = None if c.representation_dim is None else nn.Linear(dim, c.representation_dim)
+        width = c.representation_dim or dim
+        self.head_norm = nn.BatchNorm1d(width, eps=1e-6, affine=False) if c.probe else nn.Identity()
+        self.head = None if c.classes is None else nn.Linear(width, c.classes)
+        self.classify = Classification(c.label_smoothing)
+        for layer in (self.representation, self.head):
+            if layer is not None:
+                init_vit(layer)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.01 if c.probe else 2e-5)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec(image_size=self.trunk.config.image_size)
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Rows "image", the pooled vector "image", class "logits", and the vector at unit length.
+
+        With `record`: "image.{i}.attention" [B, H, L, L] and "image.{i}.hidden" [T, dim].
+        """
+        if batch.images is None:
+            raise ValueError("this batch holds no images")
+        kept: Record | None = {} if record else None
+        tokens = self.trunk(batch.images, record=kept)
+        pooled = self.pool(tokens)
+        out = {"image": pooled}
+        if self.head is not None:
+            out["logits"] = self.head(self.head_norm(pooled))
+        return Encoding({"image": tokens}, out, {"image": F.normalize(pooled, dim=-1)}, kept or {})
+
+    def pool(self, tokens: Packed) -> Tensor:
+        """One vector [B, D] an image: what the head reads."""
+        by_token = self.config.pool == "token"
+        pooled = self.norm(tokens.first if by_token else tokens.to_padded()[:, self.trunk.prefix :].mean(1))
+        return pooled if self.representation is None else torch.tanh(self.representation(pooled))
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the classes."""
+        del generator, choices, only
+        pooled = self.encode(batch).pooled
+        if "logits" not in pooled or "label" not in batch.labels:
+            raise ValueError("training a classifier needs `classes` in its config and `label` in the batch")
+        return {"classification": self.classify(pooled["logits"], batch.labels["label"])}
+
+    def resize(self, image_size: int, image_width: int | None = None) -> None:
+        """Fits the model to images of another size, as the config's source does: fine-tuning at higher resolution."""
+        self.trunk.resize(image_size, image_width, self.config.resize)
+        self.config = replace(self.config, trunk=self.trunk.config)
+
+    @torch.no_grad()
+    def rollout(self, images: Images) -> Tensor:
+        """Attention rollout [B, rows, columns]: how much of each patch reaches what is pooled (appendix D.8).
+
+        The product over the blocks of (A + I) / 2, A the mean over heads (Abnar & Zuidema 2020, equation 1).
+        """
+        record = self.encode(Batch(images=images), record=True).record
+        seen: Tensor | None = None
+        for i in range(self.trunk.config.depth):
+            weights = record[f"image.{i}.attention"].mean(1)
+            weights = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
+            seen = weights if seen is None else weights @ seen
+        if seen is None:
+            raise ValueError("a trunk without blocks has no attention")
+        prefix = self.trunk.prefix
+        reader = seen[:, 0] if self.config.pool == "token" else seen[:, prefix:].mean(1)
+        return reader[:, prefix:].unflatten(-1, self.trunk.config.grid_size)
 
 
 def init_vit(module: nn.Module) -> None:
@@ -112,21 +282,83 @@ def init_vit(module: nn.Module) -> None:
     zero_bias(module)
 
 
-def timm_rules(file: str, ours: str) -> list[Rule]:
-    """timm's names of a trunk, which ALBEF, MAE and ViLT share; `file` and `ours` are prefixes."""
-    block, mine = f"{file}blocks.{{i}}.", f"{ours}encoder.blocks.{{i}}."
-    return [
-        Rename(f"{file}cls_token", f"{ours}class_token"),
-        Rename(f"{file}pos_embed", f"{ours}positions"),
-        Rename(f"{file}patch_embed.proj.{{p}}", f"{ours}patch.projection.{{p}}"),
-        Rename(f"{block}norm1.{{p}}", f"{mine}attention_norm.{{p}}"),
-        Split(
-            f"{block}attn.qkv.{{p}}",
-            (f"{mine}attention.query.{{p}}", f"{mine}attention.key.{{p}}", f"{mine}attention.value.{{p}}"),
-        ),
-        Rename(f"{block}attn.proj.{{p}}", f"{mine}attention.out.{{p}}"),
-        Rename(f"{block}norm2.{{p}}", f"{mine}feed_forward_norm.{{p}}"),
-        Rename(f"{block}mlp.fc1.{{p}}", f"{mine}feed_forward.up.{{p}}"),
-        Rename(f"{block}mlp.fc2.{{p}}", f"{mine}feed_forward.down.{{p}}"),
-        Rename(f"{file}norm.{{p}}", f"{ours}encoder.norm.{{p}}"),
+# ------------------------------------------------------------------------------------------------------- checkpoints
+def timm(config: VitClassifierConfig) -> StateMap:
+    """timm's names, which MAE's classifiers share (`head.0`, `head.1` where a probe's BatchNorm comes first)."""
+    return StateMap(
+        Rename("fc_norm.{p}", "norm.{p}"),
+        Rename("pre_logits.fc.{p}", "representation.{p}"),
+        [Rename("head.0.{p}", "head_norm.{p}"), Rename("head.1.{p}", "head.{p}")] if config.probe else [],
+        [] if config.probe else [Rename("head.{p}", "head.{p}")],
+        timm_rules("", "trunk."),
+    )
+
+
+def transformers(config: VitClassifierConfig) -> StateMap:
+    """Hugging Face's names: ViTForImageClassification, or ViTModel where there are no classes."""
+    prefix = "" if config.classes is None else "vit."
+    return StateMap(
+        Rename(f"{prefix}pooler.dense.{{p}}", "representation.{p}"),
+        Rename("classifier.{p}", "head.{p}"),
+        transformers_rules(prefix, "trunk."),
+    )
+
+
+def original(config: VitClassifierConfig, numbers: tuple[int, int, int] = (1, 2, 3)) -> StateMap:
+    """Google's .npz files. `numbers` of attention, second norm and MLP within a block: (1, 2, 3) in released files."""
+    c, (attention, norm, mlp) = config.trunk, numbers
+    width = c.dim // c.heads
+    file, ours = "Transformer/encoderblock_{i}/", "trunk.encoder.blocks.{i}."
+    heads = f"{file}MultiHeadDotProductAttention_{attention}/"
+    rules: list[Rule] = [
+        Rename("cls", "trunk.class_token"),
+        Rename("Transformer/posembed_input/pos_embedding", "trunk.positions"),
+        Transpose("embedding/kernel", "trunk.patch.projection.weight", (3, 2, 0, 1)),
+        Rename("embedding/bias", "trunk.patch.projection.bias"),
     ]
+    for part in ("query", "key", "value"):
+        mine = f"{ours}attention.{part}."
+        kernel, bias = f"{heads}{part}/kernel", f"{heads}{part}/bias"
+        rules += [
+            Reshape(kernel, f"{mine}weight", (c.dim, c.heads, width), (c.dim, c.dim), (1, 2, 0)),
+            Reshape(bias, f"{mine}bias", (c.heads, width), (c.dim,)),
+        ]
+    rules += [
+        Reshape(
+            f"{heads}out/kernel", f"{ours}attention.out.weight", (c.heads, width, c.dim), (c.dim, c.dim), (2, 0, 1)
+        ),
+        Rename(f"{heads}out/bias", f"{ours}attention.out.bias"),
+    ]
+    for theirs, mine in (
+        (f"{file}LayerNorm_0", f"{ours}attention_norm"),
+        (f"{file}LayerNorm_{norm}", f"{ours}feed_forward_norm"),
+        ("Transformer/encoder_norm", "trunk.encoder.norm"),
+    ):
+        rules += [Rename(f"{theirs}/scale", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
+    for theirs, mine in (
+        (f"{file}MlpBlock_{mlp}/Dense_0", f"{ours}feed_forward.up"),
+        (f"{file}MlpBlock_{mlp}/Dense_1", f"{ours}feed_forward.down"),
+        ("pre_logits", "representation"),
+        ("head", "head"),
+    ):
+        rules += [Transpose(f"{theirs}/kernel", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
+    return StateMap(rules)
+
+
+def original_linen(config: VitClassifierConfig) -> StateMap:
+    """Google's .npz files with the block numbering of their present code."""
+    return original(config, (0, 1, 0))
+
+
+SYSTEM = System(
+    name="vit",
+    title="ViT: an image is worth 16x16 words",
+    paper="Dosovitskiy et al., ICLR 2021, arXiv 2010.11929",
+    model=Vit,
+    config=VitClassifierConfig,
+    sizes={name: VitClassifierConfig(trunk) for name, trunk in SIZES.items()},
+    weights={"original": original, "original_linen": original_linen, "timm": timm, "transformers": transformers},
+    objectives=("classification",),
+    position_tables={"trunk.positions": "bicubic"},
+    with_image_size=lambda config, size: replace(config, trunk=replace(config.trunk, image_size=size)),
+)
