@@ -205,7 +205,7 @@ class Packed:
         """[B, width] true at real rows (hidden ones are not)."""
         layout = self.layout
         real = torch.ones(layout.total, dtype=torch.bool, device=layout.offsets.device)
-        return Packed(real if layout.hidden is None else ~layout.hidden, layout).to_padded(width, fill=0)
+        return Packed(real if layout.hidden is None else ~layout.hidden, layout).to_padded(width)
 
     def mean(self) -> Tensor:
         """[B, ...] the mean over the rows of each item that are not hidden; zero for an empty item."""

@@ -1,0 +1,139 @@
+"""Every path of `attend` against the plain formula, one sequence at a time, forward and backward."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coalign.ops.attention import Mask, attend, attend_with_weights, choose_kernel
+from coalign.types import Layout
+
+HEADS, DIM, VALUE_DIM = 2, 4, 3
+
+lengths = st.lists(st.integers(0, 5), min_size=1, max_size=4)
+
+
+def plain(q, k, v, mask: Mask):
+    """softmax(q kᵀ / sqrt(d)) v for each item and query alone."""
+    items = range(len(mask.queries)) if mask.key_items is None else mask.key_items.tolist()
+    rows = []
+    for i, j in enumerate(items):
+        q0, q1 = mask.queries.offsets[i : i + 2].tolist()
+        k0, k1 = mask.keys.offsets[j : j + 2].tolist()
+        for row in range(q0, q1):
+            seen = [
+                key
+                for key in range(k0, k1)
+                if (mask.keys.hidden is None or not mask.keys.hidden[key])
+                and (mask.causal is None or key - k0 < row - q0 + mask.causal)
+                and (mask.window is None or -mask.window[0] <= (key - k0) - (row - q0) <= mask.window[1])
+            ]
+            if not seen:
+                rows.append(q.new_zeros(HEADS, VALUE_DIM))
+                continue
+            scores = torch.einsum("hd,khd->hk", q[row], k[seen]) / math.sqrt(DIM)
+            if mask.bias is not None:
+                bias = mask.bias.expand(len(mask.queries), HEADS, mask.queries.max_length, mask.keys.max_length)
+                scores = scores + bias[i, :, row - q0, [key - k0 for key in seen]]
+            rows.append(torch.einsum("hk,khe->he", scores.softmax(-1), v[seen]))
+    nothing = 0 * (q.sum() + k.sum() + v.sum())  # so that there is a gradient where no query sees a key
+    return (torch.stack(rows) if rows else q.new_zeros(0, HEADS, VALUE_DIM)) + nothing
+
+
+def check(mask: Mask, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(rows, width):
+        return torch.randn(rows, HEADS, width, dtype=torch.float64, generator=generator).requires_grad_()
+
+    q, k, v = draw(mask.queries.total, DIM), draw(mask.keys.total, DIM), draw(mask.keys.total, VALUE_DIM)
+    expected = plain(q, k, v, mask)
+    weight = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
+    wanted = torch.autograd.grad((expected * weight).sum(), (q, k, v), allow_unused=True, materialize_grads=True)
+    for path in (attend, lambda *a: attend_with_weights(*a)[0]):
+        out = path(q, k, v, mask)
+        torch.testing.assert_close(out, expected)
+        got = torch.autograd.grad((out * weight).sum(), (q, k, v), allow_unused=True, materialize_grads=True)
+        torch.testing.assert_close(got, wanted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=lengths, causal=st.sampled_from([None, 1, 3]), seed=st.integers(0, 9))
+def test_self_attention_over_ragged_items(lengths, causal, seed):
+    check(Mask.within(Layout.of(lengths), causal), seed)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), queries=lengths, seed=st.integers(0, 9))
+def test_cross_attention_over_ragged_items(data, queries, seed):
+    keys = data.draw(st.lists(st.integers(0, 5), min_size=len(queries), max_size=len(queries)))
+    check(Mask.between(Layout.of(queries), Layout.of(keys)), seed)
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), lengths=lengths, seed=st.integers(0, 9))
+def test_hidden_keys_windows_and_bias(data, lengths, seed):
+    layout = Layout.of(lengths)
+    hidden = torch.tensor(data.draw(st.lists(st.booleans(), min_size=layout.total, max_size=layout.total))).bool()
+    keys = Layout(layout.offsets, layout.max_length, layout.total, hidden)
+    bias = torch.randn(
+        1, HEADS, layout.max_length, layout.max_length, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    check(Mask(layout, keys), seed)
+    check(Mask(layout, keys, window=(1, 2)), seed)
+    check(Mask(layout, layout, bias=bias), seed)
+    check(Mask(layout, keys, causal=1, bias=bias), seed)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), queries=lengths, keys=lengths, seed=st.integers(0, 9))
+def test_queries_may_choose_and_share_key_items(data, queries, keys, seed):
+    chosen = data.draw(
+        st.lists(st.integers(0, len(keys) - 1), min_size=len(queries), max_size=len(queries)).map(torch.tensor)
+    )
+    check(Mask.between(Layout.of(queries), Layout.of(keys), chosen), seed)
+
+
+def test_uniform_items_take_the_same_path():
+    check(Mask.within(Layout.uniform(3, 4)), 0)
+    check(Mask.between(Layout.uniform(3, 4), Layout.uniform(3, 2)), 0)
+
+
+def test_weights_sum_to_one_over_seen_keys():
+    layout = Layout.of([3, 1])
+    q = torch.randn(4, HEADS, DIM)
+    _, weights = attend_with_weights(q, q, q, Mask.within(layout))
+    assert weights.shape == (2, HEADS, 3, 3)
+    torch.testing.assert_close(weights[0].sum(-1), torch.ones(HEADS, 3))
+    torch.testing.assert_close(weights[1, :, 0], torch.tensor([1.0, 0, 0]).expand(HEADS, 3))
+
+
+def test_grouped_texts_attend_as_each_alone():
+    texts, image = Layout.of([2, 3, 1]), Layout.uniform(2, 4)
+    q, k, v = torch.randn(6, HEADS, DIM), torch.randn(8, HEADS, DIM), torch.randn(8, HEADS, VALUE_DIM)
+    together = attend(q, k, v, Mask.between(texts.group([2, 1]), image))
+    alone = attend(q, k, v, Mask.between(texts, image, torch.tensor([0, 0, 1])))
+    torch.testing.assert_close(together, alone)
+
+
+def test_layouts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="2 items and would see 1"):
+        Mask.between(Layout.of([1, 2]), Layout.of([3]))
+    with pytest.raises(ValueError, match="counts sum to 3"):
+        Layout.of([1, 2]).group([3])
+
+
+def test_the_flash_kernel_is_chosen_only_where_it_can_express_the_mask():
+    cuda, half = torch.device("cuda"), torch.bfloat16
+    ragged, uniform = Layout.of([2, 3]), Layout.uniform(2, 3)
+    assert choose_kernel(Mask.within(ragged), cuda, half) == "varlen"
+    assert choose_kernel(Mask.within(ragged, causal=1), cuda, half) == "varlen"
+    assert choose_kernel(Mask.within(ragged, causal=2), cuda, half) == "dense"
+    assert choose_kernel(Mask.within(uniform), cuda, half) == "dense"
+    assert choose_kernel(Mask.within(ragged), cuda, torch.float32) == "dense"
+    assert choose_kernel(Mask.within(ragged), torch.device("cpu"), half) == "dense"
+    hidden = Layout(ragged.offsets, 3, 5, torch.zeros(5, dtype=torch.bool))
+    assert choose_kernel(Mask(ragged, hidden), cuda, half) == "dense"
+    assert choose_kernel(Mask.between(ragged, ragged, torch.tensor([1, 0])), cuda, half) == "dense"
