@@ -81,11 +81,15 @@ def test_exact_gather_makes_the_step_of_one_process_on_the_joined_batch(
     assert curve == pytest.approx(wanted, rel=1e-4)
 
 
-def test_weights_queues_and_momentum_are_equal_on_all_ranks(ranks: list[dict[str, Any]]) -> None:
-    first, second = (found["models"]["whole"] for found in ranks)
+@pytest.mark.parametrize("kind", ["whole", "albef"])
+def test_weights_queues_and_momentum_are_equal_on_all_ranks(ranks: list[dict[str, Any]], kind: str) -> None:
+    first, second = (found["models"][kind] for found in ranks)
     for name in first:
         assert torch.equal(first[name], second[name]), name
-    assert (first["queue.ids"] >= 0).all()  # filled by both
+    if kind == "whole":
+        assert (first["queue.ids"] >= 0).all()  # filled by both
+    else:
+        assert first["queue.pointer"].item() == 4 * STEPS % 12  # four pairs a step, two from each
 
 
 def test_a_stopped_group_resumes_bit_for_bit(ranks: list[dict[str, Any]], folder: Path) -> None:

@@ -250,8 +250,6 @@ def test_an_empty_loader_and_bad_settings(tmp_path: Path) -> None:
         fit(Line(), Points(items=3, batch_size=4), settings(), Run(tmp_path))
     with pytest.raises(InputError, match="steps = 0"):
         TrainConfig(steps=0)
-    with pytest.raises(InputError, match="precision = 'fp16'"):
-        TrainConfig(steps=1, precision="fp16")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"clip = -1\.0"):
         TrainConfig(steps=1, clip=-1.0)
     with pytest.raises(TypeError, match="Linear has no before_step"):

@@ -46,11 +46,11 @@ def test_layer_decay() -> None:
 
 def test_layer_decay_is_each_towers_own() -> None:
     model = nn.ModuleDict({"image": Tower(), "text": Tower(), "head": nn.Linear(2, 2)})
-    model["text"].blocks = nn.ModuleList([nn.Linear(4, 4)])
+    model["text"].blocks = nn.ModuleDict({"encoder": nn.ModuleList([nn.Linear(4, 4)])})
     found = settings(model, layer_decay=0.5)
     assert found["image.patch_embedding.weight"][1] == 0.0625
     assert found["text.patch_embedding.weight"][1] == 0.25
-    assert found["text.blocks.0.weight"][1] == 0.5
+    assert found["text.blocks.encoder.0.weight"][1] == 0.5
     assert found["head.weight"][1] == 1
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import Interrupted, ToyLoader, ToyModel, resumable, train, train_until
+from toy import KINDS, Interrupted, ToyLoader, ToyModel, resumable, train, train_until
 
 from coalign.errors import InputError
 from coalign.training.loop import Callback, TrainConfig, fit
@@ -30,25 +30,37 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in CLOCKS} for record in records]
 
 
-def test_killed_three_times_and_resumed_gives_the_same_losses(tmp_path: Path) -> None:
-    steps = 40
-    train(tmp_path / "whole", resumable(steps))
-    draw = random.Random()
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "killed"), str(steps)]
-    kills = [draw.randint(1, 11), draw.randint(14, 24), draw.randint(28, 38)]
-    for step in kills:
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trainings that were killed at three random steps each."""
+    folder, draw = tmp_path_factory.mktemp("killed"), random.Random()
+    command = [sys.executable, str(SCRIPT), str(folder), str(STEPS)]
+    for step in (draw.randint(1, 11), draw.randint(14, 24), draw.randint(28, 38)):
+        # at once, or somewhere in the steps and checkpoints behind
         command += [str(step), str(draw.choice([0.0, draw.uniform(0, 0.01)]))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     fates = [int(line) for line in done.stdout.split()]
-    assert fates[:2] == [-signal.SIGKILL] * 2, done.stderr
-    assert fates[2] in (-signal.SIGKILL, 0), done.stderr  # the last shot may come when all is done
-    train(tmp_path / "killed", resumable(steps))
-    whole, killed = numbers(tmp_path / "whole"), numbers(tmp_path / "killed")
-    assert [record["step"] for record in whole] == list(range(1, steps + 1))
-    assert killed == whole, f"killed at {kills}"
-    weights, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert weights.keys() == again.keys()
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert len(fates) == 3 * len(KINDS)
+    for i, fate in enumerate(fates):  # the third shot may come when all is done
+        assert fate == -signal.SIGKILL or (i % 3 == 2 and fate == 0), done.stderr
+    (folder / "command").write_text(" ".join(command))
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_three_times_and_resumed_gives_the_same_losses(kind: str, killed: Path, tmp_path: Path) -> None:
+    train(tmp_path, resumable(STEPS), kind=kind)
+    train(killed / kind, resumable(STEPS), kind=kind)
+    whole, again = numbers(tmp_path), numbers(killed / kind)
+    assert [record["step"] for record in whole] == list(range(1, STEPS + 1))
+    assert again == whole, (killed / "command").read_text()
+    for name in ("model.safetensors", f"checkpoints/step-{STEPS}/model.safetensors"):
+        weights, found = load_file(tmp_path / name), load_file(killed / kind / name)
+        assert weights.keys() == found.keys()
+        assert all(torch.equal(weights[key], found[key]) for key in weights)
 
 
 @pytest.mark.parametrize("stop", [3, 14, 20])

@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
+from coalign.models.albef import Albef, AlbefConfig
+from coalign.models.bert import BertConfig
+from coalign.models.vit import VitConfig
 from coalign.ops.collectives import gather, rank, world_size
 from coalign.training.loop import Callback, FitResult, TrainConfig, fit
 from coalign.training.run import Run
 from coalign.types import Batch, Images, Packed, Text
 
 WORDS, LENGTH, WIDTH = 11, 5, 8
+KINDS = ("toy", "albef")
 
 
 class ToyModel(nn.Module):
@@ -81,27 +85,49 @@ class ToyModel(nn.Module):
         self.pending.clear()
 
 
+def tiny_albef() -> Albef:
+    return Albef(
+        AlbefConfig(
+            image=VitConfig(image_size=8, patch_size=4, dim=16, depth=1, heads=2, hidden_dim=32, dropout=0.1),
+            text=BertConfig(
+                vocab_size=WORDS, dim=16, depth=2, heads=2, hidden_dim=32, positions=8, context_dim=16, cross_from=1
+            ),
+            embed_dim=8,
+            queue_size=12,
+            momentum=0.9,
+            alpha_steps=10,
+            mask_probability=0.3,
+            max_text_length=LENGTH,
+            cls_id=1,
+            mask_id=2,
+        )
+    )
+
+
 class ToyLoader:
     """Shuffled epochs over fixed random pairs; each rank takes its own part of every batch."""
 
-    def __init__(self, items: int = 20, batch_size: int = 4, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.pixels = torch.randn(items, 3, 4, 4, generator=generator)
-        self.ids = torch.randint(1, WORDS, (items, LENGTH), generator=generator)
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(self, items: int = 20, batch_size: int = 4, image_size: int = 4, ragged: bool = False) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randn(items, 3, image_size, image_size, generator=generator)
+        self.texts = torch.randint(3, WORDS, (items, LENGTH), generator=generator)
+        self.texts[:, 0] = 1
+        self.lengths = torch.randint(2, LENGTH + 1, (items,), generator=generator)
+        self.batch_size, self.ragged = batch_size, ragged
         self.epoch = self.batch = 0
 
     def __iter__(self) -> Iterator[Batch]:
         torch.randint(9, ())  # as torch's DataLoader does when it begins to iterate
-        order = torch.randperm(len(self.ids), generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        batches = order.split(self.batch_size)
-        batches = [b for b in batches if len(b) == self.batch_size]
+        order = torch.randperm(len(self.texts), generator=torch.Generator().manual_seed(self.epoch))
+        batches = [rows for rows in order.split(self.batch_size) if len(rows) == self.batch_size]
         while self.batch < len(batches):
             self.batch += 1
             rows = batches[self.batch - 1].chunk(world_size())[rank()]
-            yield Batch(
-                text=Text(Packed.uniform(self.ids[rows])), images=Images(pixels=self.pixels[rows]), ids=rows.clone()
-            )
+            if self.ragged:
+                ids = Packed.from_items([self.texts[row, : self.lengths[row]] for row in rows])
+            else:
+                ids = Packed.uniform(self.texts[rows])
+            yield Batch(text=Text(ids), images=Images(pixels=self.pixels[rows]), ids=rows.clone())
         self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,9 +153,20 @@ def killer(at: int, after: float) -> Callback:
     return Callback(1, call)
 
 
-def train(folder: Path, config: TrainConfig, callbacks: Sequence[Callback] = (), **model: Any) -> FitResult:
+def train(folder: Path, config: TrainConfig, callbacks: Sequence[Callback] = (), kind: str = "toy") -> FitResult:
+    return train_model(new(kind), folder, config, callbacks, kind)
+
+
+def new(kind: str) -> nn.Module:
     torch.manual_seed(100 + rank())  # the ranks start from different weights: rank 0's must win
-    return fit(ToyModel(**model), ToyLoader(), config, Run(folder, {"system": "toy"}), callbacks)
+    return tiny_albef() if kind == "albef" else ToyModel()
+
+
+def train_model(
+    model: nn.Module, folder: Path, config: TrainConfig, callbacks: Sequence[Callback] = (), kind: str = "toy"
+) -> FitResult:
+    loader = ToyLoader(image_size=8, ragged=True) if kind == "albef" else ToyLoader()
+    return fit(model, loader, config, Run(folder, {"system": kind}), callbacks)
 
 
 def resumable(steps: int) -> TrainConfig:
@@ -142,8 +179,8 @@ class Interrupted(Exception):  # noqa: N818
 
 def train_until(stop: int, folder: Path, config: TrainConfig) -> None:
     """Trains and raises Interrupted in step `stop`, before it is logged or saved."""
-    torch.manual_seed(100 + rank())
-    model = ToyModel()
+    model = new("toy")
+    assert isinstance(model, ToyModel)
     after_step, count = model.after_step, 0
 
     def counting() -> None:
@@ -154,26 +191,27 @@ def train_until(stop: int, folder: Path, config: TrainConfig) -> None:
             raise Interrupted
 
     model.after_step = counting  # type: ignore[method-assign]
-    fit(model, ToyLoader(), config, Run(folder, {"system": "toy"}))
+    train_model(model, folder, config)
 
 
 def main() -> None:
-    """python toy.py FOLDER STEPS [KILL_AT KILL_AFTER]…: one process after the other, each killed so; prints its fate.
+    """python toy.py FOLDER STEPS [KILL_AT KILL_AFTER]…: trains in FOLDER/toy and FOLDER/albef, killed that often each.
 
-    They are forks of this one, so that torch is imported once.
+    One process after the other, forks of this one so that torch is imported once. Prints how each ended.
     """
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    for at, after in zip(sys.argv[3::2], sys.argv[4::2], strict=True):
-        child = os.fork()
-        if child == 0:
-            try:
-                train(folder, resumable(steps), [killer(int(at), float(after))])
-                os._exit(0)
-            finally:  # an error must not go on in the parent's loop
-                traceback.print_exc()
-                os._exit(1)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    for kind in KINDS:
+        for at, after in zip(sys.argv[3::2], sys.argv[4::2], strict=True):
+            child = os.fork()
+            if child == 0:
+                try:
+                    train(folder / kind, resumable(steps), [killer(int(at), float(after))], kind)
+                    os._exit(0)
+                finally:  # an error must not go on in the parent's loop
+                    traceback.print_exc()
+                    os._exit(1)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 if __name__ == "__main__":

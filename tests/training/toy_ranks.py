@@ -7,13 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from toy import Interrupted, ToyLoader, ToyModel, resumable, train, train_until
+from toy import Interrupted, ToyModel, new, resumable, train, train_model, train_until
 
 from coalign.errors import InputError
 from coalign.ops.collectives import gather, in_group, rank, world_size
 from coalign.training.distributed import average_gradients, broadcast_module, check_equal_batches, process_group
-from coalign.training.loop import fit
-from coalign.training.run import Run
 
 EXACT = {"dropout": 0.0, "queue": 0, "norm": False}
 STEPS, STOP = 16, 10
@@ -66,11 +64,10 @@ def main() -> None:
             check_equal_batches(3 + rank())
         except InputError as error:
             results["unequal"] = str(error)
-        models: dict[str, ToyModel] = {}
-        for name, options in {"exact": EXACT, "whole": {}}.items():
-            torch.manual_seed(100 + rank())
-            model = models[name] = ToyModel(**options)
-            fit(model, ToyLoader(), resumable(STEPS), Run(folder / name, {"system": "toy"}))
+        torch.manual_seed(100 + rank())
+        models = {"exact": ToyModel(**EXACT), "whole": new("toy"), "albef": new("albef")}
+        for name, model in models.items():
+            train_model(model, folder / name, resumable(STEPS), kind="albef" if name == "albef" else "toy")
         try:
             train_until(STOP, folder / "stopped", resumable(STEPS))
         except Interrupted:

@@ -57,6 +57,7 @@ class Trainable(Protocol):
     def after_step(self) -> None: ...
 
 
+@runtime_checkable
 class Loader(Protocol):
     """Iterating gives the rest of the current epoch's batches and then advances the epoch.
 
@@ -120,7 +121,7 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     schedule: ScheduleName = "cosine"
-    warmup: float = 0.1
+    warmup: int | float = 0.1
     final_lr: float = 0.0
     clip: float | None = 1.0
     accumulate: int = 1

@@ -111,7 +111,9 @@ def _layers_above(name: str, stacks: Mapping[str, int]) -> int:
     for stack, depth in stacks.items():
         if name.startswith(stack + "."):
             return depth - int(name[len(stack) + 1 :].split(".")[0])
-    if any(part in name for part in _BELOW_THE_STACK):
-        tower = [depth for stack, depth in stacks.items() if name.startswith(stack.rpartition(".")[0])]
-        return max(tower, default=0) + 1
-    return 0
+    if not any(part in name for part in _BELOW_THE_STACK):
+        return 0
+    tower = name.rpartition(".")[0]
+    while tower and not any(stack.startswith(tower + ".") for stack in stacks):
+        tower = tower.rpartition(".")[0]
+    return max((depth for stack, depth in stacks.items() if stack.startswith(tower)), default=0) + 1

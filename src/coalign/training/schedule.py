@@ -8,12 +8,12 @@ from typing import Literal
 ScheduleName = Literal["cosine", "linear", "constant"]
 
 
-def warmup_steps(warmup: float, total: int) -> int:
+def warmup_steps(warmup: int | float, total: int) -> int:
     """`warmup` below 1 is a fraction of all `total` steps; from 1 on it is a number of steps, never more than all."""
     return min(total, round(warmup * total) if warmup < 1 else int(warmup))
 
 
-def lr_factor(name: ScheduleName, step: int, total: int, warmup: float = 0.0, final: float = 0.0) -> float:
+def lr_factor(name: ScheduleName, step: int, total: int, warmup: int | float = 0, final: float = 0.0) -> float:
     """What the peak learning rate is multiplied with at `step` (0 is the first of `total`).
 
     Linear warm-up to 1 (reached in its last step), then with p from 0 to 1 over the rest:
