@@ -6,7 +6,8 @@ drawn before, or of the global generators. So the position in the data is two nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,16 +121,16 @@ class Loader:
         The position counts a batch once it has been handed out: saved after the step on batch k, it continues with
         k + 1.
         """
-        made = self._made(self.epoch, self.batch)
-        for number, result in enumerate(made, self.batch):
-            self.epoch, self.batch = (self.epoch, number + 1) if number + 1 < self._steps else (self.epoch + 1, 0)
-            self.quarantine.add_all(result.problems)
-            if result.error:
-                raise InputError(result.error)
-            if result.batch is not None:
-                yield result.batch
+        with closing(self._made(self.epoch, self.batch)) as made:  # so that workers end with the loop
+            for number, result in enumerate(made, self.batch):
+                self.epoch, self.batch = (self.epoch, number + 1) if number + 1 < self._steps else (self.epoch + 1, 0)
+                self.quarantine.add_all(result.problems)
+                if result.error:
+                    raise InputError(result.error)
+                if result.batch is not None:
+                    yield result.batch
 
-    def _made(self, epoch: int, start: int) -> Iterator[_Made]:
+    def _made(self, epoch: int, start: int) -> Generator[_Made, None, None]:
         self._maker.begin(epoch, self._steps)
         if self._workers == 0:
             yield from (self._maker[number] for number in range(start, self._steps))
@@ -224,20 +225,19 @@ class _Maker(Dataset[_Made]):
             example = self._try(other, problems)
             if example is not None:
                 return example
-        first = problems[0]
-        raise InputError(f"{first.where}: {first.reason}; the {_REPLACEMENTS} samples to replace it are broken too")
+        raise InputError(f"{problems[0]}; the {_REPLACEMENTS} samples to replace it are broken too")
 
     def _try(self, index: int, problems: list[Problem]) -> Example | None:
         seed = derive_seed(self.seed, _SAMPLE, self.epoch, index) if self.train else None
-        where, image = Where(self.source.name, index), ""
+        sample: Sample | None = None
         try:
             sample = self.source[index]
-            where, image = sample.where, name_of(sample.image)
             return load_example(
                 sample, self.transform, seed=seed, choose_text=self.choose_text, max_pixels=self.options.max_pixels
             )
         except BadSample as error:
-            problems.append(Problem(where, error.reason, image))
+            where = Where(error.file or self.source.name, index) if sample is None else sample.where
+            problems.append(Problem(where, error.reason, "" if sample is None else name_of(sample.image)))
             return None
 
 

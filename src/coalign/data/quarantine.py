@@ -148,7 +148,7 @@ def _look(
     try:
         sample = source[index]
     except BadSample as error:
-        return Problem(Where(source.name, index), str(error))
+        return Problem(Where(error.file or source.name, index), error.reason)
     name = name_of(sample.image)
     reason = "" if sample.texts else "the text is empty"
     if not reason and (name, thorough) in seen:
@@ -186,7 +186,7 @@ def _judge(
         share = f"{decoded[0]} of {decoded[1]} samples that were decoded ({of_decoded:.0%})"
     raise InputError(
         f"{name}: {share} are broken, more than the {limit:.0%} allowed: {_reasons(broken)}; the first: "
-        f"{broken[0].where}{where}. Mend the data, or allow more"
+        f"{broken[0]}{where}. Mend the data, or allow more"
     )
 
 

@@ -50,6 +50,9 @@ class Problem:
     image: str = ""
     used: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.where}{f' ({self.image})' if self.image else ''}: {self.reason}"
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -278,7 +281,7 @@ class PairsBuilder:
         """
         if not self._ids:
             broken = [problem for problem in self._problems if not problem.used]
-            why = f"; the first of {len(broken)} broken rows: {broken[0].where}: {broken[0].reason}" if broken else ""
+            why = f"; the first of {len(broken)} broken rows: {broken[0]}" if broken else ""
             raise InputError(f"{self.file}: holds no usable pair of image and text{part}{why}")
         return Pairs(
             self.file,

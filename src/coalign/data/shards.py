@@ -74,7 +74,7 @@ class TarShards(Source):
                 keys.append(key)
         self.problems = tuple(problems)
         if not keys:
-            why = f": {problems[0].where}: {problems[0].reason}" if problems else ""
+            why = f": {problems[0]}" if problems else ""
             raise InputError(f"{self.name}: holds no sample with an image and a text{why}")
         self._places = np.asarray(places, dtype=np.int64)
         self._ids = np.asarray(ids, dtype=np.int64)
@@ -93,7 +93,7 @@ class TarShards(Source):
             text, note = decode_text(raw)
             texts = parse_texts(text, bool(as_json), self._text or TEXT_COLUMNS)
         except (ValueError, OSError) as error:
-            raise BadSample(str(error), str(where)) from error
+            raise BadSample(f"{where.row}: {error}", where.file) from error
         return Sample(image, clean_texts(texts), int(self._ids[index]), where, note)
 
     @property
