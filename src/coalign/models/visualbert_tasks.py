@@ -90,11 +90,11 @@ class VisualBertClassifier(_Task):
         choices: Mapping[str, Tensor] | None = None,
         only: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """VQA: KL to `labels["scores"]`, soft scores [B, classes]; others: cross-entropy with `labels["label"]` [B]."""
+        """VQA: KL to `labels["label"]`, soft scores [B, classes]; others: cross-entropy with `labels["label"]` [B]."""
         del generator, choices, only
         logits = self.encode(batch).pooled["logits"]
         if self.config.task == "vqa":
-            return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels["scores"], reduction="batchmean")}
+            return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels["label"], reduction="batchmean")}
         return {self.config.task: F.cross_entropy(logits, batch.labels["label"])}
 
 
@@ -116,7 +116,7 @@ def vqa_accuracy(logits: Tensor, scores: Tensor) -> Tensor:
 class VisualBertGrounding(_Task):
     """Flickr30k Entities: one head of attention from an entity's last word to the regions (section 4.4).
 
-    `labels["entities"]` [B, E] are text positions, -1 where there are fewer; `labels["scores"]` [B, E, R] a
+    `labels["entities"]` [B, E] are text positions, -1 where there are fewer; `labels["label"]` [B, E, R] a
     distribution over regions, zeros for an entity that has no region.
     """
 
@@ -155,7 +155,7 @@ class VisualBertGrounding(_Task):
         """KL to the distribution over regions, summed over entities, mean over items."""
         del generator, choices, only
         scores = self.encode(batch).pooled["region_scores"].log_softmax(-1)
-        target = F.pad(batch.labels["scores"], (0, scores.shape[-1] - batch.labels["scores"].shape[-1]))
+        target = F.pad(batch.labels["label"], (0, scores.shape[-1] - batch.labels["label"].shape[-1]))
         return {"grounding": F.kl_div(scores, target, reduction="batchmean")}
 
 

@@ -158,7 +158,7 @@ def classifier(case: Case, model: VisualBertClassifier, batch: Batch) -> dict[st
     out: dict[str, Packed | Tensor] = {"logits": logits.unsqueeze(1) if vqa else logits}
     if "label" in case.inputs:
         label = case.inputs["label"]
-        labels = {**batch.labels, "scores" if vqa else "label": label}
+        labels = {**batch.labels, "label": label}
         out["loss"] = model.losses(Batch(text=batch.text, regions=batch.regions, labels=labels))[model.config.task]
         if vqa:
             out["accuracy"] = vqa_accuracy(logits, label)
@@ -167,7 +167,7 @@ def classifier(case: Case, model: VisualBertClassifier, batch: Batch) -> dict[st
 
 def grounding(case: Case, model: VisualBertGrounding, batch: Batch, keep: bool) -> dict[str, Packed | Tensor]:
     entities, scores = case.inputs["flickr_position"], case.inputs["label"]
-    labels = {**batch.labels, "entities": entities, "scores": scores}
+    labels = {**batch.labels, "entities": entities, "label": scores}
     batch = Batch(text=batch.text, regions=batch.regions, labels=labels)
     found = model.encode(batch).pooled["region_scores"]
     found = F.pad(found, (0, scores.shape[-1] - found.shape[-1]), value=-10000.0)
