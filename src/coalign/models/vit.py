@@ -171,7 +171,8 @@ class VitClassifierConfig:
     * `probe`: the trunk is frozen, and a BatchNorm without weights stands before the head (MAE, appendix A.1);
     * `resize`: how `Vit.resize` fits the positions: "bilinear_corners" (Google), "bicubic_antialias" (timm),
       "bicubic" (Hugging Face, MAE);
-    * `classes` None: no head, images to vectors only.
+    * `classes` None: no head, images to vectors only;
+    * `mean`, `std`: what pixels in [0, 1] are normalised with (Google's and most of timm's: 0.5).
     """
 
     trunk: VitConfig = field(default_factory=VitConfig)
@@ -181,6 +182,8 @@ class VitClassifierConfig:
     probe: bool = False
     resize: Resize = "bicubic"
     label_smoothing: float = 0.0
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 class Vit(nn.Module):
@@ -207,7 +210,7 @@ class Vit(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(image_size=self.trunk.config.image_size)
+        return InputSpec(self.trunk.config.image_size, self.config.mean, self.config.std)
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows "image", the pooled vector "image", class "logits", and the vector at unit length.

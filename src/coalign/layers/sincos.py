@@ -1,0 +1,21 @@
+"""Fixed positions of sines and cosines in two dimensions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sincos_positions(dim: int, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    """Positions [prefix + rows * columns, dim]: the first half of the channels tells the column, the second the row.
+
+    In each half sin(p ω), then cos(p ω), with ω_i = 10000^(-i / (dim / 4)); the `prefix` rows (class token) are zero.
+    Made in float64, given in float32 (MAE, He et al. 2022, appendix A.1).
+    """
+    if dim % 4:
+        raise ValueError(f"sine and cosine positions in two dimensions need a width divisible by 4, not {dim}")
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    angles = [torch.arange(size, dtype=torch.float64)[:, None] * omega for size in grid]
+    row, column = (torch.cat([angle.sin(), angle.cos()], 1) for angle in angles)
+    table = torch.cat([column[None].expand(grid[0], -1, -1), row[:, None].expand(-1, grid[1], -1)], 2).flatten(0, 1)
+    return torch.cat([table.new_zeros(prefix, dim), table]).float()

@@ -1,0 +1,111 @@
+"""Recorded cases of facebookresearch/mae: pre-training and fine-tuning, and Hugging Face's layout."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from coalign.checkpoints import StateMap
+from coalign.models.mae import Mae, MaeConfig, encoder, fine_tuning, linear_probe, original, transformers
+from coalign.models.vit import Vit
+from coalign.objectives.reconstruction import Reconstruction
+from coalign.parity.case import Case, Described
+from coalign.parity.verify import Adaptor, Outputs
+from coalign.parity.vit import trunk_config
+from coalign.types import Batch, Images
+
+
+def build(described: Described) -> tuple[nn.Module, StateMap]:
+    weights = described.weights
+    if "decoder.mask_token" in weights:
+        config = config_of(
+            described, "vit.", "vit.encoder.layer.{}.", "decoder.", "decoder_layers", "intermediate.dense"
+        )
+        return Mae(config), transformers(config)
+    if "mask_token" in weights:
+        config = config_of(described, "", "blocks.{}.", "", "decoder_blocks", "mlp.fc1")
+        return Mae(config), original(config)
+    base = MaeConfig(trunk_config(described, "", "blocks.{}."))
+    if "head.1.weight" in weights:
+        chosen = linear_probe(base, described.shape("head.1.weight")[0])
+    else:
+        head = "head.weight" in weights
+        chosen = replace(
+            fine_tuning(base, drop_path=described.config.get("drop_path") or 0.0),
+            classes=described.shape("head.weight")[0] if head else None,
+        )
+    final_norm = "norm.weight" in weights
+    pool = "token" if final_norm else "mean"
+    chosen = replace(chosen, trunk=replace(chosen.trunk, final_norm=final_norm), pool=pool, label_smoothing=0.0)
+    return Vit(chosen), encoder(chosen)
+
+
+def config_of(described: Described, prefix: str, block: str, decoder: str, layers: str, up: str) -> MaeConfig:
+    c = described.config
+    dim = described.shape(f"{decoder}decoder_embed.weight")[0]
+    pattern = f"{decoder}{layers}.{{}}."
+    return MaeConfig(
+        trunk_config(described, prefix, block),
+        decoder_dim=dim,
+        decoder_depth=described.count(pattern),
+        decoder_heads=c.get("decoder_num_heads") or 16,
+        decoder_hidden_dim=described.shape(f"{pattern.format(0)}{up}.weight")[0],
+        mask_ratio=c.get("mask_ratio", 0.75),
+        normalise_pixels=False,
+    )
+
+
+@torch.no_grad()
+def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
+    del keep_padding  # images of one size have none
+    images = Images(case.inputs["imgs"])
+    if isinstance(model, Mae):
+        return pretraining(case, model, images)
+    assert isinstance(model, Vit)
+    side = images_side(images)
+    model.resize(side)
+    batch = Batch(images=images, labels={"label": case.inputs["labels"]} if "labels" in case.inputs else {})
+    seen = model.encode(batch).pooled
+    out: dict[str, Tensor] = {"features": seen["image"], "interpolated_pos_embed": model.trunk.positions}
+    if "logits" in seen:
+        out["logits"] = seen["logits"]
+    if "label" in batch.labels:
+        out["loss"] = model.losses(batch)["classification"]
+    return out
+
+
+def images_side(images: Images) -> int:
+    assert images.pixels is not None
+    return images.pixels.shape[-1]
+
+
+def pretraining(case: Case, model: Mae, images: Images) -> Outputs:
+    noise = case.inputs["noise"]
+    visible, hidden = model.hide(noise)
+    order = torch.cat([visible, hidden], 1)
+    record: dict[str, Tensor] = {}
+    latent = model.see(images, visible, record)
+    model.decode(latent, order, record)
+    predicted, mask = model.predictions(images, noise)
+    patches = model.patchify(images)
+    last = model.config.decoder_depth - 1
+    out: dict[str, Tensor] = {
+        "latent": latent.to_padded(),
+        "mask": mask,
+        "ids_restore": order.argsort(1),
+        "pred": predicted,
+        "loss": model.losses(Batch(images=images), choices={"noise": noise})["reconstruction"],
+        "loss_norm_pix": Reconstruction(normalise=True)(predicted[mask.bool()], patches[mask.bool()]),
+        "loss_all_patches": Reconstruction(normalise=False)(predicted, patches),
+        "patches": patches,
+        "unpatchified_pred": model.unpatchify(predicted),
+        "decoder_last_block": record[f"decoder.{last}.hidden"].unflatten(0, (len(latent), -1)),
+    }
+    for i in range(model.config.trunk.depth):
+        out[f"encoder_block{i}"] = latent.with_values(record[f"image.{i}.hidden"]).to_padded()
+    return out
+
+
+ADAPTOR = Adaptor(lambda d: d.system.lower() == "mae" or d.system.lower().startswith("mae "), build, run)
