@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from coalign.checkpoints.gpt_pieces import SHAPES, read_gpt_pieces
+from coalign.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from coalign.errors import InputError
 
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
@@ -21,12 +23,15 @@ _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a weights file by name: .safetensors, .pt/.pth/.bin/.ckpt, .npz; or a folder that holds one.
 
-    A folder may split its weights over shards that `*.index.json` lists (Hugging Face).
+    A folder may split its weights over shards that `*.index.json` lists (Hugging Face). Also a TensorFlow checkpoint
+    (see `read_tensorflow`) and the released GPT's folder (see `read_gpt_pieces`).
     Errors: `InputError` that names the file, for a missing, broken or unknown one, or one that holds code.
     """
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
+    if path.suffix == ".index" or (not path.is_file() and is_tensorflow(path)):
+        return read_tensorflow(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     suffix = path.suffix.lower()
@@ -48,7 +53,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
         return _read_torch(path)
     raise InputError(
-        f"{path}: unknown kind of weights file; expected .safetensors, .pt, .pth, .bin, .ckpt, .npz or a folder"
+        f"{path}: unknown kind of weights file; expected .safetensors, .pt, .pth, .bin, .ckpt, .npz, .index or a folder"
     )
 
 
@@ -83,4 +88,8 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return read_tensors(folder / name)
-    raise InputError(f"{folder}: no model.safetensors or pytorch_model.bin in this folder")
+    if (folder / SHAPES).is_file():
+        return read_gpt_pieces(folder)
+    if is_tensorflow(folder):
+        return read_tensorflow(folder)
+    raise InputError(f"{folder}: no model.safetensors, pytorch_model.bin or TensorFlow .index in this folder")

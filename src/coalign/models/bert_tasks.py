@@ -38,7 +38,7 @@ from coalign.models.bert import (
     transformers,
     trunk_rules,
 )
-from coalign.objectives.matching import Matching
+from coalign.objectives.classification import Classification
 from coalign.objectives.span_extraction import SpanExtraction
 from coalign.ops.masking import predicted_rows
 from coalign.types import Batch, Encoding, Head, InputSpec, Packed, Record
@@ -116,7 +116,7 @@ class BertClassifier(BertTask):
 
     def __init__(self, config: BertTaskConfig) -> None:
         super().__init__(config)
-        self.classify, self.score = Matching(), nn.MSELoss()
+        self.classify, self.score = Classification(), nn.MSELoss()
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States, and "logits" [B, classes]."""
@@ -146,7 +146,7 @@ class BertTagger(BertTask):
 
     def __init__(self, config: BertTaskConfig) -> None:
         super().__init__(config)
-        self.classify = Matching()
+        self.classify = Classification()
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States, and "tags": logits [T, classes]."""
@@ -214,7 +214,7 @@ class BertMultipleChoice(BertTask):
 
     def __init__(self, config: BertTaskConfig) -> None:
         super().__init__(config)
-        self.classify = Matching()
+        self.classify = Classification()
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States of all endings, and "logits" [questions, choices]."""

@@ -1,0 +1,67 @@
+"""The released GPT: `params_0.npy` ... `params_9.npy` and `params_shapes.json` (openai/finetune-transformer-lm).
+
+The arrays end to end are one long array, which the listed shapes divide: the position table, the word table, then
+twelve tensors a block.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coalign.errors import InputError
+
+SHAPES = "params_shapes.json"
+_BLOCK = (
+    *("attn/c_attn/w", "attn/c_attn/b", "attn/c_proj/w", "attn/c_proj/b", "ln_1/g", "ln_1/b"),
+    *("mlp/c_fc/w", "mlp/c_fc/b", "mlp/c_proj/w", "mlp/c_proj/b", "ln_2/g", "ln_2/b"),
+)
+
+
+def read_gpt_pieces(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of the folder, under the names of the authors' graph.
+
+    The two tables, which that graph has joined, are "positions" and "model/we (token rows)".
+    Errors: `InputError` for missing pieces, or pieces that do not add up to the listed shapes.
+    """
+    folder = Path(folder)
+    shapes = _read_shapes(folder / SHAPES)
+    pieces: list[Tensor] = []
+    while (file := folder / f"params_{len(pieces)}.npy").is_file():
+        try:
+            pieces.append(torch.from_numpy(np.load(file, allow_pickle=False)).flatten())
+        except (ValueError, OSError, EOFError, TypeError) as error:
+            raise InputError(f"{file}: not a readable .npy of plain numbers ({error})") from None
+    sizes = [math.prod(shape) for shape in shapes]
+    found = sum(piece.numel() for piece in pieces)
+    if found != sum(sizes):
+        raise InputError(
+            f"{folder}: {len(pieces)} pieces hold {found} numbers, {SHAPES} lists {sum(sizes)}; "
+            "it takes params_0.npy to params_9.npy"
+        )
+    blocks, rest = divmod(len(shapes) - 2, len(_BLOCK))
+    if rest or blocks < 0:
+        raise InputError(f"{folder / SHAPES}: lists {len(shapes)} tensors, expected 2 and 12 a block")
+    names = ["positions", "model/we (token rows)"]
+    names += [f"model/h{block}/{part}" for block in range(blocks) for part in _BLOCK]
+    parts = torch.cat(pieces).split(sizes)
+    return {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+
+
+def _read_shapes(file: Path) -> list[list[int]]:
+    try:
+        shapes = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON ({error})") from None
+    if not isinstance(shapes, list) or not all(
+        isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape) for shape in shapes
+    ):
+        raise InputError(f"{file}: not a list of shapes")
+    return shapes
