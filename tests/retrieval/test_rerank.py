@@ -65,8 +65,18 @@ def test_an_image_with_more_texts_than_a_chunk_is_divided() -> None:
     pairs = torch.tensor([[0, 0], *[[1, t] for t in range(8)], [2, 2]])
     logits = match_pairs(matcher, tokens_of(ids), tokens_of(ids), pairs, chunk=3)
     assert torch.equal(logits > 0, pairs[:, 0] == pairs[:, 1])
-    assert [count for _, count in matcher.calls] == [1, 3, 3, 3]
+    assert [count for _, count in matcher.calls] == [2, 3, 3, 2]
     assert match_pairs(matcher, tokens_of(ids), tokens_of(ids), pairs[:0]).shape == (0,)
+
+
+def test_images_with_about_as_many_texts_share_a_chunk() -> None:
+    ids = torch.arange(12)
+    matcher = CountingMatcher()
+    busy = torch.cartesian_prod(torch.tensor([0, 5]), ids[:6])
+    pairs = torch.cat([busy, torch.stack([ids, ids.flip(0)], 1)[1:5], torch.tensor([[0, 11], [7, 7]])])
+    logits = match_pairs(matcher, tokens_of(ids), tokens_of(ids), pairs, chunk=6)
+    assert torch.equal(logits > 0, pairs[:, 0] == pairs[:, 1])
+    assert [(images, count) for images, count in matcher.calls] == [([1, 2, 3, 4, 7], 5), ([5], 6), ([0], 6), ([0], 1)]
 
 
 def test_tokens_may_come_from_a_function() -> None:
@@ -78,7 +88,7 @@ def test_tokens_may_come_from_a_function() -> None:
         return tokens_of(ids).select(items)
 
     match_pairs(CountingMatcher(), tokens_of(ids), texts, torch.tensor([[0, 3], [0, 1], [4, 3]]), chunk=2)
-    assert asked == [[1, 3], [3]]
+    assert asked == [[3], [1, 3]]
 
 
 def test_combining_and_order() -> None:

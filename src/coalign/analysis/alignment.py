@@ -36,7 +36,7 @@ HEAT = LinearSegmentedColormap.from_list("heat", ["#fff3d6", "#fdbb5a", "#ee6c3b
 class Aligner(Protocol):
     """What alignment maps need of a model."""
 
-    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
+    def alignment(self, batch: Batch, method: Method = "cross_attention") -> list[Tensor]:
         """One tensor [pieces, h, w] a pair: how much each word piece (special ones included) draws on each patch."""
         ...
 
