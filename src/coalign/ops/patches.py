@@ -1,0 +1,68 @@
+"""Patches of images of many sizes in one batch: which are real, which to keep, and their positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from coalign.types import Packed
+
+
+def patches_of_pixels(pixels: Float[Tensor, "b c h w"], patch: int) -> Bool[Tensor, "b rows columns"]:
+    """A patch is real where the channels of its top left pixel do not sum to 0 (ViLT's code: batches padded with 0)."""
+    return pixels[:, :, ::patch, ::patch].sum(1) != 0
+
+
+def patches_of_sizes(sizes: Int[Tensor, "b 2"], rows: int, columns: int, patch: int) -> Bool[Tensor, "b rows columns"]:
+    """A patch is real where its top left pixel lies within the image's own height and width."""
+    down, right = (torch.arange(n, device=sizes.device) * patch for n in (rows, columns))
+    return (down[:, None] < sizes[:, 0, None, None]) & (right < sizes[:, 1, None, None])
+
+
+def choose_patches(
+    real: Bool[Tensor, "b p"], limit: int | None, generator: torch.Generator | None = None
+) -> Int[Tensor, "b n"]:
+    """The numbers of each image's real patches, row by row, -1 past the last; of more than `limit` a random set."""
+    count = real.shape[1]
+    place = torch.arange(count, device=real.device).expand_as(real)
+    if limit is None or limit >= count:
+        return place.where(real, count).sort(1).values.masked_fill_(~real.sort(1, descending=True).values, -1)
+    chance = torch.rand(real.shape, generator=generator, device=real.device).masked_fill(~real, 2.0)
+    chosen = chance.argsort(1)[:, :limit]
+    chosen = chosen.where(real.gather(1, chosen), count).sort(1).values
+    return chosen.masked_fill(chosen == count, -1)
+
+
+def pack_patches(select: Int[Tensor, "b n"], real: Bool[Tensor, "b p"], keep_padding: bool = False) -> Packed:
+    """The chosen patch numbers without those that are not real: the one place that must know how many there are."""
+    place = select.clamp(min=0)
+    return Packed.from_padded(place, (select >= 0) & real.gather(1, place), keep_padding)
+
+
+def resized_positions(
+    table: Float[Tensor, "g d"], sizes: Int[Tensor, "t 2"], rows: Int[Tensor, " t"], columns: Int[Tensor, " t"]
+) -> Float[Tensor, "t d"]:
+    """Rows of a square position table resized to each patch's own image, linear between aligned corners.
+
+    `sizes` are the patch rows and columns of the image that a patch belongs to, `rows` and `columns` its place; a
+    patch outside of its image gets zeros. The same as resizing a table an image (ViLT), without the loop.
+    """
+    side = math.isqrt(table.shape[0])
+    if side * side != table.shape[0]:
+        raise ValueError(f"{table.shape[0]} positions are no square grid")
+    inside = ((rows < sizes[:, 0]) & (columns < sizes[:, 1])).to(table.dtype)
+    corners: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
+    for place, size in ((rows, sizes[:, 0]), (columns, sizes[:, 1])):
+        scale = torch.where(size > 1, (side - 1) / (size - 1).clamp(min=1), 0.0).to(table.dtype)
+        at = (place * scale).clamp(max=side - 1)
+        low = at.floor()
+        share = at - low
+        first = low.long()
+        corners.append(((first, 1 - share), ((first + 1).clamp(max=side - 1), share)))
+    index = torch.stack([r * side + c for r, _ in corners[0] for c, _ in corners[1]], 1)
+    weight = torch.stack([a * b * inside for _, a in corners[0] for _, b in corners[1]], 1)
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
