@@ -55,7 +55,7 @@ class UniterConfig:
     region_width: int = 2048
     classes: int = 1601
     objectives: tuple[Objective, ...] = ("itm", "mlm", "mrfr", "mrckl")
-    ratios: tuple[float, ...] = (2, 2, 1, 1)
+    ratios: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0)
     alignment_weight: float = 0.1
     """Weight of the word-region alignment beside ITM; 0 leaves it out."""
     mask_probability: float = 0.15
@@ -75,7 +75,7 @@ SIZES = {
         BertConfig(dim=128, depth=2, heads=4, hidden_dim=512, positions=128),
         region_width=320,
         objectives=("itm", "mlm", "mrfr"),
-        ratios=(2, 2, 1),
+        ratios=(2.0, 2.0, 1.0),
         max_regions=36,
         lowercase=True,
     ),

@@ -28,7 +28,7 @@ from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, Head, InputSpec, Packed, Record
 
-Task = Literal["vqa", "ve", "vcr", "nlvr2", "nlvr2_paired", "nlvr2_triplet", "grounding", "retrieval"]
+Task = Literal["vqa", "entailment", "vcr", "nlvr2", "nlvr2_paired", "nlvr2_triplet", "grounding", "retrieval"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class UniterClassifier(_Task):
             act: Literal["relu", "gelu"] = "relu" if task == "vcr" else "gelu"
             self.head = ClassifierHead(text.dim, 2 * text.dim, config.classes, activation=act, eps=text.eps)
         self.head.apply(init_bert)
-        self.answers = SoftAnswers() if task in ("vqa", "ve") else Classification()
+        self.answers = SoftAnswers() if task in ("vqa", "entailment") else Classification()
 
     def read(self, joint: Joint) -> Float[Tensor, "b c"]:
         pooled = self.trunk.pool(joint)
@@ -261,7 +261,7 @@ def _head_names(config: UniterTaskConfig) -> list[Rule]:
         return [Rename(f"{file}.{number}.{{p}}", f"head.{ours}.{{p}}") for number, ours in parts]
 
     task = config.task
-    if task in ("vqa", "ve", "vcr"):
+    if task in ("vqa", "entailment", "vcr"):
         return mlp("vcr_output" if task == "vcr" else "vqa_output")
     if task == "grounding":
         return mlp("re_output") if config.grounding_layers == 2 else [Rename("re_output.{p}", "head.{p}")]
@@ -296,7 +296,7 @@ def _head(model: type, task: Task, classes: int = 2, types: int = 2, words: int 
 
 HEADS = {
     "vqa": _head(UniterClassifier, "vqa", 3129),
-    "ve": _head(UniterClassifier, "ve", 3),
+    "entailment": _head(UniterClassifier, "entailment", 3),
     "vcr": _head(UniterClassifier, "vcr", 2, types=4, words=81),
     "nlvr2": _head(UniterPairedAttention, "nlvr2", types=3),
     "nlvr2_paired": _head(UniterClassifier, "nlvr2_paired", types=3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -12,6 +12,7 @@ from coalign.models.bert import embedding_rules
 from coalign.models.vit import VitConfig, timm_rules
 
 
+@runtime_checkable
 class Sizes(Protocol):
     """What the names depend on of a `ViltConfig`."""
 

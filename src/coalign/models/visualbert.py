@@ -43,7 +43,7 @@ class VisualBertConfig:
 
     text: BertConfig = field(default_factory=BertConfig)
     region_width: int = 2048
-    objectives: tuple[Literal["mlm", "match"], ...] = ("mlm", "match")
+    objectives: tuple[Literal["mlm", "itm"], ...] = ("mlm", "itm")
     mask_probability: float = 0.15
     swap_probability: float = 0.5
     max_text_length: int = 128
@@ -194,8 +194,8 @@ class VisualBert(nn.Module):
         if "mlm" in wanted:
             rows = predicted_rows(drawn["mlm_labels"])
             losses["mlm"] = self.mlm(self.word_logits(joint.texts.values[rows]), drawn["mlm_labels"][rows])
-        if "match" in wanted:
-            losses["match"] = self.matching(self.match_head(self.trunk.pool(joint)), drawn["swapped"])
+        if "itm" in wanted:
+            losses["itm"] = self.matching(self.match_head(self.trunk.pool(joint)), drawn["swapped"])
         return losses
 
     def draw(self, batch: Batch, generator: torch.Generator | None, choices: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -307,5 +307,5 @@ SYSTEM = System(
     config=VisualBertConfig,
     sizes=SIZES,
     weights={"original": original, "transformers": transformers},
-    objectives=("mlm", "match"),
+    objectives=("mlm", "itm"),
 )

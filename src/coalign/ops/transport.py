@@ -113,7 +113,7 @@ def transport(
 
 def _taking_part(x: Packed, part: Tensor | None) -> Tensor:
     real = x.padding_mask()
-    return real if part is None else real & x.with_values(part).to_padded(fill=0)
+    return real if part is None else real & x.with_values(part).to_padded(fill=0.0)
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def task_of(described: Described) -> tuple[Task, str]:
         return ("nlvr2" if "attn1.in_proj_weight" in weights else paired), "nlvr2_output.weight"
     heads: dict[str, Task] = {
         "vcr_output.3.weight": "vcr",
-        "vqa_output.3.weight": "ve" if described.task == "ve" else "vqa",
+        "vqa_output.3.weight": "entailment" if described.task == "ve" else "vqa",
         "re_output.weight": "grounding",
         "re_output.3.weight": "grounding",
         "rank_output.weight": "retrieval",
@@ -174,7 +174,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
         out["loss"] = Ranking(model.config.margin, "none")(groups[:, :1].expand_as(groups[:, 1:]), groups[:, 1:])
     elif isinstance(model, UniterGrounding):
         out |= grounding(seen, model, scores)
-    elif target is not None and model.config.task in ("vqa", "ve"):
+    elif target is not None and model.config.task in ("vqa", "entailment"):
         out["loss"] = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
     elif model.config.task == "vcr":
         out["scores"] = scores[:, 1:]

@@ -146,10 +146,10 @@ def pretraining(
     }
     if "is_random_next" in case.inputs:
         choices["swapped"] = case.inputs["is_random_next"].flatten()
-    only = ("mlm", "match") if "swapped" in choices else ("mlm",)
+    only = ("mlm", "itm") if "swapped" in choices else ("mlm",)
     losses = model.losses(batch, choices=choices, only=only)
     out |= {"masked_lm_loss": losses["mlm"], "loss": torch.stack(list(losses.values())).sum()}
-    return out | ({"next_sentence_loss": losses["match"]} if "match" in losses else {})
+    return out | ({"next_sentence_loss": losses["itm"]} if "itm" in losses else {})
 
 
 def classifier(case: Case, model: VisualBertClassifier, batch: Batch) -> dict[str, Packed | Tensor]:
