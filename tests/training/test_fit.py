@@ -97,8 +97,10 @@ def test_accumulated_batches_make_one_step_of_their_mean(tmp_path: Path) -> None
     fit(parts, Points(batch_size=4), settings(steps=3, accumulate=3), Run(tmp_path / "parts"))
     torch.testing.assert_close(parts.weight, whole.weight)
     assert parts.calls[:5] == ["before", "losses", "losses", "losses", "after"]
-    first = [read_metrics(tmp_path / name / "metrics.jsonl")[0]["losses"]["fit"] for name in ("whole", "parts")]
-    assert first[0] == pytest.approx(first[1])
+    # Adam does not see the scale of a gradient: its norm does
+    first = [read_metrics(tmp_path / name / "metrics.jsonl")[0] for name in ("whole", "parts")]
+    assert first[0]["losses"] == pytest.approx(first[1]["losses"])
+    assert first[0]["gradient_norm"] == pytest.approx(first[1]["gradient_norm"])
 
 
 def test_weights_and_choice_of_losses(tmp_path: Path) -> None:
