@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import encoded, picture
 from test_shards import samples, write_shard
+from torch import Tensor
 
 from coalign.data.collate import collate, load_example
 from coalign.data.loader import Loader
@@ -19,6 +19,7 @@ from coalign.data.tokenise import Tokenizer
 from coalign.data.transforms import ImageOptions
 from coalign.errors import InputError
 from coalign.types import Batch, InputSpec
+from conftest import encoded, noise, picture
 
 SPEC = InputSpec(image_size=8, max_text_length=6)
 AUGMENTED = ImageOptions(flip=True, jitter=0.3, randaugment=1)
@@ -34,6 +35,11 @@ def same(a: Batch, b: Batch) -> bool:
     assert a.images and b.images and a.text and b.text and a.ids is not None and b.ids is not None
     assert a.images.pixels is not None and b.images.pixels is not None
     return a.images.pixels.equal(b.images.pixels) and a.text.ids.values.equal(b.text.ids.values) and a.ids.equal(b.ids)
+
+
+def pixels_of(batch: Batch) -> Tensor:
+    assert batch.images and batch.images.pixels is not None
+    return batch.images.pixels
 
 
 def ids(batches: Sequence[Batch]) -> list[list[int]]:
@@ -78,6 +84,12 @@ def test_epochs_are_shuffled_and_complete(tokenizer: Tokenizer) -> None:
     assert flat(ids(list(Loader(pairs(12), SPEC, tokenizer, 4)))) == epochs[0]
     assert flat(ids(list(Loader(pairs(12), SPEC, tokenizer, 4, seed=1)))) != epochs[0]
     assert loader.epoch == 3
+
+
+def test_every_sample_of_every_epoch_is_augmented_in_its_own_way(tokenizer: Tokenizer) -> None:
+    loader = Loader(InMemory([(noise(), "a") for _ in range(4)]), SPEC, tokenizer, 4)
+    looks = [pixels for _ in range(2) for batch in loader for pixels in pixels_of(batch)]
+    assert len({tuple(look.flatten().tolist()) for look in looks}) == 8
 
 
 def test_the_global_generator_is_neither_read_nor_moved(tokenizer: Tokenizer) -> None:

@@ -16,7 +16,7 @@ CLS, SEP, MASK = "[CLS]", "[SEP]", "[MASK]"
 
 def shown(tokenizer: Tokenizer, text: Text) -> list[str]:
     """Each item's pieces as one string."""
-    items = text.ids.to_padded(fill=-1).tolist()
+    items = text.ids.to_padded(fill=-1.0).tolist()
     return [" ".join(tokenizer.id_to_piece(id) for id in item if id >= 0) for item in items]
 
 
