@@ -294,11 +294,10 @@ def test_fine_tuning_learns(task):
 
 
 def test_regression_learns():
-    model = BertClassifier(replace(TASK, classes=1))
-    model.start_from(randomised(Bert(CONFIG)))
-    batch = batch_of(*texts(), label=torch.tensor([0.5, 4.0, 2.0, 1.0]))
-    first, last = fitted(model, lambda: model.losses(batch))
-    assert last < 0.3 * first
+    label = torch.tensor([0.5, 4.0, 2.0, 1.0])
+    model, batch = BertClassifier(replace(TASK, classes=1)), batch_of(*texts(), label=label)
+    _, last = fitted(model, lambda: model.losses(batch), steps=60, rate=3e-3)
+    assert last < 0.4 * float(label.var(correction=0))  # better than always saying the mean
 
 
 def test_fine_tuning_starts_from_what_was_learned():
