@@ -76,6 +76,8 @@ SIZES = {
     "minilm": BertConfig(dim=384, depth=6, heads=12, hidden_dim=1536),
     "base": BertConfig(),
     "large": BertConfig(dim=1024, depth=24, heads=16, hidden_dim=4096),
+    "base-cased": BertConfig(vocab_size=28996),
+    "large-cased": BertConfig(vocab_size=28996, dim=1024, depth=24, heads=16, hidden_dim=4096),
 }
 
 
