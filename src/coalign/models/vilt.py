@@ -198,7 +198,7 @@ class Vilt(nn.Module):
         return transport(text, image, (place > 0) & (place < last), image.layout.position > 0)
 
     @torch.no_grad()
-    def alignment(self, batch: Batch, method: Literal["transport", "cross_attention"] = "transport") -> list[Tensor]:
+    def alignment(self, batch: Batch, method: str = "transport") -> list[Tensor]:
         """Word-to-patch maps [L_i, rows, columns]: the transport plan (figure 4), or the last block's attention."""
         if method not in ("transport", "cross_attention"):
             raise InputError(f"ViLT draws maps by 'transport' or 'cross_attention', not {method!r}")

@@ -60,7 +60,7 @@ def ipot(
         m, n = rows.sum(1)[:, None], columns.sum(1)[:, None]
         kernel = torch.exp(-cost / beta) * joint
         sigma = rows / m.clamp(min=1).to(cost.dtype)
-        delta, plan = torch.zeros_like(cost[:, 0]), joint
+        delta, plan = cost.new_zeros(columns.shape), joint
         for _ in range(iterations):
             q = kernel * plan
             for _ in range(inner):
@@ -87,7 +87,7 @@ def sinkhorn(
         joint = rows.unsqueeze(2) & columns.unsqueeze(1)
         scores = (-cost / epsilon).masked_fill(~joint, -torch.inf)
         log_m, log_n = (side.sum(1, keepdim=True).clamp(min=1).to(cost.dtype).log() for side in (rows, columns))
-        u, v = torch.zeros_like(cost[:, :, 0]), torch.zeros_like(cost[:, 0])
+        u, v = cost.new_zeros(rows.shape), cost.new_zeros(columns.shape)
         for _ in range(iterations):
             v = _finite(-log_n - (scores + u.unsqueeze(2)).logsumexp(1))
             u = _finite(-log_m - (scores + v.unsqueeze(1)).logsumexp(2))
