@@ -252,12 +252,12 @@ def test_second_image_has_its_own_modality_row():
     torch.manual_seed(0)
     model = ViltClassifier(config).eval()
     batch = batch_of([4], [[8, 8]] * 2, (8, 8))
-    first, second = model.read(batch)
+    assert batch.images is not None and batch.images.pixels is not None
+    twice = replace(batch, images=Images(batch.images.pixels[:1].repeat(2, 1, 1, 1)))
+    first, second = model.read(twice)
     assert not torch.allclose(first.rows.values, second.rows.values)
     with torch.no_grad():
         model.trunk.modality.weight[2] = model.trunk.modality.weight[1]
-    assert batch.images is not None and batch.images.pixels is not None
-    twice = replace(batch, images=Images(batch.images.pixels[:1].repeat(2, 1, 1, 1)))
     torch.testing.assert_close(*(joint.rows.values for joint in model.read(twice)))
     with pytest.raises(InputError, match="1 texts with 2 images each need 2 images, got 3"):
         model.encode(batch_of([4], [[8, 8]] * 3, (8, 8)))

@@ -171,7 +171,7 @@ class Uniter(nn.Module):
         self.config = config
         text = config.text
         self.trunk = UniterTrunk(config.region_width, text)
-        self.words = MaskedLMHead(text.dim, text.vocab_size, eps=text.eps)
+        self.words = MaskedLMHead(text.dim, text.vocab_size, eps=text.eps, activation=text.activation)
         self.features = FeatureHead(config.region_width, text)
         self.classes = ClassifierHead(text.dim, text.dim, config.classes, eps=text.eps)
         self.match_head = nn.Linear(text.dim, 2)

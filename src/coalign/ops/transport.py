@@ -58,7 +58,7 @@ def ipot(
     with torch.autocast(cost.device.type, enabled=False):
         joint = (rows.unsqueeze(2) & columns.unsqueeze(1)).to(cost.dtype)
         m, n = rows.sum(1)[:, None], columns.sum(1)[:, None]
-        kernel = torch.exp(-cost / beta) * joint
+        kernel = torch.exp(-cost / beta)
         sigma = rows / m.clamp(min=1).to(cost.dtype)
         delta, plan = cost.new_zeros(columns.shape), joint
         for _ in range(iterations):
