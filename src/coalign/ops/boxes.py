@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from coalign.types import Packed
 
 
 def box_numbers(boxes: Float[Tensor, "*n c"], numbers: int) -> Float[Tensor, "*n m"]:
@@ -30,3 +32,14 @@ def overlap(a: Float[Tensor, "*b n 4"], b: Float[Tensor, "*b m 4"]) -> Float[Ten
     area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b))
     union = area_a + area_b - shared
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def overlaps_chosen(boxes: Packed, chosen: Bool[Tensor, " t"], threshold: float) -> Bool[Tensor, " t"]:
+    """Which boxes [T, 4 or more] overlap a chosen one of their own image by more than `threshold` of their union."""
+    layout = boxes.layout
+    if layout.total == 0:
+        return chosen
+    padded = boxes.with_values(boxes.values[:, :4]).to_padded()
+    near = overlap(padded, padded) > threshold
+    found = (near & boxes.with_values(chosen).to_padded()[:, None]).any(-1)
+    return found.flatten()[layout.item * layout.max_length + layout.position]

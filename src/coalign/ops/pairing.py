@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coalign.types import Text
+from coalign.types import Layout, Text
 
 
 def draw_partners(
@@ -42,3 +42,26 @@ def take_texts(text: Text, items: Int[Tensor, " b"]) -> Text:
 def side_by_side(pooled: Float[Tensor, "n d"], images: int) -> Float[Tensor, "b e"]:
     """Joins the vectors of an item's images end to end: [images · B, d], place by place, to [B, images · d]."""
     return torch.cat(pooled.chunk(images), 1) if images > 1 else pooled
+
+
+def draw_rows(
+    layout: Layout, rows: Int[Tensor, " n"], count: int, generator: torch.Generator | None = None
+) -> Int[Tensor, "n k"]:
+    """For each of these rows about `count` other rows: seven of ten from other items, three of ten from its own.
+
+    A batch of one item, or an item of one row, gives that row itself, which the caller leaves out.
+    """
+    device, own, place = rows.device, layout.item[rows][:, None], layout.position[rows][:, None]
+    across, inside, last = int(count * 0.7), int(count * 0.3), len(layout) - 1
+    chance = torch.rand((rows.shape[0], across + inside), generator=generator, device=device)
+    other = torch.randint(max(last, 1), (rows.shape[0], across), generator=generator, device=device)
+    other = skip_own(other, own, last)
+    there = (chance[:, :across] * layout.lengths[other]).long()
+    within = layout.lengths[own] - 1
+    here = skip_own((chance[:, across:] * within).long(), place, within)
+    return torch.cat([layout.first[other] + there, layout.first[own] + here], 1)
+
+
+def skip_own(drawn: Int[Tensor, "n k"], own: Int[Tensor, "n 1"], last: Int[Tensor, "n 1"] | int) -> Int[Tensor, "n k"]:
+    """Draws from 0 ... last - 1, made draws from 0 ... last without `own`: whoever drew it gets the last one."""
+    return torch.where(drawn == own, last, drawn)
