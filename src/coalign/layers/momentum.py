@@ -52,7 +52,7 @@ class FeatureQueue(nn.Module):
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
 
     @torch.no_grad()
-    def enqueue(self, ids: Int[Tensor, " b"] | None = None, **features: Float[Tensor, "b d"]) -> None:
+    def enqueue(self, ids: Int[Tensor, " b"] | None = None, **features: Float[Tensor, "b _"]) -> None:
         """Puts a batch in. Never inside a forward pass; with several ranks, give it the gathered batch."""
         count = min(next(iter(features.values())).shape[0], self.size)
         places = (self.pointer + torch.arange(count, device=self.pointer.device)) % self.size

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from coalign.layers.attention import Activation, Attention, FeedForward
 from coalign.ops.attention import Mask
-from coalign.types import Record
+from coalign.types import Layout, Record
 
 
 @dataclass(frozen=True)
@@ -78,31 +78,61 @@ class TransformerBlock(nn.Module):
 
         `record` gets `{name}attention` and `{name}cross_attention`.
         """
+        x = self.within(x, mask, gate=gate, record=record, name=name)
+        return self.across(x, mask.queries, context, record=record, name=name)
+
+    def within(
+        self,
+        x: Tensor,
+        mask: Mask,
+        *,
+        rows: Tensor | None = None,
+        gate: Tensor | None = None,
+        record: Record | None = None,
+        name: str = "",
+    ) -> Tensor:
+        """The first half: self-attention. With `rows` [n] only these are computed, looking at all of `x`; `mask` has
+        their layout as its queries."""
+        if not self.config.self_attention:
+            return x if rows is None else x[rows]
+        pre = self.config.norm == "pre"
+        h = self.attention_norm(x) if pre else x
+        asking, own = (h, x) if rows is None else (h[rows], x[rows])
+        attended = self.attention(asking, mask, h, gate=gate, record=record, name=f"{name}attention")
+        h = own + self._branch(attended, mask.queries)
+        return h if pre else self.attention_norm(h)
+
+    def across(
+        self,
+        x: Tensor,
+        items: Layout,
+        context: Context | None = None,
+        *,
+        record: Record | None = None,
+        name: str = "",
+    ) -> Tensor:
+        """The second half, row by row but for what it sees of the context: cross-attention and feed-forward."""
         c = self.config
         if c.context_dim is not None and context is None:
             raise ValueError("this block has a cross-attention and was given no context")
         pre = c.norm == "pre"
-        if c.self_attention:
-            h = self.attention_norm(x) if pre else x
-            h = x + self._branch(self.attention(h, mask, gate=gate, record=record, name=f"{name}attention"), mask)
-            x = h if pre else self.attention_norm(h)
         if c.context_dim is not None and context is not None:
             h = self.cross_attention_norm(x) if pre else x
             h = self.cross_attention(h, context.mask, context.rows, record=record, name=f"{name}cross_attention")
-            h = x + self._branch(h, mask)
+            h = x + self._branch(h, items)
             x = h if pre else self.cross_attention_norm(h)
         h = self.feed_forward(self.feed_forward_norm(x) if pre else x)
-        h = x + self._branch(h, mask)
+        h = x + self._branch(h, items)
         return h if pre else self.feed_forward_norm(h)
 
-    def _branch(self, h: Tensor, mask: Mask) -> Tensor:
+    def _branch(self, h: Tensor, items: Layout) -> Tensor:
         """What is added to the residual: with dropout, and for whole items with stochastic depth."""
         h = self.dropout(h)
         if not (self.training and self.config.drop_path):
             return h
         kept = 1.0 - self.config.drop_path
-        scale = h.new_empty(len(mask.queries)).bernoulli_(kept) / kept
-        return h * scale[mask.queries.item][:, None]
+        scale = h.new_empty(len(items)).bernoulli_(kept) / kept
+        return h * scale[items.item][:, None]
 
 
 class Encoder(nn.Module):
