@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Carry, Rename, StateMap
+from coalign.checkpoints import Alias, Carry, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.initialise import zero_bias
 from coalign.layers.sincos import sincos_positions
@@ -255,7 +255,9 @@ def transformers(config: MaeConfig) -> StateMap:
     """Hugging Face's ViTMAEForPreTraining."""
     del config
     return StateMap(
-        decoder_rules("decoder.", "decoder_layers", transformers_block_rules), transformers_rules("vit.", "trunk.")
+        Alias("decoder.decoder_encoder.layer.{rest}", "decoder.decoder_layers.{rest}"),  # saved by transformers 5
+        decoder_rules("decoder.", "decoder_layers", transformers_block_rules),
+        transformers_rules("vit.", "trunk."),
     )
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Rename, Reshape, StateMap, Transpose
+from coalign.checkpoints import Alias, Rename, Reshape, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.attention import Activation
 from coalign.layers.convolution import EfficientNetStem
@@ -91,7 +91,9 @@ SIZES = {
     "tiny": VitConfig(dim=192, depth=12, heads=3, hidden_dim=768),
     "small": VitConfig(dim=384, depth=12, heads=6, hidden_dim=1536),
     "base": VitConfig(),
+    "base-32": VitConfig(patch_size=32),
     "large": VitConfig(dim=1024, depth=24, heads=16, hidden_dim=4096),
+    "large-32": VitConfig(patch_size=32, dim=1024, depth=24, heads=16, hidden_dim=4096),
     "huge": VitConfig(patch_size=14, dim=1280, depth=32, heads=16, hidden_dim=5120),
 }
 
@@ -307,8 +309,30 @@ def transformers(config: VitClassifierConfig) -> StateMap:
     )
 
 
-def original(config: VitClassifierConfig, numbers: tuple[int, int, int] = (1, 2, 3)) -> StateMap:
-    """Google's .npz files. `numbers` of attention, second norm and MLP within a block: (1, 2, 3) in released files."""
+def original(config: VitClassifierConfig) -> StateMap:
+    """Google's released .npz files; the block numbering of their present code is read too."""
+    block = "Transformer/encoderblock_{i}/"
+    renumbered = (
+        ("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1"),
+        ("LayerNorm_1", "LayerNorm_2"),
+        ("MlpBlock_0", "MlpBlock_3"),
+    )
+    aliases = [Alias(f"{block}{new}/{{rest}}", f"{block}{old}/{{rest}}") for new, old in renumbered]
+    return StateMap(aliases, google_rules(config, (1, 2, 3)))
+
+
+def original_linen(config: VitClassifierConfig) -> StateMap:
+    """Google's .npz files with the block numbering of their present code."""
+    return StateMap(google_rules(config, (0, 1, 0)))
+
+
+def google(config: VitClassifierConfig) -> VitClassifierConfig:
+    """The configuration with which Google's files compute what they did there: tanh GELU, corner-aligned resizing."""
+    return replace(config, trunk=replace(config.trunk, activation="gelu_tanh"), resize="bilinear_corners")
+
+
+def google_rules(config: VitClassifierConfig, numbers: tuple[int, int, int]) -> list[Rule]:
+    """`numbers` are those of attention, second norm and MLP within a block."""
     c, (attention, norm, mlp) = config.trunk, numbers
     width = c.dim // c.heads
     file, ours = "Transformer/encoderblock_{i}/", "trunk.encoder.blocks.{i}."
@@ -345,12 +369,7 @@ def original(config: VitClassifierConfig, numbers: tuple[int, int, int] = (1, 2,
         ("head", "head"),
     ):
         rules += [Transpose(f"{theirs}/kernel", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
-    return StateMap(rules)
-
-
-def original_linen(config: VitClassifierConfig) -> StateMap:
-    """Google's .npz files with the block numbering of their present code."""
-    return original(config, (0, 1, 0))
+    return rules
 
 
 SYSTEM = System(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import Carry, Rename, StateMap
-from coalign.layers.local_attention import AttentionStem, LocalAttention
+from coalign.layers.local_attention import AttentionStem, Border, LocalAttention
 from coalign.models.sasa import Bottleneck, Sasa, SasaConfig, leaderj, merhs, merhs_block_rules
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
@@ -104,11 +104,11 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     del keep_padding  # maps have none
     assert isinstance(model, Pieces)
     out: dict[str, Tensor] = {}
-    x, image = case.inputs["x"], case.inputs["image"]
-    out["y"] = model.layer(x)
-    model.layer.border = "masked"
-    out["y_masked_border"] = model.layer(x)
-    model.layer.border = "zeros"
+    x, image, step = case.inputs["x"], case.inputs["image"], case.config.get("stride", 1)
+    borders: dict[str, Border] = {"y_masked_border": "masked", "y": "zeros"}
+    for name, border in borders.items():
+        model.layer.border = border
+        out[name] = model.layer(x)[..., ::step, ::step]
     out["bottleneck"] = model.bottleneck(x)
     out["stem_mixture_p"] = model.stem.mixture_weights(model.stem.row, model.stem.column).permute(2, 0, 1)
     out["stem_block_attention"] = model.stem(image)

@@ -1,0 +1,178 @@
+"""ViT against timm and Hugging Face, and what a user of it relies on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from coalign.checkpoints import read_tensors
+from coalign.layers.transformer import BlockConfig, TransformerBlock
+from coalign.models import vit
+from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
+from coalign.ops.attention import Mask
+from coalign.types import Batch, Images, Layout
+
+TINY = VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64)
+CONFIG = VitClassifierConfig(TINY, classes=5)
+
+
+def batch(size=3, image_size=16, classes=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(size, 3, image_size, image_size, generator=generator)
+    return Batch(images=Images(pixels), labels={"label": torch.arange(size) % classes})
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
+    return model.eval()
+
+
+def ours_with(config, layout, state):
+    model = Vit(config).eval()
+    names = layout(config)
+    model.load_state_dict(names.load(state).state)
+    back = names.export(model.state_dict())
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({}, {}),
+        ({"global_pool": "avg"}, {"pool": "mean", "trunk": replace(TINY, final_norm=False)}),
+        (
+            {"global_pool": "avg", "class_token": False, "fc_norm": False},
+            {"pool": "mean", "trunk": replace(TINY, class_token=False)},
+        ),
+    ],
+)
+def test_agrees_with_timm(theirs, ours):
+    timm = pytest.importorskip("timm")
+    model = timm.models.VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, num_classes=5, **theirs
+    )
+    randomised(model)
+    mine = ours_with(replace(CONFIG, **ours), vit.timm, model.state_dict())
+    with torch.no_grad():
+        expected, got = model(batch().images.pixels), mine.encode(batch()).pooled["logits"]
+    assert torch.allclose(expected, got, atol=1e-5)
+
+
+def test_larger_images_agree_with_timm():
+    timm = pytest.importorskip("timm")
+    sizes = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "num_classes": 5}
+    model = randomised(timm.models.VisionTransformer(img_size=16, **sizes))
+    mine = ours_with(replace(CONFIG, resize="bicubic_antialias"), vit.timm, model.state_dict())
+    model.set_input_size(img_size=24)
+    with pytest.raises(ValueError, match="images of 16 pixels are expected"):
+        mine.encode(batch(image_size=24))
+    mine.resize(24)
+    assert mine.input_spec.image_size == 24
+    with torch.no_grad():
+        pixels = batch(image_size=24)
+        assert torch.allclose(model(pixels.images.pixels), mine.encode(pixels).pooled["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+def test_agrees_with_transformers(tmp_path, pooler):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=4,
+        num_labels=5,
+        layer_norm_eps=1e-6,
+    )
+    kind = transformers.ViTModel if pooler else transformers.ViTForImageClassification
+    model = randomised(kind(config))
+    model.save_pretrained(tmp_path)  # hub files keep the names of transformers 4
+    mine = replace(CONFIG, classes=None, representation_dim=32) if pooler else CONFIG
+    mine = ours_with(mine, vit.transformers, read_tensors(tmp_path))
+    with torch.no_grad():
+        expected, seen = model(batch().images.pixels), mine.encode(batch())
+    if pooler:
+        assert torch.allclose(expected.last_hidden_state, seen.tokens["image"].to_padded(), atol=1e-5)
+        assert torch.allclose(expected.pooler_output, seen.pooled["image"], atol=1e-5)
+        assert "logits" not in seen.pooled
+    else:
+        assert torch.allclose(expected.logits, seen.pooled["logits"], atol=1e-5)
+
+
+def test_learns_and_permutes():
+    torch.manual_seed(0)
+    model, data = Vit(CONFIG), batch(5)
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = None
+    for _ in range(20):
+        loss = model.losses(data)["classification"]
+        first = loss.item() if first is None else first
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.3 * first
+    model.eval()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    turned = model.encode(Batch(images=Images(data.images.pixels[order]))).pooled["logits"]
+    assert torch.allclose(turned, model.encode(data).pooled["logits"][order], atol=1e-5)
+
+
+def test_soft_labels_are_shares():
+    model, data = Vit(replace(CONFIG, label_smoothing=0.1)).eval(), batch(2)
+    hard = model.losses(data)["classification"]
+    soft = Batch(images=data.images, labels={"label": nn.functional.one_hot(data.labels["label"], 5).float()})
+    assert torch.allclose(hard, model.losses(soft)["classification"])
+
+
+def test_probe_trains_the_head_alone():
+    model = Vit(replace(CONFIG, probe=True))
+    model.losses(batch(4))["classification"].backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {"head.weight", "head.bias"}
+    assert isinstance(model.head_norm, nn.BatchNorm1d) and not model.head_norm.affine
+
+
+def test_rectangular_images():
+    config = replace(CONFIG, trunk=replace(TINY, image_size=8, image_width=20))
+    seen = Vit(config).eval().encode(Batch(images=Images(torch.randn(2, 3, 8, 20))))
+    assert seen.tokens["image"].max_length == 11
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_rollout_is_a_distribution_over_patches(pool):
+    model = randomised(Vit(replace(CONFIG, pool=pool)))
+    maps = model.rollout(batch().images)
+    assert maps.shape == (3, 4, 4)
+    total = maps.sum((1, 2))
+    assert (maps >= 0).all() and (total <= 1 + 1e-5).all() and (total > 0).all()
+    # one block by hand: half of itself, half of its attention
+    one = randomised(Vit(VitClassifierConfig(replace(TINY, depth=1), 5)))
+    weights = one.encode(batch(), record=True).record["image.0.attention"].mean(1)
+    assert torch.allclose(one.rollout(batch().images).flatten(1), weights[:, 0, 1:] / 2, atol=1e-6)
+
+
+def test_stochastic_depth_skips_whole_items_in_training_only():
+    block = TransformerBlock(BlockConfig(8, 2, 16, norm="pre", drop_path=0.5))
+    layout = Layout.uniform(64, 3)
+    x = torch.randn(layout.total, 8)
+    moved = (block(x, Mask.within(layout)) - x).abs().unflatten(0, (64, 3)).sum((1, 2)) > 1e-6
+    assert 5 < int((~moved).sum()) < 30  # both branches skipped: a quarter of 64
+    block.eval()
+    assert torch.equal(block(x, Mask.within(layout)), block(x, Mask.within(layout)))
+    assert [c.drop_path for c in VitConfig(depth=3, drop_path=0.2).blocks] == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_errors_say_what_is_wrong():
+    with pytest.raises(ValueError, match="needs a trunk with a class token"):
+        Vit(replace(CONFIG, trunk=replace(TINY, class_token=False)))
+    with pytest.raises(ValueError, match="holds no images"):
+        Vit(CONFIG).encode(Batch())
+    with pytest.raises(ValueError, match="`label` in the batch"):
+        Vit(CONFIG).losses(Batch(images=batch().images))
