@@ -81,9 +81,7 @@ def test_transparent_palette_and_oblong_pictures(tmp_path: Path) -> None:
 def test_cache_is_read_and_survives_damage(
     concepts: list[EmojiConcept], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = [
-        {"codepoints": [0x1F34E], "name": "red apple", "keywords": ["fruit"], "group": "g", "subgroup": "s"}
-    ]
+    records = [{"codepoints": [0x1F34E], "name": "red apple", "keywords": ["fruit"], "group": "g", "subgroup": "s"}]
     drawn = np.stack([concepts[0].images[style] for style in STYLES])[None]
     builds = 0
 

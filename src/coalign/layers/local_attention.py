@@ -24,6 +24,7 @@ from coalign.layers.sincos import sincos_positions
 
 Positions = Literal["shared", "by_channel", "absolute", "none"]
 Border = Literal["zeros", "masked"]
+PART = 2**22
 
 
 class LocalAttention(nn.Module):
@@ -118,41 +119,56 @@ class _LocalAttention(torch.autograd.Function):
             return torch.empty_like(v)
         ctx.save_for_backward(q, k, v, row, column)
         ctx.kernel, ctx.border = kernel, border
-        weights = _weights(q, k, row, column, kernel, border)
-        padded, out = _pad(v, kernel), torch.zeros_like(v)
-        for number, place in enumerate(_places(kernel, *q.shape[-2:])):
-            out.addcmul_(weights[number].unsqueeze(2), padded[place])
+        out = torch.zeros_like(v)
+        for part in _parts(q, kernel):
+            weights = _weights(q[part], k[part], row[:, part], column[:, part], kernel, border)
+            padded = _pad(v[part], kernel)
+            for number, place in enumerate(_places(kernel, *q.shape[-2:])):
+                out[part].addcmul_(weights[number].unsqueeze(2), padded[place])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (grad,) = grads
         q, k, v, row, column = ctx.saved_tensors
-        kernel: int = ctx.kernel
-        places = list(_places(kernel, *q.shape[-2:]))
-        weights = _weights(q, k, row, column, kernel, ctx.border)
-        padded, grad_v = _pad(v, kernel), torch.zeros_like(_pad(v, kernel))
-        slope = torch.empty_like(weights)
-        for number, place in enumerate(places):
-            slope[number] = (grad * padded[place]).sum(2)
-            grad_v[place].addcmul_(weights[number].unsqueeze(2), grad)
-        slope = weights * (slope - (weights * slope).sum(0))  # through the softmax
-        padded, grad_k, grad_q = _pad(k, kernel), torch.zeros_like(grad_v), torch.zeros_like(q)
-        for number, place in enumerate(places):
-            step = slope[number].unsqueeze(2)
-            grad_q.addcmul_(step, padded[place])
-            grad_k[place].addcmul_(step, q)
-        by_offset = slope.unflatten(0, (kernel, kernel))
-        return (
-            grad_q,
-            _crop(grad_k, kernel),
-            _crop(grad_v, kernel),
-            by_offset.sum(1),
-            by_offset.sum(0),
-            None,
-            None,
-        )
+        out = [torch.empty_like(x) for x in (q, k, v, row, column)]
+        for part in _parts(q, ctx.kernel):
+            slopes = _slopes(
+                grads[0][part], q[part], k[part], v[part], row[:, part], column[:, part], ctx.kernel, ctx.border
+            )
+            for whole, own in zip(out[:3], slopes[:3], strict=True):
+                whole[part] = own
+            for whole, own in zip(out[3:], slopes[3:], strict=True):
+                whole[:, part] = own
+        return *out, None, None
+
+
+def _slopes(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, row: Tensor, column: Tensor, kernel: int, border: Border
+) -> tuple[Tensor, ...]:
+    """The gradients of q, k, v, row and column for that of the result."""
+    places = list(_places(kernel, *q.shape[-2:]))
+    weights = _weights(q, k, row, column, kernel, border)
+    padded = _pad(v, kernel)
+    grad_v, slope = torch.zeros_like(padded), torch.empty_like(weights)
+    for number, place in enumerate(places):
+        slope[number] = (grad * padded[place]).sum(2)
+        grad_v[place].addcmul_(weights[number].unsqueeze(2), grad)
+    slope = slope.sub_((weights * slope).sum(0)).mul_(weights)  # through the softmax
+    padded, grad_k, grad_q = _pad(k, kernel), torch.zeros_like(grad_v), torch.zeros_like(q)
+    for number, place in enumerate(places):
+        step = slope[number].unsqueeze(2)
+        grad_q.addcmul_(step, padded[place])
+        grad_k[place].addcmul_(step, q)
+    by_offset = slope.unflatten(0, (kernel, kernel))
+    return grad_q, _crop(grad_k, kernel), _crop(grad_v, kernel), by_offset.sum(1), by_offset.sum(0)
+
+
+def _parts(q: Tensor, kernel: int) -> Iterator[slice]:
+    """Items in parts whose softmax has at most `PART` numbers (one item at least): it bounds the working memory."""
+    step = max(1, PART // max(kernel**2 * q.shape[1] * q.shape[3] * q.shape[4], 1))
+    for first in range(0, q.shape[0], step):
+        yield slice(first, first + step)
 
 
 def _weights(q: Tensor, k: Tensor, row: Tensor, column: Tensor, kernel: int, border: Border) -> Tensor:
