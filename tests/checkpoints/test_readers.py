@@ -92,5 +92,5 @@ def test_missing_unknown_and_empty(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(InputError, match="no state dict"):
         read_tensors(tmp_path / "empty.pth")
-    with pytest.raises(InputError, match=r"no model.safetensors or pytorch_model.bin"):
+    with pytest.raises(InputError, match=r"no model.safetensors, pytorch_model.bin or"):
         read_tensors(tmp_path)

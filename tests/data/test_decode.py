@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from files import encoded, noise, picture
 from PIL import Image
 
 from coalign.data.decode import BadSample, check_image, decode_image
-from conftest import encoded, noise, picture
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

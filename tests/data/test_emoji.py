@@ -137,7 +137,7 @@ def test_split_is_by_concept_and_deterministic(concepts: list[EmojiConcept]) -> 
     assert len(split.unseen) == len(split.development) == round(0.1 * len(concepts))
     shuffled = random.Random(1).sample(concepts, len(concepts))
     assert [{concept.key for concept in part} for part in split_concepts(shuffled)] == parts
-    final = split_concepts(concepts, development_fraction=0)
+    final = split_concepts(concepts, development_fraction=0.0)
     assert [c.key for c in final.unseen] == [c.key for c in split.unseen] and not final.development
     assert {c.key for c in split_concepts(concepts, seed=1).unseen} != parts[2]
 

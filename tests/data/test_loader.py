@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from files import encoded, noise, picture
 from test_shards import samples, write_shard
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from coalign.data.tokenise import Tokenizer
 from coalign.data.transforms import ImageOptions
 from coalign.errors import InputError
 from coalign.types import Batch, InputSpec
-from conftest import encoded, noise, picture
 
 SPEC = InputSpec(image_size=8, max_text_length=6)
 AUGMENTED = ImageOptions(flip=True, jitter=0.3, randaugment=1)

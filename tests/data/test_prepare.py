@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from files import encoded, picture
 from torch import Tensor
 
 from coalign.data.decode import BadSample
@@ -13,7 +14,6 @@ from coalign.data.prepare import prepare
 from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.types import Batch, Encoding, InputSpec, Regions
-from conftest import encoded, picture
 
 
 class Reader:

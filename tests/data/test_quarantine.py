@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from files import encoded, noise, picture
 
 from coalign.data.quarantine import Quarantine, check_source
 from coalign.data.samples import InMemory, Problem, Source, Where
 from coalign.data.sources import open_source
 from coalign.errors import InputError
-from conftest import encoded, noise, picture
 
 
 def listed(path: Path) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from files import encoded, picture
 
 from coalign.data.decode import decode_image
 from coalign.data.quarantine import check_source
@@ -16,7 +17,6 @@ from coalign.data.samples import Source
 from coalign.data.shards import TarShards
 from coalign.data.sources import open_source
 from coalign.errors import InputError
-from conftest import encoded, picture
 
 
 def write_shard(path: Path, files: dict[str, bytes], mode: str = "w") -> None:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from files import encoded, picture
 
 from coalign.data.decode import decode_image
 from coalign.data.samples import InMemory, Sample, Source, Where
 from coalign.data.sources import open_source
 from coalign.errors import InputError
-from conftest import encoded, picture
 
 Make = Callable[..., Path]
 

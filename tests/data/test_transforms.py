@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from files import noise
 from PIL import Image
 from torch import Tensor
 
 from coalign.data.transforms import ImageOptions, ImageTransform, derive_seed
 from coalign.errors import InputError
 from coalign.types import InputSpec
-from conftest import noise
 
 SPEC = InputSpec(image_size=16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
 PLAIN = InputSpec(image_size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -23,7 +23,7 @@ def test_a_changed_weight_is_seen(golden, tmp_path, case):
     with safe_open(golden / f"albef{case}.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
-    tensors["weight/visual_encoder.blocks.0.mlp.fc2.bias"] += 0.01
+    tensors["weight/visual_encoder.blocks.0.mlp.fc2.bias"][0] += 0.05
     save_file(tensors, tmp_path / "case.safetensors", metadata=metadata)
     assert any(line.status == "FAIL" for line in verify(tmp_path / "case.safetensors"))
 
