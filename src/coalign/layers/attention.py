@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from coalign.ops.attention import Mask, attend, attend_with_weights
 from coalign.types import Record
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "swish", "tanh"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,  # erf: PyTorch, Hugging Face "gelu"
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # Google's BERT, flax, GPT
     "relu": F.relu,
+    "swish": F.silu,
     "tanh": torch.tanh,
 }
 

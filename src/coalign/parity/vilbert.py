@@ -213,8 +213,9 @@ def task_losses(case: Case, model: VilbertTasks, regions: Packed, out: Outputs, 
         assert isinstance(scores, Packed)
         target = Packed.from_padded(inputs["region_target"], inputs.get("image_attention_mask"), keep_padding).values
         losses["loss_region"] = region_loss(scores.values, target, len(regions))
-    if "options" in case.config:
-        losses["retrieval_scores"] = tensor("vil_logit").view(-1, int(case.config["options"]))
+    options = int(case.config.get("options", 0))
+    if options and len(tensor("vil_logit")) % options == 0:
+        losses["retrieval_scores"] = tensor("vil_logit").view(-1, options)
         if "retrieval_target" in inputs:
             losses["loss_retrieval"] = model.hard(losses["retrieval_scores"], inputs["retrieval_target"])
     if "binary_target" in inputs and len(tensor("vil_binary_prediction")) == len(inputs["binary_target"]):
