@@ -265,11 +265,13 @@ def _walk(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 @dataclass(frozen=True, eq=False)
 class Text(_Movable):
     """Word pieces. `ids` [T] int64, special tokens included; `types` [T] segment numbers, None where all are 0;
-    `words` [T] the word that each piece belongs to within its text, -1 at special tokens."""
+    `words` [T] the word that each piece belongs to within its text, -1 at special tokens; `states` [T, D] what the
+    frozen blocks of a text tower give, computed beforehand."""
 
     ids: Packed
     types: Tensor | None = None
     words: Tensor | None = None
+    states: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

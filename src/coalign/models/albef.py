@@ -24,9 +24,11 @@ from torch.nn.parameter import Parameter
 
 from coalign.checkpoints import Default, Rename, StateMap, Tie
 from coalign.checkpoints.statemap import Rule
+from coalign.layers.attention import FeedForward
+from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
-from coalign.layers.transformer import Context
+from coalign.layers.transformer import Context, TransformerBlock
 from coalign.models.bert import BertConfig, BertTrunk, trunk_rules
 from coalign.models.vit import VitConfig, VitTrunk, timm_rules
 from coalign.objectives.contrastive import Contrastive, matching_targets, soft_targets
@@ -36,8 +38,9 @@ from coalign.objectives.matching import Matching, draw_hard_negatives
 from coalign.ops.attention import Mask
 from coalign.ops.collectives import gather
 from coalign.ops.masking import mask_tokens, predicted_rows
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Text
+from coalign.types import Batch, Encoding, Images, InputSpec, Layout, Packed, Record, System, Text
 
+STEM_MEAN, STEM_STD = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -60,10 +63,28 @@ class AlbefConfig:
     targets: Literal["pairs", "ids"] = "pairs"
     mask_probability: float = 0.15
     max_text_length: int = 30
+    separator: bool = False
     cls_id: int = 101
     mask_id: int = 103
     alignment_block: int | None = None
     """The fusion block whose cross-attention shows word-patch alignment; the paper's is the third."""
+
+    # Runnable sizes. An image tower of few blocks on a frozen stem, and a text tower whose text half stays as it was
+    # pre-trained, have no [CLS] rows that sum them up; so their vectors are read from all rows.
+    image_pool: Literal["class", "grid"] = "class"
+    """"grid": the projection also reads patch states and stem features, averaged over 2 x 2 cells."""
+    text_pool: Literal["first", "mean"] = "first"
+    text_hidden: int | None = None
+    """Hidden width of a two-layer text projection; None is the paper's linear one."""
+    projection_dropout: float = 0.0
+    frozen_text: bool = False
+    """The text half is not trained: its states may come with the batch (`Text.states`), and both towers share them."""
+    warm_momentum: bool = False
+    """The momentum grows as (t + 1) / (t + 10) to its value, so that the copy leaves its random start behind."""
+    match_items: int | None = None
+    """Pairs of a batch that are matched, each with two hard negatives from the whole batch; None is all."""
+    word_items: int | None = None
+    """Texts of a batch in which words are hidden; None is all."""
 
 
 SIZES = {
@@ -86,19 +107,40 @@ class Towers(nn.Module):
         c = self.config = config
         self.image = VitTrunk(c.image)
         self.text = BertTrunk(c.text)
-        self.image_projection = nn.Linear(c.image.dim, c.embed_dim)
-        self.text_projection = nn.Linear(c.text.dim, c.embed_dim)
+        stem = 0 if c.image.stem == "none" else EfficientNetStem.width
+        cells = (c.image.grid // 2) ** 2 if c.image_pool == "grid" else 0
+        self.image_projection = nn.Linear(c.image.dim + cells * (c.image.dim + stem), c.embed_dim)
+        if c.text_hidden is None:
+            self.text_projection: nn.Module = nn.Linear(c.text.dim, c.embed_dim)
+        else:
+            self.text_projection = FeedForward(c.text.dim, c.text_hidden, c.embed_dim, dropout=c.projection_dropout)
+        self.dropout = nn.Dropout(c.projection_dropout)
         self.words = MaskedLMHead(c.text.dim, c.text.vocab_size, eps=c.text.eps) if "mlm" in c.objectives else None
 
-    def read(self, ids: Packed, record: Record | None = None) -> Packed:
+    def read(self, text: Text, record: Record | None = None) -> Packed:
         """The text half: states before any image is seen."""
-        return self.text(ids, last=self.config.text.cross_from, record=record)
+        if text.states is not None and record is None:
+            return text.ids.with_values(text.states.to(self.text_projection_dtype))
+        return self.text(text.ids, last=self.config.text.cross_from, record=record)
 
-    def image_vector(self, image: Packed) -> Tensor:
-        return F.normalize(self.image_projection(image.first), dim=-1)
+    @property
+    def text_projection_dtype(self) -> torch.dtype:
+        return next(self.text_projection.parameters()).dtype
+
+    def image_vector(self, image: Packed, images: Images) -> Tensor:
+        parts = [image.first]
+        if self.config.image_pool == "grid":
+            side = self.config.image.grid
+            patches = image.to_padded()[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+            maps = [patches] if images.grid is None else [patches, images.grid]
+            parts += [self.dropout(F.avg_pool2d(cells, 2).flatten(1)) for cells in maps]
+        return F.normalize(self.image_projection(torch.cat(parts, 1)), dim=-1)
 
     def text_vector(self, text: Packed) -> Tensor:
-        return F.normalize(self.text_projection(text.first), dim=-1)
+        if self.config.text_pool == "first":
+            return F.normalize(self.text_projection(text.first), dim=-1)
+        mean = F.normalize(text.mean(), dim=-1) * self.config.text.dim**0.5
+        return F.normalize(self.text_projection(mean), dim=-1)
 
     def fuse(self, text: Packed, image: Packed, mask: Mask | None = None, record: Record | None = None) -> Packed:
         """The fusion half: text i looks at image i, or as `mask` says; an image's keys and values are made once."""
@@ -109,6 +151,30 @@ class Towers(nn.Module):
             self.text.encoder(text.values, own, context, first=first, record=record, name="fusion.")
         )
 
+    def fuse_first(
+        self, text: Packed, image: Packed, pairs: tuple[Tensor, Tensor], counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """The fused [CLS] rows [P, dim] of pairs (text numbers, image numbers) and nothing that they do not need.
+
+        What a text gives before it sees an image is computed once a text, an image's keys and values once an image,
+        and the last block runs on the [CLS] rows alone. Where the pairs are sorted by image, `counts` says how many
+        each image has: then its texts are one query, and its keys and values are not copied.
+        """
+        blocks = list(self.text.encoder.blocks)[self.config.text.cross_from :]
+        x = text
+        for number, block in enumerate(blocks):
+            assert isinstance(block, TransformerBlock)
+            if number == len(blocks) - 1:
+                first = Layout.uniform(len(x), 1, x.values.device)
+                x = Packed(block.within(x.values, Mask(first, x.layout), rows=x.layout.first), first)
+            else:
+                x = x.with_values(block.within(x.values, Mask.within(x)))
+            if number == 0:
+                x = x.select(pairs[0])
+            seen = Mask.between(x, image, pairs[1]) if counts is None else Mask.between(x.layout.group(counts), image)
+            x = x.with_values(block.across(x.values, x.layout, Context(image.values, seen)))
+        return x.values
+
     def predict(self, fused: Packed, rows: Tensor) -> Tensor:
         """Vocabulary logits [n, V] at these rows only."""
         if self.words is None:
@@ -118,13 +184,14 @@ class Towers(nn.Module):
 
 def input_spec_of(config: AlbefConfig) -> InputSpec:
     """CLIP's pixel statistics; texts begin with [CLS] and end without [SEP], as the original's tokenizer has it."""
+    on_stem = config.image.stem != "none"
     return InputSpec(
         image_size=config.image.image_size,
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
+        mean=STEM_MEAN if on_stem else CLIP_MEAN,
+        std=STEM_STD if on_stem else CLIP_STD,
         vocab_size=config.text.vocab_size,
         max_text_length=config.max_text_length,
-        separator=False,
+        separator=config.separator,
     )
 
 
@@ -152,6 +219,10 @@ class Albef(nn.Module):
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
         self.config = config
+        self.stem = None if config.image.stem == "none" else EfficientNetStem(EfficientNetLite0())
+        if self.stem is not None:
+            self.register_buffer("grid_mean", torch.zeros(EfficientNetStem.width, 1, 1))
+            self.register_buffer("grid_std", torch.ones(EfficientNetStem.width, 1, 1))
         self.online = Towers(config)
         self.momentum = momentum_copy(self.online)
         self.temperature = Parameter(torch.tensor(config.temperature))
@@ -176,10 +247,11 @@ class Albef(nn.Module):
         vectors: dict[str, Tensor] = {}
         pooled: dict[str, Tensor] = {}
         if batch.images is not None:
-            tokens["image"] = self.online.image(batch.images, record=kept)
-            vectors["image"] = self.online.image_vector(tokens["image"])
+            images = self.see(batch.images)
+            tokens["image"] = self.online.image(images, record=kept)
+            vectors["image"] = self.online.image_vector(tokens["image"], images)
         if batch.text is not None:
-            tokens["text"] = self.online.read(batch.text.ids, record=kept)
+            tokens["text"] = self.online.read(batch.text, record=kept)
             vectors["text"] = self.online.text_vector(tokens["text"])
         if batch.images is not None and batch.text is not None:
             tokens["fused"] = self.online.fuse(tokens["text"], tokens["image"], record=kept)
@@ -193,10 +265,24 @@ class Albef(nn.Module):
         """
         order = torch.argsort(pairs[:, 0], stable=True)
         wanted, counts = pairs[order, 0].unique_consecutive(return_counts=True)
-        text, image = texts.select(pairs[order, 1]), images.select(wanted)
-        mask = Mask.between(text.layout.group(counts.tolist()), image)
-        logits = self.match_head(self.online.fuse(text, image, mask).first)[:, 1]
+        rows = self.online.fuse_first(texts, images.select(wanted), (pairs[order, 1], pairs[order, 0]), counts.tolist())
+        logits = self.match_head(rows)[:, 1]
         return torch.empty_like(logits).index_copy(0, order, logits)
+
+    def see(self, images: Images) -> Images:
+        """What the image tower reads: pixels as they are, or the standardised features of the frozen stem."""
+        if self.stem is None:
+            return images
+        grid = self.features(images)
+        return Images(grid=(grid - self.get_buffer("grid_mean")) / self.get_buffer("grid_std"))
+
+    def features(self, images: Images) -> Tensor:
+        """The stem's features [B, C, h, w]: those that come with the batch, or of its pixels."""
+        if images.grid is not None:
+            return images.grid.to(self.temperature.dtype)
+        if self.stem is None or images.pixels is None:
+            raise ValueError("this batch holds neither pixels nor features of a stem")
+        return self.stem(images.pixels)
 
     def alignment(self, batch: Batch, method: Literal["cross_attention", "grad_cam"] = "grad_cam") -> list[Tensor]:
         """Word-to-patch maps [L_i, grid, grid], one a pair: cross-attention of `alignment_block`, mean over heads.
@@ -243,7 +329,12 @@ class Albef(nn.Module):
         self._pending.clear()
         if self.config.clamp_temperature:
             self.temperature.clamp_(0.001, 0.5)
-        momentum_update(self.momentum, self.online, self.config.momentum)
+        self.momentum.eval()  # its targets and its queue are better without dropout
+        rate = self.config.momentum
+        if self.config.warm_momentum:
+            step = int(self.get_buffer("step"))
+            rate = min(rate, (step + 1) / (step + 10))
+        momentum_update(self.momentum, self.online, rate)
 
     def losses(
         self,
@@ -266,18 +357,23 @@ class Albef(nn.Module):
             i2t = self.itc(seen.similarity_i2t, seen.target_i2t)
             losses["itc"] = (i2t + self.itc(seen.similarity_t2i, seen.target_t2i)) / 2
         if "itm" in wanted:
-            logits = self.match_head(self.fuse_with_negatives(seen, drawn).first)
-            labels = (torch.arange(logits.shape[0], device=logits.device) < len(batch.text.ids)).long()
+            pairs = self.with_negatives(drawn, seen.text.values.device)
+            logits = self.match_head(self.online.fuse_first(seen.text, seen.image, pairs))
+            labels = (torch.arange(logits.shape[0], device=logits.device) < logits.shape[0] // 3).long()
             losses["itm"] = self.itm(logits, labels)
         if "mlm" in wanted:
-            hidden, labels = batch.text.ids.with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
-            rows = predicted_rows(labels)
-            logits = self.online.predict(self.online.fuse(self.online.read(hidden), seen.image), rows)
+            hidden, labels = self.hidden_words(batch.text.ids, drawn)
+            rows, items = predicted_rows(labels), torch.arange(len(hidden), device=labels.device)
+            text = self.online.read(Text(hidden))
+            logits = self.online.predict(
+                self.online.fuse(text, seen.image, Mask.between(text, seen.image, items)), rows
+            )
             losses["mlm"] = self.mlm(logits, labels[rows])
             if self.config.distill:
                 with torch.no_grad():
                     m = self.momentum
-                    teacher = m.predict(m.fuse(m.read(hidden), seen.image_m), rows)
+                    text_m = text if self.config.frozen_text else m.read(Text(hidden))
+                    teacher = m.predict(m.fuse(text_m, seen.image_m, Mask.between(text_m, seen.image_m, items)), rows)
                 losses["mlm"] = (1 - alpha) * losses["mlm"] + alpha * self.distillation(logits, teacher)
         return losses
 
@@ -301,12 +397,12 @@ class Albef(nn.Module):
         """Both towers and their momentum copies; similarities to this batch and the queue, and their targets."""
         if batch.images is None or batch.text is None:
             raise ValueError("ALBEF trains on pairs: this batch lacks images or texts")
-        online, m, queue = self.online, self.momentum, self.queue
-        image, text = online.image(batch.images), online.read(batch.text.ids)
-        image_vector, text_vector = online.image_vector(image), online.text_vector(text)
+        online, m, queue, images_in = self.online, self.momentum, self.queue, self.see(batch.images)
+        image, text = online.image(images_in), online.read(batch.text)
+        image_vector, text_vector = online.image_vector(image, images_in), online.text_vector(text)
         with torch.no_grad():
-            image_m, text_m = m.image(batch.images), m.read(batch.text.ids)
-            image_vector_m, text_vector_m = m.image_vector(image_m), m.text_vector(text_m)
+            image_m, text_m = m.image(images_in), text if self.config.frozen_text else m.read(batch.text)
+            image_vector_m, text_vector_m = m.image_vector(image_m, images_in), m.text_vector(text_m)
             images = torch.cat([image_vector_m.T, queue.get_buffer("image")], 1)
             texts = torch.cat([text_vector_m.T, queue.get_buffer("text")], 1)
             if self.config.targets == "ids":
@@ -353,9 +449,10 @@ class Albef(nn.Module):
                 ("neg_image_index", seen.similarity_t2i),
                 ("neg_text_index", seen.similarity_i2t),
             ):
-                drawn[name] = draw_hard_negatives(similarity[:, :size].detach(), same, generator)
+                some = self.config.match_items
+                drawn[name] = draw_hard_negatives(similarity[:some, :size].detach(), same[:some], generator)
         if "mlm" in wanted and "mlm_input_ids" not in drawn:
-            words = text.ids.values
+            words = text.ids.select(range(min(self.config.word_items or size, size))).values
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
                 words,
                 words != self.config.cls_id,
@@ -366,12 +463,17 @@ class Albef(nn.Module):
             )
         return drawn
 
-    def fuse_with_negatives(self, seen: Contrast, drawn: Mapping[str, Tensor]) -> Packed:
-        """3B fused texts: the pairs; each text with a negative image; a negative text with each image."""
-        own = torch.arange(len(seen.text), device=seen.text.values.device)
-        text = seen.text.select(torch.cat([own, own, drawn["neg_text_index"]]))
-        images = torch.cat([own, drawn["neg_image_index"], own])
-        return self.online.fuse(text, seen.image, Mask.between(text, seen.image, images))
+    def with_negatives(self, drawn: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+        """3B pairs of (text, image) numbers: the pairs; each text with a negative image; a negative text with each
+        image."""
+        own = torch.arange(drawn["neg_text_index"].shape[0], device=device)
+        return torch.cat([own, own, drawn["neg_text_index"]]), torch.cat([own, drawn["neg_image_index"], own])
+
+    def hidden_words(self, ids: Packed, drawn: Mapping[str, Tensor]) -> tuple[Packed, Tensor]:
+        """The texts in which words are hidden, and the labels [T] of their pieces."""
+        some = self.config.word_items
+        part = ids if some is None or some >= len(ids) else ids.select(range(some))
+        return part.with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
 
     def for_queue(self, seen: Contrast, ids: Tensor | None) -> dict[str, Tensor]:
         """What `after_step` enqueues."""

@@ -22,15 +22,15 @@ class Matching(nn.Module):
 
 
 def draw_hard_negatives(
-    similarity: Float[Tensor, "b b"], same: Bool[Tensor, "b b"], generator: torch.Generator | None
-) -> Int[Tensor, " b"]:
+    similarity: Float[Tensor, "n b"], same: Bool[Tensor, "n b"], generator: torch.Generator | None
+) -> Int[Tensor, " n"]:
     """One column for each row, drawn with probability softmax(similarity) among those that are not the same item.
 
-    ALBEF, section 3.2. A row whose candidates are all the same item takes any other row. Needs two rows.
+    ALBEF, section 3.2. A row whose candidates are all the same item takes any other row. Needs two columns.
     """
-    if similarity.shape[0] < 2:
+    if similarity.shape[1] < 2:
         raise ValueError("hard negatives need a batch of at least two pairs")
     weights = similarity.softmax(1).masked_fill(same, 0.0)
-    others = 1.0 - torch.eye(similarity.shape[0], device=similarity.device)
+    others = 1.0 - torch.eye(*similarity.shape, device=similarity.device)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)

@@ -22,6 +22,7 @@ from coalign.models.albef_tasks import (
 )
 from coalign.models.bert import BertConfig
 from coalign.models.vit import VitConfig
+from coalign.ops.attention import Mask
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.types import Batch, Images, Packed, Text
@@ -150,7 +151,9 @@ def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> O
     model.before_step()
     seen = model.contrast(batch, choices["alpha"])
     losses = model.losses(batch, choices=choices)
-    fused = model.fuse_with_negatives(seen, choices)
+    texts, images = model.with_negatives(choices, seen.text.values.device)
+    text = seen.text.select(texts)
+    fused = model.online.fuse(text, seen.image, Mask.between(text, seen.image, images))
     size, own = len(seen.text), torch.arange(len(seen.text))
     out: dict[str, Tensor | Packed] = {
         "image_embeds": seen.image,
@@ -198,7 +201,7 @@ def masked_words(model: Albef, batch: Batch, image: Packed, image_m: Packed, cho
     hidden, labels = batch.text.ids.with_values(choices["mlm_input_ids"]), choices["mlm_labels"]
     every = torch.arange(hidden.values.shape[0])
     logits = [
-        towers.predict(towers.fuse(towers.read(hidden), seen), every)
+        towers.predict(towers.fuse(towers.read(Text(hidden)), seen), every)
         for towers, seen in ((model.online, image), (model.momentum, image_m))
     ]
     rows = labels != -100
