@@ -1,12 +1,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from recorded import failures, rewritten
 
+from coalign.models.vilbert_trunk import Gate
 from coalign.parity import vilbert
 from coalign.parity.verify import verify, verify_manifest
 
-CASES = ["", "_eps", "_beta", "_beta_pretrain", "_tasks"]
+CASES = ["", "_eps", "_beta", "_beta_pretrain", "_tasks", "_variants"]
+"""The last is our own recording of the original: gated region attention, sums, contrast, leftover blocks."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,3 +53,29 @@ def test_every_checkpoint_of_the_manifest(manifests, name, entries):
     lines = verify_manifest(manifests / f"{name}.json")
     assert len(lines) == entries
     assert [str(line) for line in lines if line.status != "ok"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fusion": "mul"},
+        {"text_connections": (1, 1)},
+        {"region_connections": (0, 1)},
+    ],
+    ids=["fusion", "text leftovers", "region order"],
+)
+def test_a_wrong_setting_is_seen(golden, monkeypatch, wrong):
+    real = vilbert.config_of
+    monkeypatch.setattr(vilbert, "config_of", lambda described: replace(real(described), **wrong))
+    assert failures(golden / "vilbert_variants.safetensors")
+
+
+def test_a_missing_gate_is_seen(golden, monkeypatch):
+    monkeypatch.setattr(Gate, "forward", lambda self, mean: torch.ones(len(mean), self.query.out_features))
+    assert failures(golden / "vilbert_variants.safetensors")
+
+
+def test_wrong_negatives_are_seen(golden, monkeypatch):
+    real = vilbert.recorded_negatives
+    monkeypatch.setattr(vilbert, "recorded_negatives", lambda case: real(case).roll(1, 0))
+    assert failures(golden / "vilbert_variants.safetensors")
