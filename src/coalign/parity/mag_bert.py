@@ -1,0 +1,74 @@
+"""Recorded cases of WasifurRahman/BERT_multimodal_transformer."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+
+from coalign.checkpoints import StateMap
+from coalign.models.bert import BertConfig
+from coalign.models.mag_bert import MagBert, MagBertConfig, original
+from coalign.parity.case import Case, Described
+from coalign.parity.verify import Adaptor, Outputs
+from coalign.types import Batch, Packed, Series, Text
+
+
+def config_of(described: Described) -> MagBertConfig:
+    """Sizes from the weights; the number of heads and the bound of the shift from the config."""
+    c, tables = described.config, "bert.embeddings.{}_embeddings.weight"
+    vocab_size, dim = described.shape(tables.format("word"))
+    trunk = BertConfig(
+        vocab_size=vocab_size,
+        dim=dim,
+        depth=described.count("bert.encoder.layer.{}."),
+        heads=c["num_attention_heads"],
+        hidden_dim=described.shape("bert.encoder.layer.0.intermediate.dense.bias")[0],
+        positions=described.shape(tables.format("position"))[0],
+        types=described.shape(tables.format("token_type"))[0],
+        eps=c.get("layer_norm_eps", 1e-12),
+    )
+    return MagBertConfig(
+        trunk,
+        visual_dim=described.shape("bert.MAG.W_v.weight")[1],
+        acoustic_dim=described.shape("bert.MAG.W_a.weight")[1],
+        beta=c.get("beta_shift", 1.0),
+        classes=described.shape("classifier.bias")[0],
+    )
+
+
+def build(described: Described) -> tuple[nn.Module, StateMap]:
+    config = config_of(described)
+    return MagBert(config), original(config)
+
+
+def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
+    assert isinstance(model, MagBert)
+    given = case.inputs
+
+    def packed(name: str) -> Packed:
+        return Packed.from_padded(given[name], given.get("attention_mask"), keep_padding)
+
+    types = packed("token_type_ids").values if "token_type_ids" in given else None
+    series = Series({name: packed(name) for name in ("visual", "acoustic")})
+    batch = Batch(text=Text(packed("input_ids"), types), series=series)
+    seen = model.encode(batch, record=True)
+    text, record = seen.tokens["text"], seen.record
+    out: dict[str, Tensor | Packed] = {
+        "embedding_output": text.with_values(record["text.embedding"]),
+        "mag_output": text.with_values(record["gate.output"]),
+        "mag_alpha": text.with_values(record["gate.alpha"]),
+        "hidden_states.0": text.with_values(record["gate.output"]),
+        "last_hidden_state": text,
+        "pooler_output": seen.pooled["pooled"],
+        "logits": seen.pooled["logits"],
+    }
+    for number in range(model.config.trunk.depth):
+        out[f"hidden_states.{number + 1}"] = text.with_values(record[f"text.{number}.hidden"])
+    if "labels" in given:
+        labelled = Batch(text=batch.text, series=series, labels={"label": given["labels"]})
+        out["loss"] = next(iter(model.losses(labelled).values()))
+    return out
+
+
+ADAPTOR = Adaptor(lambda d: re.match(r"mag[-_ ]?bert", d.system.lower()) is not None, build, run)
