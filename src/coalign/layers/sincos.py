@@ -19,3 +19,14 @@ def sincos_positions(dim: int, grid: tuple[int, int], prefix: int = 0) -> Tensor
     row, column = (torch.cat([angle.sin(), angle.cos()], 1) for angle in angles)
     table = torch.cat([column[None].expand(grid[0], -1, -1), row[:, None].expand(-1, grid[1], -1)], 2).flatten(0, 1)
     return torch.cat([table.new_zeros(prefix, dim), table]).float()
+
+
+def sincos_steps(steps: Tensor, dim: int) -> Tensor:
+    """Positions [T, dim] of the time steps [T]: sin(s ω), then cos(s ω), ω_i = 10000^(-i / (dim // 2 - 1)).
+
+    An odd width ends in a column of zeros (fairseq's and tensor2tensor's form of Vaswani et al. 2017, section 3.5).
+    """
+    half = dim // 2
+    omega = 10000.0 ** (-torch.arange(half, device=steps.device) / max(half - 1, 1))
+    angles = steps[:, None] * omega
+    return torch.cat([angles.sin(), angles.cos(), angles.new_zeros(len(steps), dim % 2)], 1)

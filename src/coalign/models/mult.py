@@ -1,0 +1,305 @@
+"""MulT: Multimodal Transformer for Unaligned Multimodal Language Sequences (Tsai et al., ACL 2019, arXiv 1906.00295).
+
+Several streams of one utterance (words, sound, face), each of its own rate and length. For each target stream and
+each other stream a cross-modal transformer lets the target's steps look at the other's raw ones, the same at every
+layer; the results for one target are put side by side and pass through a transformer of its own. The last step of
+each target goes to the answer: a sentiment score, or several yes-or-no emotions.
+
+What follows the authors' code: attention is causal unless `causal` is off, one LayerNorm serves queries, keys and
+values, and the last part has at least three layers. A frame whose first projected feature is
+exactly 0 has no position, as in their code: that is how it tells frames of zeros, which their data pads with. Padding
+otherwise takes part there as any frame does; here a packed batch has none, and an item's last step is its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coalign.checkpoints import Carry, Rename, Reshape, Split, StateMap
+from coalign.checkpoints.statemap import Rule
+from coalign.errors import InputError
+from coalign.layers.sincos import sincos_steps
+from coalign.layers.transformer import BlockConfig, Context, Encoder
+from coalign.models.bert import label_of
+from coalign.objectives.classification import Classification
+from coalign.ops.attention import Mask
+from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream's name in `Batch.series`, its feature width, and the dropout of attention to it from other streams."""
+
+    name: str
+    width: int
+    attention_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class MulTConfig:
+    """The defaults are the authors' for CMU-MOSEI (their main.py).
+
+    `targets` are the streams that look at the others, None for all. `outputs` is 1 for a score; `task` "emotions" has
+    two for each emotion. A stream as wide as `dim` is not projected (as in the authors' code).
+    """
+
+    streams: tuple[Stream, ...] = (Stream("text", 300, 0.1), Stream("audio", 74), Stream("vision", 35))
+    targets: tuple[str, ...] | None = None
+    dim: int = 30
+    heads: int = 5
+    layers: int = 5
+    causal: bool = True
+    outputs: int = 1
+    task: Literal["regression", "emotions"] = "regression"
+    memory_attention_dropout: float = 0.1
+    embedding_dropout: float = 0.25
+    relu_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    output_dropout: float = 0.0
+
+    @cached_property
+    def asking(self) -> tuple[Stream, ...]:
+        """The target streams, in the order of the answer."""
+        known = [stream.name for stream in self.streams]
+        if len(known) < 2 or len(set(known)) != len(known):
+            raise InputError(f"MulT takes two or more streams of different names, got {known}")
+        unknown = [name for name in self.targets or () if name not in known]
+        if unknown:
+            raise InputError(f"target {unknown[0]!r} is no stream; there are: {', '.join(known)}")
+        return tuple(stream for stream in self.streams if self.targets is None or stream.name in self.targets)
+
+    def others(self, target: str) -> tuple[Stream, ...]:
+        """The streams that a target looks at."""
+        return tuple(stream for stream in self.streams if stream.name != target)
+
+    def block(self, stream: Stream, cross: bool) -> BlockConfig:
+        dim = self.dim if cross else self.dim * (len(self.streams) - 1)
+        return BlockConfig(
+            dim,
+            self.heads,
+            4 * dim,
+            norm="pre",
+            eps=1e-5,
+            activation="relu",
+            self_attention=not cross,
+            context_dim=dim if cross else None,
+            dropout=self.residual_dropout,
+            attention_dropout=stream.attention_dropout if cross else self.memory_attention_dropout,
+            hidden_dropout=self.relu_dropout,
+        )
+
+
+def _streams(audio: int, vision: int) -> tuple[Stream, ...]:
+    return (Stream("text", 300, 0.1), Stream("audio", audio), Stream("vision", vision))
+
+
+SIZES = {
+    "tiny": MulTConfig(dim=16, heads=4, layers=2),
+    "mosei": MulTConfig(),
+    "mosi": MulTConfig(_streams(5, 20)),
+    "iemocap": MulTConfig(outputs=8, task="emotions"),
+    "mosei-text": MulTConfig(targets=("text",)),
+}
+
+
+class MulT(nn.Module):
+    """The cross-modal transformers, one of each target's own, and the answer's residual head."""
+
+    def __init__(self, config: MulTConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.projections = nn.ModuleDict(
+            {s.name: nn.Linear(s.width, c.dim, bias=False) for s in c.streams if s.width != c.dim}
+        )
+        self.cross = nn.ModuleDict(
+            {
+                target.name: nn.ModuleDict(
+                    {source.name: Encoder(c.block(source, True), c.layers) for source in c.others(target.name)}
+                )
+                for target in c.asking
+            }
+        )
+        self.memory = nn.ModuleDict({t.name: Encoder(c.block(t, False), max(c.layers, 3)) for t in c.asking})
+        width = c.dim * (len(c.streams) - 1) * len(c.asking)
+        self.hidden, self.residual = nn.Linear(width, width), nn.Linear(width, width)
+        self.head = nn.Linear(width, c.outputs)
+        self.score, self.classify = nn.L1Loss(), Classification()
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec(streams={stream.name: stream.width for stream in self.config.streams})
+
+    def project(self, batch: Batch) -> dict[str, Packed]:
+        """Every stream's steps at the common width."""
+        projected: dict[str, Packed] = {}
+        for stream in self.config.streams:
+            if batch.series is None or stream.name not in batch.series.streams:
+                raise InputError(f"this model reads a stream {stream.name!r}, and the batch has none")
+            rows = batch.series.streams[stream.name]
+            if rows.values.shape[-1] != stream.width:
+                raise InputError(
+                    f"stream {stream.name!r} has {rows.values.shape[-1]} features, the model reads {stream.width}"
+                )
+            known = stream.name in self.projections
+            projected[stream.name] = rows.with_values(self.projections[stream.name](rows.values)) if known else rows
+        return projected
+
+    def embed(self, x: Packed, record: Record | None = None, name: str = "") -> Tensor:
+        """sqrt(width) x + position; a step whose first feature is exactly 0 has none.
+
+        `record` gets `{name}position`.
+        """
+        dim = x.values.shape[-1]
+        known = (x.values[:, :1] != 0).to(x.values.dtype)
+        positions = sincos_steps(x.layout.position + 1, dim).to(x.values.dtype) * known
+        if record is not None:
+            record[f"{name}position"] = positions
+        dropped = self.config.embedding_dropout
+        return F.dropout(math.sqrt(dim) * x.values + positions, dropped, self.training)
+
+    def look(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
+        """The target's steps after looking at the source's in every layer."""
+        encoder, name = self.cross[target][source], f"{target}.{source}."
+        assert isinstance(encoder, Encoder)
+        mask = cross_mask(x.layout, seen.layout, self.config.causal)
+        rows, keys = self.embed(x, record, name), self.embed(seen)
+        contexts = [Context(block.cross_attention_norm(keys), mask) for block in encoder.blocks]
+        return x.with_values(encoder(rows, mask, contexts, record=record, name=name))
+
+    def remember(self, target: str, x: Packed, record: Record | None = None) -> Packed:
+        """The target's transformer over what it saw of all others, side by side."""
+        mask = Mask.within(x, causal=1 if self.config.causal else None)
+        return x.with_values(self.memory[target](self.embed(x), mask, record=record, name=f"{target}."))
+
+    def answer(self, last: Tensor) -> Tensor:
+        """[B, outputs] from the targets' last steps side by side."""
+        dropped = F.dropout(self.hidden(last).relu(), self.config.output_dropout, self.training)
+        return self.head(last + self.residual(dropped))
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Every target's states by its name, all last steps ("pooled") and the answer ("logits" [B, outputs]).
+
+        With `record`: "{target}.{source}.position", "{target}.{source}.output", "{target}.{source}.{i}.hidden" and
+        ".cross_attention" of every layer, and of each target's own transformer "{target}.{i}.hidden", ".attention".
+        """
+        kept: Record | None = {} if record else None
+        streams, states = self.project(batch), dict[str, Packed]()
+        for target in self.config.asking:
+            own = streams[target.name]
+            seen = {
+                source.name: self.look(target.name, source.name, own, streams[source.name], kept).values
+                for source in self.config.others(target.name)
+            }
+            if kept is not None:
+                kept |= {f"{target.name}.{source}.output": rows for source, rows in seen.items()}
+            states[target.name] = self.remember(target.name, own.with_values(torch.cat([*seen.values()], 1)), kept)
+        last = torch.cat([last_rows(x) for x in states.values()], 1)
+        return Encoding(states, {"pooled": last, "logits": self.answer(last)}, {}, kept or {})
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Absolute error with `labels["label"]` [B, outputs]; or cross-entropy of each emotion's two with [B, emotions]
+        of 0 and 1."""
+        del generator, choices, only
+        logits, label = self.encode(batch).pooled["logits"], label_of(batch, "label")
+        if self.config.task == "regression":
+            return {"regression": self.score(logits, label.to(logits.dtype).view_as(logits))}
+        return {"emotions": self.classify(logits.view(-1, 2), label.flatten())}
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+
+def last_rows(x: Packed) -> Tensor:
+    """[B, D] the last row of every item; zeros for an empty one."""
+    return torch.where(x.lengths[:, None] > 0, x.values[x.offsets[1:] - 1], 0.0)
+
+
+def cross_mask(queries: Layout, keys: Layout, causal: bool) -> Mask:
+    """Query i of an item sees key j where j <= i + |keys - queries|, by the item's own lengths."""
+    if not causal:
+        return Mask(queries, keys)
+    if queries.is_uniform and keys.is_uniform:
+        return Mask(queries, keys, causal=1 + abs(keys.max_length - queries.max_length))
+    ahead = torch.arange(keys.max_length, device=keys.offsets.device) - torch.arange(
+        queries.max_length, device=keys.offsets.device
+    ).unsqueeze(1)
+    unseen = ahead > (keys.lengths - queries.lengths).abs()[:, None, None]
+    return Mask(
+        queries, keys, bias=torch.zeros_like(unseen, dtype=torch.float32).masked_fill(unseen, -math.inf)[:, None]
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+_LETTERS = {"text": "l", "audio": "a", "vision": "v"}
+
+
+def _encoder_rules(file: str, ours: str, attention: str) -> list[Rule]:
+    layer, block = f"{file}layers.{{i}}.", f"{ours}blocks.{{i}}."
+    parts = tuple(f"{block}{attention}.{part}.{{p}}" for part in ("query", "key", "value"))
+    return [
+        Split(f"{layer}self_attn.in_proj_{{p}}", parts),
+        Rename(f"{layer}self_attn.out_proj.{{p}}", f"{block}{attention}.out.{{p}}"),
+        Rename(f"{layer}layer_norms.0.{{p}}", f"{block}{attention}_norm.{{p}}"),
+        Rename(f"{layer}layer_norms.1.{{p}}", f"{block}feed_forward_norm.{{p}}"),
+        Rename(f"{layer}fc1.{{p}}", f"{block}feed_forward.up.{{p}}"),
+        Rename(f"{layer}fc2.{{p}}", f"{block}feed_forward.down.{{p}}"),
+        Rename(f"{file}layer_norm.{{p}}", f"{ours}norm.{{p}}"),
+    ]
+
+
+def original(config: MulTConfig) -> StateMap:
+    """The authors' MULTModel: the state dict of the module that their training script pickles whole.
+
+    Such a pickle holds code and is refused; where you trust it, re-save it once, in a checkout of their code:
+    torch.save(torch.load("mult_MULT.pt", weights_only=False).state_dict(), "mult.pth")
+    """
+    letters = {stream.name: _LETTERS.get(stream.name, stream.name) for stream in config.streams}
+    asking = {stream.name for stream in config.asking}
+    rules: list[Rule] = [Carry("{e}.embed_positions._float_tensor"), Carry("{e}.version")]
+    for stream in config.streams:
+        name, letter = stream.name, letters[stream.name]
+        if stream.width == config.dim:  # there, and never used
+            rules.append(Carry(f"proj_{letter}.weight"))
+        else:
+            shape = (config.dim, stream.width)
+            rules.append(Reshape(f"proj_{letter}.weight", f"projections.{name}.weight", (*shape, 1), shape))
+        if name not in asking:  # likewise
+            rules.append(Carry(f"trans_{letter}_mem.{{rest}}"))
+            continue
+        for other in config.others(name):
+            file = f"trans_{letter}_with_{letters[other.name]}."
+            rules += _encoder_rules(file, f"cross.{name}.{other.name}.", "cross_attention")
+        rules += _encoder_rules(f"trans_{letter}_mem.", f"memory.{name}.", "attention")
+    for theirs, mine in (("proj1", "hidden"), ("proj2", "residual"), ("out_layer", "head")):
+        rules.append(Rename(f"{theirs}.{{p}}", f"{mine}.{{p}}"))
+    return StateMap(rules)
+
+
+SYSTEM = System(
+    name="mult",
+    title="MulT: cross-modal attention over unaligned streams",
+    paper="Tsai et al., ACL 2019, arXiv 1906.00295",
+    model=MulT,
+    config=MulTConfig,
+    sizes=SIZES,
+    weights={"original": original},
+    objectives=("regression",),
+)
