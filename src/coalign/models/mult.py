@@ -27,7 +27,7 @@ from coalign.checkpoints import Carry, Rename, Reshape, Split, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.sincos import sincos_steps
-from coalign.layers.transformer import BlockConfig, Context, Encoder
+from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
 from coalign.models.bert import label_of
 from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
@@ -167,11 +167,14 @@ class MulT(nn.Module):
 
     def look(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
         """The target's steps after looking at the source's in every layer."""
-        encoder, name = self.cross[target][source], f"{target}.{source}."
+        encoders, name = self.cross[target], f"{target}.{source}."
+        assert isinstance(encoders, nn.ModuleDict)
+        encoder = encoders[source]
         assert isinstance(encoder, Encoder)
         mask = cross_mask(x.layout, seen.layout, self.config.causal)
         rows, keys = self.embed(x, record, name), self.embed(seen)
-        contexts = [Context(block.cross_attention_norm(keys), mask) for block in encoder.blocks]
+        norms = [block.cross_attention_norm for block in encoder.blocks if isinstance(block, TransformerBlock)]
+        contexts = [Context(norm(keys), mask) for norm in norms]
         return x.with_values(encoder(rows, mask, contexts, record=record, name=name))
 
     def remember(self, target: str, x: Packed, record: Record | None = None) -> Packed:
@@ -242,9 +245,8 @@ def cross_mask(queries: Layout, keys: Layout, causal: bool) -> Mask:
         queries.max_length, device=keys.offsets.device
     ).unsqueeze(1)
     unseen = ahead > (keys.lengths - queries.lengths).abs()[:, None, None]
-    return Mask(
-        queries, keys, bias=torch.zeros_like(unseen, dtype=torch.float32).masked_fill(unseen, -math.inf)[:, None]
-    )
+    bias = torch.zeros_like(unseen, dtype=torch.float32).masked_fill(unseen, -math.inf)
+    return Mask(queries, keys, bias=bias[:, None])
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
