@@ -54,6 +54,18 @@ def test_forward_and_backward_are_the_formula(kernel, border):
         assert torch.allclose(a, torch.zeros_like(a) if b is None else b, atol=1e-12)
 
 
+def test_items_in_parts_give_the_same(monkeypatch):
+    """A batch too large for the working memory is gone through a few items at a time."""
+    inputs = random_inputs(3)
+    whole = local_attention(*inputs, 3)
+    slopes = torch.autograd.grad(whole.square().sum(), inputs)
+    monkeypatch.setattr("coalign.layers.local_attention.PART", 9 * 2 * 20)
+    parts = local_attention(*inputs, 3)
+    assert torch.allclose(parts, whole, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(parts.square().sum(), inputs), slopes, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
 def test_a_window_larger_than_the_image():
     inputs = random_inputs(7, size=(2, 3))
     assert torch.allclose(local_attention(*inputs, 7), by_pixel(*inputs, 7, "zeros"), atol=1e-12)

@@ -139,6 +139,22 @@ def test_probe_trains_the_head_alone():
     assert isinstance(model.head_norm, nn.BatchNorm1d) and not model.head_norm.affine
 
 
+def test_hybrid_reads_pixels_or_their_features():
+    """Section 3.1: the cells of the frozen stem's map are the patches."""
+    config = replace(CONFIG, trunk=replace(TINY, image_size=96, patch_size=16, stem="efficientnet_lite0"))
+    model = Vit(config).eval()
+    data = batch(2, image_size=96)
+    seen = model.encode(data)
+    assert seen.tokens["image"].max_length == 37
+    ready = Batch(images=Images(grid=model.stem(data.images.pixels)))
+    assert torch.equal(model.encode(ready).pooled["logits"], seen.pooled["logits"])
+    model.losses(data)["classification"].backward()
+    assert all(p.grad is None for p in model.stem.parameters())
+    assert model.input_spec.std == pytest.approx((128 / 255,) * 3)
+    with pytest.raises(ValueError, match="has no stem"):
+        Vit(CONFIG).load_stem()
+
+
 def test_rectangular_images():
     config = replace(CONFIG, trunk=replace(TINY, image_size=8, image_width=20))
     seen = Vit(config).eval().encode(Batch(images=Images(torch.randn(2, 3, 8, 20))))

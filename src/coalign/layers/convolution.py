@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from coalign.checkpoints import Rename, StateMap, read_tensors
 from coalign.errors import InputError
 
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+MEAN, STD = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
 """What the weights were trained with, per channel on [0, 1] pixels."""
 
 STAGES = (

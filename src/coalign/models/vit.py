@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,14 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Alias, Rename, Reshape, StateMap, Transpose
-from coalign.checkpoints.statemap import Rule
+from coalign.checkpoints import Alias, Rename, StateMap
 from coalign.layers.attention import Activation
-from coalign.layers.convolution import EfficientNetStem
+from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
 from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Encoder
-from coalign.models.vit_names import timm_rules, transformers_rules
+from coalign.models.vit_names import google_rules, timm_rules, transformers_rules
 from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
@@ -174,7 +174,7 @@ class VitClassifierConfig:
     * `resize`: how `Vit.resize` fits the positions: "bilinear_corners" (Google), "bicubic_antialias" (timm),
       "bicubic" (Hugging Face, MAE);
     * `classes` None: no head, images to vectors only;
-    * `mean`, `std`: what pixels in [0, 1] are normalised with (Google's and most of timm's: 0.5).
+    * `mean`, `std`: what pixels in [0, 1] are normalised with (Google's and most of timm's: 0.5; a stem has its own).
     """
 
     trunk: VitConfig = field(default_factory=VitConfig)
@@ -189,7 +189,10 @@ class VitClassifierConfig:
 
 
 class Vit(nn.Module):
-    """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares (mixup)."""
+    """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares (mixup).
+
+    On a stem it reads the batch's grid features, or makes them from pixels; `load_stem` gives the stem its weights.
+    """
 
     def __init__(self, config: VitClassifierConfig) -> None:
         super().__init__()
@@ -197,6 +200,7 @@ class Vit(nn.Module):
         if c.pool == "token" and not c.trunk.class_token:
             raise ValueError('pool="token" needs a trunk with a class token')
         dim = c.trunk.dim
+        self.stem = None if c.trunk.stem == "none" else EfficientNetStem(EfficientNetLite0())
         self.trunk = VitTrunk(c.trunk).requires_grad_(not c.probe)
         self.norm = nn.Identity() if c.trunk.final_norm else nn.LayerNorm(dim, c.trunk.eps)
         self.representation = None if c.representation_dim is None else nn.Linear(dim, c.representation_dim)
@@ -212,7 +216,15 @@ class Vit(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(self.trunk.config.image_size, self.config.mean, self.config.std)
+        c = self.config
+        mean, std = (c.mean, c.std) if self.stem is None else (MEAN, STD)
+        return InputSpec(c.trunk.image_size, mean, std)
+
+    def load_stem(self, path: str | Path | None = None) -> None:
+        """ImageNet weights for the frozen stem, from `path` or from the package of the extra `efficientnet`."""
+        if self.stem is None:
+            raise ValueError("this model has no stem")
+        self.stem = EfficientNetStem(EfficientNetLite0.pretrained(path))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows "image", the pooled vector "image", class "logits", and the vector at unit length.
@@ -222,7 +234,10 @@ class Vit(nn.Module):
         if batch.images is None:
             raise ValueError("this batch holds no images")
         kept: Record | None = {} if record else None
-        tokens = self.trunk(batch.images, record=kept)
+        images = batch.images
+        if self.stem is not None and images.grid is None and images.pixels is not None:
+            images = Images(grid=self.stem(images.pixels))
+        tokens = self.trunk(images, record=kept)
         pooled = self.pool(tokens)
         out = {"image": pooled}
         if self.head is not None:
@@ -318,58 +333,17 @@ def original(config: VitClassifierConfig) -> StateMap:
         ("MlpBlock_0", "MlpBlock_3"),
     )
     aliases = [Alias(f"{block}{new}/{{rest}}", f"{block}{old}/{{rest}}") for new, old in renumbered]
-    return StateMap(aliases, google_rules(config, (1, 2, 3)))
+    return StateMap(aliases, google_rules(config.trunk.dim, config.trunk.heads, (1, 2, 3)))
 
 
 def original_linen(config: VitClassifierConfig) -> StateMap:
     """Google's .npz files with the block numbering of their present code."""
-    return StateMap(google_rules(config, (0, 1, 0)))
+    return StateMap(google_rules(config.trunk.dim, config.trunk.heads, (0, 1, 0)))
 
 
 def google(config: VitClassifierConfig) -> VitClassifierConfig:
     """The configuration with which Google's files compute what they did there: tanh GELU, corner-aligned resizing."""
     return replace(config, trunk=replace(config.trunk, activation="gelu_tanh"), resize="bilinear_corners")
-
-
-def google_rules(config: VitClassifierConfig, numbers: tuple[int, int, int]) -> list[Rule]:
-    """`numbers` are those of attention, second norm and MLP within a block."""
-    c, (attention, norm, mlp) = config.trunk, numbers
-    width = c.dim // c.heads
-    file, ours = "Transformer/encoderblock_{i}/", "trunk.encoder.blocks.{i}."
-    heads = f"{file}MultiHeadDotProductAttention_{attention}/"
-    rules: list[Rule] = [
-        Rename("cls", "trunk.class_token"),
-        Rename("Transformer/posembed_input/pos_embedding", "trunk.positions"),
-        Transpose("embedding/kernel", "trunk.patch.projection.weight", (3, 2, 0, 1)),
-        Rename("embedding/bias", "trunk.patch.projection.bias"),
-    ]
-    for part in ("query", "key", "value"):
-        mine = f"{ours}attention.{part}."
-        kernel, bias = f"{heads}{part}/kernel", f"{heads}{part}/bias"
-        rules += [
-            Reshape(kernel, f"{mine}weight", (c.dim, c.heads, width), (c.dim, c.dim), (1, 2, 0)),
-            Reshape(bias, f"{mine}bias", (c.heads, width), (c.dim,)),
-        ]
-    rules += [
-        Reshape(
-            f"{heads}out/kernel", f"{ours}attention.out.weight", (c.heads, width, c.dim), (c.dim, c.dim), (2, 0, 1)
-        ),
-        Rename(f"{heads}out/bias", f"{ours}attention.out.bias"),
-    ]
-    for theirs, mine in (
-        (f"{file}LayerNorm_0", f"{ours}attention_norm"),
-        (f"{file}LayerNorm_{norm}", f"{ours}feed_forward_norm"),
-        ("Transformer/encoder_norm", "trunk.encoder.norm"),
-    ):
-        rules += [Rename(f"{theirs}/scale", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
-    for theirs, mine in (
-        (f"{file}MlpBlock_{mlp}/Dense_0", f"{ours}feed_forward.up"),
-        (f"{file}MlpBlock_{mlp}/Dense_1", f"{ours}feed_forward.down"),
-        ("pre_logits", "representation"),
-        ("head", "head"),
-    ):
-        rules += [Transpose(f"{theirs}/kernel", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
-    return rules
 
 
 SYSTEM = System(

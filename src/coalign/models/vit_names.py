@@ -1,11 +1,11 @@
-"""The names that timm and Hugging Face give a ViT's tensors: systems with a ViT inside share them.
+"""The names that timm, Hugging Face and Google give a ViT's tensors: systems with a ViT inside share them.
 
 `file` and `ours` are prefixes.
 """
 
 from __future__ import annotations
 
-from coalign.checkpoints import Rename, Split
+from coalign.checkpoints import Rename, Reshape, Split, Transpose
 from coalign.checkpoints.statemap import Rule
 
 
@@ -59,3 +59,42 @@ def transformers_block_rules(block: str, mine: str) -> list[Rule]:
         "output.dense": "feed_forward.down",
     }
     return [Rename(f"{block}{theirs}.{{p}}", f"{mine}{ours}.{{p}}") for theirs, ours in names.items()]
+
+
+def google_rules(dim: int, heads: int, numbers: tuple[int, int, int]) -> list[Rule]:
+    """Names of Google's .npz files; `numbers` are those of attention, second norm and MLP within a block."""
+    attention, norm, mlp = numbers
+    width = dim // heads
+    file, ours = "Transformer/encoderblock_{i}/", "trunk.encoder.blocks.{i}."
+    prefix = f"{file}MultiHeadDotProductAttention_{attention}/"
+    rules: list[Rule] = [
+        Rename("cls", "trunk.class_token"),
+        Rename("Transformer/posembed_input/pos_embedding", "trunk.positions"),
+        Transpose("embedding/kernel", "trunk.patch.projection.weight", (3, 2, 0, 1)),
+        Rename("embedding/bias", "trunk.patch.projection.bias"),
+    ]
+    for part in ("query", "key", "value"):
+        mine = f"{ours}attention.{part}."
+        kernel, bias = f"{prefix}{part}/kernel", f"{prefix}{part}/bias"
+        rules += [
+            Reshape(kernel, f"{mine}weight", (dim, heads, width), (dim, dim), (1, 2, 0)),
+            Reshape(bias, f"{mine}bias", (heads, width), (dim,)),
+        ]
+    rules += [
+        Reshape(f"{prefix}out/kernel", f"{ours}attention.out.weight", (heads, width, dim), (dim, dim), (2, 0, 1)),
+        Rename(f"{prefix}out/bias", f"{ours}attention.out.bias"),
+    ]
+    for theirs, mine in (
+        (f"{file}LayerNorm_0", f"{ours}attention_norm"),
+        (f"{file}LayerNorm_{norm}", f"{ours}feed_forward_norm"),
+        ("Transformer/encoder_norm", "trunk.encoder.norm"),
+    ):
+        rules += [Rename(f"{theirs}/scale", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
+    for theirs, mine in (
+        (f"{file}MlpBlock_{mlp}/Dense_0", f"{ours}feed_forward.up"),
+        (f"{file}MlpBlock_{mlp}/Dense_1", f"{ours}feed_forward.down"),
+        ("pre_logits", "representation"),
+        ("head", "head"),
+    ):
+        rules += [Transpose(f"{theirs}/kernel", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
+    return rules

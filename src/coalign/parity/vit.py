@@ -64,7 +64,7 @@ def google_config(described: Described) -> VitClassifierConfig:
     return VitClassifierConfig(
         trunk,
         classes=described.shape("head/kernel")[1] if "head/kernel" in weights else None,
-        pool="mean" if c.get("classifier") == "gap" else "token",
+        pool="mean" if c.get("classifier") == "gap" or not token else "token",
         representation_dim=described.shape("pre_logits/kernel")[1] if "pre_logits/kernel" in weights else None,
         resize="bilinear_corners",
     )
