@@ -90,7 +90,9 @@ def read_manifest(path: str | Path) -> list[tuple[str, Described]]:
             raise InputError(f"{path}: checkpoint {number} has no `tensors`")
         weights = {name: torch.empty(shape, device="meta") for name, shape in entry["tensors"].items()}
         source = str(entry.get("source") or content.get("source", ""))
-        described = Described(path, path.stem, str(entry.get("task") or ""), source, entry.get("config") or {}, weights)
+        config = entry.get("config")
+        config = config if isinstance(config, dict) else {}  # some say it in words
+        described = Described(path, path.stem, str(entry.get("task") or ""), source, config, weights)
         entries.append((str(entry.get("file", number)), described))
     return entries
 
