@@ -54,3 +54,15 @@ class AdaptationGate(nn.Module):
         if record is not None:
             record[f"{name}alpha"] = alpha
         return self.dropout(self.norm(x + alpha[:, None] * shift))
+
+
+class SelfGate(nn.Module):
+    """x · σ(W mean(x) + b): one factor a channel, the mean over time and space (S3D-G; Xie et al. 2018, 4.3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(channels, channels)
+
+    def forward(self, x: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c *places"]:
+        factor = self.weigh(x.flatten(2).mean(2)).sigmoid()
+        return x * factor.view(*factor.shape, *[1] * (x.dim() - 2))
