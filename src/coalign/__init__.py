@@ -5,9 +5,30 @@ model = coalign.load("runs/quickstart")
 encoding = model.encode(coalign.prepare(model, images=[image], texts=["a red boat"]))
 """
 
-from coalign.data.prepare import prepare
-from coalign.errors import InputError
-from coalign.registry import convert, create, load, systems
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coalign.data.prepare import prepare
+    from coalign.errors import InputError
+    from coalign.registry import convert, create, load, systems
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "__version__", "convert", "create", "load", "prepare", "systems"]
+
+_HOMES = {"InputError": "errors", "prepare": "data.prepare"} | dict.fromkeys(
+    ("convert", "create", "load", "systems"), "registry"
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for, so that `coalign --help` need not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

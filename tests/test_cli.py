@@ -1,0 +1,330 @@
+"""The command line as a user types it: what it prints, what it writes, and how it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file, save_model
+
+import coalign
+import coalign.recipes
+from coalign.cli import main, systems_table
+from coalign.data.tokenise import Tokenizer
+from coalign.models.bert import BertConfig
+from coalign.models.vit import VitConfig
+from coalign.registry import describe
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "grey": (120, 120, 120)}
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """A table of four pictures with a text each."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (24, 16), colour).save(folder / f"{name}.png")
+    lines = ["image,caption", *(f"{name}.png,a {name} square" for name in COLOURS)]
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of a tiny ALBEF that was not trained."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train([f"a {name} square" for name in COLOURS], 120, min_frequency=1)
+    model = coalign.create(
+        "albef",
+        image=VitConfig(image_size=32, patch_size=8, dim=32, depth=1, heads=2, hidden_dim=64),
+        text=BertConfig(
+            vocab_size=tokenizer.vocab_size, dim=32, depth=2, heads=2, hidden_dim=64, context_dim=32, cross_from=1
+        ),
+        embed_dim=16,
+        queue_size=8,
+    )
+    config = {**describe(model), "retrieval": {"k": 3, "weight": 0.5}}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_model(model, str(folder / "model.safetensors"))
+    tokenizer.save(folder)
+    return folder
+
+
+def call(capsys, *words: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `coalign WORDS`."""
+    with pytest.raises(SystemExit) as done:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return int(done.value.code or 0), out, err
+
+
+def call_json(capsys, *words: object):
+    status, out, err = call(capsys, *words, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+# ------------------------------------------------------------------------------------------------ help and failures
+def test_help_comes_without_torch():
+    script = (
+        "import sys\nfrom coalign.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("quickstart", "systems", "train", "evaluate", "index", "search", "align", "convert", "verify"):
+        assert f"coalign {command}" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["systems", "evaluate", "embed", "index", "search", "align", "convert", "verify"])
+def test_every_command_explains_itself(capsys, command):
+    status, out, _ = call(capsys, command, "--help")
+    assert status == 0 and f"usage: coalign {command}" in out and ("--json" in out or command == "convert")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["retrain"], "no command 'retrain'"),
+        (["evaluate", "nowhere", "--data", "x.csv"], "nowhere: no run here"),
+        (["search", "nowhere", "red"], "nowhere: no run here"),
+        (["search", "nowhere"], "--image FILE"),
+        (["align", "nowhere", "nothing.png", "red"], "nothing.png: no such picture"),
+        (["train", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        (["verify"], "nothing to verify"),
+        (["convert", "nothing.pth", "out.safetensors", "--system", "albert"], "no system 'albert'"),
+        (["convert", "nothing.pth", "out.safetensors", "--system", "albef"], "nothing.pth"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(capsys, monkeypatch, tmp_path, words, said):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(capsys, *words)
+    assert status == 2 and out == ""
+    assert err.startswith("coalign: ") and err.count("\n") == 1 and said in err
+
+
+def test_data_errors_name_the_file_and_the_mend(capsys, run, pairs):
+    status, _, err = call(capsys, "evaluate", run, "--data", pairs, "--text-column", "title")
+    assert status == 2 and "title" in err and "caption" in err and err.count("\n") == 1
+    status, _, err = call(capsys, "evaluate", run, "--data", pairs.with_name("others.csv"))
+    assert status == 2 and "others.csv: no such file" in err
+
+
+def test_debug_shows_the_traceback(capsys):
+    status, _, err = call(capsys, "train", "no-such-recipe", "--debug")
+    assert status == 2 and "Traceback" in err and "no recipe" in err.splitlines()[-1]
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_too(capsys, monkeypatch):
+    def fail() -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr("coalign.registry.systems", fail)
+    status, _, err = call(capsys, "systems")
+    assert status == 2 and err == "coalign: KeyError: 'odd' (--debug shows where)\n"
+
+
+# ------------------------------------------------------------------------------------------------------ the systems
+def test_systems_lists_all(capsys):
+    rows = call_json(capsys, "systems")
+    assert [row["name"] for row in rows] == list(coalign.systems())
+    albef = next(row for row in rows if row["name"] == "albef")
+    assert {"vqa", "nlvr2", "retrieval"} <= set(albef["tasks"]) and albef["objectives"] == ["itc", "itm", "mlm"]
+    _, out, _ = call(capsys, "systems")
+    assert "arXiv 2107.07651" in out
+
+
+def test_the_readme_shows_the_table_of_systems(capsys, tmp_path):
+    text = README.read_text("utf-8")
+    shown = text.split("<!-- systems -->\n")[1].split("\n<!-- /systems -->")[0]
+    assert shown == systems_table(), "renew it: coalign systems --readme README.md"
+    copy = tmp_path / "README.md"
+    copy.write_text(text.replace(shown, "an older table"), "utf-8")
+    assert call(capsys, "systems", "--readme", copy)[0] == 0
+    assert copy.read_text("utf-8") == text
+
+
+# ----------------------------------------------------------------------------------------------------------- recipes
+RECIPE = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+@dataclass(frozen=True)
+class Recipe:
+    """Writes its settings down.
+
+    For the test."""
+    data: str
+    out: Path
+    steps: int = 10
+
+    def run(self) -> None:
+        from coalign.training.loop import DivergenceError
+        if self.steps == 0:
+            raise DivergenceError("the loss 'itc' became nan in step 1")
+        self.out.write_text(f"{self.data} {self.steps}")
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "write_down.py").write_text(RECIPE)
+    (folder / "_shared.py").write_text("")
+    monkeypatch.setattr(coalign.recipes, "__path__", [str(folder)])
+    yield folder
+    sys.modules.pop("coalign.recipes.write_down", None)
+
+
+def test_train_makes_flags_of_a_recipes_fields(capsys, recipe, tmp_path):
+    out = tmp_path / "settings"
+    assert call(capsys, "train", "write-down", "--data", "x.csv", "--out", out, "--steps", 3)[0] == 0
+    assert out.read_text() == "x.csv 3"
+    status, said, _ = call(capsys, "train", "write-down", "--help")
+    assert status == 0 and "usage: coalign train write-down" in said and "--steps INT" in said
+    assert call(capsys, "train", "write-down", "--out", out)[0] == 2  # --data is missing
+    assert list(coalign.recipes.recipes()) == ["write-down"]
+
+
+def test_train_lists_the_recipes(capsys, recipe):
+    status, out, _ = call(capsys, "train")
+    assert status == 0 and "write-down  Writes its settings down." in out and "shared" not in out
+
+
+def test_a_training_that_diverges_is_one_line(capsys, recipe, tmp_path):
+    status, _, err = call(capsys, "train", "write-down", "--data", "x", "--out", tmp_path / "o", "--steps", 0)
+    assert status == 2 and err == "coalign: the loss 'itc' became nan in step 1\n"
+
+
+def test_quickstart_is_a_recipe_with_a_command_of_its_own(capsys, recipe, tmp_path, monkeypatch):
+    recipe.joinpath("quickstart.py").write_text(
+        RECIPE.replace("data: str", 'data: str = "emoji"').replace("out: Path", 'out: Path = Path("q")')
+    )
+    monkeypatch.delitem(sys.modules, "coalign.recipes.quickstart", raising=False)
+    assert call(capsys, "quickstart", "--out", tmp_path / "q", "--steps", 20)[0] == 0
+    assert (tmp_path / "q").read_text() == "emoji 20"
+
+
+# ------------------------------------------------------------------------------------------------------------- a run
+def test_evaluate(capsys, run, pairs):
+    found = call_json(capsys, "evaluate", run, "--data", pairs)
+    assert (found["task"], found["images"], found["texts"]) == ("retrieval", 4, 4)
+    assert found["reranking"] == {"k": 3, "weight": 0.5}  # as the run's config.json says
+    assert found["chance"]["text_to_image"]["R@1"] == 0.25 and found["reranked"]["image_to_text"]["R@5"] == 1
+    assert call_json(capsys, "evaluate", run, "--data", pairs, "--k", 2)["reranking"] == {"k": 2, "weight": 0.5}
+    assert "reranked" not in call_json(capsys, "evaluate", run, "--data", pairs, "--no-rerank")
+    status, out, _ = call(capsys, "evaluate", run, "--data", pairs)
+    assert status == 0 and out.startswith("4 images, 4 texts") and "chance" in out
+
+
+def test_broken_pairs_are_left_out_up_to_a_tenth(capsys, run, pairs):
+    lines = pairs.read_text().splitlines()
+    some = pairs.with_name("some.csv")
+    some.write_text("\n".join([*lines, *lines[1:] * 3, "gone.png,nothing"]) + "\n")
+    status, _, err = call(capsys, "evaluate", run, "--data", some, "--no-rerank")
+    assert status == 0 and "1 broken" in err
+    some.write_text("\n".join([*lines, "gone.png,nothing"]) + "\n")
+    status, _, err = call(capsys, "evaluate", run, "--data", some)
+    assert status == 2 and "20%" in err
+
+
+def test_embed_writes_a_table_and_overwrites_none(capsys, run, pairs, tmp_path):
+    out = tmp_path / "vectors.parquet"
+    assert call_json(capsys, "embed", run, "--data", pairs, "--out", out) == {"out": str(out), "image": 4, "text": 4}
+    before = out.read_bytes()
+    status, _, err = call(capsys, "embed", run, "--data", pairs, "--out", out)
+    assert status == 2 and "exists already" in err and out.read_bytes() == before
+    assert call(capsys, "embed", run, "--data", pairs, "--out", out, "--overwrite")[0] == 0
+    assert call(capsys, "embed", run, "--data", pairs, "--out", tmp_path / "vectors.txt")[0] == 2
+
+
+def test_index_and_search(capsys, run, pairs, tmp_path):
+    status, _, err = call(capsys, "search", run, "a red square", "--index", tmp_path / "none")
+    assert status == 2 and f"coalign index {run}" in err
+    index = tmp_path / "index"
+    made = call_json(capsys, "index", run, "--data", pairs, "--out", index)
+    assert made == {"index": str(index), "image": 4, "text": 4}
+    assert "0 images and 0 texts added" in call(capsys, "index", run, "--data", pairs, "--out", index)[1]
+
+    found = call_json(capsys, "search", run, "a red square", "--index", index, "-k", 3)["answers"]
+    assert [row["modality"] for row in found] == ["image"] * 3
+    assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
+    texts = call_json(capsys, "search", run, "--image", pairs.with_name("red.png"), "--index", index)["answers"]
+    assert {row["text"] for row in texts} == {f"a {name} square" for name in COLOURS}
+    mended = call_json(capsys, "search", run, "a red square", "--index", index, "-k", 3, "--rerank")["answers"]
+    assert [row["score"] for row in mended] != [row["score"] for row in found]
+
+    status, out, _ = call(capsys, "search", run, "a red square", "--index", index, "-k", 2, "--open")
+    *answers, sheet = out.splitlines()
+    assert status == 0 and len(answers) == 2 and answers[0].split()[0] == "1"
+    assert Path(sheet) == run / "searches" / "a-red-square.png"
+    with Image.open(sheet) as picture:
+        assert picture.width > 300
+
+
+def test_align(capsys, run, pairs, tmp_path):
+    picture, out = pairs.with_name("red.png"), tmp_path / "heat.png"
+    status, said, _ = call(capsys, "align", run, picture, "a red square", "--out", out)
+    assert status == 0 and said == f"{out}\n"
+    with Image.open(out) as sheet:
+        assert sheet.format == "PNG"
+    maps = call_json(capsys, "align", run, picture, "A red square!", "--method", "cross_attention")
+    assert maps["words"] == ["a", "red", "square", "!"] and maps["grid"] == [4, 4]
+    assert torch.tensor(maps["values"]).shape == (4, 4, 4)
+    before = picture.read_bytes()
+    status, _, err = call(capsys, "align", run, picture, "red", "--out", picture)
+    assert status == 2 and "exists already" in err and picture.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------ the authors' files
+def test_verify_tells_by_its_exit_status(capsys, golden, manifests, tmp_path):
+    case = golden / "mult.safetensors"
+    status, out, _ = call(capsys, "verify", case)
+    lines = out.splitlines()
+    assert status == 0 and lines[0] == str(case) and lines[-1].endswith("0 FAIL, 0 unreadable")
+    assert all(line.split()[3] == "ok" for line in lines[1:-1])
+
+    with safe_open(case, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(case)
+    name = next(name for name, tensor in tensors.items() if name.startswith("output/") and tensor.is_floating_point())
+    save_file({**tensors, name: tensors[name] + 1}, tmp_path / "changed.safetensors", metadata=metadata)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(case.read_bytes()[:5000])
+    assert call(capsys, "verify", tmp_path / "changed.safetensors")[0] == 1
+    status, out, err = call(capsys, "verify", damaged, tmp_path / "changed.safetensors", case)
+    assert status == 2 and "damaged.safetensors" in err and "1 FAIL, 1 unreadable" in out
+    assert call(capsys, "verify", tmp_path / "nothing.safetensors")[0] == 2
+
+
+def test_verify_reads_manifests_however_they_are_given(capsys, manifests, tmp_path):
+    a, b = manifests / "gpt.json", manifests / "sasa.json"
+    one = call_json(capsys, "verify", "--manifest", a, b)
+    assert {row["case"] for row in one} == {str(a), str(b)}
+    assert call_json(capsys, "verify", "--manifest", a, "--manifest", b) == one
+    wrong = json.loads(a.read_text())
+    wrong["checkpoints"][0]["tensors"]["surplus"] = [1]
+    (tmp_path / "gpt.json").write_text(json.dumps(wrong))
+    assert call(capsys, "verify", "--manifest", tmp_path / "gpt.json")[0] == 1
+    (tmp_path / "gpt.json").write_text("{")
+    assert call(capsys, "verify", "--manifest", tmp_path / "gpt.json")[0] == 2
+
+
+def test_convert_writes_the_authors_names_and_never_over_a_file(capsys, run, tmp_path):
+    out = tmp_path / "original.safetensors"
+    status, said, _ = call(capsys, "convert", run, out, "--system", "albef")
+    assert status == 0 and said == f"{out}\n"
+    names = load_file(out)
+    assert "visual_encoder.patch_embed.proj.weight" in names and "text_encoder.bert.embeddings.LayerNorm.bias" in names
+    status, _, err = call(capsys, "convert", run, out, "--system", "albef")
+    assert status == 2 and "exists already" in err
+    status, _, err = call(capsys, "convert", run, tmp_path / "x.safetensors", "--system", "albef", "--to", "onnx")
+    assert status == 2 and "no layout 'onnx'" in err
