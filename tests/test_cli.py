@@ -96,6 +96,7 @@ def test_every_command_explains_itself(capsys, command):
         (["evaluate", "nowhere", "--data", "x.csv"], "nowhere: no run here"),
         (["search", "nowhere", "red"], "nowhere: no run here"),
         (["search", "nowhere"], "--image FILE"),
+        (["search", "nowhere", " "], "--image FILE"),
         (["align", "nowhere", "nothing.png", "red"], "nothing.png: no such picture"),
         (["train", "no-such-recipe"], "no recipe 'no-such-recipe'"),
         (["verify"], "nothing to verify"),
@@ -115,6 +116,15 @@ def test_data_errors_name_the_file_and_the_mend(capsys, run, pairs):
     assert status == 2 and "title" in err and "caption" in err and err.count("\n") == 1
     status, _, err = call(capsys, "evaluate", run, "--data", pairs.with_name("others.csv"))
     assert status == 2 and "others.csv: no such file" in err
+
+
+def test_a_damaged_run_is_one_line(capsys, run, pairs, tmp_path):
+    (tmp_path / "config.json").write_text((run / "config.json").read_text()[:50])
+    status, _, err = call(capsys, "evaluate", tmp_path, "--data", pairs)
+    assert status == 2 and "config.json: not JSON" in err and err.count("\n") == 1
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    status, _, err = call(capsys, "evaluate", tmp_path, "--data", pairs)
+    assert status == 2 and "model.safetensors" in err and err.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(capsys):

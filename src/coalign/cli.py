@@ -252,7 +252,7 @@ def search_command(
     from coalign.retrieval.index import Index
     from coalign.tasks.search import search
 
-    if (text is None) == (image is None):
+    if (text is None) == (image is None) or (text is not None and not text.strip()):
         raise InputError('give either words to search for, coalign search RUN "red fruit", or --image FILE')
     if image is not None and not image.is_file():
         raise InputError(f"{image}: no such picture")
@@ -417,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 a check failed, 2 bad input (one line says what and how to mend it)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     token = DEBUG.set("--debug" in words)
-    os.environ.setdefault("LANCE_LOG", "error")  # else LanceDB warns of every index that is new
+    os.environ.setdefault("RUST_LOG", "error")  # else LanceDB warns of every index that is new
     try:
         sys.exit(_dispatch([word for word in words if word != "--debug"]))
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -527,10 +527,15 @@ def _put_table(readme: Path) -> None:
 
 
 def _check_run(run: Path) -> None:
-    if not (run / "config.json").is_file():
+    config = run / "config.json"
+    if not config.is_file():
         raise InputError(
             f"{run}: no run here (there is no config.json); coalign quickstart and coalign train make runs"
         )
+    try:
+        json_format.loads(config.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config}: not JSON: {error}") from error
 
 
 def _load_run(run: Path) -> Any:
