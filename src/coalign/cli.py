@@ -417,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 a check failed, 2 bad input (one line says what and how to mend it)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     token = DEBUG.set("--debug" in words)
-    os.environ.setdefault("RUST_LOG", "error")  # else LanceDB warns of every index that is new
+    os.environ.setdefault("LANCEDB_LOG", "error")  # else LanceDB warns of every index that is new
     try:
         sys.exit(_dispatch([word for word in words if word != "--debug"]))
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
