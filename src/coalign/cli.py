@@ -293,7 +293,7 @@ def align_command(
     image: Annotated[Positional[Path], arg(metavar="IMAGE")],
     text: Annotated[Positional[str], arg(metavar="TEXT")],
     out: OptionalPath = None,
-    method: Literal["grad_cam", "cross_attention"] = "grad_cam",
+    method: Literal["auto", "grad_cam", "cross_attention"] = "auto",
     overwrite: Switch = False,
     json: Json = False,
 ) -> int:
@@ -303,11 +303,12 @@ def align_command(
         image: The picture.
         text: The text, in quotes.
         out: Write one heat map a word to this .png, or the numbers to this .json. Without it they are printed.
-        method: What the fusion layers attend to, and in grad_cam weighted by what made image and text match.
+        method: What the fusion layers attend to, and in grad_cam weighted by what made image and text match; auto is
+            what the model can show.
         overwrite: Replace the file if it exists.
     """
     from coalign import prepare
-    from coalign.analysis.alignment import Aligner, align, alignment_sheet, save_alignment
+    from coalign.analysis.alignment import Aligner, Method, align, alignment_sheet, save_alignment
     from coalign.analysis.pictures import save_picture
     from coalign.tasks.retrieval import device_of, inputs_of
     from coalign.types import Model
@@ -323,7 +324,8 @@ def align_command(
     if not words:
         raise InputError("the text has no words; give some, in quotes")
     batch = prepare(model, images=[image], texts=[text]).to(device)
-    (found,) = align(model, batch, [words], method)
+    chosen: Method = getattr(model, "alignment_method", "cross_attention") if method == "auto" else method
+    (found,) = align(model, batch, [words], chosen)
     if out is not None and out.suffix == ".json":
         save_alignment(found, out)
     elif out is not None:

