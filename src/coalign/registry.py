@@ -83,7 +83,10 @@ def load(
     """
     path = Path(path)
     config_file = path / "config.json"
-    ours = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+    try:
+        ours = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{config_file}: not JSON ({error})") from None
     if "system" in ours:
         model = _load_run(path, ours)
         vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
@@ -121,9 +124,15 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
     if to not in offer.weights:
         raise InputError(f"{entry.name} has no layout {to!r}; it has: {', '.join(offer.weights)}")
     names: StateMap = offer.weights[to](model.config)
-    carried: Any = getattr(model, "carried", None)
-    tensors = names.export(model.state_dict(), carried if isinstance(carried, dict) else None)
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, out)
+    kept: Any = getattr(model, "carried", None)  # what a layout carries belongs to that layout alone
+    carried = kept[1] if isinstance(kept, tuple) and kept[0] == to else None
+    tensors = names.export(model.state_dict(), carried)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, part)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
@@ -141,13 +150,14 @@ def _offer_of(entry: System, model: nn.Module) -> System | Head:
     raise InputError(f"{type(model).__name__} is not a model of {entry.name}")
 
 
-def _build(entry: System, config: Any, head: str | None) -> tuple[nn.Module, System | Head]:
-    if head is None:
-        return entry.model(config), entry
-    if head not in entry.heads:
+def _build(entry: System, config: Any, head: str | None, layout: str | None = None) -> tuple[nn.Module, System | Head]:
+    """The model, with the arithmetic of a layout's authors where a layout is given."""
+    if head is not None and head not in entry.heads:
         raise InputError(f"{entry.name} has no head {head!r}; it has: {', '.join(entry.heads) or 'none'}")
-    offer = entry.heads[head]
-    return offer.model(offer.config(config)), offer
+    offer = entry if head is None else entry.heads[head]
+    wanted = config if isinstance(offer, System) else offer.config(config)
+    change = None if layout is None else offer.for_layout.get(layout)
+    return offer.model(wanted if change is None else change(wanted)), offer
 
 
 def _load_run(path: Path, ours: Mapping[str, Any]) -> nn.Module:
@@ -184,7 +194,7 @@ def _load_foreign(
                     continue
                 wrong = _misfits(model, names(model.config), shapes)
                 if not wrong:
-                    return _fill(entry, config, head_name, names, tensors, image_size)
+                    return _fill(entry, config, head_name, layout_name, tensors, image_size)
                 if closest is None or len(wrong) < closest[0]:
                     where = f"size {size_name}, head {head_name or 'pre-training'}, layout {layout_name}"
                     closest = len(wrong), f"{where}: {'; '.join(dict.fromkeys(wrong[:3]))}"
@@ -209,12 +219,12 @@ def _misfits(model: nn.Module, names: StateMap, shapes: Mapping[str, Tensor]) ->
 
 
 def _fill(
-    entry: System, config: Any, head: str | None, names: Any, tensors: Mapping[str, Tensor], image_size: int | None
+    entry: System, config: Any, head: str | None, layout: str, tensors: Mapping[str, Tensor], image_size: int | None
 ) -> nn.Module:
-    model, _ = _build(entry, config, head)
-    loaded = names(model.config).load(tensors)
+    model, offer = _build(entry, config, head, layout)
+    loaded = offer.weights[layout](model.config).load(tensors)
     if image_size is not None:
-        model, _ = _build(entry, entry.with_image_size(config, image_size), head)
+        model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout)
         for name, tensor in model.state_dict().items():
             if name in entry.position_tables and loaded.state[name].shape != tensor.shape:
                 table, side = loaded.state[name], round((tensor.shape[-2] - 1) ** 0.5)
@@ -222,7 +232,7 @@ def _fill(
                 loaded.state[name] = resize_positions(table.flatten(0, -2), (side, side), method=method).view_as(tensor)
     model.load_state_dict(loaded.state)
     if loaded.carried:
-        object.__setattr__(model, "carried", loaded.carried)
+        object.__setattr__(model, "carried", (layout, loaded.carried))
     return model
 
 

@@ -424,6 +424,7 @@ class Head:
     config_type: type
     config: Callable[[Any], Any]
     weights: Mapping[str, Callable[[Any], Any]]
+    for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
 
 
 @dataclass(frozen=True)
@@ -431,7 +432,8 @@ class System:
     """One published system, as its file in `models/` declares it. The registry collects these.
 
     `weights` are the state maps by layout name (see `checkpoints`), each a function of the configuration; `heads` are
-    the task models by task name. `position_tables` names the tables that another image size resizes, and how;
+    the task models by task name. `for_layout` changes the configuration to what the authors of a layout computed with
+    its weights, where names and shapes do not tell (which GELU). `position_tables` names the tables that another image size resizes, and how;
     `with_image_size` is the configuration of that size.
     """
 
@@ -444,5 +446,6 @@ class System:
     weights: Mapping[str, Callable[[Any], Any]]
     objectives: tuple[str, ...] = ()
     heads: Mapping[str, Head] = field(default_factory=dict[str, Head])
+    for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
     position_tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     with_image_size: Callable[[Any, int], Any] = lambda config, size: replace(config, image_size=size)

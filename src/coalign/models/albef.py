@@ -22,20 +22,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Default, Rename, StateMap, Tie
+from coalign.checkpoints import Default, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.attention import FeedForward
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
 from coalign.layers.transformer import Context, TransformerBlock
-from coalign.models.bert import BertConfig, BertTrunk, trunk_rules
+from coalign.models.bert import BertConfig, BertTrunk, trunk_rules, word_head_rules
 from coalign.models.vit import VitConfig, VitTrunk, timm_rules
 from coalign.objectives.contrastive import Contrastive, matching_targets, soft_targets
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_hard_negatives
-from coalign.ops.attention import Mask
+from coalign.ops.attention import Mask, grad_cam
 from coalign.ops.collectives import gather
 from coalign.ops.masking import mask_tokens, predicted_rows
 from coalign.types import Batch, Encoding, Images, InputSpec, Layout, Packed, Record, System, Text
@@ -497,12 +497,6 @@ class Albef(nn.Module):
         return features if ids is None or self.config.targets == "pairs" else {**features, "ids": ids}
 
 
-def grad_cam(weights: Tensor, score: Tensor) -> Tensor:
-    """Attention weights times the positive part of the score's gradient (Selvaraju et al. 2017, for attention)."""
-    (slope,) = torch.autograd.grad(score, weights)
-    return (weights * slope.clamp(min=0)).detach()
-
-
 # ------------------------------------------------------------------------------------------------------- checkpoints
 def tower_rules(config: AlbefConfig, ours: str, suffix: str, bert: str, words: bool) -> list[Rule]:
     """Names of one set of towers; `suffix` is "" or "_m", `bert` what stands before BERT's own names."""
@@ -514,19 +508,10 @@ def tower_rules(config: AlbefConfig, ours: str, suffix: str, bert: str, words: b
         Rename(f"text_proj{suffix}.{{p}}", f"{ours}text_projection.{{p}}"),
     ]
     if words:
-        rules += word_head_rules(f"{text}cls.predictions.", f"{ours}words.", f"{text}{bert}")
+        rules += word_head_rules(
+            f"{text}cls.predictions.", f"{ours}words.", f"{text}{bert}embeddings.word_embeddings.weight"
+        )
     return rules
-
-
-def word_head_rules(file: str, ours: str, trunk: str) -> list[Rule]:
-    """Names of the masked-word head, whose table is that of the trunk with the prefix `trunk`."""
-    return [
-        Rename(f"{file}bias", f"{ours}bias"),
-        Rename(f"{file}transform.dense.{{p}}", f"{ours}dense.{{p}}"),
-        Rename(f"{file}transform.LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
-        Tie(f"{file}decoder.weight", f"{trunk}embeddings.word_embeddings.weight"),
-        Tie(f"{file}decoder.bias", f"{file}bias"),
-    ]
 
 
 def original(config: AlbefConfig) -> StateMap:

@@ -18,8 +18,8 @@ from coalign.layers.attention import Attention
 from coalign.layers.heads import ClassifierHead, MaskedLMHead
 from coalign.layers.momentum import momentum_copy, momentum_update
 from coalign.layers.transformer import Context
-from coalign.models.albef import Albef, AlbefConfig, input_spec_of, original, word_head_rules
-from coalign.models.bert import BertTrunk, trunk_rules
+from coalign.models.albef import Albef, AlbefConfig, input_spec_of, original
+from coalign.models.bert import BertTrunk, trunk_rules, word_head_rules
 from coalign.models.vit import VitTrunk, timm_rules
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
@@ -364,7 +364,9 @@ def vqa_original(config: AlbefVqaConfig) -> StateMap:
             *timm_rules(f"visual_encoder{suffix}.", f"{ours}image."),
             *trunk_rules(f"text_encoder{suffix}.", f"{ours}text.", text, position_ids=True),
             *trunk_rules(f"{file}bert.", f"{ours}decoder.", decoder, position_ids=True),
-            *word_head_rules(f"{file}cls.predictions.", f"{ours}words.", f"{file}bert."),
+            *word_head_rules(
+                f"{file}cls.predictions.", f"{ours}words.", f"{file}bert.embeddings.word_embeddings.weight"
+            ),
         ]
     return StateMap(rules)
 

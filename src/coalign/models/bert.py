@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -398,8 +398,8 @@ def tensorflow_rules(ours: str) -> list[Rule]:
     return rules + norm_rules(f"{layer}output", f"{block}feed_forward_norm")
 
 
-def google(config: BertPretrainingConfig) -> BertPretrainingConfig:
-    """The same with the activation that Google's files were trained with, the tanh form of GELU."""
+def google(config: Any) -> Any:
+    """The same configuration, of pre-training or of a task, with the activation that Google's files were trained with, the tanh form of GELU."""
     return replace(config, trunk=replace(config.trunk, activation="gelu_tanh"))
 
 
@@ -424,5 +424,6 @@ SYSTEM = System(
     config=BertPretrainingConfig,
     sizes=PRETRAINING_SIZES,
     weights={"transformers": transformers, "original": original},
+    for_layout={"original": google},
     objectives=("mlm", "nsp"),
 )

@@ -29,6 +29,7 @@ from coalign.models.bert import (
     BertTrunk,
     alias_rules,
     dense_rules,
+    google,
     init_bert,
     label_of,
     original,
@@ -272,21 +273,27 @@ def encoder_of(config: BertPretrainingConfig) -> BertPretrainingConfig:
     return replace(config, objectives=())
 
 
-def _head(task: type[BertTask], google: bool = False, classes: int = 2) -> Head:
+def _head(task: type[BertTask], tensorflow: bool = False, classes: int = 2) -> Head:
     def config(bert: BertPretrainingConfig) -> BertTaskConfig:
         return BertTaskConfig(bert.trunk, classes, max_text_length=bert.max_text_length)
 
     weights = {"transformers": partial(task_transformers, task=task)}
-    if google:
+    if tensorflow:
         weights["original"] = partial(task_original, task=task)
-    return Head(task, BertTaskConfig, config, weights)
+    return Head(task, BertTaskConfig, config, weights, {"original": google})
 
 
 HEADS = {
-    "encoder": Head(Bert, BertPretrainingConfig, encoder_of, {"transformers": transformers, "original": original}),
-    "classification": _head(BertClassifier, google=True),
+    "encoder": Head(
+        Bert,
+        BertPretrainingConfig,
+        encoder_of,
+        {"transformers": transformers, "original": original},
+        {"original": google},
+    ),
+    "classification": _head(BertClassifier, tensorflow=True),
     "regression": _head(BertClassifier, classes=1),
     "tagging": _head(BertTagger),
-    "spans": _head(BertSpans, google=True),
+    "spans": _head(BertSpans, tensorflow=True),
     "multiple_choice": _head(BertMultipleChoice),
 }

@@ -322,5 +322,6 @@ SYSTEM = System(
     config=GptConfig,
     sizes=SIZES,
     weights={"released": released, "original": original, "transformers": transformers},
+    for_layout={"transformers": hugging_face},
     objectives=("lm",),
 )

@@ -354,6 +354,7 @@ SYSTEM = System(
     config=VitClassifierConfig,
     sizes={name: VitClassifierConfig(trunk) for name, trunk in SIZES.items()},
     weights={"original": original, "original_linen": original_linen, "timm": timm, "transformers": transformers},
+    for_layout={"original": google, "original_linen": google},
     objectives=("classification",),
     position_tables={"trunk.positions": "bicubic"},
     with_image_size=lambda config, size: replace(config, trunk=replace(config.trunk, image_size=size)),

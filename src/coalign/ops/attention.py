@@ -145,6 +145,12 @@ def attend_with_weights(
     return _rows(F.dropout(weights, dropout) @ values, mask.queries), weights
 
 
+def grad_cam(weights: Tensor, score: Tensor) -> Tensor:
+    """Attention weights times the positive part of the score's gradient (Selvaraju et al. 2017, for attention)."""
+    (slope,) = torch.autograd.grad(score, weights)
+    return (weights * slope.clamp(min=0)).detach()
+
+
 def _heads_first(x: Tensor, layout: Layout, items: Tensor | None = None) -> Tensor:
     padded = Packed(x, layout).to_padded().transpose(1, 2)
     return padded if items is None else padded[items]

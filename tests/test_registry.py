@@ -1,0 +1,71 @@
+"""Making, loading and converting by name."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import coalign
+from coalign.errors import InputError
+from coalign.registry import convert, describe, find, from_plain, load
+
+
+def export(model, name, layout, head=None):
+    offer = find(name) if head is None else find(name).heads[head]
+    return {n: t.clone() for n, t in offer.weights[layout](model.config).export(model.state_dict()).items()}
+
+
+@pytest.mark.parametrize("name", ["albef", "bert", "vilt", "mult"])
+def test_a_description_makes_the_same_configuration_again(name):
+    model = coalign.create(name, "tiny")
+    entry = json.loads(json.dumps(describe(model)))
+    assert entry["system"] == name and entry["head"] is None
+    assert from_plain(type(model.config), entry["config"]) == model.config
+
+
+def test_a_layout_brings_the_arithmetic_of_its_authors(tmp_path):
+    model = coalign.create("bert", "tiny")
+    for layout, activation in (("original", "gelu_tanh"), ("transformers", "gelu")):
+        save_file(export(model, "bert", layout), tmp_path / f"{layout}.safetensors")
+        assert load(tmp_path / f"{layout}.safetensors", "bert").config.trunk.activation == activation
+
+
+def test_convert_writes_the_layout_asked_for_and_no_other_layouts_leftovers(tmp_path):
+    model = coalign.create("bert", "tiny")
+    tensors = export(model, "bert", "original")
+    slot = "bert/pooler/dense/bias/adam_m"
+    save_file(tensors | {slot: torch.zeros(128)}, tmp_path / "google.safetensors")
+    convert(tmp_path / "google.safetensors", tmp_path / "hf.safetensors", system="bert", to="transformers")
+    convert(tmp_path / "google.safetensors", tmp_path / "back.safetensors", system="bert", to="original")
+    assert not any("adam_m" in name for name in load_file(tmp_path / "hf.safetensors"))
+    assert slot in load_file(tmp_path / "back.safetensors")
+    again = load(tmp_path / "hf.safetensors", "bert")
+    assert all(torch.equal(a, again.state_dict()[n]) for n, a in model.state_dict().items())
+    with pytest.raises(InputError, match="exists already"):
+        convert(tmp_path / "google.safetensors", tmp_path / "hf.safetensors", system="bert", to="transformers")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back.safetensors", "google.safetensors", "hf.safetensors"]
+
+
+def test_another_image_size_resizes_the_positions(tmp_path):
+    model = coalign.create("albef", "tiny")
+    save_file(export(model, "albef", "original"), tmp_path / "a.safetensors")
+    larger = load(tmp_path / "a.safetensors", "albef", image_size=96)
+    assert larger.online.image.positions.shape[1] == 1 + 36
+    assert torch.equal(larger.online.image.positions[:, 0], model.online.image.positions[:, 0])
+
+
+def test_what_does_not_fit_is_said(tmp_path):
+    save_file(export(coalign.create("albef", "tiny"), "albef", "original"), tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="say whose file it is"):
+        load(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="no size of bert fits it"):
+        load(tmp_path / "a.safetensors", "bert")
+    with pytest.raises(InputError, match="no system 'clip'; there are: actbert, albef"):
+        load(tmp_path / "a.safetensors", "clip")
+    with pytest.raises(InputError, match="no setting 'depht'"):
+        coalign.create("albef", "tiny", depht=3)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json: not JSON"):
+        load(tmp_path / "run")
