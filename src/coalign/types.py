@@ -433,8 +433,8 @@ class System:
 
     `weights` are the state maps by layout name (see `checkpoints`), each a function of the configuration; `heads` are
     the task models by task name. `for_layout` changes the configuration to what the authors of a layout computed with
-    its weights, where names and shapes do not tell (which GELU). `position_tables` names the tables that another image size resizes, and how;
-    `with_image_size` is the configuration of that size.
+    its weights, where names and shapes do not tell (which GELU). `position_tables` names the tables that another image
+    size resizes, and how; `with_image_size` is the configuration of that size.
     """
 
     name: str

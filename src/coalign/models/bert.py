@@ -399,7 +399,7 @@ def tensorflow_rules(ours: str) -> list[Rule]:
 
 
 def google(config: Any) -> Any:
-    """The same configuration, of pre-training or of a task, with the activation that Google's files were trained with, the tanh form of GELU."""
+    """The same configuration, of pre-training or of a task, with the tanh GELU of Google's files."""
     return replace(config, trunk=replace(config.trunk, activation="gelu_tanh"))
 
 
