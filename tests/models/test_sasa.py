@@ -19,7 +19,7 @@ TINY = SasaConfig(
     image_size=16,
 )
 
-# Table 1 of the paper: millions of parameters, billions of FLOPs
+# Table 1 of the paper as far as we know it (see `count` for what was confirmed): millions, billions
 TABLE = {
     "resnet26": {"baseline": (13.7, 4.7), "convolution stem": (10.3, 4.5), "full": (10.3, 4.7)},
     "resnet38": {"baseline": (19.6, 6.5), "convolution stem": (14.1, 5.7), "full": (14.1, 6.0)},

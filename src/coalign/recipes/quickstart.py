@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from coalign.analysis.alignment import align
+from coalign.analysis.pictures import write_text
 from coalign.analysis.report import Alignment, Answer, Group, Report, Retrieval, write_report
 from coalign.data.drawings import augment_drawings
 from coalign.data.emoji import EmojiConcept, load_emoji, split_concepts
@@ -91,7 +92,7 @@ class Recipe:
             "steps": result.steps,
             "seed": self.seed,
         }
-        (self.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        write_text(self.out / "results.json", json.dumps(results, indent=1))
         write_report(make_report(self.out, model, results, tests, scored), self.out / "report.html")
         for name, rows in splits.items():
             for row in ("model", "reranked", "baseline", "untrained", "chance"):
