@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,41 @@ def open_named(
     except Exception as error:
         raise InputError(f"{name}: no file or folder here, and datasets cannot load it: {_plain(error)}") from error
     return _source(library, loaded, name, image_column, text_column, images or Path.cwd(), split, prefer)
+
+
+def open_rows(
+    name: str, *, split: str | None = None, prefer: str | None = None, streaming: bool = False
+) -> tuple[list[str], Iterable[dict[str, Any]]]:
+    """Columns and rows of a data set of any columns: a folder that `datasets` saved, or a name (`:configuration`).
+
+    The iterable can be read again. Class numbers are replaced by their names. `streaming` reads from the hub without
+    keeping the data set.
+    """
+    library = _datasets()
+    identifier, _, configuration = name.partition(":")
+    try:
+        if is_saved(Path(name)):
+            loaded = library.load_from_disk(name)
+        else:
+            loaded = library.load_dataset(identifier, configuration or None, streaming=streaming)
+    except Exception as error:  # the library raises whatever its readers meet
+        raise InputError(f"{name}: no file or folder here, and datasets cannot load it: {_plain(error)}") from error
+    dataset = _choose_split(loaded, name, split, prefer)
+    features: dict[str, Any] = dataset.features or {}
+    classes = {column: kind for column, kind in features.items() if isinstance(kind, library.ClassLabel)}
+    return list(dataset.column_names or next(iter(dataset))), _NamedClasses(dataset, classes)
+
+
+class _NamedClasses:
+    """Rows with class names for class numbers; -1, which stands for no label, becomes None."""
+
+    def __init__(self, dataset: Any, classes: dict[str, Any]) -> None:
+        self._dataset, self._classes = dataset, classes
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self._dataset:
+            named = {name: kind.int2str(row[name]) if row[name] >= 0 else None for name, kind in self._classes.items()}
+            yield {**row, **named}
 
 
 def _source(

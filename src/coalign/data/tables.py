@@ -101,6 +101,24 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in _READERS
 
 
+def open_rows(path: Path, *, encoding: str | None = None, header: bool = True, quoted: bool = True) -> Opened:
+    """The columns of a table and what reads its rows.
+
+    `header=False`: the first line is a row already, and the columns are called "1", "2" ... . `quoted=False`: quotes
+    are letters like others, as in the published TSV files of text tasks.
+
+    Raises:
+        InputError: There is no such file, its ending is not that of a table, or it is empty.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if not is_table(path):
+        raise InputError(f"{path}: not a table; the endings are {', '.join(_READERS)}")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _read_delimited(path, encoding, header=header, quoted=quoted)
+    return _READERS[path.suffix.lower()](path, encoding)
+
+
 def choose_columns(
     names: Sequence[str], image_column: str | None, text_column: str | Sequence[str] | None, file: str
 ) -> Columns:
@@ -163,27 +181,40 @@ def _recognised(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 
 
 # ------------------------------------------------------------------------------------------------- delimited text
-def _read_delimited(path: Path, encoding: str | None) -> Opened:
+def _read_delimited(path: Path, encoding: str | None, *, header: bool = True, quoted: bool = True) -> Opened:
     lines = _lines(path, encoding)
-    header_at = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if header_at is None:
+    begin = next((number for number, line in enumerate(lines) if line.strip()), None)
+    if begin is None:
         raise InputError(f"{path}: is empty")
-    delimiter = _delimiter(path, lines[header_at])
-    records = _records(lines[header_at:], delimiter)
-    header = [name.strip() for name in next(records)[1] or []]
+    delimiter = _delimiter(path, lines[begin])
+    records = _records(lines[begin:], delimiter) if quoted else _split(lines[begin:], delimiter)
+    first = next(records)
+    names = [name.strip() for name in first[1] or []]
+    if not header:
+        names = [str(number) for number in range(1, len(names) + 1)]
+        records = chain([first], records)
 
     def rows(_: Sequence[str]) -> Iterator[Row]:
         for number, fields in records:
-            number += header_at
+            number += begin
             if fields is None:
                 yield Row(number, {}, "a quote opens in this line and is not closed as it should be")
-            elif len(fields) != len(header):
-                mend = "; a text with the separator in it must be quoted" if len(fields) > len(header) else ""
-                yield Row(number, {}, f"has {len(fields)} fields, the header {len(header)}{mend}")
+            elif len(fields) != len(names):
+                mend = "; a text with the separator in it must be quoted" if quoted and len(fields) > len(names) else ""
+                yield Row(
+                    number, {}, f"has {len(fields)} fields, the {'header' if header else 'first'} {len(names)}{mend}"
+                )
             else:
-                yield _decoded(number, dict(zip(header, fields, strict=True)))
+                yield _decoded(number, dict(zip(names, fields, strict=True)))
 
-    return header, rows
+    return names, rows
+
+
+def _split(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+    """(line, fields) of every line that is not empty, quotes being letters like others."""
+    for number, line in enumerate(lines, 1):
+        if line.strip("\r\n"):
+            yield number, line.rstrip("\r\n").split(delimiter)
 
 
 def _lines(path: Path, encoding: str | None) -> list[str]:
