@@ -291,13 +291,15 @@ class Images(_Movable):
 @dataclass(frozen=True, eq=False)
 class Regions(_Movable):
     """Detected regions. `features` [T, D]; `boxes` [T, 4] as x1, y1, x2, y2 in fractions of the image;
-    `classes` [T, C] the detector's class probabilities; `attributes` [T] and `confidence` [T] where it gives them."""
+    `classes` [T, C] the detector's class probabilities; `attributes` [T] and `confidence` [T] where it gives them;
+    `objects` [T] the likeliest class where that alone is known."""
 
     features: Packed
     boxes: Tensor
     classes: Tensor | None = None
     attributes: Tensor | None = None
     confidence: Tensor | None = None
+    objects: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,9 +313,11 @@ class Video(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class Series(_Movable):
-    """Named streams of one item, each [T, D] of its own length and width (words, sound, face)."""
+    """Named streams of one item, each [T, D] of its own length and width (words, sound, face). `places` [T] says for a
+    stream's rows which word of the item each falls in, -1 for none."""
 
     streams: Mapping[str, Packed]
+    places: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,6 +374,7 @@ class InputSpec:
 
     `mean` and `std` are per channel on [0, 1] pixels. `max_text_length` counts special tokens.
     `separator` says whether a text ends in [SEP]. `boxes` is the number of box coordinates a region model reads.
+    `by_word` asks for streams of one row a word of the text.
     """
 
     image_size: int | None = None
@@ -383,6 +388,7 @@ class InputSpec:
     max_regions: int | None = None
     frames: int | None = None
     streams: Mapping[str, int] = field(default_factory=dict[str, int])
+    by_word: bool = False
 
 
 @runtime_checkable
@@ -434,7 +440,9 @@ class System:
     `weights` are the state maps by layout name (see `checkpoints`), each a function of the configuration; `heads` are
     the task models by task name. `for_layout` changes the configuration to what the authors of a layout computed with
     its weights, where names and shapes do not tell (which GELU). `position_tables` names the tables that another image
-    size resizes, and how; `with_image_size` is the configuration of that size.
+    size resizes, and how, or a function of the configuration that says how; `with_image_size` is the configuration of
+    that size. `of_weights` reads a configuration off the names and shapes of a file that is none of `sizes`; a module
+    `<paper>_sizes` beside the system's may offer it as `OF_WEIGHTS`.
     """
 
     name: str
@@ -449,3 +457,4 @@ class System:
     for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
     position_tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     with_image_size: Callable[[Any, int], Any] = lambda config, size: replace(config, image_size=size)
+    of_weights: Callable[[Mapping[str, Tensor]], Any] | None = None

@@ -102,7 +102,7 @@ def test_regions(tokenizer: Tokenizer) -> None:
         (FULL, {"regions": [{"features": torch.ones(1, 4), "boxes": torch.zeros(1, 4)}]}, "4 wide, the model reads 5"),
         (FULL, {"regions": [{"features": torch.ones(1, 5), "boxes": torch.ones(1, 4) * 200}]}, "fractions"),
         (FULL, {"regions": [{"features": torch.ones(2, 5), "boxes": torch.zeros(1, 4)}]}, "2 features and 1 boxes"),
-        (FULL, {"regions": [{"features": torch.ones(2, 5)}]}, "image 0 lack"),
+        (FULL, {"regions": [{"features": torch.ones(2, 5)}]}, "image 0: lacks"),
     ],
 )
 def test_what_cannot_be_prepared(spec: InputSpec, given: dict[str, object], words: str) -> None:

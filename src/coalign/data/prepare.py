@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +12,11 @@ from torch import Tensor
 
 from coalign.data.decode import ImageLike, decode_image
 from coalign.data.loader import check_vocabulary
+from coalign.data.regions import RegionSet, pack_regions
 from coalign.data.tokenise import Tokenizer
 from coalign.data.transforms import ImageTransform
 from coalign.errors import InputError
-from coalign.types import Batch, Images, InputSpec, Model, Packed, Regions, Text
-
-RegionSet = Mapping[str, Any]
-"""The regions of one image: `features` [R, D], `boxes` [R, 4] in fractions, and `classes` [R, C], `attributes` [R],
-`confidence` [R] where the detector gave them; tensors or arrays."""
+from coalign.types import Batch, Images, InputSpec, Model, Regions, Text
 
 
 def prepare(
@@ -86,41 +82,11 @@ def _images(spec: InputSpec, images: Sequence[ImageLike]) -> Images:
 
 
 def _regions(spec: InputSpec, regions: Regions | Sequence[RegionSet]) -> Regions:
-    packed = regions if isinstance(regions, Regions) else _pack_regions(regions, spec.max_regions)
-    width = packed.features.values.shape[1]
+    if not isinstance(regions, Regions):
+        return pack_regions(regions, spec)
+    width = regions.features.values.shape[1]
     if spec.region_width is None:
         raise InputError("this model reads no regions")
     if width != spec.region_width:
         raise InputError(f"region features are {width} wide, the model reads {spec.region_width}")
-    return packed
-
-
-def _pack_regions(regions: Sequence[RegionSet], most: int | None) -> Regions:
-    """Joins the regions of several images, the first `most` of each."""
-    if not regions:
-        raise InputError("no regions were given")
-
-    def join(key: str) -> Tensor | None:
-        present = [key in item for item in regions]
-        if not any(present):
-            return None
-        if not all(present):
-            raise InputError(f"regions of image {present.index(False)} lack {key!r}, which others have")
-        return torch.cat([torch.as_tensor(item[key])[:most] for item in regions])
-
-    for number, item in enumerate(regions):
-        if "features" not in item or "boxes" not in item:
-            raise InputError(f"regions of image {number} lack features or boxes")
-        if len(item["features"]) != len(item["boxes"]):
-            given = f"{len(item['features'])} features and {len(item['boxes'])} boxes"
-            raise InputError(f"regions of image {number}: {given}")
-    boxes = join("boxes")
-    if boxes is None or boxes.dim() != 2 or boxes.shape[1] != 4 or bool((boxes < 0).any() | (boxes > 1).any()):
-        raise InputError("boxes are [R, 4], x1, y1, x2, y2 in fractions of the image: divide by its width and height")
-    return Regions(
-        features=Packed.from_items([torch.as_tensor(item["features"])[:most] for item in regions]),
-        boxes=boxes,
-        classes=join("classes"),
-        attributes=join("attributes"),
-        confidence=join("confidence"),
-    )
+    return regions

@@ -12,8 +12,11 @@ from coalign.types import Regions
 
 def detected_objects(regions: Regions, count: int) -> tuple[Int[Tensor, " t"], Float[Tensor, " t"]]:
     """The detector's likeliest object of each region [T] and its probability. A further first class is background."""
+    if regions.objects is not None:
+        ones = torch.ones_like(regions.objects, dtype=regions.features.values.dtype)
+        return regions.objects, ones if regions.confidence is None else regions.confidence
     if regions.classes is None:
-        raise InputError('the objective "objects" needs the detector\'s class probabilities of each region')
+        raise InputError('the objective "objects" needs the detector\'s class probabilities or objects of each region')
     if regions.classes.shape[1] not in (count, count + 1):
         raise InputError(f"regions have {regions.classes.shape[1]} class probabilities, this model {count} objects")
     probability, objects = regions.classes[:, regions.classes.shape[1] - count :].max(1)
