@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -18,6 +18,7 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from coalign.data.byte_pairs import find_byte_pairs, read_byte_pairs, train_byte_pairs
 from coalign.errors import InputError
 from coalign.types import Layout, Packed, Text
 
@@ -36,7 +37,7 @@ _Pieces = tuple[list[int], list[int]]  # the ids of a segment, and the word that
 
 
 class Tokenizer:
-    """BERT's WordPiece (or another tokenizer of the same special tokens)."""
+    """BERT's WordPiece or another tokenizer of the same special tokens; or GPT's byte pairs, which have none."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.no_truncation()  # a stored tokenizer may bring its own length and padding
@@ -50,6 +51,8 @@ class Tokenizer:
     def load(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> Tokenizer:
         """Reads a `vocab.txt`, a `tokenizer.json`, or a folder that holds one (of Hugging Face, or a run of ours).
 
+        Also GPT's two files (see `data.byte_pairs`): their folder, or the table with the merges beside it.
+
         Args:
             path: The file or folder.
             lowercase: Only for a `vocab.txt`: whether text is lower-cased and stripped of accents. None takes
@@ -59,7 +62,11 @@ class Tokenizer:
         Raises:
             InputError: Nothing there, or it cannot be read.
         """
-        file = _vocabulary_file(Path(path))
+        path = Path(path)
+        pair = None if (path / FILE).is_file() else find_byte_pairs(path)
+        if pair is not None:
+            return cls(read_byte_pairs(*pair))
+        file = _vocabulary_file(path)
         try:
             if file.suffix == ".json":
                 return cls(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")))
@@ -94,10 +101,11 @@ class Tokenizer:
     ) -> Tokenizer:
         """Learns a WordPiece vocabulary of about `vocab_size` pieces from texts; the same one from the same texts.
 
+        Texts are read twice, so that they need not fit into memory; an iterator, which gives them once, is kept.
         The library numbers pieces in the order of a hash table and breaks ties by number. So the letters, alone and
         continued (`##a`), are handed to it in a fixed order beforehand.
         """
-        corpus = list(texts)
+        corpus = list(texts) if isinstance(texts, Iterator) else texts
         inner = _word_piece(models.WordPiece(unk_token="[UNK]"), lowercase)
         specials = [names[0] for names in _SPECIAL.values()]
         counts = Counter(char for text in corpus for char in inner.normalizer.normalize_str(text) if not char.isspace())
@@ -112,6 +120,11 @@ class Tokenizer:
         inner.train_from_iterator(corpus, trainer)
         learned = inner.get_vocab(with_added_tokens=True)
         return cls.from_vocabulary(sorted(learned, key=learned.__getitem__), lowercase=lowercase)
+
+    @classmethod
+    def train_byte_pairs(cls, texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2) -> Tokenizer:
+        """Learns GPT's kind of vocabulary from texts; see `data.byte_pairs`."""
+        return cls(train_byte_pairs(texts, vocab_size, min_frequency=min_frequency))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes `tokenizer.json` into the folder, which is made if need be; returns the file."""
@@ -150,11 +163,14 @@ class Tokenizer:
         return self._special("mask")
 
     def _special(self, role: str) -> int:
-        for name in _SPECIAL[role]:
-            token = self._inner.token_to_id(name)
-            if token is not None:
-                return token
-        raise InputError(f"the vocabulary has no {_SPECIAL[role][0]} token")
+        token = self._special_or_none(role)
+        if token is None:
+            raise InputError(f"the vocabulary has no {_SPECIAL[role][0]} token")
+        return token
+
+    def _special_or_none(self, role: str) -> int | None:
+        found = (self._inner.token_to_id(name) for name in _SPECIAL[role])
+        return next((token for token in found if token is not None), None)
 
     def words(self, text: str) -> list[str]:
         """The words that `Text.words` counts: split at spaces and punctuation, normalised as the vocabulary wants."""
@@ -165,6 +181,10 @@ class Tokenizer:
     def pieces(self, text: str) -> list[str]:
         """The word pieces of a text, without special tokens."""
         return self._inner.encode(text, add_special_tokens=False).tokens
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text's pieces, without special tokens."""
+        return self._inner.encode(text, add_special_tokens=False).ids
 
     def id_to_piece(self, id: int) -> str:
         piece = self._inner.id_to_token(id)
@@ -184,7 +204,7 @@ class Tokenizer:
         max_length: int | None = None,
         separator: bool = True,
     ) -> Text:
-        """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` of a pair.
+        """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` of a pair; the pieces of `a` alone where there is no [CLS].
 
         Args:
             texts: B texts, or B pairs of texts.
@@ -196,6 +216,8 @@ class Tokenizer:
             `Text` of B items; `types` (0 up to the first [SEP] of a pair, then 1) only for pairs; `words` count
             through both sides of a pair and are -1 at special tokens.
         """
+        if self._special_or_none("cls") is None:
+            return self._plain(texts, max_length)
         pairs = any(not isinstance(text, str) for text in texts)
         fixed = 1 + int(pairs) + int(separator)
         if max_length is not None and max_length < fixed:
@@ -227,6 +249,20 @@ class Tokenizer:
             types=torch.tensor(types, dtype=torch.int64) if pairs else None,
             words=torch.tensor(words, dtype=torch.int64),
         )
+
+    def _plain(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int | None) -> Text:
+        """Texts in a vocabulary without special tokens."""
+        parts: list[_Pieces] = []
+        for number, text in enumerate(texts, 1):
+            if not isinstance(text, str):
+                raise InputError("this vocabulary has no token between two texts; join them, or use a task's model")
+            ids, words = self._segment(text)
+            if not ids:
+                raise InputError(f"text {number} has no words: a text needs at least one")
+            parts.append((ids[:max_length], words[:max_length]))
+        ids, words = ([one for part in parts for one in part[side]] for side in (0, 1))
+        layout = Layout.of([len(ids) for ids, _ in parts])
+        return Text(Packed(torch.tensor(ids, dtype=torch.int64), layout), words=torch.tensor(words, dtype=torch.int64))
 
     def _segment(self, text: str) -> _Pieces:
         # One at a time: the library's batch form starts threads, which forked loader workers cannot inherit.
@@ -267,7 +303,7 @@ def _vocabulary_file(path: Path) -> Path:
         for name in (FILE, "vocab.txt"):
             if (path / name).is_file():
                 return path / name
-        raise InputError(f"{path}: holds neither {FILE} nor vocab.txt")
+        raise InputError(f"{path}: holds neither {FILE} nor vocab.txt (nor vocab.json with merges.txt)")
     if not path.is_file():
         raise InputError(f"{path}: no such vocabulary file or folder")
     return path
