@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import pkgutil
 import types
 import typing
@@ -38,7 +39,10 @@ def systems() -> Mapping[str, System]:
     for name, module in modules.items():
         if hasattr(module, "SYSTEM"):
             heads = getattr(modules.get(f"{name}_tasks"), "HEADS", {})
-            found[module.SYSTEM.name] = dataclasses.replace(module.SYSTEM, heads={**module.SYSTEM.heads, **heads})
+            sizes = getattr(modules.get(f"{name}_sizes"), "OF_WEIGHTS", module.SYSTEM.of_weights)
+            found[module.SYSTEM.name] = dataclasses.replace(
+                module.SYSTEM, heads={**module.SYSTEM.heads, **heads}, of_weights=sizes
+            )
     return types.MappingProxyType(dict(sorted(found.items())))
 
 
@@ -182,7 +186,11 @@ def _load_foreign(
     """Tries what was not said until names and shapes fit, on the meta device; then loads."""
     tensors = read_tensors(path)
     shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    sizes = entry.sizes.items() if size is None else [(size, _size(entry, size) if isinstance(size, str) else size)]
+    if size is not None:
+        sizes = [(size, _size(entry, size) if isinstance(size, str) else size)]
+    else:
+        own = None if entry.of_weights is None else entry.of_weights(shapes)
+        sizes = [*([] if own is None else [("of the file", own)]), *entry.sizes.items()]
     heads = (None, *entry.heads) if head is None else (head,)
     closest: tuple[int, str] | None = None
     for size_name, config in sizes:
@@ -227,9 +235,14 @@ def _fill(
         model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout)
         for name, tensor in model.state_dict().items():
             if name in entry.position_tables and loaded.state[name].shape != tensor.shape:
-                table, side = loaded.state[name], round((tensor.shape[-2] - 1) ** 0.5)
-                method = entry.position_tables[name]
-                loaded.state[name] = resize_positions(table.flatten(0, -2), (side, side), method=method).view_as(tensor)
+                side = math.isqrt(tensor.shape[-2])
+                prefix = tensor.shape[-2] - side**2 and 1  # a class token's row, where there is one
+                side = math.isqrt(tensor.shape[-2] - prefix)
+                how: Any = entry.position_tables[name]
+                method: Any = how(model.config) if callable(how) else how
+                table = loaded.state[name].flatten(0, -2)
+                new = resize_positions(table, (side, side), prefix=prefix, method=method)
+                loaded.state[name] = new.view_as(tensor)
     model.load_state_dict(loaded.state)
     if loaded.carried:
         object.__setattr__(model, "carried", (layout, loaded.carried))

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+import coalign
 from coalign.checkpoints import read_tensors
+from coalign.errors import InputError
 from coalign.layers.transformer import BlockConfig, TransformerBlock
 from coalign.models import vit
 from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
@@ -105,6 +109,90 @@ def test_agrees_with_transformers(tmp_path, pooler):
         assert "logits" not in seen.pooled
     else:
         assert torch.allclose(expected.logits, seen.pooled["logits"], atol=1e-5)
+
+
+WIDE = VitClassifierConfig(replace(TINY, dim=128, heads=2), classes=5)
+"""Heads of 64, as all published sizes have: a file of this one is recognised without being told its sizes."""
+
+
+def zoomed(table, side):
+    """Google's resizing (scipy zoom of order 1) of a table [1 + n, D] to a grid of `side`."""
+    from scipy.ndimage import zoom
+
+    old = int((table.shape[0] - 1) ** 0.5)
+    grid = zoom(table[1:].reshape(old, old, -1).numpy(), (side / old, side / old, 1), order=1)
+    return torch.cat([table[:1], torch.from_numpy(grid).reshape(side * side, -1)])
+
+
+def file_of(layout, folder):
+    """A released kind of file of WIDE, its tensors, and what its own source makes of larger images."""
+    pixels = batch(image_size=24).images.pixels
+    if layout == "original":
+        model = randomised(Vit(vit.google(WIDE)))
+        tensors = {name: tensor.clone() for name, tensor in vit.original(WIDE).export(model.state_dict()).items()}
+        np.savez(folder / "B.npz", **{name: tensor.numpy() for name, tensor in tensors.items()})
+        larger = Vit(replace(model.config, trunk=replace(model.config.trunk, image_size=24))).eval()
+        state = model.state_dict()
+        state["trunk.positions"] = zoomed(state["trunk.positions"][0], 6)[None]
+        larger.load_state_dict(state)
+        return folder / "B.npz", tensors, larger.encode(Batch(images=Images(pixels))).pooled["logits"]
+    if layout == "timm":
+        timm = pytest.importorskip("timm")
+        sizes = {"patch_size": 4, "embed_dim": 128, "depth": 2, "num_heads": 2, "mlp_ratio": 0.5, "num_classes": 5}
+        model = randomised(timm.models.VisionTransformer(img_size=16, **sizes))
+        tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        torch.save(tensors, folder / "vit.pth")
+        model.set_input_size(img_size=24)
+        return folder / "vit.pth", tensors, model(pixels)
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=4,
+        num_labels=5,
+        layer_norm_eps=1e-6,
+    )
+    model = randomised(transformers.ViTForImageClassification(config))
+    model.save_pretrained(folder)
+    return folder, read_tensors(folder), model(pixels, interpolate_pos_encoding=True).logits
+
+
+@pytest.mark.parametrize("layout", ["original", "timm", "transformers"])
+def test_each_sources_file_at_a_higher_resolution_and_back(tmp_path, layout):
+    with torch.no_grad():
+        path, tensors, expected = file_of(layout, tmp_path)
+        larger = coalign.load(path, "vit", image_size=24)
+        got = larger.encode(batch(image_size=24)).pooled["logits"]
+    assert torch.allclose(expected, got, atol=1e-5)
+    coalign.convert(path, tmp_path / "back.safetensors", system="vit", to=layout)
+    back = read_tensors(tmp_path / "back.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    for other in {"original", "timm", "transformers"} - {layout}:  # by way of either other source's names
+        coalign.convert(path, tmp_path / f"{other}.safetensors", system="vit", to=other)
+        through = coalign.load(tmp_path / f"{other}.safetensors", "vit")
+        theirs, state = read_tensors(tmp_path / f"{other}.safetensors"), through.state_dict()
+        assert theirs.keys() == getattr(vit, other)(WIDE).export(state).keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in coalign.load(path, "vit").state_dict().items())
+
+
+def test_a_file_of_other_sizes_than_the_table_is_recognised(tmp_path):
+    """Google's ImageNet-21k files have a representation layer and 21,843 classes; some files have no class token."""
+    config = replace(vit.google(WIDE), classes=7, representation_dim=24)
+    save_file(vit.original(config).export(Vit(config).state_dict()), tmp_path / "i21k.safetensors")
+    assert coalign.load(tmp_path / "i21k.safetensors", "vit").config == replace(
+        config, trunk=replace(config.trunk, image_width=16)
+    )
+    config = replace(vit.google(WIDE), pool="mean", trunk=replace(vit.google(WIDE).trunk, class_token=False))
+    save_file(vit.original(config).export(Vit(config).state_dict()), tmp_path / "gap.safetensors")
+    larger = coalign.load(tmp_path / "gap.safetensors", "vit", image_size=24)
+    assert larger.trunk.positions.shape == (1, 36, 128)
+    with pytest.raises(InputError, match="no size of vit fits it"):
+        save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+        coalign.load(tmp_path / "other.safetensors", "vit")
 
 
 def test_learns_and_permutes():

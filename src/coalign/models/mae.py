@@ -26,6 +26,7 @@ from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.models.vit import Vit, VitClassifierConfig, VitConfig, VitTrunk
 from coalign.models.vit import timm as classifier
 from coalign.models.vit_names import timm_block_rules, timm_rules, transformers_block_rules, transformers_rules
+from coalign.models.vit_sizes import Told, count, timm_trunk, transformers_trunk
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, Head, Images, InputSpec, Packed, Record, System
@@ -272,6 +273,27 @@ def decoder_rules(prefix: str, blocks: str, block_rules: Callable[[str, str], li
     ]
 
 
+def of_weights(weights: Mapping[str, Tensor], told: Told | None = None, decoder_heads: int = 16) -> MaeConfig | None:
+    """The sizes of a file: of the whole auto-encoder, or of an encoder with the paper's decoder beside it."""
+    if "decoder.mask_token" in weights:
+        trunk = transformers_trunk(weights, told, "vit.")
+        decoder, blocks, up = "decoder.", "decoder_layers", "intermediate.dense"
+    elif "patch_embed.proj.weight" in weights:
+        trunk = timm_trunk(weights, told)
+        decoder, blocks, up = "", "decoder_blocks", "mlp.fc1"
+    else:
+        return None
+    if f"{decoder}decoder_embed.weight" not in weights:
+        return MaeConfig(trunk)
+    return MaeConfig(
+        trunk,
+        decoder_dim=weights[f"{decoder}decoder_embed.weight"].shape[0],
+        decoder_depth=count(weights, f"{decoder}{blocks}.{{}}."),
+        decoder_heads=decoder_heads,
+        decoder_hidden_dim=weights[f"{decoder}{blocks}.0.{up}.weight"].shape[0],
+    )
+
+
 SYSTEM = System(
     name="mae",
     title="MAE: masked autoencoders",
@@ -287,4 +309,5 @@ SYSTEM = System(
     },
     position_tables={"trunk.positions": "bicubic", "positions": "bicubic"},
     with_image_size=lambda config, size: replace(config, trunk=replace(config.trunk, image_size=size)),
+    of_weights=of_weights,
 )

@@ -346,6 +346,11 @@ def google(config: VitClassifierConfig) -> VitClassifierConfig:
     return replace(config, trunk=replace(config.trunk, activation="gelu_tanh"), resize="bilinear_corners")
 
 
+def timm_arithmetic(config: VitClassifierConfig) -> VitClassifierConfig:
+    """The configuration with which timm resizes positions."""
+    return replace(config, resize="bicubic_antialias")
+
+
 SYSTEM = System(
     name="vit",
     title="ViT: an image is worth 16x16 words",
@@ -354,8 +359,10 @@ SYSTEM = System(
     config=VitClassifierConfig,
     sizes={name: VitClassifierConfig(trunk) for name, trunk in SIZES.items()},
     weights={"original": original, "original_linen": original_linen, "timm": timm, "transformers": transformers},
-    for_layout={"original": google, "original_linen": google},
+    for_layout={"original": google, "original_linen": google, "timm": timm_arithmetic},
     objectives=("classification",),
-    position_tables={"trunk.positions": "bicubic"},
-    with_image_size=lambda config, size: replace(config, trunk=replace(config.trunk, image_size=size)),
+    position_tables={"trunk.positions": lambda config: config.resize},
+    with_image_size=lambda config, size: replace(
+        config, trunk=replace(config.trunk, image_size=size, image_width=None)
+    ),
 )

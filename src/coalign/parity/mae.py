@@ -8,53 +8,40 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.mae import Mae, MaeConfig, encoder, fine_tuning, linear_probe, original, transformers
+from coalign.errors import InputError
+from coalign.models.mae import Mae, MaeConfig, encoder, fine_tuning, linear_probe, of_weights, original, transformers
 from coalign.models.vit import Vit
+from coalign.models.vit_sizes import rows_of, timm_trunk
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.parity.vit import trunk_config
+from coalign.parity.vit import told
 from coalign.types import Batch, Images
 
 
 def build(described: Described) -> tuple[nn.Module, StateMap]:
     weights = described.weights
-    if "decoder.mask_token" in weights:
-        config = config_of(
-            described, "vit.", "vit.encoder.layer.{}.", "decoder.", "decoder_layers", "intermediate.dense"
-        )
-        return Mae(config), transformers(config)
-    if "mask_token" in weights:
-        config = config_of(described, "", "blocks.{}.", "", "decoder_blocks", "mlp.fc1")
-        return Mae(config), original(config)
-    base = MaeConfig(trunk_config(described, "", "blocks.{}."))
+    if "decoder.mask_token" in weights or "mask_token" in weights:
+        config = config_of(described)
+        return Mae(config), transformers(config) if "decoder.mask_token" in weights else original(config)
+    base = MaeConfig(timm_trunk(weights, told(described)))
     if "head.1.weight" in weights:
         chosen = linear_probe(base, described.shape("head.1.weight")[0])
     else:
-        head = "head.weight" in weights
-        chosen = replace(
-            fine_tuning(base, drop_path=described.config.get("drop_path") or 0.0),
-            classes=described.shape("head.weight")[0] if head else None,
-        )
+        drop_path = described.config.get("drop_path") or 0.0
+        chosen = replace(fine_tuning(base, drop_path=drop_path), classes=rows_of(weights, "head.weight"))
     final_norm = "norm.weight" in weights
     pool = "token" if final_norm else "mean"
     chosen = replace(chosen, trunk=replace(chosen.trunk, final_norm=final_norm), pool=pool, label_smoothing=0.0)
     return Vit(chosen), encoder(chosen)
 
 
-def config_of(described: Described, prefix: str, block: str, decoder: str, layers: str, up: str) -> MaeConfig:
+def config_of(described: Described) -> MaeConfig:
     c = described.config
-    dim = described.shape(f"{decoder}decoder_embed.weight")[0]
-    pattern = f"{decoder}{layers}.{{}}."
-    return MaeConfig(
-        trunk_config(described, prefix, block),
-        decoder_dim=dim,
-        decoder_depth=described.count(pattern),
-        decoder_heads=c.get("decoder_num_heads") or 16,
-        decoder_hidden_dim=described.shape(f"{pattern.format(0)}{up}.weight")[0],
-        mask_ratio=c.get("mask_ratio", 0.75),
-        normalise_pixels=False,
-    )
+    config = of_weights(described.weights, told(described), c.get("decoder_num_heads") or 16)
+    if config is None:
+        raise InputError(f"{described.path}: has the names of no known auto-encoder")
+    return replace(config, mask_ratio=c.get("mask_ratio", 0.75), normalise_pixels=False)
 
 
 @torch.no_grad()
