@@ -12,8 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file, save_model
 
 import coalign
+import coalign.extraction
 import coalign.recipes
-from coalign.cli import main, systems_table
+import coalign.tasks
+from coalign.cli import main
+from coalign.commands import command_names
+from coalign.commands.systems import systems_table
 from coalign.data.tokenise import Tokenizer
 from coalign.models.bert import BertConfig
 from coalign.models.vit import VitConfig
@@ -79,8 +83,9 @@ def test_help_comes_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("quickstart", "systems", "train", "evaluate", "index", "search", "align", "convert", "verify"):
+    for command in command_names():
         assert f"coalign {command}" in done.stdout
+    assert "\nmore:" not in done.stdout  # every command says what it is for
 
 
 @pytest.mark.parametrize("command", ["systems", "evaluate", "embed", "index", "search", "align", "convert", "verify"])
@@ -93,6 +98,9 @@ def test_every_command_explains_itself(capsys, command):
     ("words", "said"),
     [
         (["retrain"], "no command 'retrain'"),
+        (["_shared"], "no command '_shared'"),
+        (["extract", "smells"], "no extractor 'smells'"),
+        (["evaluate", "nowhere", "--task", "result"], "no task 'result'; there are:"),
         (["evaluate", "nowhere", "--data", "x.csv"], "nowhere: no run here"),
         (["search", "nowhere", "red"], "nowhere: no run here"),
         (["search", "nowhere"], "--image FILE"),
@@ -233,6 +241,54 @@ def test_evaluate(capsys, run, pairs):
     assert "reranked" not in call_json(capsys, "evaluate", run, "--data", pairs, "--no-rerank")
     status, out, _ = call(capsys, "evaluate", run, "--data", pairs)
     assert status == 0 and out.startswith("4 images, 4 texts") and "chance" in out
+
+
+TASK = '''
+"""Counts lines."""
+from dataclasses import dataclass
+from pathlib import Path
+from coalign.tasks.arguments import RunFolder
+from coalign.tasks.result import TaskResult
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Counts the lines of a file."""
+    run: RunFolder
+    data: Path
+    """The file."""
+    scale: float = 1.0
+
+    def evaluate(self) -> TaskResult:
+        lines = self.data.read_text().splitlines()
+        return TaskResult({"lines": len(lines) * self.scale, "none": float("nan")}, len(lines), {"chance": 0.5})
+'''
+
+
+def test_a_task_is_a_file_and_the_run_says_which(capsys, run, pairs, tmp_path, monkeypatch):
+    (tmp_path / "count_lines.py").write_text(TASK)
+    monkeypatch.setattr(coalign.tasks, "__path__", [*coalign.tasks.__path__, str(tmp_path)])
+    status, out, _ = call(capsys, "evaluate", "--help")
+    assert status == 0 and "count-lines  Counts the lines of a file." in out and "\n  retrieval" in out
+    assert "arguments" not in out
+    status, out, _ = call(capsys, "evaluate", "--task", "count-lines", "--help")
+    assert status == 0 and "--data PATH" in out and "The file." in out and "--json" in out
+    found = call_json(capsys, "evaluate", run, "--task", "count_lines", "--data", pairs, "--scale", 2)
+    assert found["metrics"] == {"lines": 10, "none": None} and found["count"] == 5 and found["chance"] == 0.5
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"task": "count-lines"}))
+    status, out, _ = call(capsys, "evaluate", folder, "--data", pairs)
+    assert status == 0 and out.splitlines() == ["5 items", "lines   5.0000", "none    nan", "chance  0.5000"]
+    sys.modules.pop("coalign.tasks.count_lines", None)
+
+
+def test_an_extractor_is_a_file(capsys, tmp_path, monkeypatch):
+    (tmp_path / "edges.py").write_text(RECIPE.replace("class Recipe", "class Extract"))
+    monkeypatch.setattr(coalign.extraction, "__path__", [str(tmp_path)])
+    assert "edges  Writes its settings down." in call(capsys, "extract")[1]
+    out = tmp_path / "found"
+    assert call(capsys, "extract", "edges", "--data", "x.png", "--out", out)[0] == 0 and out.read_text() == "x.png 10"
+    sys.modules.pop("coalign.extraction.edges", None)
 
 
 def test_broken_pairs_are_left_out_up_to_a_tenth(capsys, run, pairs):

@@ -1,0 +1,21 @@
+"""Tasks: the head a task asks the model for, a metric, and the fields it needs of the data.
+
+A module `tasks/<name>.py` that holds a frozen dataclass `Evaluate` is `coalign evaluate RUN --task <name>`: its typed
+fields (the first is `run`) are the flags, and its method `evaluate` returns a `Result`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coalign import discovery
+
+
+def tasks() -> dict[str, Any]:
+    """The `Evaluate` dataclasses by name."""
+    return discovery.offers(__name__, "Evaluate")
+
+
+def find_task(name: str) -> Any:
+    """The `Evaluate` dataclass of that name. Errors: `InputError` that lists the names there are."""
+    return discovery.find(__name__, name, "Evaluate", "task")

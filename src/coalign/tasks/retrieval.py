@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import nn
+from tyro.conf import arg
 
 from coalign.data.loader import Loader
 from coalign.data.quarantine import Quarantine
@@ -25,6 +26,7 @@ from coalign.errors import InputError
 from coalign.retrieval.embed import Corpus, Encoder, encode_corpus, join_items
 from coalign.retrieval.metrics import CUTS, chance_recall
 from coalign.retrieval.rerank import Matcher, TokenSource, add_logit, score_retrieval
+from coalign.tasks.arguments import OptionalFloat, OptionalInt, PairsOptions, RunFolder, load_run, say
 from coalign.types import Batch, InputSpec
 
 T = TypeVar("T")
@@ -87,6 +89,49 @@ class RetrievalResult:
             figures = "   ".join("".join(f"{100 * half[cut]:{width}.1f}" for cut in cuts) for half in halves)
             lines.append(f"{name:10}{figures}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Retrieval: Recall@1, 5 and 10 from image to text and from text to image, beside chance.
+
+    By the vectors alone and with the best answers re-ranked by the fusion layers. Of data with splits "test" is taken
+    unless --split says another.
+    """
+
+    run: RunFolder
+    pairs: PairsOptions
+    rerank: Annotated[bool, arg(help_behavior_hint="")] = True
+    """Leave out re-ranking, which is done where the model can."""
+    k: OptionalInt = None
+    """How many answers are re-ranked. By default what the run's config.json says, else 32."""
+    weight: OptionalFloat = None
+    """Score = similarity + weight * matching logit. By default what the run's config.json says, else 0.07."""
+    batch_size: int = 64
+    """Images at a time."""
+    workers: int = 0
+    """Processes that read images ahead."""
+
+    def evaluate(self) -> RetrievalResult:
+        """Measures the run."""
+        model = load_run(self.run)
+        matches: bool = isinstance(model, Matcher)
+        reranking = None
+        if self.rerank and matches:
+            chosen = Reranking.of_run(self.run)
+            k, weight = self.k, self.weight
+            reranking = Reranking(chosen.k if k is None else k, chosen.weight if weight is None else weight)
+        result = evaluate_pairs(
+            model,
+            self.pairs.open(prefer="test"),
+            reranking=reranking,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            show_progress=True,
+        )
+        if result.left_out:
+            say(f"{result.left_out} samples could not be read and were left out")
+        return result
 
 
 def evaluate_pairs(
