@@ -51,10 +51,11 @@ def command(
     counts = {split: count for split, count in counts.items() if count > 0}
     pictures = write_world(out, counts, seed=seed, side=side, statements_each=statements)
     if regions:
-        done = write_world_regions(out / "regions", pictures.items(), side)
+        done = write_world_regions(out / "regions", list(pictures.items()), side)
         console = Console(stderr=True)
         total, hidden = len({scene.number for scene in pictures.values()}), not sys.stderr.isatty()
-        for _ in track(done, "reading regions", total=total, console=console, transient=True, disable=hidden):
+        bar = track(done, "reading regions", total=total, console=console, transient=True, disable=hidden)
+        for _ in bar:
             pass
     said = {"out": str(out), "pictures": len(pictures), "scenes": sum(counts.values()), "seed": seed}
     answer(
