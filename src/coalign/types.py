@@ -374,6 +374,7 @@ class InputSpec:
 
     `mean` and `std` are per channel on [0, 1] pixels. `max_text_length` counts special tokens.
     `separator` says whether a text ends in [SEP]. `boxes` is the number of box coordinates a region model reads.
+    `frames` of a clip are read `fps` a second.
     `by_word` asks for streams of one row a word of the text.
     """
 
@@ -387,6 +388,7 @@ class InputSpec:
     region_width: int | None = None
     max_regions: int | None = None
     frames: int | None = None
+    fps: float = 10.0
     streams: Mapping[str, int] = field(default_factory=dict[str, int])
     by_word: bool = False
 

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from coalign.data.clips import Clip, ClipLike, read_clip
 from coalign.data.decode import ImageLike, decode_image
 from coalign.data.loader import check_vocabulary
 from coalign.data.regions import RegionSet, pack_regions
 from coalign.data.tokenise import Tokenizer
 from coalign.data.transforms import ImageTransform
 from coalign.errors import InputError
-from coalign.types import Batch, Images, InputSpec, Model, Regions, Text
+from coalign.types import Batch, Images, InputSpec, Model, Packed, Regions, Text, Video
 
 
 def prepare(
@@ -24,6 +25,7 @@ def prepare(
     images: ImageLike | Sequence[ImageLike] | None = None,
     texts: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
     regions: Regions | Sequence[RegionSet] | None = None,
+    videos: ClipLike | Sequence[ClipLike] | None = None,
 ) -> Batch:
     """A batch as `model.input_spec` asks for it, on the CPU.
 
@@ -33,6 +35,8 @@ def prepare(
             [3, H, W]; or features computed beforehand, floating-point [C, h, w].
         texts: One or several strings, or pairs of strings.
         regions: Detected regions, `Regions` or one mapping an image.
+        videos: One or several of: a path, whose beginning is read; a `Clip` of a path and a time; frames [T, 3, H, W]
+            in [0, 1]; or features of a clip each [n, width], floating-point, for models that read features.
 
     Raises:
         InputError: The model does not read what is given, or it has no vocabulary yet.
@@ -43,11 +47,13 @@ def prepare(
         text=None if texts is None else _texts(model, spec, [texts] if isinstance(texts, str) else texts),
         images=None if images is None else _images(spec, [images] if _is_one_image(images) else images),  # type: ignore[list-item]
         regions=None if regions is None else _regions(spec, regions),
+        video=None if videos is None else _videos(spec, [videos] if _is_one_video(videos) else videos),  # type: ignore[list-item]
     )
     counts = {len(part) for part in (batch.images, batch.text and batch.text.ids) if part is not None}
+    counts |= set() if batch.video is None else {len(Batch(video=batch.video))}
     counts |= set() if batch.regions is None else {len(batch.regions.features)}
     if len(counts) > 1:
-        raise InputError(f"images, texts and regions must be as many of each; these are {sorted(counts)}")
+        raise InputError(f"images, texts, regions and videos must be as many of each; these are {sorted(counts)}")
     return batch
 
 
@@ -90,3 +96,23 @@ def _regions(spec: InputSpec, regions: Regions | Sequence[RegionSet]) -> Regions
     if width != spec.region_width:
         raise InputError(f"region features are {width} wide, the model reads {spec.region_width}")
     return regions
+
+
+def _is_one_video(videos: object) -> bool:
+    return isinstance(videos, str | PurePath | Clip | Tensor)
+
+
+def _videos(spec: InputSpec, videos: Sequence[ClipLike]) -> Video:
+    if not videos:
+        raise InputError("no videos were given")
+    if spec.frames is not None and spec.image_size is not None:
+        return Video(frames=torch.stack([read_clip(video, spec) for video in videos]))
+    if not spec.streams:
+        raise InputError("this model reads no videos")
+    features = [video for video in videos if isinstance(video, Tensor) and video.dim() == 2]
+    width = next(iter(spec.streams.values()))
+    if len(features) != len(videos) or any(own.shape[1] != width for own in features):
+        raise InputError(
+            f"this model reads features of clips, [n, {width}] a video; `coalign extract video` makes them"
+        )
+    return Video(features=Packed.from_items(features))

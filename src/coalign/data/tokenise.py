@@ -51,7 +51,8 @@ class Tokenizer:
     def load(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> Tokenizer:
         """Reads a `vocab.txt`, a `tokenizer.json`, or a folder that holds one (of Hugging Face, or a run of ours).
 
-        Also GPT's two files (see `data.byte_pairs`): their folder, or the table with the merges beside it.
+        Also GPT's two files (see `data.byte_pairs`): their folder, or the table with the merges beside it; and
+        MIL-NCE's word list, `s3d_dict.npy` (see `data.words`).
 
         Args:
             path: The file or folder.
@@ -63,13 +64,16 @@ class Tokenizer:
             InputError: Nothing there, or it cannot be read.
         """
         path = Path(path)
+        if path.suffix == ".npy":
+            return _word_list(path)
         pair = None if (path / FILE).is_file() else find_byte_pairs(path)
         if pair is not None:
             return cls(read_byte_pairs(*pair))
         file = _vocabulary_file(path)
         try:
             if file.suffix == ".json":
-                return cls(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8")))
+                inner = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+                return _word_list(file) if isinstance(inner.model, models.WordLevel) else cls(inner)
             text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise InputError(f"{file}: cannot be read: {error.strerror}") from error
@@ -295,6 +299,12 @@ def _word_piece(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenize
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.decoder = decoders.WordPiece()
     return inner
+
+
+def _word_list(file: Path) -> Tokenizer:
+    from coalign.data.words import WordList  # a kind of Tokenizer itself
+
+    return WordList.load(file)
 
 
 def _vocabulary_file(path: Path) -> Path:

@@ -48,6 +48,7 @@ class MilNceConfig:
     train_words: bool = False
     gather_gradient: Literal["local", "exact"] = "local"
     frames: int = 32
+    fps: float = 10.0
     image_size: int = 224
 
 
@@ -112,6 +113,7 @@ class MilNceModel(nn.Module):
             max_text_length=c.max_words,
             separator=False,
             frames=c.frames,
+            fps=c.fps,
         )
 
     def look(self, frames: Tensor, record: Record | None = None) -> tuple[Tensor, Tensor]:
