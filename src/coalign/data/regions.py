@@ -117,13 +117,13 @@ def image_key(image: str | int) -> str:
     return stem.lstrip("0") or "0" if stem.isdecimal() else stem
 
 
-def checked(regions: RegionSet, name: str) -> RegionSet:
+def checked(regions: RegionSet, name: str) -> dict[str, Any]:
     """The regions as tensors, features and boxes as float32.
 
     Raises:
         InputError: features, boxes and what else there is differ in number, or are not finite numbers.
     """
-    found = {key: torch.as_tensor(value) for key, value in regions.items() if key != "size"}
+    found: dict[str, Any] = {key: torch.as_tensor(value) for key, value in regions.items() if key != "size"}
     features, boxes = found.get("features"), found.get("boxes")
     if features is None or boxes is None:
         raise InputError(f"{name}: lacks features or boxes")
@@ -139,7 +139,7 @@ def checked(regions: RegionSet, name: str) -> RegionSet:
     return {**found, "size": regions["size"]} if "size" in regions else found
 
 
-def in_fractions(boxes: Tensor, width: float, height: float) -> Tensor:
+def in_fractions(boxes: Tensor, width: int | float, height: int | float) -> Tensor:
     """Boxes [R, 4] in pixels, as fractions of the image; what sticks out by rounding is cut."""
     if width <= 0 or height <= 0:
         raise InputError(f"an image of {width} x {height} pixels has no boxes")
@@ -164,9 +164,13 @@ def pack_regions(
     if spec is not None and spec.region_width is None:
         raise InputError("this model reads no regions")
     items = [checked(item, f"regions of {name}") for item, name in zip(regions, called, strict=True)]
+    widths = [item["features"].shape[1] for item in items if len(item["features"])]
+    wanted = spec.region_width if spec is not None else (widths or [0])[0]
     for item, name in zip(items, called, strict=True):
-        width, wanted = item["features"].shape[1], items[0]["features"].shape[1] if spec is None else spec.region_width
-        if width != wanted:
+        width = item["features"].shape[1]
+        if not len(item["features"]):  # a file without any of an image's regions may not know their width
+            item["features"] = item["features"].new_zeros(0, wanted)
+        elif width != wanted:
             raise InputError(
                 f"regions of {name}: features are {width} wide, the model reads {wanted}; extract them with the "
                 "detector it was trained with, or create it with region_width"
