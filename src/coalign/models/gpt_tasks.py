@@ -54,15 +54,17 @@ class GptTaskConfig:
     read: Literal["extract", "last"] = "extract"
 
 
-def structured(parts: Sequence[Sequence[int]], config: GptConfig) -> list[int]:
-    """[start] part [delimiter] part [extract] of word ids; each part keeps its first positions // parts - 2 words.
+def part_room(parts: int, config: GptConfig) -> int:
+    """How many words each of so many parts of a sequence keeps: positions // parts - 2, as in the authors' code."""
+    room = config.positions // max(parts, 1) - 2
+    if parts < 1 or room < 1:
+        raise InputError(f"{parts} parts do not fit into {config.positions} positions")
+    return room
 
-    Similarity takes two sequences, of (a, b) and of (b, a); multiple choice one of (context, ending) for each ending.
-    """
-    room = config.positions // max(len(parts), 1) - 2
-    if not parts or room < 1:
-        raise InputError(f"{len(parts)} parts do not fit into {config.positions} positions")
-    ids = [config.start]
+
+def structured(parts: Sequence[Sequence[int]], config: GptConfig) -> list[int]:
+    """[start] part [delimiter] part [extract] of word ids; each part keeps its first `part_room` words."""
+    room, ids = part_room(len(parts), config), [config.start]
     for part in parts:
         ids += [*part[:room], config.delimiter]
     return [*ids[:-1], config.extract]
@@ -90,10 +92,18 @@ class GptTask(nn.Module):
     def input_spec(self) -> InputSpec:
         return text_spec(self.config.gpt)
 
+    def sequences(self, parts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The sequences of an item from the word ids of its parts: one text, or two."""
+        return [structured(parts, self.config.gpt)]
+
+    def room(self, parts: int) -> int:
+        """How many words `sequences` keeps of each of so many parts."""
+        return part_room(parts, self.config.gpt)
+
     @torch.no_grad()
-    def start_from(self, pretrained: Gpt, generator: torch.Generator | None = None) -> None:
-        """Copies a pre-trained trunk. Special tokens that it lacks start from a normal of 0.02; of its positions
-        as many are taken as this one has."""
+    def start_from(self, pretrained: Gpt | GptTask, generator: torch.Generator | None = None) -> None:
+        """Copies a trained trunk. Special tokens that it lacks start from a normal of 0.02; of its positions as many
+        are taken as this one has."""
         state = dict(pretrained.trunk.state_dict())
         words, wanted = state["word.weight"], self.trunk.word.weight
         if words.shape[0] < wanted.shape[0]:
@@ -160,6 +170,12 @@ class GptClassifier(GptTask):
 class GptSimilarity(GptTask):
     """Two texts to one of `classes`, or to a score. The batch holds both orders of a pair one after the other."""
 
+    def sequences(self, parts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Both orders of two texts."""
+        if len(parts) != 2:
+            raise InputError(f"similarity compares two texts, an item has {len(parts)}")
+        return [structured(order, self.config.gpt) for order in (parts, parts[::-1])]
+
     def answer(self, rows: Tensor) -> Tensor:
         return super().answer(in_groups(rows, 2, "pairs, each in both orders").sum(1))
 
@@ -168,6 +184,17 @@ class GptMultipleChoice(GptTask):
     """Which of `choices` endings goes on best? The batch holds the endings of a question one after the other."""
 
     outputs = 1
+
+    def sequences(self, parts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The context, which comes first, with each of the endings."""
+        context, *endings = parts
+        if len(endings) != self.config.choices:
+            raise InputError(f"this model chooses among {self.config.choices} endings, an item has {len(endings)}")
+        return [structured((context, ending), self.config.gpt) for ending in endings]
+
+    def room(self, parts: int) -> int:
+        del parts
+        return super().room(2)
 
     def answer(self, rows: Tensor) -> Tensor:
         groups = in_groups(rows, self.config.choices, f"questions with {self.config.choices} endings each")
