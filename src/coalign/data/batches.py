@@ -73,6 +73,12 @@ class Maker(Dataset[Made]):
         else:
             self.order = torch.arange(self.total)
 
+    def generator(self, number: int) -> torch.Generator:
+        """What is random about this rank's batch as a whole: seeded by (seed, epoch, number), in evaluation without
+        the epoch."""
+        place = number * self.world_size + self.rank
+        return torch.Generator().manual_seed(derive_seed(self.seed, _COLLATE, self.epoch if self.train else 0, place))
+
     def indices(self, number: int) -> list[int]:
         """The samples of this rank's batch."""
         place = number * self.world_size + self.rank
@@ -242,10 +248,7 @@ class _ItemMaker(Maker):
         return steps[torch.randperm(len(steps), generator=generator)].flatten()
 
     def make(self, number: int, problems: list[Problem]) -> Batch:  # noqa: ARG002
-        place = number * self.world_size + self.rank
-        epoch = self.epoch if self.train else 0
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, _COLLATE, epoch, place))
-        return self.collate([self.items[index] for index in self.indices(number)], generator)
+        return self.collate([self.items[index] for index in self.indices(number)], self.generator(number))
 
 
 def _unchanged(made: Any) -> Any:

@@ -26,7 +26,7 @@ def read_folder(folder: Path, encoding: str | None = None) -> Pairs:
     """
     builder = PairsBuilder(folder, folder)
     found = 0
-    for image in _images(folder):
+    for image in image_files(folder):
         found += 1
         row = image.relative_to(folder).as_posix()
         sidecar = next((side for side in map(image.with_suffix, (".txt", ".json")) if side.is_file()), None)
@@ -84,7 +84,8 @@ def decode_text(raw: bytes, encoding: str | None = None) -> tuple[str, str]:
         raise ValueError("is neither UTF-8 nor Windows-1252 text") from error
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
+    """The images below a folder in the order of the names, by their endings; hidden ones are passed over."""
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(files):

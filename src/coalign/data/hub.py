@@ -27,6 +27,9 @@ class HubSource(Source):
         self._dataset = dataset
         self._columns = columns
         self._root = root
+        # a column of classes holds their numbers, and the data set their names
+        self._names = {name: list(getattr(dataset.features[name], "names", None) or ()) for name in columns.texts}
+        self.class_names = tuple(self._names[columns.texts[0]]) if columns.texts else ()
         self._ids = self._find_ids()
 
     def _find_ids(self) -> Ids:
@@ -47,11 +50,20 @@ class HubSource(Source):
     def __getitem__(self, index: int) -> Sample:
         row: dict[str, object] = self._dataset[index]
         image = image_of(row[self._columns.image])
-        texts = clean_texts(text for name in self._columns.texts for text in texts_of(row[name]))
+        texts = clean_texts(text for name in self._columns.texts for text in self._texts(name, row[name]))
         if isinstance(image, str):
             image = str(self._root / image)
         reference = image if isinstance(image, str | bytes) else b""
         return Sample(reference, texts, int(self._ids[index]), Where(self.name, index + 1))
+
+    def first_texts(self) -> list[str]:
+        name = self._columns.texts[0]
+        texts = [clean_texts(self._texts(name, value)) for value in self._dataset[name]]
+        return [text[0] if text else "" for text in texts]
+
+    def _texts(self, column: str, value: object) -> list[str]:
+        names = self._names[column]
+        return [names[value]] if names and isinstance(value, int) and 0 <= value < len(names) else texts_of(value)
 
 
 def open_saved(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,10 @@ from coalign.types import Batch, InputSpec
 
 _REPLACEMENTS = 16  # how many other samples are tried in place of a broken one
 _SAMPLE, _REPLACE = 1, 2  # separate uses of the seed; those of `batches` are others
+
+
+Collate = Callable[[Sequence[Example], torch.Generator], Batch]
+"""Makes a batch of some examples, with what is random in it drawn from the generator."""
 
 
 class Loader(EpochLoader):
@@ -49,6 +53,7 @@ class Loader(EpochLoader):
         options: ImageOptions | None = None,
         choose_text: ChooseText = any_text,
         quarantine: Quarantine | None = None,
+        collate: Collate | None = None,
     ) -> None:
         """Args:
         source: The data.
@@ -61,6 +66,8 @@ class Loader(EpochLoader):
         options: How pictures are sized and augmented.
         choose_text: Makes the text of a training pair from the texts of its image.
         quarantine: Where broken samples are listed.
+        collate: Makes the batch of the examples that could be read; None makes one of images and texts. Its generator
+            is seeded by (seed, epoch, number of the batch), in evaluation by (seed, number) alone.
 
         Raises:
             InputError: The source is too small for a batch, or the vocabulary too large for the model.
@@ -81,6 +88,7 @@ class Loader(EpochLoader):
             transform=None if spec.image_size is None else ImageTransform(spec, options, train),
             options=options or ImageOptions(),
             choose_text=choose_text,
+            collate=collate,
         )
         super().__init__(maker, opened.name, workers)
 
@@ -96,6 +104,7 @@ class _Maker(Maker):
     transform: ImageTransform | None
     options: ImageOptions
     choose_text: ChooseText
+    collate: Collate | None
 
     @property
     def total(self) -> int:
@@ -107,7 +116,11 @@ class _Maker(Maker):
     def make(self, number: int, problems: list[Problem]) -> Batch | None:
         loaded = (self._example(index, problems) for index in self.indices(number))
         examples = [example for example in loaded if example is not None]
-        return collate(examples, self.spec, self.tokenizer) if examples else None
+        if not examples:
+            return None
+        if self.collate is None:
+            return collate(examples, self.spec, self.tokenizer)
+        return self.collate(examples, self.generator(number))
 
     def _example(self, index: int, problems: list[Problem]) -> Example | None:
         """The sample, or in training the first that works of those drawn to replace it."""

@@ -71,10 +71,12 @@ class Sample:
 
 
 class Source(ABC):
-    """Samples by number. `problems` are the rows that reading the source found unusable, or had to mend."""
+    """Samples by number. `problems` are the rows that reading the source found unusable, or had to mend; `class_names`
+    the names of the classes that its texts are, in the order of their numbers, where it says so."""
 
     name: str
     problems: tuple[Problem, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -86,6 +88,10 @@ class Source(ABC):
     @abstractmethod
     def ids(self) -> Ids:
         """[N] the samples' ids, without reading any sample."""
+
+    def first_texts(self) -> list[str]:
+        """[N] the first text of every sample. Tables read no image for it; a source that has no better way does."""
+        return [self[index].texts[0] for index in range(len(self))]
 
     def order(self, generator: torch.Generator) -> Tensor:
         """[N] int64: a shuffled order for one epoch. Sources that are slow to jump in keep neighbours together."""
@@ -219,6 +225,10 @@ class Pairs(Source):
         reference = str(self._root / image) if isinstance(image, str) else image
         return Sample(reference, tuple(texts), int(self._ids[index]), Where(self.name, row))
 
+    def first_texts(self) -> list[str]:
+        texts = cast("list[list[str]]", self._texts.to_pylist())
+        return [text[0] for text in texts]
+
     @property
     def ids(self) -> Ids:
         return self._ids
@@ -227,8 +237,10 @@ class Pairs(Source):
 class PairsBuilder:
     """Takes rows as a reader finds them, sorts the unusable ones out, and builds `Pairs`."""
 
-    def __init__(self, file: str | os.PathLike[str], root: Path) -> None:
+    def __init__(self, file: str | os.PathLike[str], root: Path, needs_text: bool = True) -> None:
+        """`needs_text` False takes rows without a text too."""
         self.file = os.fspath(file)
+        self._needs_text = needs_text
         self._root = root
         self._images: list[str | bytes] = []
         self._texts: list[tuple[str, ...]] = []
@@ -250,7 +262,7 @@ class PairsBuilder:
             self.reject(row, "the image's file name is not UTF-8; rename it", ascii(shown))
             return
         cleaned = clean_texts(texts)
-        if not cleaned:
+        if not cleaned and self._needs_text:
             self.reject(row, "the text is empty", shown)
             return
         if len(cleaned) < len(texts):
@@ -282,7 +294,8 @@ class PairsBuilder:
         if not self._ids:
             broken = [problem for problem in self._problems if not problem.used]
             why = f"; the first of {len(broken)} broken rows: {broken[0]}" if broken else ""
-            raise InputError(f"{self.file}: holds no usable pair of image and text{part}{why}")
+            what = "pair of image and text" if self._needs_text else "image"
+            raise InputError(f"{self.file}: holds no usable {what}{part}{why}")
         return Pairs(
             self.file,
             self._root,

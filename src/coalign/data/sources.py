@@ -19,7 +19,7 @@ from coalign.errors import InputError
 
 Data = str | os.PathLike[str] | Source | Sequence[Sample | tuple[ImageLike, str | Sequence[str]]]
 
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the table of a Hugging Face image folder
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the table of a Hugging Face image folder
 _TAKES = (
     "a .csv, .tsv, .jsonl, .json or .parquet table, COCO captions or a Karpathy split, a folder of images with .txt or "
     ".json beside them, .tar shards, or a datasets name"
@@ -74,7 +74,7 @@ def open_source(
             return open_saved(
                 path, image_column=image_column, text_column=text_column, images=folder, split=split, prefer=prefer
             )
-        table = next((path / name for name in _METADATA if (path / name).is_file()), None)
+        table = next((path / name for name in METADATA if (path / name).is_file()), None)
         if table is None:
             _refuse_split(name, split)
             return read_folder(path, encoding)

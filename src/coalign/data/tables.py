@@ -30,6 +30,10 @@ SPLIT_COLUMN = "split"
 _LOOK_AHEAD = 100  # records of a JSONL file that are looked at for its fields
 
 
+class AnyOf(tuple[str, ...]):
+    """Names by which a column is looked for, where its own name is not known: asked for in the place of a name."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which columns to read."""
@@ -71,7 +75,7 @@ def read_table(
     Raises:
         InputError: A column is missing (the message lists those there are), or nothing is usable.
     """
-    builder = PairsBuilder(path, images or path.parent)
+    builder = PairsBuilder(path, images or path.parent, needs_text=text_column != ())
     names, rows = _READERS[path.suffix.lower()](path, encoding)
     columns = choose_columns(names, image_column, text_column, str(path))
     if split is not None and SPLIT_COLUMN not in names:
@@ -142,6 +146,11 @@ def choose_image(names: Sequence[str], wanted: str | None, file: str) -> str:
 
 def choose_texts(names: Sequence[str], wanted: str | Sequence[str] | None, file: str) -> tuple[str, ...]:
     """The text columns; see `choose_columns`."""
+    if isinstance(wanted, AnyOf):
+        found = _recognised(names, wanted)
+        if not found:
+            raise InputError(f"{file}: no column is recognised as the {wanted[0]}; {_there_are(names)}; name it")
+        return found[:1]
     if wanted is not None:
         return tuple(_existing(names, name, file) for name in ([wanted] if isinstance(wanted, str) else wanted))
     found = _recognised(names, TEXT_COLUMNS)

@@ -16,14 +16,18 @@ from coalign.data.decode import MAX_PIXELS
 from coalign.errors import InputError
 from coalign.types import InputSpec
 
+LONGEST = 16
+"""Of a picture longer than this many times its width only the middle is sized (see `ImageOptions.resize`)."""
+
 
 @dataclass(frozen=True)
 class ImageOptions:
     """How pictures are sized and augmented.
 
     Attributes:
-        resize: Evaluation: "square" squeezes the picture to a square (ALBEF), "crop" sizes the shorter side and cuts
-            the middle out (ViT, MAE).
+        resize: Evaluation: "square" squeezes the picture to a square (ALBEF, Google's ViT), "crop" sizes the shorter
+            side and cuts the middle out (MAE, timm).
+        keep: Evaluation by "crop": the share of the shorter side that is kept (MAE: 0.875, that is 224 of 256).
         scale: Training: the least and the largest share of the area that a random crop keeps; (1, 1) with
             `ratio` (1, 1) leaves the framing alone and treats the picture as in evaluation.
         ratio: Training: the crop's least and largest width by height, before it is squeezed to a square.
@@ -31,16 +35,19 @@ class ImageOptions:
         jitter: Training: strength of random brightness, contrast and saturation.
         randaugment: Training: how many random operations each picture goes through (Cubuk et al., 2020).
         magnitude: Training: their strength, 0 to 30.
+        erase: Training: the chance of a random rectangle to be filled with noise (Zhong et al., 2020).
         max_pixels: Larger pictures are refused, see `decode_image`.
     """
 
     resize: Literal["square", "crop"] = "square"
+    keep: float = 1.0
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
     jitter: float = 0.0
     randaugment: int = 0
     magnitude: int = 7
+    erase: float = 0.0
     max_pixels: int = MAX_PIXELS
 
 
@@ -55,10 +62,13 @@ class ImageTransform:
             raise InputError("this model reads no images")
         options = options or ImageOptions()
         framing_alone = options.scale == (1.0, 1.0) and options.ratio == (1.0, 1.0)
-        steps = [] if train and not framing_alone else _sizing(spec.image_size, options.resize)
+        steps = [] if train and not framing_alone else _sizing(spec.image_size, options)
         if train:
             steps += _augmenting(spec.image_size, options, crop=not framing_alone)
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))]
+        if train and options.erase:
+            noise: Any = "random"  # in units of the deviation, as timm does; the signature knows numbers alone
+            steps.append(v2.RandomErasing(options.erase, value=noise))
         self._steps = v2.Compose(steps)
         self.train = train
 
@@ -81,10 +91,23 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1
 
 
-def _sizing(size: int, resize: str) -> list[Any]:
-    if resize == "crop":
-        return [v2.Resize(size, InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)]
-    return [v2.Resize((size, size), InterpolationMode.BICUBIC, antialias=True)]
+class _Shorten(torch.nn.Module):
+    """The middle of a picture that is more than `LONGEST` times as long as it is wide.
+
+    Sizing a strip of one row to a shorter side of 224 would make it 224 times as long, only for its middle to be used.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        side = LONGEST * min(height, width)
+        return v2.functional.center_crop(image, [min(height, side), min(width, side)])
+
+
+def _sizing(size: int, options: ImageOptions) -> list[Any]:
+    if options.resize == "square":
+        return [v2.Resize((size, size), InterpolationMode.BICUBIC, antialias=True)]
+    shorter = round(size / options.keep)
+    return [_Shorten(), v2.Resize(shorter, InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)]
 
 
 def _augmenting(size: int, options: ImageOptions, crop: bool) -> list[Any]:
