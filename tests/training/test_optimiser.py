@@ -10,7 +10,7 @@ from torch import nn
 
 from coalign.errors import InputError
 from coalign.training.average import WeightAverage
-from coalign.training.optimiser import adamw, freeze, parameter_groups, set_lr
+from coalign.training.optimiser import adamw, freeze, make_optimiser, parameter_groups, set_lr
 from coalign.training.schedule import lr_factor, warmup_steps
 
 
@@ -111,3 +111,37 @@ def test_schedules() -> None:
     assert lr_factor("linear", 500, 110, warmup=10, final=0.1) == pytest.approx(0.1)
     assert warmup_steps(0.1, 200) == 20 and warmup_steps(50, 200) == 50 and warmup_steps(50, 20) == 20
     assert lr_factor("cosine", 0, 5, warmup=0) == 1
+
+
+def test_lars_by_hand() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0]]))
+        model.bias.fill_(1.0)
+    optimiser = make_optimiser("lars", parameter_groups(model, 0.1), 2.0, (0.5, 0.9), 1e-8)
+    for _ in range(2):
+        model.weight.grad, model.bias.grad = torch.tensor([[0.3, -0.4]]), torch.tensor([2.0])
+        optimiser.step()
+    # first: g + 0.1 w = (0.6, 0), of length 0.6; 1e-3 * 5 / 0.6 of it is (0.005, 0)
+    first = torch.tensor([[3.0 - 2 * 0.005, 4.0]])
+    change = torch.tensor([[0.3, -0.4]]) + 0.1 * first
+    second = 0.5 * torch.tensor([[0.005, 0.0]]) + 1e-3 * first.norm() / change.norm() * change
+    assert torch.allclose(model.weight, first - 2 * second, atol=1e-6)
+    assert model.bias.item() == pytest.approx(1 - 2 * 2 - 2 * (0.5 * 2 + 2))  # no decay, no ratio on a bias
+
+
+def test_lars_moves_a_weight_of_zero() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.zero_()
+    optimiser = make_optimiser("lars", parameter_groups(model, 0.0), 1.0, (0.9, 0.9), 1e-8)
+    model.weight.grad, model.bias.grad = torch.tensor([[1.0, -2.0]]), torch.zeros(1)
+    optimiser.step()
+    assert model.weight.tolist() == [[-1.0, 2.0]]
+
+
+def test_sgd_has_the_groups_and_the_momentum() -> None:
+    model = Tower()
+    optimiser = make_optimiser("sgd", parameter_groups(model, 0.1, layer_decay=0.5), 1.0, (0.8, 0.9), 1e-8)
+    assert {group["lr"] for group in optimiser.param_groups} == {1.0, 0.5, 0.25, 0.125, 0.0625}
+    assert all(group["momentum"] == 0.8 for group in optimiser.param_groups)

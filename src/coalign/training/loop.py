@@ -24,7 +24,7 @@ from coalign.training.distributed import (
     from_all,
     from_first,
 )
-from coalign.training.optimiser import adamw, freeze, parameter_groups, set_lr
+from coalign.training.optimiser import OptimiserName, freeze, make_optimiser, parameter_groups, set_lr
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import ScheduleName, lr_factor
@@ -95,7 +95,8 @@ class TrainConfig:
         steps: optimiser steps.
         lr: the peak learning rate.
         weight_decay: on matrices; never on biases, norms and vectors.
-        betas, eps: AdamW's.
+        optimiser: "adamw", "lars" or "sgd" (with momentum).
+        betas, eps: AdamW's; the momentum of the others is the first beta.
         schedule: how the rate goes down after warm-up.
         warmup: below 1 a fraction of all steps, else a number of them.
         final_lr: the cosine's or line's last rate, as a fraction of the peak.
@@ -118,6 +119,7 @@ class TrainConfig:
     steps: int
     lr: float = 1e-4
     weight_decay: float = 0.02
+    optimiser: OptimiserName = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     schedule: ScheduleName = "cosine"
@@ -211,7 +213,7 @@ class _Training:
             lr_multipliers=config.lr_multipliers,
             no_decay=config.no_decay,
         )
-        self.optimiser = adamw(groups, config.lr, config.betas, config.eps)
+        self.optimiser = make_optimiser(config.optimiser, groups, config.lr, config.betas, config.eps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.generator = torch.Generator(device)
         self.meter = Meter()

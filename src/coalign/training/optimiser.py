@@ -1,15 +1,16 @@
-"""AdamW with the parameter groups of the papers: no decay on vectors, layer-wise rates, rates by name, frozen parts."""
+"""AdamW, LARS and SGD with the parameter groups of the papers: no decay on vectors, layer-wise rates, frozen parts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from coalign.errors import InputError
 
+OptimiserName = Literal["adamw", "lars", "sgd"]
 ParameterGroup = dict[str, Any]
 """`params`, their `names`, `weight_decay`, and `lr_scale`: what the scheduled rate is multiplied with."""
 
@@ -72,6 +73,47 @@ def adamw(
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
     set_lr(optimiser, lr)
     return optimiser
+
+
+class Lars(torch.optim.Optimizer):
+    """Layer-wise adaptive rates (You, Gitman and Ginsburg 2017, algorithm 1): m ← μ m + g', w ← w - lr · m.
+
+    On matrices g' = η ‖w‖ / ‖g + β w‖ · (g + β w), with β the weight decay; on vectors and biases the gradient as it
+    is. MAE's linear probe trains with it (He et al. 2022, table 10).
+    """
+
+    def __init__(self, groups: list[ParameterGroup], lr: float, momentum: float = 0.9, trust: float = 1e-3) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del closure
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                change = weight.grad
+                if weight.ndim > 1:
+                    change = change + group["weight_decay"] * weight
+                    size, length = weight.norm(), change.norm()
+                    ratio = group["trust"] * size / length
+                    change = change * torch.where((size > 0) & (length > 0), ratio, torch.ones_like(ratio))
+                state = self.state[weight]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].mul_(group["momentum"]).add_(change)
+                weight.sub_(group["lr"] * state["momentum"])
+
+
+def make_optimiser(
+    name: OptimiserName, groups: list[ParameterGroup], lr: float, betas: tuple[float, float], eps: float
+) -> torch.optim.Optimizer:
+    """The optimiser of that name; the momentum of LARS and SGD is the first of `betas`."""
+    if name == "adamw":
+        return adamw(groups, lr, betas, eps)
+    made = Lars(groups, lr, betas[0]) if name == "lars" else torch.optim.SGD(groups, lr, betas[0])
+    set_lr(made, lr)
+    return made
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
