@@ -36,11 +36,13 @@ def clip_seconds(spec: InputSpec) -> float:
     return spec.frames / spec.fps
 
 
-def read_clip(clip: ClipLike, spec: InputSpec, *, generator: torch.Generator | None = None) -> Tensor:
+def read_clip(
+    clip: ClipLike, spec: InputSpec, *, generator: torch.Generator | None = None, flip: bool = True
+) -> Tensor:
     """The clip's frames [T, 3, S, S], float in [0, 1], as `spec` asks for them; what is after the end is black.
 
-    The middle square is cut out; with a `generator`, as in training, a random one of seven eighths, and half of the
-    clips are mirrored (Miech et al. 2020, section 4.1, and the authors' code).
+    The middle square is cut out; with a `generator`, as in training, a random one of seven eighths, and with `flip`
+    half of the clips are mirrored (Miech et al. 2020, section 4.1, and the authors' code).
 
     Raises:
         BadSample: The file cannot be read.
@@ -62,7 +64,7 @@ def read_clip(clip: ClipLike, spec: InputSpec, *, generator: torch.Generator | N
         top, left = (side // 2 for side in spare)
     else:
         top, left = (int(torch.randint(side + 1, (), generator=generator)) for side in spare)
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator) < 0.5 and flip:
             frames = frames.flip(-1)
     return frames[:, :, top : top + size, left : left + size].float() / 255
 

@@ -32,7 +32,7 @@ class WordList(Tokenizer):
 
     def _take(self, inner: tokenizers.Tokenizer) -> None:
         super().__init__(inner)
-        self.lowercase = inner.normalizer is not None
+        self._lowercase = inner.normalizer is not None
         self._ids = {word: id for word, id in inner.get_vocab().items() if id > 0}
 
     @classmethod
@@ -58,6 +58,10 @@ class WordList(Tokenizer):
         ordered = sorted(counts, key=lambda word: (-counts[word], word))
         return cls([word for word in ordered if counts[word] >= at_least][:most])
 
+    @property
+    def lowercase(self) -> bool:
+        return self._lowercase
+
     def __len__(self) -> int:
         return len(self._ids)
 
@@ -67,7 +71,7 @@ class WordList(Tokenizer):
 
     def words(self, text: str) -> list[str]:
         """The words of a text that the list has, in order."""
-        found = re.findall(WORD, text.lower() if self.lowercase else text)
+        found = re.findall(WORD, text.lower() if self._lowercase else text)
         return [word for word in found if word in self._ids]
 
     def pieces(self, text: str) -> list[str]:

@@ -36,6 +36,7 @@ class MilNceConfig:
 
     `train_words`: whether the words' vectors (word2vec's, in the paper) are trained; the authors' are not. Gathered
     over processes, `gather_gradient` "local" is the authors': each process gets its own rows' gradient of its loss.
+    `bag` "max" is Max+NCE, see `objectives.mil_nce`.
     """
 
     video: S3dConfig = field(default_factory=S3dConfig)
@@ -47,6 +48,7 @@ class MilNceConfig:
     padding_counts: bool = True
     train_words: bool = False
     gather_gradient: Literal["local", "exact"] = "local"
+    bag: Literal["sum", "max"] = "sum"
     frames: int = 32
     fps: float = 10.0
     image_size: int = 224
@@ -100,7 +102,7 @@ class MilNceModel(nn.Module):
         self.video = S3d(config.video)
         self.project = nn.Linear(config.video.width, config.dim)
         self.text = TextTower(config)
-        self.objective = MilNce()
+        self.objective = MilNce(bag=config.bag)
 
     @property
     def input_spec(self) -> InputSpec:
