@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -368,14 +368,23 @@ class Encoding:
     record: Record = field(default_factory=dict[str, Tensor])
 
 
+Targets = Literal["class", "scores", "choice", "binary", "region", "overlaps", "entities", "answers"]
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model asks of its data; `coalign.prepare` and `coalign.data` build transforms and tokenisation from it.
 
     `mean` and `std` are per channel on [0, 1] pixels. `max_text_length` counts special tokens.
-    `separator` says whether a text ends in [SEP]. `boxes` is the number of box coordinates a region model reads.
+    `separator` says whether a text ends in [SEP].
     `frames` of a clip are read `fps` a second.
     `by_word` asks for streams of one row a word of the text.
+
+    Of task models: `targets` is the form of `Batch.labels["label"]` (see `coalign.data.asked`); `pairs` how an item of
+    two images lies in a batch: "places" (the text once; all first images, then all second ones), "alternating" (the
+    text with each image, items 2i and 2i + 1) or "joined" (one item, the regions of both); `region_types` the segments
+    of the first and second image's regions; `text_types` the segments of a text's parts; `answer_slot` whether a
+    question ends in [MASK].
     """
 
     image_size: int | None = None
@@ -391,6 +400,11 @@ class InputSpec:
     fps: float = 10.0
     streams: Mapping[str, int] = field(default_factory=dict[str, int])
     by_word: bool = False
+    targets: Targets = "class"
+    pairs: Literal["places", "alternating", "joined"] = "places"
+    region_types: tuple[int, int] | None = None
+    text_types: tuple[int, ...] | None = None
+    answer_slot: bool = False
 
 
 @runtime_checkable

@@ -113,6 +113,16 @@ class AlbefClassifier(_Followed[ClassifierTowers]):
         self.momentum = momentum_copy(self.online)
         self.classify, self.distillation = Matching(), Distillation()
 
+    @torch.no_grad()
+    def start_from(self, pretrained: Albef) -> None:
+        """Towers from a pre-trained model's; of two images each fusion block becomes two (section 5)."""
+        for ours, theirs in ((self.online, pretrained.online), (self.momentum, pretrained.momentum)):
+            ours.image.load_state_dict(theirs.image.state_dict())
+            ours.text.embedding.load_state_dict(theirs.text.embedding.state_dict())
+            for i, block in enumerate(ours.text.encoder.blocks):
+                fusion = max(i - ours.cross_from, 0) // self.config.images
+                block.load_state_dict(theirs.text.encoder.blocks[min(i, ours.cross_from) + fusion].state_dict())
+
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Fused states and class logits."""
         del record
@@ -248,23 +258,32 @@ class AlbefVqa(_Followed[VqaTowers]):
         self.momentum = momentum_copy(self.online)
         self.each_word, self.each_soft = MaskedLM("none"), Distillation("none")
 
+    @property
+    def input_spec(self) -> InputSpec:
+        return replace(super().input_spec, targets="answers")
+
     @staticmethod
     def from_pretraining(albef: Albef, decoder_depth: int = 6) -> AlbefVqa:
-        """Starts from a pre-trained model; decoder block i from fusion block i, the word head from the word head."""
+        """A model that starts from a pre-trained one."""
         model = AlbefVqa(AlbefVqaConfig(albef.config, decoder_depth))
-        for ours, theirs in ((model.online, albef.online), (model.momentum, albef.momentum)):
+        model.start_from(albef)
+        return model
+
+    @torch.no_grad()
+    def start_from(self, pretrained: Albef) -> None:
+        """Towers from a pre-trained model's; decoder block i from fusion block i, the word head from the word head."""
+        for ours, theirs in ((self.online, pretrained.online), (self.momentum, pretrained.momentum)):
             ours.image.load_state_dict(theirs.image.state_dict())
             ours.text.load_state_dict(theirs.text.state_dict())
             ours.decoder.embedding.load_state_dict(theirs.text.embedding.state_dict())
-            for i in range(decoder_depth):
-                fusion = theirs.text.encoder.blocks[albef.config.text.cross_from + i]
+            for i in range(self.config.decoder_depth):
+                fusion = theirs.text.encoder.blocks[self.albef.text.cross_from + i]
                 own, given = ours.decoder.encoder.blocks[i].state_dict(), fusion.state_dict()
                 # the decoder looks at text states: where these differ in width from image states, it starts anew
                 kept = {n: t if t.shape == own[n].shape else own[n] for n, t in given.items()}
                 ours.decoder.encoder.blocks[i].load_state_dict(kept)
             if theirs.words is not None:
                 ours.words.load_state_dict(theirs.words.state_dict())
-        return model
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Question states with the image in view."""

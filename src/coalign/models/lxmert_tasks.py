@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -48,7 +48,7 @@ class LxmertClassifier(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        return lxmert.input_spec_of(self.config.lxmert)
+        return replace(lxmert.input_spec_of(self.config.lxmert), targets=self.config.targets)
 
     def read(self, batch: Batch) -> tuple[Streams, Tensor, Tensor]:
         """States of both streams, pooled rows [images · B, d] and logits [B, classes]."""

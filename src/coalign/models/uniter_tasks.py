@@ -58,7 +58,12 @@ class _Task(nn.Module, ABC):
 
     @property
     def input_spec(self) -> InputSpec:
-        return input_spec_of(self.config.base)
+        spec, task = input_spec_of(self.config.base), self.config.task
+        if task in ("nlvr2", "nlvr2_paired", "nlvr2_triplet"):
+            return replace(spec, pairs="joined" if task == "nlvr2_triplet" else "alternating", region_types=(1, 2))
+        if task == "vcr":
+            return replace(spec, targets="binary", text_types=(0, 2, 3))
+        return replace(spec, targets="region" if task == "grounding" else "scores")
 
     @abstractmethod
     def read(self, joint: Joint) -> Tensor: ...

@@ -64,6 +64,8 @@ SIZES = {
 class Vilbert(nn.Module):
     """The pre-training model. Match logits: class 0 says that text and image belong together."""
 
+    match_class = 0
+
     def __init__(self, config: VilbertConfig) -> None:
         super().__init__()
         c, t = config, config.text

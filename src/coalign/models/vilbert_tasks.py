@@ -23,8 +23,8 @@ from coalign.models.vilbert_names import vilbert_rules
 from coalign.models.vilbert_trunk import VilbertConfig
 from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
-from coalign.ops.pairing import side_by_side, take_texts
-from coalign.types import Batch, Encoding, Head, InputSpec, Packed, Regions, Text
+from coalign.ops.pairing import side_by_side, take_regions, take_texts
+from coalign.types import Batch, Encoding, Head, InputSpec, Regions, Targets, Text
 
 Task = Literal["vqa", "gqa", "nlvr2", "entailment", "choice", "grounding"]
 
@@ -125,7 +125,8 @@ class VilbertTasks(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        return self.base.input_spec
+        forms: dict[Task, Targets] = {"vqa": "scores", "gqa": "scores", "choice": "choice", "grounding": "overlaps"}
+        return replace(self.base.input_spec, targets=forms.get(self.config.task, "class"))
 
     def read(self, batch: Batch, whole: Tensor | None = None) -> tuple[Streams, Tensor]:
         """States of both streams, and [B, co_dim] the pooled rows joined. `whole`: see `VilbertTrunk.embed_regions`."""
@@ -210,12 +211,6 @@ def pair_up(text: Text, regions: Regions, tasks: Tensor, two_images: bool) -> tu
     if texts < images:
         return take_texts(text, items), regions, tasks[items]
     return text, take_regions(regions, items), tasks
-
-
-def take_regions(regions: Regions, items: Tensor) -> Regions:
-    """The regions of these images: features and boxes."""
-    boxes: Packed = regions.features.with_values(regions.boxes).select(items)
-    return Regions(regions.features.select(items), boxes.values)
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

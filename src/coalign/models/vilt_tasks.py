@@ -81,6 +81,11 @@ class ViltClassifier(_Task):
         self.head.apply(init_bert)
         self.answers = SoftAnswers() if config.task == "vqa" else Classification()
 
+    @property
+    def input_spec(self) -> InputSpec:
+        targets = "scores" if self.config.task == "vqa" else "class"
+        return replace(input_spec_of(self.config.base), targets=targets)
+
     def read(self, batch: Batch, patches: Sequence[Packed] | None = None, record: Record | None = None) -> list[Joint]:
         """States of the text with each of its images in turn; `patches` says which to keep of each place's images."""
         text, images = pair_of(batch)

@@ -143,6 +143,9 @@ class VisualBertTrunk(nn.Module):
 class VisualBert(nn.Module):
     """The pre-training model."""
 
+    match_class = 0
+    """Which of the matching logits says that text and image belong together."""
+
     def __init__(self, config: VisualBertConfig) -> None:
         super().__init__()
         self.config = config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -70,6 +70,15 @@ class VisualBertClassifier(_Task):
         self.classifier = nn.Linear(config.base.text.dim, 1 if config.task == "vcr" else config.classes)
         self.classifier.apply(init_bert)
 
+    @property
+    def input_spec(self) -> InputSpec:
+        spec = input_spec_of(self.base)
+        if self.config.task == "vqa":
+            return replace(spec, targets="scores", answer_slot=True)
+        if self.config.task == "nlvr2":
+            return replace(spec, pairs="joined", region_types=(0, 1))
+        return replace(spec, targets="choice")
+
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States by modality, the pooled [CLS], and "logits": [B, classes], or [questions, choices] for VCR."""
         kept: Record | None = {} if record else None
@@ -127,6 +136,10 @@ class VisualBertGrounding(_Task):
         self.query, self.key = nn.Linear(dim, width), nn.Linear(dim, width)
         for part in (self.query, self.key):
             part.apply(init_bert)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return replace(input_spec_of(self.base), targets="entities")
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States by modality; "region_scores" [B, E, R] where the batch names entities, -10000 lower past the end."""

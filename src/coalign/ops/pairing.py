@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coalign.types import Layout, Text
+from coalign.types import Layout, Regions, Text
 
 
 def draw_partners(
@@ -37,6 +37,18 @@ def take_texts(text: Text, items: Int[Tensor, " b"]) -> Text:
         return None if rows is None else text.ids.with_values(rows).select(items).values
 
     return Text(text.ids.select(items), take(text.types), take(text.words))
+
+
+def take_regions(regions: Regions, items: Int[Tensor, " b"]) -> Regions:
+    """The regions of these images, in this order, repeats allowed."""
+
+    def take(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else regions.features.with_values(rows).select(items).values
+
+    boxes = take(regions.boxes)
+    assert boxes is not None
+    rest = (take(rows) for rows in (regions.classes, regions.attributes, regions.confidence, regions.objects))
+    return Regions(regions.features.select(items), boxes, *rest)
 
 
 def side_by_side(pooled: Float[Tensor, "n d"], images: int) -> Float[Tensor, "b e"]:
