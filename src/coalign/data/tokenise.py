@@ -176,6 +176,12 @@ class Tokenizer:
         found = (self._inner.token_to_id(name) for name in _SPECIAL[role])
         return next((token for token in found if token is not None), None)
 
+    @property
+    def lowercase(self) -> bool:
+        """Whether texts are lower-cased."""
+        normalizer = self._inner.normalizer
+        return normalizer is not None and normalizer.normalize_str("A") == "a"
+
     def words(self, text: str) -> list[str]:
         """The words that `Text.words` counts: split at spaces and punctuation, normalised as the vocabulary wants."""
         inner = self._inner

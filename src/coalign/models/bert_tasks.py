@@ -85,10 +85,10 @@ class BertTask(nn.Module):
         return text_spec(self.config.trunk, self.config.max_text_length)
 
     @torch.no_grad()
-    def start_from(self, pretrained: Bert) -> None:
-        """Copies the trunk, and the pooler where the task has one, of a pre-trained model of the same size."""
+    def start_from(self, pretrained: Bert | BertTask) -> None:
+        """Copies the trunk of a trained model of the same size, and the pooler where both have one."""
         self.trunk.load_state_dict(pretrained.trunk.state_dict())
-        if self.pooler is not None:
+        if self.pooler is not None and pretrained.pooler is not None:
             self.pooler.load_state_dict(pretrained.pooler.state_dict())
 
     def read(self, batch: Batch, record: bool) -> tuple[Packed, Record]:
