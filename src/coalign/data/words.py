@@ -51,6 +51,10 @@ class WordList(Tokenizer):
         except Exception as error:  # the library raises bare Exceptions
             raise InputError(f"{path}: not a readable list of words ({error})") from None
 
+    def listed(self) -> list[str]:
+        """The words in the order of their ids."""
+        return sorted(self._ids, key=self._ids.__getitem__)
+
     @classmethod
     def of_texts(cls, texts: Iterable[str], most: int | None = None, *, at_least: int = 1) -> WordList:
         """The words of these texts, lower-cased, the commonest first: `most` of them, each there `at_least` times."""

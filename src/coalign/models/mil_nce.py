@@ -54,10 +54,20 @@ class MilNceConfig:
     image_size: int = 224
 
 
+_MIDDLE: tuple[Branches, ...] = ((16, 24, 32, 8, 16, 16),) * 2 + ((48, 32, 64, 8, 24, 24),) * 7
 _SMALL: tuple[Branches, ...] = ((8, 12, 16, 4, 4, 4),) * 9
 SIZES = {
     "released": MilNceConfig(),
     "training": MilNceConfig(S3dConfig(space_to_depth=False), max_words=20, image_size=200),
+    "small": MilNceConfig(
+        S3dConfig((16, 16, 48), _MIDDLE),
+        128,
+        vocab_size=5000,
+        word_dim=100,
+        text_hidden_dim=256,
+        frames=16,
+        image_size=96,
+    ),
     "tiny": MilNceConfig(
         S3dConfig((8, 8, 16), _SMALL), 32, vocab_size=2000, word_dim=32, text_hidden_dim=64, frames=8, image_size=64
     ),
