@@ -1,0 +1,49 @@
+"""`coalign vocab`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from coalign.commands import Help
+from coalign.commands._shared import Json, answer
+from coalign.errors import InputError
+from coalign.tasks.arguments import OptionalName, Switch
+
+HELP = Help("your own data", "CORPUS --out FOLDER", "learn a vocabulary of word pieces from plain text", 60)
+
+
+def command(
+    corpus: Annotated[Positional[str], arg(metavar="CORPUS")],
+    out: Path,
+    size: int = 30000,
+    cased: Switch = False,
+    text_column: OptionalName = None,
+    split: OptionalName = None,
+    json: Json = False,
+) -> int:
+    """Learns a WordPiece vocabulary from plain text, for BERT (--vocab of its recipes).
+
+    Args:
+        corpus: What bert-pretrain reads: a folder of .txt files, a .txt file, a table, a data set's name.
+        out: The folder to write tokenizer.json and vocab.txt into.
+        size: About how many pieces.
+        cased: Keep capitals and accents.
+        text_column: Of a table or data set; found by its name where it is not given.
+        split: Of data with splits; train where it is not given.
+    """
+    from coalign.data.documents import open_documents
+    from coalign.data.tokenise import Tokenizer
+    from coalign.training.files import replace_file
+
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (out / name).exists():
+            raise InputError(f"{out / name}: exists already; choose another folder")
+    tokenizer = Tokenizer.train(open_documents(corpus, text_column=text_column, split=split), size, lowercase=not cased)
+    tokenizer.save(out)
+    pieces = [tokenizer.id_to_piece(number) for number in range(tokenizer.vocab_size)]
+    replace_file(out / "vocab.txt", lambda part: part.write_text("\n".join(pieces) + "\n", encoding="utf-8"))
+    answer(json, {"out": str(out), "pieces": len(pieces)}, f"{len(pieces)} word pieces: {out}")
+    return 0
