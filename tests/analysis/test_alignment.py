@@ -9,15 +9,18 @@ from torch import Tensor
 
 from coalign.analysis.alignment import (
     AlignmentMap,
+    RegionAlignment,
     align,
+    align_regions,
     alignment_html,
     alignment_sheet,
+    boxes_over,
     overlay,
     save_alignment,
     word_maps,
 )
 from coalign.errors import InputError
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Packed, Regions, Text
 
 
 def corner(x: int, y: int, height: int = 6, width: int = 6) -> Tensor:
@@ -53,6 +56,40 @@ def test_align_gives_each_pair_its_words() -> None:
     assert (second.words, second.values[:, 0, 0].tolist()) == (("sun",), [-5.0])
     with pytest.raises(InputError, match="which word each piece belongs to"):
         align(FakeAligner(), Batch(text=Text(ids)), [["a"], ["b"]])
+
+
+class FakeRegionAligner:
+    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
+        return [torch.tensor([[9.0, 9.0], [0.1, 0.9], [0.3, 0.5], [0.2, 0.1]]), torch.zeros(2, 0)]
+
+
+def test_words_are_aligned_with_regions() -> None:
+    ids = Packed.from_items([torch.tensor([9, 1, 3, 4]), torch.tensor([9, 5])])
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    features = Packed.from_items([torch.zeros(2, 3), torch.zeros(0, 3)])
+    text = Text(ids, words=torch.tensor([-1, 0, 0, 1, -1, 0]))
+    batch = Batch(text=text, regions=Regions(features, boxes))
+    first, none = align_regions(FakeRegionAligner(), batch, [["red", "boat"], ["sea"]], "transport")
+    torch.testing.assert_close(first.values, torch.tensor([[0.2, 0.7], [0.2, 0.1]]))
+    assert first.best() == [1, 0] and none.best() == [-1]
+    assert first.to_json()["best"] == [1, 0] and first.to_json()["boxes"] == boxes.tolist()
+    assert first.scaled().tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(InputError, match="with regions"):
+        align_regions(FakeRegionAligner(), Batch(text=text), [["a"], ["b"]])
+    with pytest.raises(InputError, match="need a map"):
+        RegionAlignment(("a",), torch.zeros(1, 3), boxes)
+
+
+def test_the_strongest_box_is_shown_as_it_is_and_framed() -> None:
+    picture = Image.new("RGB", (80, 80), (200, 0, 0))
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    pixels = np.asarray(boxes_over(picture, torch.tensor([0.0, 1.0]), boxes)).astype(int)
+    assert pixels[60, 60].tolist() == [200, 0, 0]  # within the strongest box
+    assert pixels[20, 20, 1] > 100 and pixels[20, 60, 1] > 100  # within the other, and outside both
+    assert pixels[60, 40].tolist() != pixels[60, 60].tolist()  # its frame
+    found = RegionAlignment(("red", "boat"), torch.tensor([[0.2, 0.7], [0.2, 0.1]]), boxes)
+    assert alignment_sheet(picture, found).width > 600
+    assert alignment_html(picture, found).count("<img") == 3
 
 
 def test_scaling_by_word_and_by_pair() -> None:

@@ -281,3 +281,18 @@ def test_transport_is_between_all_words_and_all_regions():
     a, b = (F.normalize(x.select([1]).values, dim=-1) for x in (text, regions))
     torch.testing.assert_close(found.cost[1, :3, :4], 1 - a @ b.T)
     torch.testing.assert_close(found.distance, transport(text, regions).distance)
+
+
+def test_alignment_maps():
+    model, batch = model_of(), batch_of()
+    lengths = list(zip(batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist(), strict=True))
+    seen = model.encode(batch, record=True).record
+    for method in ("transport", "cross_attention"):
+        maps = model.alignment(batch, method)
+        assert [tuple(m.shape) for m in maps] == lengths
+    words, regions = lengths[1]
+    attention = seen[f"joint.{model.config.text.depth - 1}.attention"].mean(1)
+    torch.testing.assert_close(maps[1], attention[1, :words, words : words + regions])
+    torch.testing.assert_close(model.alignment(batch)[1], seen["transport.plan"][1, :words, :regions])
+    with pytest.raises(InputError, match="cross_attention"):
+        model.alignment(batch, "grad_cam")

@@ -223,3 +223,17 @@ def test_grounding_scores_regions_of_entities():
     torch.testing.assert_close(model.losses(batch)["grounding"], wanted)
     scores = torch.tensor([[[0.0, 2.0, 1.0], [5.0, 0.0, 0.0]]])
     assert [float(x) for x in grounding_accuracy(scores, target, entities)] == [1.0, 1.0]
+
+
+def test_alignment_maps():
+    model, batch = model_of(), batch_of()
+    lengths = list(zip(batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist(), strict=True))
+    seen = model.encode(batch, record=True).record
+    for method in ("cross_attention",):
+        maps = model.alignment(batch, method)
+        assert [tuple(m.shape) for m in maps] == lengths
+    words, regions = lengths[1]
+    attention = seen[f"joint.{model.config.text.depth - 1}.attention"].mean(1)
+    torch.testing.assert_close(maps[1], attention[1, :words, words : words + regions])
+    with pytest.raises(InputError, match="cross_attention"):
+        model.alignment(batch, "grad_cam")

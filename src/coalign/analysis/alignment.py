@@ -1,7 +1,8 @@
-"""Word-to-patch alignment maps: from a model's maps of word pieces to maps of words, pictures, JSON and HTML.
+"""Word-to-patch and word-to-region alignment: from maps of word pieces to maps of words, pictures, JSON, HTML.
 
-The maps themselves are the model's: cross-attention of the fusion layers, or its Grad-CAM (ALBEF, Li et al. 2021,
-section 6). Here they are gathered by word, scaled for the eye and laid over the picture.
+The maps themselves are the model's: attention of its layers, Grad-CAM (ALBEF, Li et al. 2021, section 6), or a plan of
+optimal transport (UNITER, Chen et al. 2020, section 3.2; ViLT, Kim et al. 2021, figure 4). Here they are gathered by
+word, scaled for the eye and laid over the picture: patches as heat, regions as boxes.
 """
 
 import html
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -23,7 +24,7 @@ from coalign.analysis.pictures import Picture, data_uri, fit, open_picture, writ
 from coalign.errors import InputError
 from coalign.types import Batch
 
-Method = Literal["cross_attention", "grad_cam"]
+Method = Literal["cross_attention", "grad_cam", "transport"]
 Scaling = Literal["word", "pair", "none"]
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -37,7 +38,8 @@ class Aligner(Protocol):
     """What alignment maps need of a model."""
 
     def alignment(self, batch: Batch, method: Method = "cross_attention") -> list[Tensor]:
-        """One tensor [pieces, h, w] a pair: how much each word piece (special ones included) draws on each patch."""
+        """One tensor a pair, [pieces, h, w] or [pieces, regions]: how much each word piece (special ones included)
+        draws on each patch or region."""
         ...
 
 
@@ -63,11 +65,7 @@ class AlignmentMap:
 
         With "none" the values stand as they are, cut to [0, 1].
         """
-        if scaling == "none" or not self.words:
-            return self.values.clamp(0, 1)
-        dims = (1, 2) if scaling == "word" else (0, 1, 2)
-        low, high = self.values.amin(dims, keepdim=True), self.values.amax(dims, keepdim=True)
-        return (self.values - low) / (high - low).clamp(min=torch.finfo(self.values.dtype).tiny)
+        return _scaled(self.values, scaling)
 
     def to_json(self) -> dict[str, Any]:
         """{"words", "grid": [h, w], "method", "box", "values": [W][h][w]}; values as the model gave them."""
@@ -80,36 +78,92 @@ class AlignmentMap:
         }
 
 
-def word_maps(pieces: Tensor, words: Tensor) -> Tensor:
-    """[W, h, w]: the mean of the maps of each word's pieces.
+@dataclass(frozen=True, eq=False)
+class RegionAlignment:
+    """One pair's map onto regions: `values` [W, R], a row a word of `words`; `boxes` [R, 4] in fractions."""
 
-    `pieces` is [L, h, w]; `words` [L] is the word 0 … W-1 of every piece, -1 at special tokens, which are dropped.
+    words: tuple[str, ...]
+    values: Tensor
+    boxes: Tensor
+    method: str = "cross_attention"
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.words), len(self.boxes)):
+            shape = f"[{len(self.words)}, {len(self.boxes)}]"
+            raise InputError(f"words and regions need a map {shape}, got {tuple(self.values.shape)}")
+
+    def scaled(self, scaling: Scaling = "word") -> Tensor:
+        """[W, R] in [0, 1], as `AlignmentMap.scaled`."""
+        return _scaled(self.values, scaling)
+
+    def best(self) -> list[int]:
+        """The region that each word draws on most; -1 where there are no regions."""
+        return self.values.argmax(1).tolist() if len(self.boxes) else [-1] * len(self.words)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"words", "boxes": [R][4], "method", "values": [W][R], "best": [W]}."""
+        said = {"words": list(self.words), "boxes": self.boxes.tolist(), "method": self.method}
+        return {**said, "values": self.values.tolist(), "best": self.best()}
+
+
+Alignment = AlignmentMap | RegionAlignment
+
+
+def _scaled(values: Tensor, scaling: Scaling) -> Tensor:
+    if scaling == "none" or values.numel() == 0:
+        return values.clamp(0, 1)
+    dims = tuple(range(1 if scaling == "word" else 0, values.dim()))
+    low, high = values.amin(dims, keepdim=True), values.amax(dims, keepdim=True)
+    return (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def word_maps(pieces: Tensor, words: Tensor) -> Tensor:
+    """[W, ...]: the mean of the maps of each word's pieces.
+
+    `pieces` is [L, ...]; `words` [L] is the word 0 … W-1 of every piece, -1 at special tokens, which are dropped.
     """
-    if pieces.dim() != 3 or words.shape != pieces.shape[:1]:
+    if pieces.dim() < 2 or words.shape != pieces.shape[:1]:
         raise InputError(f"maps {tuple(pieces.shape)} and word numbers {tuple(words.shape)} do not belong together")
     real = words >= 0
     count = int(words.max()) + 1 if bool(real.any()) else 0
     total = pieces.new_zeros(count, *pieces.shape[1:]).index_add(0, words[real], pieces[real])
     number = pieces.new_zeros(count).index_add(0, words[real], pieces.new_ones(int(real.sum())))
-    return total / number.clamp(min=1)[:, None, None]
+    return total / number.clamp(min=1).view(-1, *[1] * (pieces.dim() - 1))
 
 
 def align(
     model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: Method = "cross_attention", box: Box = WHOLE
 ) -> list[AlignmentMap]:
-    """The word-level map of every pair of `batch`.
+    """The word-level map of every pair of `batch` onto patches.
 
     `words[i]` are the words of text i as `batch.text.words` counts them. Words beyond the end of a text that was cut
-    have no map and are left out.
+    have no map and are left out. `box` is the part of the picture that the model saw.
     """
+    return [
+        AlignmentMap(tuple(names[: len(values)]), values, method, box)
+        for names, values in zip(words, _maps(model, batch, method), strict=True)
+    ]
+
+
+def align_regions(
+    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: Method = "cross_attention"
+) -> list[RegionAlignment]:
+    """The word-level map of every pair of `batch` onto its regions; `words` as of `align`."""
+    if batch.regions is None:
+        raise InputError("word-to-region maps need a batch with regions")
+    boxes = batch.regions.boxes[:, :4].cpu().split(batch.regions.features.lengths.tolist())
+    return [
+        RegionAlignment(tuple(names[: len(values)]), values, own, method)
+        for names, values, own in zip(words, _maps(model, batch, method), boxes, strict=True)
+    ]
+
+
+def _maps(model: Aligner, batch: Batch, method: Method) -> list[Tensor]:
     if batch.text is None or batch.text.words is None:
         raise InputError("alignment maps need a batch whose text says which word each piece belongs to")
     numbers = batch.text.words.split(batch.text.ids.lengths.tolist())
-    maps = [word_maps(m.detach(), n) for m, n in zip(model.alignment(batch, method=method), numbers, strict=True)]
-    return [
-        AlignmentMap(tuple(names[: len(values)]), values.float().cpu(), method, box)
-        for names, values in zip(words, maps, strict=True)
-    ]
+    found = model.alignment(batch, method=method)
+    return [word_maps(m.detach(), n).float().cpu() for m, n in zip(found, numbers, strict=True)]
 
 
 def overlay(picture: Picture, heat: Tensor, box: Box = WHOLE, opacity: float = 0.8) -> Image.Image:
@@ -139,13 +193,31 @@ def _enlarge(heat: Tensor, height: int, width: int, box: Box) -> np.ndarray[Any,
     return out
 
 
-def overlays(picture: Picture, found: AlignmentMap, scaling: Scaling = "word", side: int = 512) -> list[Image.Image]:
+def boxes_over(picture: Picture, strength: Tensor, boxes: Tensor) -> Image.Image:
+    """The picture, paled, its `boxes` [R, 4] framed by their `strength` [R] in [0, 1]; the strongest is not paled."""
+    image = open_picture(picture)
+    base = np.asarray(image, dtype=np.float32) / 255
+    pale = Image.fromarray(((0.5 + 0.5 * base) * 255).round().astype(np.uint8))
+    width = max(round(min(image.size) / 60), 2)
+    size = torch.tensor([image.width, image.height, image.width, image.height])
+    for place in strength.argsort().tolist():  # the strongest last, over the others
+        corners = tuple((boxes[place] * size).round().int().tolist())
+        colour = tuple(round(255 * part) for part in HEAT(float(strength[place]))[:3])
+        if strength[place] >= strength.max():
+            pale.paste(image.crop(corners), corners[:2])
+        ImageDraw.Draw(pale).rectangle(corners, outline=colour, width=width)
+    return pale
+
+
+def overlays(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 512) -> list[Image.Image]:
     """One overlay a word, its longer side `side` pixels."""
     image = fit(open_picture(picture), side, enlarge=True)
+    if isinstance(found, RegionAlignment):
+        return [boxes_over(image, strength, found.boxes) for strength in found.scaled(scaling)]
     return [overlay(image, heat, found.box) for heat in found.scaled(scaling)]
 
 
-def alignment_sheet(picture: Picture, found: AlignmentMap, scaling: Scaling = "word", size: int = 200) -> Image.Image:
+def alignment_sheet(picture: Picture, found: Alignment, scaling: Scaling = "word", size: int = 200) -> Image.Image:
     """The picture and one panel a word, side by side."""
     panels = [Cell(open_picture(picture), "")]
     panels += [
@@ -154,7 +226,7 @@ def alignment_sheet(picture: Picture, found: AlignmentMap, scaling: Scaling = "w
     return contact_sheet(panels, columns=min(len(panels), 6), size=size, title=" ".join(found.words))
 
 
-def alignment_html(picture: Picture, found: AlignmentMap, scaling: Scaling = "word", side: int = 160) -> str:
+def alignment_html(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 160) -> str:
     """A self-contained `<figure>`: the picture and one captioned panel a word, all text escaped."""
     image = fit(open_picture(picture), side, enlarge=True)
     panels = [("", image), *zip(found.words, overlays(image, found, scaling, side), strict=True)]
@@ -172,6 +244,6 @@ def alignment_html(picture: Picture, found: AlignmentMap, scaling: Scaling = "wo
     )
 
 
-def save_alignment(found: AlignmentMap, path: str | Path) -> Path:
+def save_alignment(found: Alignment, path: str | Path) -> Path:
     """Writes the map as JSON, whole or not at all."""
     return write_text(path, json.dumps(found.to_json(), ensure_ascii=False))

@@ -20,7 +20,8 @@ def command(
     image: Annotated[Positional[Path], arg(metavar="IMAGE")],
     text: Annotated[Positional[str], arg(metavar="TEXT")],
     out: OptionalPath = None,
-    method: Literal["auto", "grad_cam", "cross_attention"] = "auto",
+    regions: OptionalPath = None,
+    method: Literal["auto", "grad_cam", "cross_attention", "transport"] = "auto",
     overwrite: Switch = False,
     json: Json = False,
 ) -> int:
@@ -29,14 +30,17 @@ def command(
     Args:
         image: The picture.
         text: The text, in quotes.
-        out: Write one heat map a word to this .png, or the numbers to this .json. Without it they are printed.
-        method: What the fusion layers attend to, and in grad_cam weighted by what made image and text match; auto is
-            what the model can show.
+        out: Write one picture a word to this .png, or the numbers to this .json. Without it they are printed.
+        regions: A file or folder of region features that has this image, for models that read regions.
+        method: cross_attention is what the layers attend to, grad_cam the same weighted by what made image and text
+            match, transport the plan that carries the words to the patches or regions at least cost; auto is what
+            the model can show.
         overwrite: Replace the file if it exists.
     """
     from coalign import prepare
-    from coalign.analysis.alignment import Aligner, Method, align, alignment_sheet, save_alignment
+    from coalign.analysis.alignment import Aligner, Method, align, align_regions, alignment_sheet, save_alignment
     from coalign.analysis.pictures import save_picture
+    from coalign.data.region_files import open_regions
     from coalign.tasks.retrieval import device_of, inputs_of
     from coalign.types import Model
 
@@ -50,9 +54,17 @@ def command(
         raise InputError(f"{run}: a {type(model).__name__} has no alignment maps")
     if not words:
         raise InputError("the text has no words; give some, in quotes")
-    batch = prepare(model, images=[image], texts=[text]).to(device)
     chosen: Method = getattr(model, "alignment_method", "cross_attention") if method == "auto" else method
-    (found,) = align(model, batch, [words], chosen)
+    if model.input_spec.region_width is None:
+        batch = prepare(model, images=[image], texts=[text]).to(device)
+        (found,) = align(model, batch, [words], chosen)
+    elif regions is None:
+        raise InputError(
+            f"a {type(model).__name__} reads regions: give a file of them that has this image by --regions"
+        )
+    else:
+        batch = prepare(model, regions=[open_regions(regions)[str(image)]], texts=[text]).to(device)
+        (found,) = align_regions(model, batch, [words], chosen)
     if out is not None and out.suffix == ".json":
         save_alignment(found, out)
     elif out is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from coalign.errors import InputError
@@ -41,6 +41,16 @@ class Joint:
         if self.other is None:
             raise InputError("this stream holds text alone")
         return self.rows.split(self.text, self.other)
+
+    def across(self, weights: Float[Tensor, "b l l"]) -> list[Tensor]:
+        """[L_i, R_i] of each item: what every text row draws on every row of the other modality.
+
+        `weights` are over all rows of an item, as blocks record them.
+        """
+        if self.other is None:
+            raise InputError("this stream holds text alone")
+        sizes = zip(weights, self.text.lengths.tolist(), self.other.lengths.tolist(), strict=True)
+        return [item[:words, words : words + others] for item, words, others in sizes]
 
     @property
     def texts(self) -> Packed:

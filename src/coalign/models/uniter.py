@@ -177,7 +177,7 @@ class Uniter(nn.Module):
         self.match_head = nn.Linear(text.dim, 2)
         for head in (self.words, self.features, self.classes, self.match_head):
             head.apply(init_bert)
-        self.mlm, self.matching, self.alignment = MaskedLM(), Matching(), TransportAlignment()
+        self.mlm, self.matching, self.alignment_loss = MaskedLM(), Matching(), TransportAlignment()
         self.mrfr, self.mrc, self.mrckl = RegionRegression(), RegionClassification(), RegionDistribution()
 
     @property
@@ -201,6 +201,21 @@ class Uniter(nn.Module):
     def align(self, joint: Joint) -> Transport:
         """Transport between all words, [CLS] and [SEP] included, and all regions (section 3.2, WRA)."""
         return transport(*joint.split())
+
+    alignment_method = "transport"
+
+    @torch.no_grad()
+    def alignment(self, batch: Batch, method: str = "transport") -> list[Tensor]:
+        """Word-to-region maps [L_i, R_i]: the transport plan, or the last block's attention, mean over heads."""
+        if method not in ("transport", "cross_attention") or batch.text is None or batch.regions is None:
+            raise InputError("UNITER aligns the words of a text with regions, by 'transport' or 'cross_attention'")
+        kept: Record = {}
+        joint = self.trunk(batch, record=kept)
+        if method == "cross_attention":
+            return joint.across(kept[f"joint.{self.config.text.depth - 1}.attention"].mean(1))
+        sizes = zip(batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist(), strict=True)
+        plans = zip(self.align(joint).plan, sizes, strict=True)
+        return [plan[:words, :regions] for plan, (words, regions) in plans]
 
     # -------------------------------------------------------------------------------------------------- training
     def before_step(self) -> None:
@@ -227,7 +242,7 @@ class Uniter(nn.Module):
             losses = {"itm": self.matching(self.match_head(self.trunk.pool(joint)), matched.long())}
             if self.config.alignment_weight:
                 distance = self.align(joint).distance
-                losses["wra"] = self.config.alignment_weight * self.alignment(distance, matched)
+                losses["wra"] = self.config.alignment_weight * self.alignment_loss(distance, matched)
             return losses
         if task == "mlm":
             joint = self.trunk(replace(batch, text=with_words(batch.text, drawn["mlm_input_ids"])))

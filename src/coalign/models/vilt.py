@@ -197,6 +197,8 @@ class Vilt(nn.Module):
         place = text.layout.position
         return transport(text, image, (place > 0) & (place < last), image.layout.position > 0)
 
+    alignment_method = "transport"
+
     @torch.no_grad()
     def alignment(self, batch: Batch, method: str = "transport") -> list[Tensor]:
         """Word-to-patch maps [L_i, rows, columns]: the transport plan (figure 4), or the last block's attention."""

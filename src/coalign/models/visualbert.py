@@ -172,6 +172,15 @@ class VisualBert(nn.Module):
         pooled = self.trunk.pool(joint)
         return Encoding(tokens_of(joint), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {})
 
+    @torch.no_grad()
+    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
+        """Word-to-region maps [L_i, R_i]: the last block's attention, mean over heads (the paper's section 5.2)."""
+        if method != "cross_attention" or batch.text is None or batch.regions is None:
+            raise InputError("VisualBERT aligns the words of a text with regions, by 'cross_attention'")
+        kept: Record = {}
+        joint = self.trunk(batch, record=kept)
+        return joint.across(kept[f"joint.{self.config.text.depth - 1}.attention"].mean(1))
+
     def before_step(self) -> None:
         """Nothing to do."""
 

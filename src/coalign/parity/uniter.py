@@ -255,7 +255,7 @@ def matching(seen: Recorded, model: Uniter) -> Produced:
         "ot_distance": found.distance,
         "ot_pos": found.distance[matched],
         "ot_neg": found.distance[~matched],
-        "ot_loss": model.alignment(found.distance, matched),
+        "ot_loss": model.alignment_loss(found.distance, matched),
     }
 
 
