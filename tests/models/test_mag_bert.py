@@ -7,6 +7,7 @@ from coalign.errors import InputError
 from coalign.layers.gating import AdaptationGate
 from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
 from coalign.models.mag_bert import MagBert, MagBertConfig, original
+from coalign.ops.attention import Mask
 from coalign.types import Batch, Packed, Series, Text
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=12)
@@ -128,3 +129,18 @@ def test_bad_input_is_named():
         model.encode(replace(batch, series=Series({**streams, "visual": short})))
     with pytest.raises(InputError, match="'label'"):
         model.losses(batch)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_the_gate_may_stand_after_any_layer(before):
+    model, batch = model_of(replace(CONFIG, gate_after=before)), batch_of()
+    x, mask = model.trunk.embedding(batch.text.ids), Mask.within(batch.text.ids)
+    others = {name: rows.values for name, rows in batch.series.streams.items()}
+    for i, block in enumerate([*model.trunk.encoder.blocks, None]):
+        x = model.gate(x, others) if i == before else x
+        x = x if block is None else block(x, mask)
+    seen = model.encode(batch, record=True)
+    torch.testing.assert_close(seen.tokens["text"].values, x)
+    assert {"text.0.hidden", "text.1.hidden", "gate.output"} <= set(seen.record)
+    with pytest.raises(InputError, match="the trunk has 2 layers"):
+        MagBert(replace(CONFIG, gate_after=3))

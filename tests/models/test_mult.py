@@ -5,9 +5,11 @@ import torch
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
+from coalign.layers.ctc_alignment import CtcAlignment
+from coalign.layers.grouped import run_grouped
 from coalign.layers.sincos import sincos_steps
 from coalign.models.mult import MulT, MulTConfig, Stream, original
-from coalign.types import Batch, Packed, Series
+from coalign.types import Batch, Layout, Packed, Series
 
 STREAMS = (Stream("text", 6), Stream("audio", 5), Stream("vision", 3))
 CONFIG = MulTConfig(STREAMS, dim=8, heads=2, layers=2)
@@ -145,3 +147,103 @@ def test_bad_input_is_named():
         MulT(replace(CONFIG, streams=STREAMS[:1]))
     with pytest.raises(InputError, match="'label'"):
         model.losses(batch)
+
+
+# ------------------------------------------------------------------------------------------- directions run together
+
+
+def keeping_step(lengths=(4, 2, 3), streams=STREAMS, **labels):
+    layout = Layout.of(lengths)
+    rows = {
+        s.name: torch.randn(sum(lengths), s.width, generator=torch.Generator().manual_seed(s.width)) for s in streams
+    }
+    return Batch(series=Series({name: Packed(x, layout) for name, x in rows.items()}), labels=labels)
+
+
+@pytest.mark.parametrize("lengths", [(4, 2, 3), (3, 3, 3)])
+@pytest.mark.parametrize("targets", [None, ("audio",)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_directions_run_together_as_they_run_alone(lengths, targets, causal):
+    streams = (replace(STREAMS[0], attention_dropout=0.1), *STREAMS[1:])  # two groups
+    config = replace(CONFIG, streams=streams, targets=targets, causal=causal)
+    together, alone = model_of(config), model_of(replace(config, grouped=False))
+    with torch.no_grad():  # norms of ones and zeros would hide a mistake
+        for p in together.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    alone.load_state_dict(together.state_dict())
+    batch = keeping_step(lengths, label=torch.tensor([1.0, -2.0, 0.5]))
+    for model in (together, alone):
+        model.losses(batch)["regression"].backward()
+    torch.testing.assert_close(together.encode(batch).pooled, alone.encode(batch).pooled)
+    for (name, p), q in zip(together.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_directions_run_together_only_where_streams_keep_step(monkeypatch):
+    calls = []
+    monkeypatch.setattr("coalign.models.mult.run_grouped", lambda *a: calls.append(a) or run_grouped(*a))
+    model = model_of()
+    model.encode(batch_of())
+    model.encode(keeping_step(), record=True)
+    assert not calls
+    model.encode(keeping_step())
+    assert len(calls) == 2  # all directions, then all targets
+
+
+# ----------------------------------------------------------------------------------------------------- CTC alignment
+def test_ctc_moves_streams_to_the_words():
+    config = replace(CONFIG, aligned=("audio", "vision"), align_steps=6)
+    model, batch = model_of(config), batch_of(label=torch.tensor([1.0, -2.0, 0.5]))
+    moved, places = model.at_steps(model.read(batch))
+    assert moved["audio"].layout is moved["vision"].layout is moved["text"].layout
+    for i, (words, sounds) in enumerate(zip(LENGTHS["text"], LENGTHS["audio"], strict=True)):
+        rows = items_of(STREAMS[1])[i]
+        share = model.align["audio"].place(rows[None])[0][0].softmax(-1)[:, 1 : 1 + words]  # the plain formula
+        mine = moved["audio"].values[moved["audio"].offsets[i] : moved["audio"].offsets[i + 1]]
+        torch.testing.assert_close(mine, share.T @ rows)
+        torch.testing.assert_close(places["audio"][i, :sounds], model.align["audio"].place(rows[None])[0][0])
+    losses = model.losses(batch)
+    losses["ctc"].backward()
+    assert set(losses) == {"regression", "ctc"}
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.align.parameters())
+    file = original(config).export(model.state_dict())
+    assert "ctc_a2l_module.pred_output_position_inclu_blank.weight_ih_l0" in file
+
+
+def test_ctc_learns_the_order():
+    torch.manual_seed(0)
+    module, steps = CtcAlignment(4, 3), Layout.of([3, 2])
+    x = Packed.from_items([torch.eye(4)[[0, 0, 1, 1, 2, 2]], torch.eye(4)[[0, 0, 0, 1, 1, 1]]])
+    optimiser = torch.optim.Adam(module.parameters(), 0.05)
+    history = []
+    for _ in range(100):
+        optimiser.zero_grad()
+        loss = module.loss(module(x, steps)[1], x.layout, steps)
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+    assert history[-1] < 0.5 * history[0]  # an LSTM's outputs stay within 1, so no chance comes near 1
+    aligned = module(x, steps)[0].values
+    assert aligned[:, :3].argmax(1).tolist() == [0, 1, 2, 0, 1]
+    with pytest.raises(InputError, match="knows 3"):
+        module(x, Layout.of([4, 2]))
+
+
+def test_bad_alignments_are_named():
+    with pytest.raises(InputError, match="aligned 'smell' is no stream"):
+        MulT(replace(CONFIG, aligned=("smell",)))
+    with pytest.raises(InputError, match="cannot be aligned to itself"):
+        MulT(replace(CONFIG, aligned=("text",)))
+
+
+def test_classes():
+    model = model_of(replace(CONFIG, outputs=3, task="classes"))
+    assert model.losses(batch_of(label=torch.tensor([0, 2, 1])))["classes"].item() > 0
+
+
+def test_a_stream_without_rows_gives_a_finite_answer():
+    streams = {
+        s.name: Packed.from_items([torch.zeros(0, s.width) if s.name == "audio" else items_of(s)[0]]) for s in STREAMS
+    }
+    logits = model_of().encode(Batch(series=Series(streams))).pooled["logits"]
+    assert bool(logits.isfinite().all())

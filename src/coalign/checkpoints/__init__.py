@@ -15,6 +15,7 @@ from coalign.checkpoints.statemap import (
     StateMap,
     Tie,
     Transpose,
+    own_names,
 )
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "StateMap",
     "Tie",
     "Transpose",
+    "own_names",
     "read_tensors",
 ]

@@ -11,6 +11,57 @@ from torch import Tensor, nn
 from coalign.types import Record
 
 
+def bounded_shift(
+    x: Float[Tensor, "t d"], shift: Float[Tensor, "t d"], beta: float
+) -> tuple[Float[Tensor, "t d"], Float[Tensor, " t"]]:
+    """x + α h, and α = min(1, β |x| / |h|), one number a row: a shift h no longer than β times what it shifts.
+
+    A shift of length 0 counts as 1 (RAVEN, Wang et al. 2019, equation 6; MAG, Rahman et al. 2020, equation 4).
+    """
+    length = shift.norm(dim=-1)
+    length = torch.where(length == 0, torch.ones_like(length), length)
+    alpha = (beta * x.norm(dim=-1) / (length + 1e-6)).clamp(max=1.0)
+    return x + alpha[:, None] * shift, alpha
+
+
+class ModalityShift(nn.Module):
+    """The plain shift of words by other modalities (RAVEN; Wang et al., AAAI 2019, "Multimodal Shifting").
+
+    For a word z and what each other modality m says during that word:
+
+        w_m = σ(v_m · [m ; z] + b_m)        how much m counts, one number
+        h   = Σ_m w_m (W_m m) + b           the shift
+        z'  = z + α h,  α = min(1, β |z| / |h|)
+    """
+
+    def __init__(self, dim: int, dims: Mapping[str, int], *, beta: float = 1.0) -> None:
+        super().__init__()
+        self.beta = beta
+        self.weights = nn.ModuleDict({name: nn.Linear(width + dim, 1) for name, width in dims.items()})
+        self.shifts = nn.ModuleDict({name: nn.Linear(width, dim, bias=False) for name, width in dims.items()})
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(
+        self,
+        x: Float[Tensor, "t d"],
+        others: Mapping[str, Float[Tensor, "t _"]],
+        *,
+        record: Record | None = None,
+        name: str = "shift.",
+    ) -> Float[Tensor, "t d"]:
+        """The shifted rows; `record` gets α [T] as `{name}alpha` and each w_m [T] as `{name}{m}`."""
+        shift = self.bias.expand_as(x)
+        for modality, weight in self.weights.items():
+            share = weight(torch.cat([others[modality], x], -1)).sigmoid()
+            shift = shift + share * self.shifts[modality](others[modality])
+            if record is not None:
+                record[f"{name}{modality}"] = share[:, 0]
+        shifted, alpha = bounded_shift(x, shift, self.beta)
+        if record is not None:
+            record[f"{name}alpha"] = alpha
+        return shifted
+
+
 class AdaptationGate(nn.Module):
     """Multimodal adaptation gate (MAG; Rahman et al., ACL 2020, section 4, equations 1-5).
 
@@ -48,12 +99,10 @@ class AdaptationGate(nn.Module):
         for modality, gate in self.gates.items():
             other = others[modality]
             shift = shift + gate(torch.cat([other, x], -1)).relu() * self.shifts[modality](other)
-        length = shift.norm(dim=-1)
-        length = torch.where(length == 0, torch.ones_like(length), length)
-        alpha = (self.beta * x.norm(dim=-1) / (length + 1e-6)).clamp(max=1.0)
+        shifted, alpha = bounded_shift(x, shift, self.beta)
         if record is not None:
             record[f"{name}alpha"] = alpha
-        return self.dropout(self.norm(x + alpha[:, None] * shift))
+        return self.dropout(self.norm(shifted))
 
 
 class SelfGate(nn.Module):

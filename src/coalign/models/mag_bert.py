@@ -1,11 +1,12 @@
 """MAG-BERT: Integrating Multimodal Information in Large Pretrained Transformers (Rahman et al., ACL 2020).
 
-A pre-trained BERT reads the words of a spoken sentence; between its embedding and its first layer a gate shifts every
-word by the sound and the face that go with it (`layers.gating`). Sound and face lie word by word beside the text, and
-are repeated for each piece of a word; [CLS] and [SEP] have zeros. The pooled [CLS] gives the sentiment, a score.
+A pre-trained BERT reads the words of a spoken sentence; before one of its layers, by default the first, a gate shifts
+every word by the sound and the face that go with it (`layers.gating`). Sound and face lie word by word beside the text,
+and are repeated for each piece of a word; [CLS] and [SEP] have zeros. The pooled [CLS] gives the sentiment, a score.
 
-Departures from the paper follow the authors' code: the gate stands before the first layer, not after one of them, and
-its LayerNorm has eps 1e-5 where BERT's have 1e-12. There is no padding: the authors' hidden rows never reach a word.
+Departures from the paper follow the authors' code: the gate stands before the first layer, not after one of them
+(`gate_after` puts it there), and its LayerNorm has eps 1e-5 where BERT's have 1e-12. There is no padding: the authors'
+hidden rows never reach a word.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from coalign.layers.gating import AdaptationGate
 from coalign.layers.heads import Pooler
 from coalign.models.bert import SIZES as BERT_SIZES
 from coalign.models.bert import Bert, BertConfig, BertTrunk, alias_rules, init_bert, label_of, text_of, trunk_rules
+from coalign.models.mult import stream_of
 from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Text
@@ -30,7 +32,10 @@ from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Te
 
 @dataclass(frozen=True)
 class MagBertConfig:
-    """`visual_dim` and `acoustic_dim` are feature widths; `beta` bounds the shift; `classes` 1 is a score."""
+    """`visual_dim` and `acoustic_dim` are feature widths; `beta` bounds the shift; `classes` 1 is a score.
+
+    `gate_after` is the number of layers that run before the gate; 0 puts it after the embeddings.
+    """
 
     trunk: BertConfig = field(default_factory=BertConfig)
     visual_dim: int = 47
@@ -39,6 +44,7 @@ class MagBertConfig:
     gate_dropout: float = 0.5
     classes: int = 1
     max_text_length: int = 50
+    gate_after: int = 0
 
 
 SIZES = {
@@ -54,6 +60,8 @@ class MagBert(nn.Module):
     def __init__(self, config: MagBertConfig) -> None:
         super().__init__()
         c = self.config = config
+        if not 0 <= c.gate_after <= c.trunk.depth:
+            raise InputError(f"gate_after = {c.gate_after}: the trunk has {c.trunk.depth} layers")
         self.trunk = BertTrunk(c.trunk)
         self.gate = AdaptationGate(
             c.trunk.dim, {"visual": c.visual_dim, "acoustic": c.acoustic_dim}, beta=c.beta, dropout=c.gate_dropout
@@ -70,7 +78,7 @@ class MagBert(nn.Module):
         c = self.config
         streams = {"visual": c.visual_dim, "acoustic": c.acoustic_dim}
         length = min(c.max_text_length, c.trunk.positions)
-        return InputSpec(vocab_size=c.trunk.vocab_size, max_text_length=length, streams=streams)
+        return InputSpec(vocab_size=c.trunk.vocab_size, max_text_length=length, streams=streams, by_word=True)
 
     @torch.no_grad()
     def start_from(self, pretrained: Bert) -> None:
@@ -79,14 +87,19 @@ class MagBert(nn.Module):
         self.pooler.load_state_dict(pretrained.pooler.state_dict())
 
     def read(self, batch: Batch, record: Record | None = None) -> Packed:
-        """States of every piece, each shifted by its sound and face before the first layer."""
+        """States of every piece, each shifted by its sound and face after the first `gate_after` layers."""
         text = text_of(batch)
         features = {name: at_pieces(batch, text, name, width) for name, width in self.input_spec.streams.items()}
-        embedded = self.trunk.embedding(text.ids, text.types)
-        shifted = self.gate(embedded, features, record=record)
+        embedded, mask, before = (
+            self.trunk.embedding(text.ids, text.types),
+            Mask.within(text.ids),
+            self.config.gate_after,
+        )
+        rows = self.trunk.encoder(embedded, mask, last=before, record=record, name="text.")
+        shifted = self.gate(rows, features, record=record)
         if record is not None:
             record["text.embedding"], record["gate.output"] = embedded, shifted
-        return text.ids.with_values(self.trunk.encoder(shifted, Mask.within(text.ids), record=record, name="text."))
+        return text.ids.with_values(self.trunk.encoder(shifted, mask, first=before, record=record, name="text."))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States ("text"), the pooled vector ("pooled") and "logits" [B, classes].
@@ -127,11 +140,7 @@ def at_pieces(batch: Batch, text: Text, name: str, width: int) -> Tensor:
     Where `Text.words` says which word each piece is of, the stream has one row a word: it is repeated for the word's
     pieces, and pieces of no word get zeros. Without it the stream has one row a piece already.
     """
-    if batch.series is None or name not in batch.series.streams:
-        raise InputError(f"this model reads a stream {name!r} beside the text, and the batch has none")
-    stream = batch.series.streams[name]
-    if stream.values.shape[-1] != width:
-        raise InputError(f"stream {name!r} has {stream.values.shape[-1]} features, the model reads {width}")
+    stream = stream_of(batch, name, width)
     if len(stream) != len(text.ids):
         raise InputError(f"stream {name!r} has {len(stream)} items, the text {len(text.ids)}")
     if text.words is None:

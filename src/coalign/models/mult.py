@@ -9,6 +9,8 @@ What follows the authors' code: attention is causal unless `causal` is off, one 
 values, and the last part has at least three layers. A frame whose first projected feature is
 exactly 0 has no position, as in their code: that is how it tells frames of zeros, which their data pads with. Padding
 otherwise takes part there as any frame does; here a packed batch has none, and an item's last step is its own.
+
+Where all streams keep step (aligned data), the directions have equal shapes and run as one (`layers.grouped`).
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from torch import Tensor, nn
 from coalign.checkpoints import Carry, Rename, Reshape, Split, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.ctc_alignment import CtcAlignment
+from coalign.layers.grouped import run_grouped
 from coalign.layers.sincos import sincos_steps
 from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
 from coalign.models.bert import label_of
-from coalign.objectives.classification import Classification
+from coalign.objectives.answer import Answer
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
 
@@ -48,7 +52,9 @@ class MulTConfig:
     """The defaults are the authors' for CMU-MOSEI (their main.py).
 
     `targets` are the streams that look at the others, None for all. `outputs` is 1 for a score; `task` "emotions" has
-    two for each emotion. A stream as wide as `dim` is not projected (as in the authors' code).
+    two for each emotion. A stream as wide as `dim` is not projected (as in the authors' code). `aligned` names streams
+    that a CTC module first moves to the steps of the stream `align_to`, which has `align_steps` at most; MulT itself
+    needs none. `grouped` off runs the directions one by one in any case.
     """
 
     streams: tuple[Stream, ...] = (Stream("text", 300, 0.1), Stream("audio", 74), Stream("vision", 35))
@@ -58,12 +64,16 @@ class MulTConfig:
     layers: int = 5
     causal: bool = True
     outputs: int = 1
-    task: Literal["regression", "emotions"] = "regression"
+    task: Literal["regression", "emotions", "classes"] = "regression"
     memory_attention_dropout: float = 0.1
     embedding_dropout: float = 0.25
     relu_dropout: float = 0.1
     residual_dropout: float = 0.1
     output_dropout: float = 0.0
+    aligned: tuple[str, ...] = ()
+    align_to: str = "text"
+    align_steps: int = 50
+    grouped: bool = True
 
     @cached_property
     def asking(self) -> tuple[Stream, ...]:
@@ -71,9 +81,12 @@ class MulTConfig:
         known = [stream.name for stream in self.streams]
         if len(known) < 2 or len(set(known)) != len(known):
             raise InputError(f"MulT takes two or more streams of different names, got {known}")
-        unknown = [name for name in self.targets or () if name not in known]
-        if unknown:
-            raise InputError(f"target {unknown[0]!r} is no stream; there are: {', '.join(known)}")
+        if self.align_to in self.aligned:
+            raise InputError(f"stream {self.align_to!r} cannot be aligned to itself")
+        for kind, names in (("target", self.targets or ()), ("aligned", (*self.aligned, self.align_to))):
+            unknown = [name for name in names if name not in known]
+            if unknown and (kind == "target" or self.aligned):
+                raise InputError(f"{kind} {unknown[0]!r} is no stream; there are: {', '.join(known)}")
         return tuple(stream for stream in self.streams if self.targets is None or stream.name in self.targets)
 
     def others(self, target: str) -> tuple[Stream, ...]:
@@ -131,26 +144,32 @@ class MulT(nn.Module):
         width = c.dim * (len(c.streams) - 1) * len(c.asking)
         self.hidden, self.residual = nn.Linear(width, width), nn.Linear(width, width)
         self.head = nn.Linear(width, c.outputs)
-        self.score, self.classify = nn.L1Loss(), Classification()
+        self.align = nn.ModuleDict(
+            {s.name: CtcAlignment(s.width, c.align_steps) for s in c.streams if s.name in c.aligned}
+        )
+        self.loss = Answer(c.task)
 
     @property
     def input_spec(self) -> InputSpec:
         return InputSpec(streams={stream.name: stream.width for stream in self.config.streams})
 
-    def project(self, batch: Batch) -> dict[str, Packed]:
+    def read(self, batch: Batch) -> dict[str, Packed]:
+        """Every stream's steps as the data gives them."""
+        return {stream.name: stream_of(batch, stream.name, stream.width) for stream in self.config.streams}
+
+    def at_steps(self, streams: Mapping[str, Packed]) -> tuple[dict[str, Packed], dict[str, Tensor]]:
+        """The streams, `aligned` ones moved to the steps of `align_to`, and for these the logits of their places."""
+        moved, places = dict(streams), dict[str, Tensor]()
+        for name, module in self.align.items():
+            moved[name], places[name] = module(streams[name], streams[self.config.align_to].layout)
+        return moved, places
+
+    def project(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
         """Every stream's steps at the common width."""
-        projected: dict[str, Packed] = {}
-        for stream in self.config.streams:
-            if batch.series is None or stream.name not in batch.series.streams:
-                raise InputError(f"this model reads a stream {stream.name!r}, and the batch has none")
-            rows = batch.series.streams[stream.name]
-            if rows.values.shape[-1] != stream.width:
-                raise InputError(
-                    f"stream {stream.name!r} has {rows.values.shape[-1]} features, the model reads {stream.width}"
-                )
-            known = stream.name in self.projections
-            projected[stream.name] = rows.with_values(self.projections[stream.name](rows.values)) if known else rows
-        return projected
+        return {
+            name: rows.with_values(self.projections[name](rows.values)) if name in self.projections else rows
+            for name, rows in streams.items()
+        }
 
     def embed(self, x: Packed, record: Record | None = None, name: str = "") -> Tensor:
         """sqrt(width) x + position; a step whose first feature is exactly 0 has none.
@@ -168,9 +187,7 @@ class MulT(nn.Module):
     def look(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
         """The target's steps after looking at the source's in every layer."""
         encoders, name = self.cross[target], f"{target}.{source}."
-        assert isinstance(encoders, nn.ModuleDict)
-        encoder = encoders[source]
-        assert isinstance(encoder, Encoder)
+        encoder = _encoder(encoders, source)
         mask = cross_mask(x.layout, seen.layout, self.config.causal)
         rows, keys = self.embed(x, record, name), self.embed(seen)
         norms = [block.cross_attention_norm for block in encoder.blocks if isinstance(block, TransformerBlock)]
@@ -181,6 +198,25 @@ class MulT(nn.Module):
         """The target's transformer over what it saw of all others, side by side."""
         mask = Mask.within(x, causal=1 if self.config.causal else None)
         return x.with_values(self.memory[target](self.embed(x), mask, record=record, name=f"{target}."))
+
+    def look_together(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
+        """What `look` and then `remember` give for every target, all directions at once; streams keep step."""
+        c, layout = self.config, next(iter(streams.values())).layout
+        mask = Mask(layout, layout, causal=1 if c.causal else None)
+        seen: dict[tuple[str, str], Tensor] = {}
+        directions = [(target.name, source) for target in c.asking for source in c.others(target.name)]
+        for dropout in dict.fromkeys(source.attention_dropout for _, source in directions):
+            pairs = [(target, source.name) for target, source in directions if source.attention_dropout == dropout]
+            encoders = [_encoder(self.cross[target], source) for target, source in pairs]
+            rows, keys = (torch.stack([self.embed(streams[pair[side]]) for pair in pairs]) for side in (0, 1))
+            seen |= dict(zip(pairs, run_grouped(encoders, rows, mask, keys).unbind(), strict=True))
+        beside = {
+            target.name: torch.cat([seen[target.name, source.name] for source in c.others(target.name)], 1)
+            for target in c.asking
+        }
+        rows = torch.stack([self.embed(Packed(x, layout)) for x in beside.values()])
+        states = run_grouped([_encoder(self.memory, name) for name in beside], rows, mask)
+        return {name: Packed(x, layout) for name, x in zip(beside, states, strict=True)}
 
     def answer(self, last: Tensor) -> Tensor:
         """[B, outputs] from the targets' last steps side by side."""
@@ -193,9 +229,15 @@ class MulT(nn.Module):
         With `record`: "{target}.{source}.position", "{target}.{source}.output", "{target}.{source}.{i}.hidden" and
         ".cross_attention" of every layer, and of each target's own transformer "{target}.{i}.hidden", ".attention".
         """
+        return self.conclude(self.project(self.at_steps(self.read(batch))[0]), record)
+
+    def conclude(self, streams: Mapping[str, Packed], record: bool = False) -> Encoding:
+        """`encode` from projected streams on."""
         kept: Record | None = {} if record else None
-        streams, states = self.project(batch), dict[str, Packed]()
-        for target in self.config.asking:
+        states: dict[str, Packed] = {}
+        if self.config.grouped and kept is None and _keep_step([x.layout for x in streams.values()]):
+            states = self.look_together(streams)
+        for target in () if states else self.config.asking:
             own = streams[target.name]
             seen = {
                 source.name: self.look(target.name, source.name, own, streams[source.name], kept).values
@@ -218,27 +260,62 @@ class MulT(nn.Module):
         choices: Mapping[str, Tensor] | None = None,
         only: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """Absolute error with `labels["label"]` [B, outputs]; or cross-entropy of each emotion's two with [B, emotions]
-        of 0 and 1."""
+        """By the task's name: absolute error with `labels["label"]` [B, outputs]; cross-entropy of each emotion's two
+        with [B, emotions] of 0 and 1, or of classes with [B]. With `aligned` streams also "ctc", summed over them."""
         del generator, choices, only
-        logits, label = self.encode(batch).pooled["logits"], label_of(batch, "label")
-        if self.config.task == "regression":
-            return {"regression": self.score(logits, label.to(logits.dtype).view_as(logits))}
-        return {"emotions": self.classify(logits.view(-1, 2), label.flatten())}
+        streams = self.read(batch)
+        moved, places = self.at_steps(streams)
+        logits, label = self.conclude(self.project(moved)).pooled["logits"], label_of(batch, "label")
+        losses = {self.config.task: self.loss(logits, label)}
+        if places:
+            steps = streams[self.config.align_to].layout
+            each = [CtcAlignment.loss(found, streams[name].layout, steps) for name, found in places.items()]
+            losses["ctc"] = torch.stack(each).sum()
+        return losses
 
     def after_step(self) -> None:
         """Nothing to do."""
 
 
+def stream_of(batch: Batch, name: str, width: int) -> Packed:
+    """The batch's stream of that name. Errors: `InputError` where there is none, or of another width."""
+    if batch.series is None or name not in batch.series.streams:
+        raise InputError(f"this model reads a stream {name!r}, and the batch has none")
+    rows = batch.series.streams[name]
+    if rows.values.shape[-1] != width:
+        raise InputError(f"stream {name!r} has {rows.values.shape[-1]} features, the model reads {width}")
+    return rows
+
+
 def last_rows(x: Packed) -> Tensor:
     """[B, D] the last row of every item; zeros for an empty one."""
-    return torch.where(x.lengths[:, None] > 0, x.values[x.offsets[1:] - 1], 0.0)
+    if not x.layout.total:
+        return x.values.new_zeros(len(x), x.values.shape[1])
+    return torch.where(x.lengths[:, None] > 0, x.values[(x.offsets[1:] - 1).clamp(min=0)], 0.0)
+
+
+def _encoder(encoders: nn.Module, name: str) -> Encoder:
+    assert isinstance(encoders, nn.ModuleDict)
+    found = encoders[name]
+    assert isinstance(found, Encoder)
+    return found
+
+
+def _keep_step(layouts: Sequence[Layout]) -> bool:
+    """Whether all items have equal lengths in all streams, as far as that is known without reading a device."""
+    first = layouts[0]
+    return all(
+        x is first or (x.is_uniform and first.is_uniform and (len(x), x.max_length) == (len(first), first.max_length))
+        for x in layouts
+    )
 
 
 def cross_mask(queries: Layout, keys: Layout, causal: bool) -> Mask:
     """Query i of an item sees key j where j <= i + |keys - queries|, by the item's own lengths."""
     if not causal:
         return Mask(queries, keys)
+    if queries is keys:
+        return Mask(queries, keys, causal=1)
     if queries.is_uniform and keys.is_uniform:
         return Mask(queries, keys, causal=1 + abs(keys.max_length - queries.max_length))
     ahead = torch.arange(keys.max_length, device=keys.offsets.device) - torch.arange(
@@ -290,6 +367,13 @@ def original(config: MulTConfig) -> StateMap:
             file = f"trans_{letter}_with_{letters[other.name]}."
             rules += _encoder_rules(file, f"cross.{name}.{other.name}.", "cross_attention")
         rules += _encoder_rules(f"trans_{letter}_mem.", f"memory.{name}.", "attention")
+    for name in config.aligned:  # the authors keep these modules beside the model
+        rules.append(
+            Rename(
+                f"ctc_{letters[name]}2{letters[config.align_to]}_module.pred_output_position_inclu_blank.{{p}}",
+                f"align.{name}.place.{{p}}",
+            )
+        )
     for theirs, mine in (("proj1", "hidden"), ("proj2", "residual"), ("out_layer", "head")):
         rules.append(Rename(f"{theirs}.{{p}}", f"{mine}.{{p}}"))
     return StateMap(rules)

@@ -28,3 +28,29 @@ def insert_row(x: Packed, rows: Shaped[Tensor, "b ..."], place: int) -> Packed:
 def moved_rows(layout: Layout, rows: Int[Tensor, " n"], place: int) -> Int[Tensor, " n"]:
     """Where these rows of a batch are after `insert_row(..., place)`."""
     return rows + layout.item[rows] + (layout.position[rows] >= place)
+
+
+def resample(x: Packed, steps: Layout) -> Packed:
+    """The items of `x` [T, D] at other numbers of steps, every step an equal stretch of the item.
+
+    A step is the mean of the rows that begin in it, or where none does the row it lies in; an item without rows gives
+    zeros.
+    """
+    layout, rows = x.layout, x.values
+    step = layout.position * steps.lengths[layout.item] // layout.lengths[layout.item].clamp(min=1)
+    known = steps.lengths[layout.item] > 0
+    place = (steps.first[layout.item] + step)[known]
+    total = rows.new_zeros(steps.total, rows.shape[1]).index_add(0, place, rows[known])
+    count = rows.new_zeros(steps.total).index_add(0, place, rows.new_ones(place.shape[0]))
+    lengths = layout.lengths[steps.item]
+    lies_in = layout.first[steps.item] + steps.position * lengths // steps.lengths[steps.item].clamp(min=1)
+    padded = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # the last row is for items that have none
+    nearest = padded[torch.where(lengths > 0, lies_in, layout.total)]
+    return Packed(torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], nearest), steps)
+
+
+def shorten(x: Packed, limit: int) -> Packed:
+    """`x` with `limit` rows an item at most: longer items are averaged over equal stretches."""
+    if x.max_length <= limit:
+        return x
+    return resample(x, Layout.of(x.lengths.clamp(max=limit).tolist(), x.offsets.device))

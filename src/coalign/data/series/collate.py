@@ -92,6 +92,7 @@ class Collate:
         if self.spec.vocab_size is not None:
             text = encode_words(self.tokenizer, [item.words for item in items], self.spec)
         labels = torch.stack([item.label for item in items])
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels
         series = Series(streams, places) if streams else None
         return Batch(text=text, series=series, labels={"label": labels})
 
