@@ -1,7 +1,7 @@
 """The systems there are: made by name, loaded from files, converted.
 
-Each module of `coalign.models` that declares `SYSTEM` is one system; `HEADS` in the `<paper>_tasks` beside it are its
-task models. Nothing else registers them.
+Each module of `coalign.models` that declares `SYSTEM` is one system, of the module's name; `HEADS` in the
+`<paper>_tasks` beside it are its task models. Nothing else registers them, and only what is asked for is imported.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import importlib
 import json
 import math
 import pkgutil
+import shutil
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,27 +31,41 @@ from coalign.layers.embeddings import resize_positions
 from coalign.types import Head, System
 
 
-@cache
 def systems() -> Mapping[str, System]:
     """All systems by name: papers, sizes, objectives and the tasks that each has a head for."""
-    names = [module.name for module in pkgutil.iter_modules(coalign.models.__path__)]
-    modules = {name: importlib.import_module(f"coalign.models.{name}") for name in names}
-    found: dict[str, System] = {}
-    for name, module in modules.items():
-        if hasattr(module, "SYSTEM"):
-            heads = getattr(modules.get(f"{name}_tasks"), "HEADS", {})
-            sizes = getattr(modules.get(f"{name}_sizes"), "OF_WEIGHTS", module.SYSTEM.of_weights)
-            found[module.SYSTEM.name] = dataclasses.replace(
-                module.SYSTEM, heads={**module.SYSTEM.heads, **heads}, of_weights=sizes
-            )
-    return types.MappingProxyType(dict(sorted(found.items())))
+    found = {name: entry for name in sorted(_modules()) if (entry := _system(name)) is not None}
+    return types.MappingProxyType(found)
 
 
 def find(name: str) -> System:
-    """The system of that name. Errors: `InputError` that lists the names there are."""
-    if name not in systems():
+    """The system of that name; imports no other. Errors: `InputError` that lists the names there are."""
+    entry = _system(name)
+    if entry is None:
         raise InputError(f"no system {name!r}; there are: {', '.join(systems())}")
-    return systems()[name]
+    return entry
+
+
+@cache
+def _modules() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(coalign.models.__path__))
+
+
+@cache
+def _system(name: str) -> System | None:
+    """The system that the module of this name declares, with what the modules beside it add; None if it has none."""
+
+    def offer(module: str, attribute: str, default: Any) -> Any:
+        if module not in _modules():
+            return default
+        return getattr(importlib.import_module(f"coalign.models.{module}"), attribute, default)
+
+    entry: System | None = offer(name, "SYSTEM", None)
+    if entry is None:
+        return None
+    heads = {**entry.heads, **offer(f"{name}_tasks", "HEADS", {})}
+    fields = ("of_weights", "of_config", "to_config")
+    sizes = {field: offer(f"{name}_sizes", field.upper(), getattr(entry, field)) for field in fields}
+    return dataclasses.replace(entry, heads=heads, **sizes)
 
 
 def create(system: str, size: str | Any = "tiny", head: str | None = None, **settings: Any) -> nn.Module:
@@ -86,18 +101,14 @@ def load(
     folder; a run brings its own.
     """
     path = Path(path)
-    config_file = path / "config.json"
-    try:
-        ours = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{config_file}: not JSON ({error})") from None
+    ours = _told(path)
     if "system" in ours:
         model = _load_run(path, ours)
         vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
     else:
         if system is None:
             raise InputError(f"{path}: not one of our runs; say whose file it is: load(..., system='albef')")
-        model = _load_foreign(path, find(system), head, size, layout, image_size)
+        model = _load_foreign(path, find(system), head, size, layout, image_size, ours)
     if vocab is not None:
         attach_tokenizer(model, Tokenizer.load(vocab))
     return model.eval()
@@ -110,7 +121,7 @@ def attach_tokenizer(model: nn.Module, tokenizer: Tokenizer) -> None:
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """What a run's config.json says so that `load` can make this model again: system, head and configuration."""
-    for entry in systems().values():
+    for entry in _likely_first(type(model)):
         for head, offer in {None: entry, **entry.heads}.items():
             if type(model) is offer.model:
                 config: Any = model.config
@@ -119,7 +130,11 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def convert(path: str | Path, out: str | Path, *, system: str, to: str = "original", **found: Any) -> None:
-    """Reads a file and writes its weights in another layout of the system (see `System.weights`)."""
+    """Reads a file and writes its weights in another layout of the system (see `System.weights`).
+
+    `out` is a .safetensors file. Without an ending it is a folder that Hugging Face's library reads, where `to` is
+    "transformers" and the system knows their config.json: weights, configuration and vocabulary.
+    """
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; nothing was written")
@@ -131,15 +146,62 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
     kept: Any = getattr(model, "carried", None)  # what a layout carries belongs to that layout alone
     carried = kept[1] if isinstance(kept, tuple) and kept[0] == to else None
     tensors = names.export(model.state_dict(), carried)
+    apart = {name: tensor.clone() for name, tensor in tensors.items()}
     part = out.with_name(f".{out.name}.part")
     try:
-        save_file({name: tensor.clone() for name, tensor in tensors.items()}, part)
+        if to == "transformers" and entry.to_config is not None and not out.suffix:
+            labels = _told(Path(path)).get("labels")
+            _fill_folder(part, apart, entry.to_config(model, labels), getattr(model, "tokenizer", None))
+        else:
+            save_file(apart, part)
         part.replace(out)
     finally:
+        if part.is_dir():
+            shutil.rmtree(part)
         part.unlink(missing_ok=True)
 
 
+def _fill_folder(
+    folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> None:
+    """What Hugging Face's library reads; the vocabulary as vocab.txt, since it adds special tokens by its own rules."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if tokenizer is not None:
+        pieces = [tokenizer.id_to_piece(number) for number in range(tokenizer.vocab_size)]
+        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lowercase}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", "utf-8")
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """The config.json in a folder, or Google's bert_config.json in it or beside its checkpoint; {} without one."""
+    beside = path if path.is_dir() else path.parent
+    for file in (path / "config.json", beside / "bert_config.json"):
+        if file.is_file():
+            try:
+                found: Any = json.loads(file.read_text("utf-8"))
+            except ValueError as error:
+                raise InputError(f"{file}: not JSON ({error})") from None
+            if isinstance(found, dict):
+                return found  # pyright: ignore[reportUnknownVariableType]
+    return {}
+
+
 # ------------------------------------------------------------------------------------------------------------ parts
+def _likely_first(kind: type) -> Iterator[System]:
+    """The system whose module, or a module beside it, defines the class; then all of them."""
+    module = kind.__module__.removeprefix("coalign.models.")
+    while module:
+        entry = _system(module)
+        if entry is not None:
+            yield entry
+        module = module.rpartition("_")[0]
+    yield from systems().values()
+
+
 def _size(entry: System, size: str) -> Any:
     if size not in entry.sizes:
         raise InputError(f"{entry.name} has no size {size!r}; it has: {', '.join(entry.sizes)}")
@@ -154,12 +216,20 @@ def _offer_of(entry: System, model: nn.Module) -> System | Head:
     raise InputError(f"{type(model).__name__} is not a model of {entry.name}")
 
 
-def _build(entry: System, config: Any, head: str | None, layout: str | None = None) -> tuple[nn.Module, System | Head]:
-    """The model, with the arithmetic of a layout's authors where a layout is given."""
+def _build(
+    entry: System,
+    config: Any,
+    head: str | None,
+    layout: str | None = None,
+    shapes: Mapping[str, Tensor] | None = None,
+) -> tuple[nn.Module, System | Head]:
+    """The model; with the arithmetic of a layout's authors where a layout is given, fitted to a file's shapes."""
     if head is not None and head not in entry.heads:
         raise InputError(f"{entry.name} has no head {head!r}; it has: {', '.join(entry.heads) or 'none'}")
     offer = entry if head is None else entry.heads[head]
     wanted = config if isinstance(offer, System) else offer.config(config)
+    if isinstance(offer, Head) and offer.fit is not None and shapes is not None:
+        wanted = offer.fit(wanted, shapes)
     change = None if layout is None else offer.for_layout.get(layout)
     return offer.model(wanted if change is None else change(wanted)), offer
 
@@ -182,6 +252,7 @@ def _load_foreign(
     size: str | Any | None,
     layout: str | None,
     image_size: int | None,
+    told: Mapping[str, Any],
 ) -> nn.Module:
     """Tries what was not said until names and shapes fit, on the meta device; then loads."""
     tensors = read_tensors(path)
@@ -189,14 +260,16 @@ def _load_foreign(
     if size is not None:
         sizes = [(size, _size(entry, size) if isinstance(size, str) else size)]
     else:
+        described = None if entry.of_config is None or not told else entry.of_config(told)
         own = None if entry.of_weights is None else entry.of_weights(shapes)
-        sizes = [*([] if own is None else [("of the file", own)]), *entry.sizes.items()]
+        found = [("of its config.json", described), ("of the file", own)]
+        sizes = [*((name, config) for name, config in found if config is not None), *entry.sizes.items()]
     heads = (None, *entry.heads) if head is None else (head,)
     closest: tuple[int, str] | None = None
     for size_name, config in sizes:
         for head_name in heads:
             with torch.device("meta"):
-                model, offer = _build(entry, config, head_name)
+                model, offer = _build(entry, config, head_name, shapes=shapes)
             for layout_name, names in offer.weights.items():
                 if layout not in (None, layout_name):
                     continue
@@ -214,8 +287,8 @@ def _misfits(model: nn.Module, names: StateMap, shapes: Mapping[str, Tensor]) ->
     try:
         with torch.device("meta"):
             state = names.load(shapes).state
-    except InputError as error:
-        return [str(error)] * max(1, len(shapes))
+    except (InputError, RuntimeError, ValueError, IndexError) as error:  # torch's, of a tensor of another rank
+        return [(str(error) or type(error).__name__).splitlines()[0]] * max(1, len(shapes))
     ours = model.state_dict()
     wrong = [f"lacks {name}" for name in ours if name not in state]
     wrong += [f"{name} is left over" for name in state if name not in ours]
@@ -229,7 +302,7 @@ def _misfits(model: nn.Module, names: StateMap, shapes: Mapping[str, Tensor]) ->
 def _fill(
     entry: System, config: Any, head: str | None, layout: str, tensors: Mapping[str, Tensor], image_size: int | None
 ) -> nn.Module:
-    model, offer = _build(entry, config, head, layout)
+    model, offer = _build(entry, config, head, layout, tensors)
     loaded = offer.weights[layout](model.config).load(tensors)
     if image_size is not None:
         model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout)

@@ -440,13 +440,17 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Head:
-    """A task model of a system: `config` makes its configuration, a `config_type`, from one of the system's sizes."""
+    """A task model of a system: `config` makes its configuration, a `config_type`, from one of the system's sizes.
+
+    `fit` changes that to what names and shapes of a file say, such as the number of classes.
+    """
 
     model: type
     config_type: type
     config: Callable[[Any], Any]
     weights: Mapping[str, Callable[[Any], Any]]
     for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
+    fit: Callable[[Any, Mapping[str, Tensor]], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -457,8 +461,10 @@ class System:
     the task models by task name. `for_layout` changes the configuration to what the authors of a layout computed with
     its weights, where names and shapes do not tell (which GELU). `position_tables` names the tables that another image
     size resizes, and how, or a function of the configuration that says how; `with_image_size` is the configuration of
-    that size. `of_weights` reads a configuration off the names and shapes of a file that is none of `sizes`; a module
-    `<paper>_sizes` beside the system's may offer it as `OF_WEIGHTS`.
+    that size. `of_weights` reads a configuration off the names and shapes of a file that is none of `sizes`,
+    `of_config` off the config.json that lies beside it; `to_config` writes that of a model, and of the names of its
+    classes where it has some, so that the layout "transformers" is a folder. A module `<paper>_sizes` beside the
+    system's may offer them as `OF_WEIGHTS`, `OF_CONFIG` and `TO_CONFIG`.
     """
 
     name: str
@@ -474,3 +480,5 @@ class System:
     position_tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     with_image_size: Callable[[Any, int], Any] = lambda config, size: replace(config, image_size=size)
     of_weights: Callable[[Mapping[str, Tensor]], Any] | None = None
+    of_config: Callable[[Mapping[str, Any]], Any] | None = None
+    to_config: Callable[[Any, Sequence[str] | None], dict[str, Any]] | None = None

@@ -273,6 +273,13 @@ def encoder_of(config: BertPretrainingConfig) -> BertPretrainingConfig:
     return replace(config, objectives=())
 
 
+def classes_of(config: BertTaskConfig, shapes: Mapping[str, Tensor]) -> BertTaskConfig:
+    """The configuration with as many classes as a file's new layer has."""
+    layers = ("classifier.weight", "output_weights")
+    found = next((shapes[name].shape[0] for name in layers if name in shapes), config.classes)
+    return replace(config, classes=found)
+
+
 def _head(task: type[BertTask], tensorflow: bool = False, classes: int = 2) -> Head:
     def config(bert: BertPretrainingConfig) -> BertTaskConfig:
         return BertTaskConfig(bert.trunk, classes, max_text_length=bert.max_text_length)
@@ -280,7 +287,7 @@ def _head(task: type[BertTask], tensorflow: bool = False, classes: int = 2) -> H
     weights = {"transformers": partial(task_transformers, task=task)}
     if tensorflow:
         weights["original"] = partial(task_original, task=task)
-    return Head(task, BertTaskConfig, config, weights, {"original": google})
+    return Head(task, BertTaskConfig, config, weights, {"original": google}, classes_of)
 
 
 HEADS = {
