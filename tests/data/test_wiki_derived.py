@@ -1,0 +1,41 @@
+import json
+
+from coalign.data.conll import entities, read_conll
+from coalign.data.squad import read_squad
+from coalign.data.wiki import Lead
+from coalign.data.wiki_derived import questions, subject_tags
+
+ADA = Lead(
+    "Ada Lovelace (mathematician)",
+    "Ada Lovelace (10 December 1815 – 27 November 1852) was an English mathematician and writer. Ada Lovelace wrote.",
+    "English mathematician",
+    "People",
+)
+FLUTE = Lead("Flute", "The flute is a wind instrument, played by blowing.", "instrument", "Arts")
+NONE = Lead("Flute", "The flute is a wind instrument.", "instrument", None)
+
+
+def test_subjects_are_spans_of_their_topic(tmp_path):
+    words, tags = zip(*subject_tags(ADA), strict=True)
+    assert words[:3] == ("Ada", "Lovelace", "(") and "wrote" not in words
+    assert entities(tags) == [("People", 0, 2)]
+    assert entities([tag for _, tag in subject_tags(FLUTE)]) == [("Arts", 1, 2)]
+    assert subject_tags(NONE) == []
+    file = tmp_path / "a.conll"
+    file.write_text("\n".join(f"{word} {tag}" for word, tag in subject_tags(ADA)))
+    assert read_conll(file)[0].words == words
+
+
+def test_questions_are_squad(tmp_path):
+    others = [Lead(f"Thing {n}", f"A thing is an object {n}.", "", "Arts") for n in range(20)]
+    file = tmp_path / "q.json"
+    file.write_text(json.dumps(questions([ADA, FLUTE, *others])))
+    read = read_squad(file)
+    assert not read.problems and read.has_unanswerable
+    answered = {row.question: row.answers[0] for row in read.rows if row.answers}
+    assert answered["Who is Ada Lovelace?"] == "English mathematician"
+    assert answered["When was Ada Lovelace born?"] == "10 December 1815"
+    assert answered["When did Ada Lovelace die?"] == "27 November 1852"
+    assert answered["What is Flute?"] == "wind instrument"
+    assert all(row.start is not None for row in read.rows if row.answers)
+    assert any(not row.answers for row in read.rows)
