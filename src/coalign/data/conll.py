@@ -11,7 +11,7 @@ Tags of spans (names, chunks) come as IOB1 (B- only between neighbours of one ty
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -138,6 +138,20 @@ def to_scheme(tags: Sequence[str], scheme: Scheme) -> list[str]:
             out[end - 1] = f"E-{kind}" if end - begin > 1 else f"S-{kind}"
         before = (kind, end)
     return out
+
+
+def in_scheme(sentences: Iterable[TaggedSentence], scheme: Scheme | None) -> list[TaggedSentence]:
+    """The sentences with their spans in another scheme; as they are where it is None.
+
+    Raises:
+        InputError: Their tags mark no spans.
+    """
+    kept = list(sentences)
+    if scheme is None:
+        return kept
+    if not is_spans(tag for sentence in kept for tag in sentence.tags or ()):
+        raise InputError(f"{kept[0].where.file}: only tags of spans (B-X, I-X, O) have a scheme, and these are others")
+    return [replace(one, tags=None if one.tags is None else tuple(to_scheme(one.tags, scheme))) for one in kept]
 
 
 def _index(column: int) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from coalign.data.conll import Scheme, TaggedSentence, is_spans, read_conll, tag_names, to_scheme
+from coalign.data.conll import Scheme, TaggedSentence, in_scheme, read_conll, tag_names
 from coalign.data.text_batches import encode_tagged
 from coalign.data.text_tables import class_of
 from coalign.errors import InputError
@@ -67,8 +67,4 @@ class Recipe(FineTuning):
 
     def _read(self, path: Path) -> list[TaggedSentence]:
         sentences = read_conll(path, word_column=self.word_column, tag_column=self.tag_column)
-        if self.scheme is None:
-            return sentences
-        if not is_spans(tag for sentence in sentences for tag in sentence.tags or ()):
-            raise InputError(f"{path}: --scheme rewrites tags of spans (B-X, I-X, O), and these are others")
-        return [replace(s, tags=tuple(to_scheme(s.tags or (), self.scheme))) for s in sentences]
+        return in_scheme(sentences, self.scheme)

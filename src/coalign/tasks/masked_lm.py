@@ -33,8 +33,10 @@ CORPUS_HELP = (
 class Evaluate:
     """Hidden words (loss, perplexity, accuracy) and next sentences (accuracy) of held-out documents.
 
-    Words are hidden and sentences paired as in training, by the seed. With --unigram-of, a corpus such as the one that
-    was trained on, the same words are also guessed by their frequency in it.
+    Words are hidden and sentences paired as in training, by the seed. Documents of few sentences give more random pairs
+    than true ones; balanced accuracy is the mean of the accuracies on both, for which guessing gives a half.
+    With --unigram-of, a corpus such as the one that was trained on, the same words are also guessed by their frequency
+    in it.
     """
 
     run: RunFolder
@@ -93,9 +95,11 @@ def measure(model: Any, stream: ExampleStream, counts: Tensor | None = None, mos
         totals["right"] += int((logits.argmax(1) == truth).sum())
         totals["pairs"] += len(batch)
         if model.next_sentence is not None:
-            following = moved.labels["next_sentence"]
-            totals["next_right"] += int((model.follows(states).argmax(1) == following).sum())
-            totals["random"] += int(following.sum())
+            truly_random = moved.labels["next_sentence"] == 1
+            right = (model.follows(states).argmax(1) == 1) == truly_random
+            totals["next_right"] += int(right.sum())
+            totals["random"] += int(truly_random.sum())
+            totals["random_right"] += int((right & truly_random).sum())
         if unigram is not None:
             totals["unigram_loss"] -= float(unigram[truth].sum())
             totals["unigram_right"] += int((truth == unigram.argmax()).sum())
@@ -108,8 +112,10 @@ def measure(model: Any, stream: ExampleStream, counts: Tensor | None = None, mos
     }
     extra: dict[str, float] = {"hidden_words": totals["words"]}
     if model.next_sentence is not None:
-        metrics["nsp_accuracy"] = totals["next_right"] / pairs
-        extra["share_of_random_pairs"] = totals["random"] / pairs
+        next_right, random = totals["next_right"] - totals["random_right"], totals["random"]
+        of_both = next_right / max(pairs - random, 1), totals["random_right"] / max(random, 1)
+        metrics |= {"nsp_accuracy": totals["next_right"] / pairs, "nsp_balanced_accuracy": sum(of_both) / 2}
+        extra["share_of_random_pairs"] = random / pairs
     if unigram is not None:
         extra |= {"unigram_loss": totals["unigram_loss"] / words, "unigram_accuracy": totals["unigram_right"] / words}
     return TaskResult(metrics, int(totals["pairs"]), extra)

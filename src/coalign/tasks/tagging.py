@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import arg
 
-from coalign.data.conll import TaggedSentence, is_spans, read_conll
+from coalign.data.conll import TaggedSentence, in_scheme, is_spans, read_conll
 from coalign.data.text_batches import encode_tagged
 from coalign.data.text_tables import class_of
 from coalign.errors import InputError
@@ -62,6 +62,7 @@ class Evaluate:
             tag_column=(self.tag_column or stored["tag"]) if tagged else None,
             need_tags=tagged,
         )
+        sentences = in_scheme(sentences, config["scheme"]) if tagged else sentences
         for sentence in sentences if tagged else ():
             for tag in set(sentence.tags or ()):
                 class_of(tag, names, sentence.where)
