@@ -1,6 +1,8 @@
 """Making, loading and converting by name."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -69,3 +71,29 @@ def test_what_does_not_fit_is_said(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config.json: not JSON"):
         load(tmp_path / "run")
+
+
+def test_only_the_system_that_is_asked_for_is_imported():
+    code = (
+        "import sys; from coalign.registry import describe, create\n"
+        "model = create('gpt', dim=64, depth=1, heads=1, vocab_size=9, head='classification')\n"
+        "assert describe(model)['head'] == 'classification'\n"
+        "print([name for name in sys.modules if name.startswith('coalign.models.') and 'gpt' not in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_system_is_called_like_its_module():
+    for name, entry in coalign.systems().items():
+        assert entry.name == name
+        described = describe(coalign.create(name, next(iter(entry.sizes)))) if name in ("gpt", "vit") else None
+        assert described is None or described["system"] == name
+
+
+def test_a_tensor_of_another_rank_is_a_misfit(tmp_path):
+    tensors = export(coalign.create("gpt", "tiny", vocab_size=50, depth=1), "gpt", "original")
+    flat = {name: tensor.flatten() for name, tensor in tensors.items()}
+    save_file(flat, tmp_path / "flat.safetensors")
+    with pytest.raises(InputError, match="no size of gpt fits it"):
+        load(tmp_path / "flat.safetensors", "gpt")

@@ -106,7 +106,7 @@ def check_out(out: Path | None, overwrite: bool, endings: Sequence[str] = (".tsv
 
 
 def write_predictions(
-    out: Path | None, ids: Sequence[str], predicted: Sequence[str | float], more: Sequence[Mapping[str, Any]] = ()
+    out: Path | None, ids: Sequence[str], predicted: Sequence[str | int | float], more: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """.tsv in the form that GLUE's site takes, "index" and "prediction"; .jsonl with what `more` adds a row."""
     if out is None:
