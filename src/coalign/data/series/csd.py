@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.data.series.utterances import SPLITS, SeriesData, Utterance, cleaned, finite, places_in_words
+from coalign.data.series.utterances import (
+    SPLITS,
+    SeriesData,
+    Utterance,
+    cleaned,
+    finite,
+    places_in_words,
+    split_by_hash,
+)
 from coalign.data.tables import load_json
 from coalign.errors import InputError
 
@@ -194,7 +201,7 @@ def _splits(folder: Path, videos: Sequence[str]) -> tuple[dict[str, str], str]:
     path = folder / SPLITS_FILE
     if not path.is_file():
         note = f"no {SPLITS_FILE}: the videos are split 70 : 10 : 20 by a hash of their ids, not as published"
-        return {video: _by_hash(video) for video in videos}, note
+        return {video: split_by_hash(video) for video in videos}, note
     content = load_json(path)
     if not isinstance(content, dict) or not all(isinstance(ids, list) for ids in cast("Any", content).values()):
         raise InputError(f'{path}: should be {{"train": [ids], "valid": [ids], "test": [ids]}}')
@@ -206,8 +213,3 @@ def _splits(folder: Path, videos: Sequence[str]) -> tuple[dict[str, str], str]:
     missing = [video for video in videos if video not in assign]
     note = f"{SPLITS_FILE} names no split for {json.dumps(missing[:3])} and {len(missing)} videos in all; left out"
     return assign, note if missing else ""
-
-
-def _by_hash(video: str) -> str:
-    share = int(sha256(video.encode()).hexdigest()[:8], 16) / 16**8
-    return "train" if share < 0.7 else "valid" if share < 0.8 else "test"
