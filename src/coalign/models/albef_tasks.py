@@ -395,6 +395,11 @@ def for_retrieval(config: AlbefConfig) -> AlbefConfig:
     return replace(config, targets="ids", objectives=("itc", "itm"), clamp_temperature=False)
 
 
+def _vqa(albef: AlbefConfig) -> AlbefVqaConfig:
+    """A decoder of as many blocks as there are fusion blocks to start it from."""
+    return AlbefVqaConfig(albef, albef.text.depth - albef.text.cross_from)
+
+
 def _classifier(classes: int, images: Literal[1, 2]) -> Head:
     def config(albef: AlbefConfig) -> AlbefClassifierConfig:
         return AlbefClassifierConfig(albef, classes, images)
@@ -404,7 +409,7 @@ def _classifier(classes: int, images: Literal[1, 2]) -> Head:
 
 HEADS = {
     "retrieval": Head(Albef, AlbefConfig, for_retrieval, {"original": original}),
-    "vqa": Head(AlbefVqa, AlbefVqaConfig, AlbefVqaConfig, {"original": vqa_original}),
+    "vqa": Head(AlbefVqa, AlbefVqaConfig, _vqa, {"original": vqa_original}),
     "entailment": _classifier(3, 1),
     "nlvr2": _classifier(2, 2),
     "text_assignment": Head(
