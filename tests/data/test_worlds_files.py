@@ -10,6 +10,7 @@ import pytest
 
 from coalign.data.decode import decode_image
 from coalign.data.sources import open_source
+from coalign.data.tokenise import Tokenizer
 from coalign.data.worlds import HELD_OUT, make_scenes
 from coalign.data.worlds_files import write_world
 from coalign.errors import InputError
@@ -78,6 +79,12 @@ def test_expressions_have_the_records_of_refcoco(world: Path) -> None:
         assert box["image_id"] == ref["image_id"]
         assert x + w <= sizes[ref["image_id"]][0] and y + h <= sizes[ref["image_id"]][1]
         assert [s["sent_id"] for s in ref["sentences"]] == ref["sent_ids"]
+
+
+def test_the_vocabulary_has_every_word_whole(world: Path) -> None:
+    tokenizer = Tokenizer.load(world)
+    for text in ("what color is the striped diamond", "how many crosses are there", "an orange star"):
+        assert tokenizer.pieces(text) == text.split()
 
 
 def test_a_world_says_what_it_is_and_is_not_overwritten(world: Path) -> None:

@@ -19,12 +19,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coalign.data.tokenise import Tokenizer
 from coalign.data.worlds import HELD_OUT, SHAPES, Scene, Split, make_scenes
 from coalign.data.worlds_language import Sentence, captions, expressions, foils, questions, statements
 from coalign.errors import InputError
 
 ANSWERERS = 10
 """People who answer a question of VQA v2."""
+VOCABULARY = 1000
+"""The most word pieces of a world's vocabulary; its words are fewer."""
 PAIRS = {"left": "img0", "right": "img1"}
 
 
@@ -54,6 +57,7 @@ def write_world(
     instances: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
+    told: list[str] = []
     for split, count in counts.items():
         scenes = make_scenes(count, seed, split, things=things)
         drawn = {scene.number: _png(scene, side) for scene in scenes}
@@ -66,8 +70,12 @@ def write_world(
         _write_questions(out, split, scenes, questions_each)
         for scene in scenes:
             _add_expressions(scene, side, instances, refs)
+            told += [str(caption) for caption in captions(scene)]
+            told += [question.text for question in questions(scene, questions_each)]
+            told += [expression.text for expression in expressions(scene)]
         lines: list[dict[str, Any]] = []
         made = statements(scenes, round(count * statements_each), seed) if count > 1 else []
+        told += [statement.text for statement in made]
         for number, statement in enumerate(made):
             name = f"{_NLVR2[split]}-{number}-0"
             for key, scene in (("left", statement.left), ("right", statement.right)):
@@ -77,6 +85,7 @@ def write_world(
             line = {"identifier": f"{name}-0", "sentence": statement.text, "label": str(statement.label)}
             lines.append({**line, "left_url": f"{name}-img0.png", "right_url": f"{name}-img1.png"})
         _write_lines(out / f"nlvr2_{split}.jsonl", lines)
+    Tokenizer.train(told, VOCABULARY).save(out)
     categories = [{"id": i + 1, "name": shape} for i, shape in enumerate(SHAPES)]
     _write(out / "instances.json", {"images": shown, "annotations": instances, "categories": categories})
     _write(out / "refs.json", refs)
