@@ -27,15 +27,17 @@ def test_documents_come_in_windows_that_do_not_cross_them(tmp_path, tokenizer):
     assert counts.sum() == 11 and counts[tokenizer.ids("a")[0]] == 3
 
 
-def test_what_is_written_is_taken_again_if_nothing_changed(tmp_path, tokenizer):
+def test_what_is_whole_and_of_the_same_corpus_is_found_again(tmp_path, tokenizer):
+    assert TokenFile.find(tmp_path, ABOUT) is None
     TokenFile.write(TEXTS, tokenizer, tmp_path, ABOUT)
-    again = TokenFile.write(iter(["b"]), tokenizer, tmp_path, ABOUT)
-    assert len(again.ids) == 11
-    assert len(TokenFile.write(["b"], tokenizer, tmp_path, {"data": "y"}).ids) == 1
+    again = TokenFile.find(tmp_path, ABOUT)
+    assert again is not None and len(again.ids) == 11
+    assert TokenFile.find(tmp_path, {"data": "y"}) is None
     (tmp_path / "about.json").unlink()  # as after a crash
+    assert TokenFile.find(tmp_path, ABOUT) is None
     with pytest.raises(InputError, match="not a whole token file"):
         TokenFile.open(tmp_path)
-    assert len(TokenFile.write(["b c"], tokenizer, tmp_path, {"data": "y"}).ids) == 2
+    assert len(TokenFile.write(["b c"], tokenizer, tmp_path, ABOUT).ids) == 2
 
 
 def test_nothing_to_write_is_said(tmp_path, tokenizer):

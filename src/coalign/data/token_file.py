@@ -32,25 +32,30 @@ class TokenFile:
 
     @staticmethod
     def write(documents: Iterable[str], tokenizer: Tokenizer, folder: Path, about: Mapping[str, Any]) -> TokenFile:
-        """Writes the ids into `folder`, or takes those that are there when they were written with the same `about`:
-        what the corpus and the vocabulary are, in what JSON can hold.
+        """Writes the ids into `folder`. `about` says what corpus and vocabulary are, in what JSON can hold.
 
         Raises:
             InputError: No document has a piece.
         """
-        kind = _kind(tokenizer.vocab_size)
-        whole = {**about, "type": np.dtype(kind).name}
-        if _about(folder) == whole:
-            return TokenFile.open(folder)
+        kind: DTypeLike = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _ABOUT).unlink(missing_ok=True)  # written last: without it the files count as unfinished
         with (folder / _IDS).open("wb") as ids, (folder / _ENDS).open("wb") as ends:
             total = _write_all(documents, tokenizer, ids, ends, kind)
         if not total:
             raise InputError(f"{folder}: no document has a word")
-        (folder / f".{_ABOUT}").write_text(json.dumps(whole), "utf-8")
+        (folder / f".{_ABOUT}").write_text(json.dumps({**about, "type": np.dtype(kind).name}), "utf-8")
         (folder / f".{_ABOUT}").replace(folder / _ABOUT)
         return TokenFile.open(folder)
+
+    @staticmethod
+    def find(folder: Path, about: Mapping[str, Any]) -> TokenFile | None:
+        """What lies in `folder`, if it is whole and was written with this `about`."""
+        try:
+            stored = json.loads((folder / _ABOUT).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return TokenFile.open(folder) if stored == {**about, "type": stored.get("type")} else None
 
     @staticmethod
     def open(folder: Path) -> TokenFile:
@@ -114,14 +119,3 @@ def _write_all(documents: Iterable[str], tokenizer: Tokenizer, ids: BinaryIO, en
         ids.write(np.asarray(pieces, kind).tobytes())
         ends.write(np.int64(total).tobytes())
     return total
-
-
-def _kind(vocab_size: int) -> DTypeLike:
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
-
-
-def _about(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / _ABOUT).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None

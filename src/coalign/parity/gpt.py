@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import Default, Rename, StateMap, Tie, Transpose
 from coalign.checkpoints.statemap import Rule
+from coalign.errors import InputError
 from coalign.models.gpt import (
     Gpt,
     GptConfig,
-    hugging_face,
     joint_rules,
     next_word_labels,
     released,
     transformers_rules,
 )
+from coalign.models.gpt_sizes import sizes_of, transformers_prefix
 from coalign.models.gpt_tasks import GptClassifier, GptMultipleChoice, GptTask, GptTaskConfig
 from coalign.objectives.causal_lm import CausalLM
 from coalign.ops.masking import predicted_rows
@@ -50,43 +51,17 @@ class Recorded(nn.Module):
         return task
 
 
-def prefix_of(described: Described) -> str | None:
-    """What stands before Hugging Face's names, None in the authors' own files."""
-    prefixes = ("", "transformer.")
-    return next((prefix for prefix in prefixes if f"{prefix}tokens_embed.weight" in described.weights), None)
-
-
 def config_of(described: Described) -> GptConfig:
     """Sizes from the weights; the number of heads, and what is vocabulary of the table's rows, from the config."""
-    c, prefix = described.config, prefix_of(described)
-    if prefix is not None:
-        rows, dim = described.shape(f"{prefix}tokens_embed.weight")
-        positions = described.shape(f"{prefix}positions_embed.weight")[0]
-        depth, hidden = described.count(f"{prefix}h.{{}}."), described.shape(f"{prefix}h.0.mlp.c_fc.bias")[0]
-    else:
-        depth, hidden = described.count("model/h{}/"), described.shape("model/h0/mlp/c_fc/b")[0]
-        if "model/we" in described.weights:
-            rows, dim = described.shape("model/we")
-            positions = c["n_ctx"]
-            rows -= positions
-        else:
-            rows, dim = described.shape("model/we (token rows)")
-            positions = described.shape("positions")[0]
-    special = rows - c.get("n_vocab", rows)
-    sizes = GptConfig(
-        vocab_size=rows - special,
-        special=special,
-        positions=positions,
-        dim=dim,
-        depth=depth,
-        heads=c.get("n_head", 12),
-        hidden_dim=hidden,
-    )
-    return sizes if prefix is None else hugging_face(sizes)
+    c = described.config
+    sizes = sizes_of(described.weights, heads=c.get("n_head", 12), words=c.get("n_vocab"), positions=c.get("n_ctx"))
+    if sizes is None:
+        raise InputError(f"{described.path}: holds no table of words and positions")
+    return sizes
 
 
 def build(described: Described) -> tuple[nn.Module, StateMap]:
-    config, prefix, weights = config_of(described), prefix_of(described), described.weights
+    config, prefix, weights = config_of(described), transformers_prefix(described.weights), described.weights
     trunk = "gpt.trunk."
     rules: list[Rule] = []
     heads: dict[str, tuple[int, bool]] = {}
