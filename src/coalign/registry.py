@@ -101,7 +101,7 @@ def load(
     folder; a run brings its own.
     """
     path = Path(path)
-    ours = _told(path)
+    ours = told(path)
     if "system" in ours:
         model = _load_run(path, ours)
         vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
@@ -150,7 +150,7 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
     part = out.with_name(f".{out.name}.part")
     try:
         if to == "transformers" and entry.to_config is not None and not out.suffix:
-            labels = _told(Path(path)).get("labels")
+            labels = told(Path(path)).get("labels")
             _fill_folder(part, apart, entry.to_config(model, labels), getattr(model, "tokenizer", None))
         else:
             save_file(apart, part)
@@ -176,7 +176,7 @@ def _fill_folder(
         (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", "utf-8")
 
 
-def _told(path: Path) -> dict[str, Any]:
+def told(path: Path) -> dict[str, Any]:
     """The config.json in a folder, or Google's bert_config.json in it or beside its checkpoint; {} without one."""
     beside = path if path.is_dir() else path.parent
     for file in (path / "config.json", beside / "bert_config.json"):
@@ -252,7 +252,7 @@ def _load_foreign(
     size: str | Any | None,
     layout: str | None,
     image_size: int | None,
-    told: Mapping[str, Any],
+    described: Mapping[str, Any],
 ) -> nn.Module:
     """Tries what was not said until names and shapes fit, on the meta device; then loads."""
     tensors = read_tensors(path)
@@ -260,9 +260,9 @@ def _load_foreign(
     if size is not None:
         sizes = [(size, _size(entry, size) if isinstance(size, str) else size)]
     else:
-        described = None if entry.of_config is None or not told else entry.of_config(told)
+        config_of_file = None if entry.of_config is None or not described else entry.of_config(described)
         own = None if entry.of_weights is None else entry.of_weights(shapes)
-        found = [("of its config.json", described), ("of the file", own)]
+        found = [("of its config.json", config_of_file), ("of the file", own)]
         sizes = [*((name, config) for name, config in found if config is not None), *entry.sizes.items()]
     heads = (None, *entry.heads) if head is None else (head,)
     closest: tuple[int, str] | None = None

@@ -13,6 +13,7 @@ from coalign.models import bert
 from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
 from coalign.models.bert_sizes import of_config, of_weights
 from coalign.models.bert_tasks import BertClassifier, BertTagger, BertTaskConfig
+from coalign.recipes._bert import starting_weights
 from coalign.registry import attach_tokenizer, describe
 from coalign.types import Batch, Packed, Text
 
@@ -103,3 +104,22 @@ def test_what_ours_does_not_compute_is_refused():
         of_config({**told, "position_embedding_type": "relative_key"})
     with pytest.raises(InputError, match="no activation 'swish'"):
         of_config({**told, "hidden_act": "swish"})
+
+
+@torch.no_grad()
+def test_recipes_start_from_an_encoder_with_other_heads(tmp_path):
+    torch.manual_seed(0)
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**SIZES)).eval()  # has no pooler
+    theirs.save_pretrained(tmp_path / "hf")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(35))]
+    (tmp_path / "hf" / "vocab.txt").write_text("\n".join(words) + "\n")
+    model, tokenizer = starting_weights(str(tmp_path / "hf"))
+    assert tokenizer.vocab_size == 40
+    expected = theirs.bert(IDS).last_hidden_state
+    assert torch.allclose(model.eval().encode(batch()).tokens["text"].to_padded(), expected, atol=1e-5)
+    (tmp_path / "hf" / "vocab.txt").unlink()
+    with pytest.raises(InputError, match=r"no vocab\.txt or tokenizer\.json beside the weights"):
+        starting_weights(str(tmp_path / "hf"))
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    with pytest.raises(InputError, match="no such file"):
+        starting_weights(str(tmp_path / "nothing"), vocab=tmp_path / "vocab.txt")

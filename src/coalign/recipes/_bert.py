@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from tyro.conf import arg
 
+from coalign.checkpoints import read_tensors
 from coalign.data.text_batches import EncodedTexts
 from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
-from coalign.models.bert import PRETRAINING_SIZES, Bert, BertPretrainingConfig
+from coalign.models.bert import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
+from coalign.models.bert_sizes import of_config, of_weights
 from coalign.models.bert_tasks import BertTask, BertTaskConfig
 from coalign.recipes._small_albef import minilm_folder
-from coalign.registry import attach_tokenizer, describe, load
+from coalign.registry import attach_tokenizer, describe, load, told
 from coalign.tasks.arguments import OptionalInt, OptionalName, OptionalPath
 from coalign.training.loop import FitResult, TrainConfig, fit
 from coalign.training.run import Run
@@ -128,7 +130,12 @@ def starting_weights(
     if vocab is None and beside is None:
         raise InputError(f"{start}: no vocab.txt or tokenizer.json beside the weights; name one with --vocab")
     tokenizer = Tokenizer.load(vocab or found)
-    model = load(path, "bert")
+    try:
+        model = load(path, "bert")
+    except InputError:
+        model = trunk_alone(path, seed)
+        if model is None:
+            raise
     if not isinstance(model, Bert | BertTask):
         raise InputError(f"{start}: is a {type(model).__name__}, not a BERT")
     if tokenizer.vocab_size > model.config.trunk.vocab_size:
@@ -136,6 +143,23 @@ def starting_weights(
             f"the vocabulary has {tokenizer.vocab_size} pieces, the weights of {start} {model.config.trunk.vocab_size}"
         )
     return model, tokenizer
+
+
+def trunk_alone(path: Path, seed: int = 0) -> Bert | None:
+    """The encoder of a Hugging Face file with heads that are none of ours, or without a pooler (masked words alone),
+    whose pooler is then fresh; None where it is no BERT's."""
+    tensors = read_tensors(path)  # which says so where there is no such file
+    config = of_config(told(path)) or of_weights(tensors)
+    if config is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Bert(replace(config, objectives=()))
+    try:
+        model.trunk.load_state_dict(transformers(config.trunk).load(tensors).state)
+    except (InputError, RuntimeError):
+        return None
+    return model
 
 
 def fresh(size: str, tokenizer: Tokenizer, *, seed: int = 0, **settings: Any) -> Bert:

@@ -14,9 +14,8 @@ from coalign.data.text_tables import class_of
 from coalign.errors import InputError
 from coalign.models.bert_tasks import BertTagger
 from coalign.recipes._bert import FineTuning, check_length
-from coalign.tasks._text import tell
 from coalign.tasks.arguments import OptionalInt, OptionalPath
-from coalign.tasks.tagging import Columns, predict_tags, score_tags
+from coalign.tasks.tagging import Columns, predict_tags, score_tags, tell_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class Recipe(FineTuning):
             tokenizer,
         )
         encoded = encode_tagged(tokenizer, sentences, names, length)
-        tell((), len(sentences), encoded.cut)
+        tell_parts(encoded.cut)
         columns = {"word": self.word_column, "tag": self.tag_column}
         kind = {"recipe": "bert-tag", "task": "tagging", "labels": names, "columns": columns, "scheme": self.scheme}
         self.train(model, tokenizer, encoded, kind)

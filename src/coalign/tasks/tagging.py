@@ -16,8 +16,8 @@ from coalign.data.conll import TaggedSentence, in_scheme, is_spans, read_conll
 from coalign.data.text_batches import encode_tagged
 from coalign.data.text_tables import class_of
 from coalign.errors import InputError
-from coalign.tasks._text import check_out, open_run, outputs, tell
-from coalign.tasks.arguments import OptionalInt, OptionalPath, RunFolder, Switch
+from coalign.tasks._text import check_out, open_run, outputs
+from coalign.tasks.arguments import OptionalInt, OptionalPath, RunFolder, Switch, say
 from coalign.tasks.result import TaskResult
 from coalign.tasks.text_metrics import entity_metrics, tag_accuracy
 from coalign.training.files import replace_file
@@ -79,7 +79,7 @@ def predict_tags(
 ) -> list[list[str]]:
     """The tag of every word."""
     encoded = encode_tagged(tokenizer, sentences, None, model.input_spec.max_text_length)
-    tell((), len(sentences), encoded.cut)
+    tell_parts(encoded.cut)
     found = outputs(
         model,
         encoded,
@@ -89,6 +89,12 @@ def predict_tags(
     )
     tags: Iterator[int] = iter(torch.cat(found).long().tolist())
     return [[names[number] for number in islice(tags, len(sentence.words))] for sentence in sentences]
+
+
+def tell_parts(cuts: int) -> None:
+    """Says that sentences were longer than the model reads at once."""
+    if cuts:
+        say(f"{cuts} times a sentence was longer than the model reads at once, and was read in parts (--max-length)")
 
 
 def score_tags(sentences: Sequence[TaggedSentence], predicted: Sequence[Sequence[str]]) -> TaskResult:
