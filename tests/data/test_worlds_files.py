@@ -39,6 +39,14 @@ def test_captions_open_as_coco(world: Path) -> None:
         assert decode_image(sample.image).tobytes() == scene.draw(32).tobytes()
 
 
+def test_a_gallery_has_one_caption_an_image(world: Path) -> None:
+    source, all_captions = (
+        open_source(str(world / "gallery_novel.json")),
+        open_source(str(world / "captions_novel.json")),
+    )
+    assert [source[i].texts for i in range(4)] == [all_captions[i].texts[:1] for i in range(4)]
+
+
 def test_words_and_foils_lie_beside_the_captions(world: Path) -> None:
     captions = {row["caption"] for row in read(world / "captions_novel.json")["annotations"]}
     for row in read(world / "words_novel.jsonl"):

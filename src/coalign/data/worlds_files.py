@@ -26,6 +26,8 @@ from coalign.errors import InputError
 
 ANSWERERS = 10
 """People who answer a question of VQA v2."""
+GALLERY = 100
+"""Pictures of a gallery: few enough to read every one with every caption."""
 VOCABULARY = 1000
 """The most word pieces of a world's vocabulary; its words are fewer."""
 PAIRS = {"left": "img0", "right": "img1"}
@@ -111,6 +113,8 @@ def _write_captions(out: Path, split: Split, scenes: Sequence[Scene], images: li
             row = {"image_id": scene.number, "image": file, "caption": str(foil.caption), "foil": str(foil.foil)}
             wrong.append({**row, "attribute": foil.attribute, "word": foil.place})
     _write(out / f"captions_{split}.json", {"images": images, "annotations": annotations})
+    first = {a["image_id"]: a for a in reversed(annotations) if a["image_id"] < scenes[0].number + GALLERY}
+    _write(out / f"gallery_{split}.json", {"images": images[:GALLERY], "annotations": list(first.values())[::-1]})
     _write_lines(out / f"words_{split}.jsonl", words)
     _write_lines(out / f"foils_{split}.jsonl", wrong)
 
