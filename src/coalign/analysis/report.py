@@ -65,6 +65,16 @@ class Alignment:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Pictures in rows under `columns`, with a heading and a note above them."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Picture]]
+
+
+@dataclass(frozen=True)
 class Group:
     """The recall of one part of a split (flags, people …), among `count` pairs."""
 
@@ -93,6 +103,7 @@ class Report:
     curves: Sequence[str] | None = None
     retrievals: Sequence[Retrieval] = ()
     alignments: Sequence[Alignment] = ()
+    galleries: Sequence[Gallery] = ()
     groups: Sequence[Group] = ()
     notes: Sequence[str] = ()
     commands: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -121,6 +132,7 @@ def render_report(report: Report) -> str:
         charts=[(c.name, c.end, Markup(line_chart(c))) for c in curves(report.metrics, report.curves)],
         retrievals=_by_split(report),
         alignments=[_alignment(alignment) for alignment in report.alignments],
+        galleries=[(part, [[_pixels(p) for p in row] for row in part.rows]) for part in report.galleries],
     )
 
 
@@ -223,6 +235,11 @@ def _alignment(alignment: Alignment) -> dict[str, Any]:
         "method": found.method.replace("_", "-"),
         "note": alignment.note,
     }
+
+
+def _pixels(picture: Picture) -> str:
+    """A gallery's picture, its pixels as sharp as they are."""
+    return data_uri(fit(open_picture(picture), 2 * THUMBNAIL), quality=95)
 
 
 def _thumbnail(picture: Picture | None, side: int = THUMBNAIL) -> str | None:

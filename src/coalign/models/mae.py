@@ -61,6 +61,13 @@ class MaeConfig:
 
 
 SIZES = {
+    "mini": MaeConfig(
+        VitConfig(image_size=32, patch_size=4, dim=96, depth=4, heads=3, hidden_dim=384),
+        decoder_dim=64,
+        decoder_depth=1,
+        decoder_heads=2,
+        decoder_hidden_dim=256,
+    ),
     "tiny": MaeConfig(
         VitConfig(image_size=64, patch_size=8, dim=192, depth=6, heads=3, hidden_dim=768),
         decoder_dim=96,
@@ -184,6 +191,11 @@ class Mae(nn.Module):
             predicted = predicted * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + patches.mean(-1, keepdim=True)
         blank = self.unpatchify(patches.masked_fill(hidden, 0.0))
         return blank, self.unpatchify(torch.where(hidden, predicted, patches))
+
+    @torch.no_grad()
+    def rollout(self, images: Images) -> Tensor:
+        """Attention rollout [B, rows, columns] to the mean over the patches (see `Vit.rollout`)."""
+        return self.trunk.rollout(self.encode(Batch(images=images), record=True).record, by_token=False)
 
     def patchify(self, images: Images) -> Tensor:
         """Pixels [B, 3, H, W] as patches [B, N, P]: within one by row, column, colour."""

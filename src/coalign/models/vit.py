@@ -88,6 +88,7 @@ class VitConfig:
 
 
 SIZES = {
+    "mini": VitConfig(image_size=32, patch_size=4, dim=96, depth=4, heads=3, hidden_dim=384),
     "tiny": VitConfig(dim=192, depth=12, heads=3, hidden_dim=768),
     "small": VitConfig(dim=384, depth=12, heads=6, hidden_dim=1536),
     "base": VitConfig(),
@@ -152,6 +153,18 @@ class VitTrunk(nn.Module):
             rows = torch.cat([token.expand(rows.shape[0], -1, -1), rows], 1)
         packed = Packed.uniform(self.dropout(rows))
         return packed.with_values(self.encoder(packed.values, Mask.within(packed), record=record, name=name))
+
+    def rollout(self, record: Record, by_token: bool) -> Tensor:
+        """Rollout [B, rows, columns] of recorded attention: to the class token, or to the mean of the patches."""
+        seen: Tensor | None = None
+        for i in range(self.config.depth):
+            weights = record[f"image.{i}.attention"].mean(1)
+            weights = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
+            seen = weights if seen is None else weights @ seen
+        if seen is None:
+            raise ValueError("a trunk without blocks has no attention")
+        reader = seen[:, 0] if by_token else seen[:, self.prefix :].mean(1)
+        return reader[:, self.prefix :].unflatten(-1, self.config.grid_size)
 
     @torch.no_grad()
     def resize(self, image_size: int, image_width: int | None = None, method: Resize = "bicubic") -> None:
@@ -283,16 +296,7 @@ class Vit(nn.Module):
         The product over the blocks of (A + I) / 2, A the mean over heads (Abnar & Zuidema 2020, equation 1).
         """
         record = self.encode(Batch(images=images), record=True).record
-        seen: Tensor | None = None
-        for i in range(self.trunk.config.depth):
-            weights = record[f"image.{i}.attention"].mean(1)
-            weights = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
-            seen = weights if seen is None else weights @ seen
-        if seen is None:
-            raise ValueError("a trunk without blocks has no attention")
-        prefix = self.trunk.prefix
-        reader = seen[:, 0] if self.config.pool == "token" else seen[:, prefix:].mean(1)
-        return reader[:, prefix:].unflatten(-1, self.trunk.config.grid_size)
+        return self.trunk.rollout(record, self.config.pool == "token")
 
 
 def init_vit(module: nn.Module) -> None:
@@ -351,6 +355,11 @@ def timm_arithmetic(config: VitClassifierConfig) -> VitClassifierConfig:
     return replace(config, resize="bicubic_antialias")
 
 
+def resizing(config: VitClassifierConfig) -> Resize:
+    """How the positions of a file are fitted to images of another size."""
+    return config.resize
+
+
 SYSTEM = System(
     name="vit",
     title="ViT: an image is worth 16x16 words",
@@ -361,7 +370,7 @@ SYSTEM = System(
     weights={"original": original, "original_linen": original_linen, "timm": timm, "transformers": transformers},
     for_layout={"original": google, "original_linen": google, "timm": timm_arithmetic},
     objectives=("classification",),
-    position_tables={"trunk.positions": lambda config: config.resize},
+    position_tables={"trunk.positions": resizing},
     with_image_size=lambda config, size: replace(
         config, trunk=replace(config.trunk, image_size=size, image_width=None)
     ),
