@@ -83,11 +83,10 @@ class FolderPictures(Pictures):
         self._transform = ImageTransform(spec)
         self._files: dict[str, Path] = {}
         self._alike: dict[str, Path | None] = {}
-        for file in sorted(Path(folder).rglob("*")):
-            if file.suffix.lower() in _PICTURES:
-                self._files[file.relative_to(folder).as_posix()] = file
-                key = image_key(file.name)
-                self._alike[key] = None if key in self._alike else file
+        for file in picture_files(Path(folder)):
+            self._files[file.relative_to(folder).as_posix()] = file
+            key = image_key(file.name)
+            self._alike[key] = None if key in self._alike else file
         if not self._files:
             raise InputError(f"{folder}: holds no pictures")
 
@@ -110,6 +109,11 @@ class FolderPictures(Pictures):
             return decode_image(file)
         except BadSample as error:
             raise InputError(f"{file}: {error.reason}") from None
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures in a folder and the folders in it, sorted by path."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES)
 
 
 def image_of(sample: Sample) -> str | int:

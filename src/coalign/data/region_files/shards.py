@@ -52,7 +52,7 @@ class ShardRegions(RegionFile):
 
 
 def write_shard(path: str | os.PathLike[str], ids: Sequence[str | int], regions: Sequence[RegionSet]) -> None:
-    """Writes the regions of some images as a shard. An image may have none.
+    """Writes the regions of some images as a shard, whole or not at all. An image may have none.
 
     Raises:
         InputError: an image's features and boxes do not fit each other, or images differ in what they have.
@@ -72,7 +72,12 @@ def write_shard(path: str | os.PathLike[str], ids: Sequence[str | int], regions:
     tensors = {name: torch.cat([item[name] for item in items]).to(kinds[name]).contiguous() for name in names}
     tensors["offsets"] = torch.tensor(counts).cumsum(0)
     tensors["sizes"] = torch.tensor([[int(side) for side in item.get("size", (0, 0))] for item in items])
-    save_file(tensors, path, metadata={"ids": json.dumps([str(id) for id in ids])})
+    part = Path(path).with_name(f".{Path(path).name}.part")
+    try:
+        save_file(tensors, part, metadata={"ids": json.dumps([str(id) for id in ids])})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _opened(file: str) -> Any:

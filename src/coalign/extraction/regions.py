@@ -1,0 +1,170 @@
+"""`coalign extract regions`: detector regions or grid features of pictures, once, into shards that training reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torchvision.transforms import v2
+from tyro.conf import Positional, arg
+
+from coalign.data.decode import BadSample, ImageLike, decode_image
+from coalign.data.pictures import image_of, picture_files
+from coalign.data.quarantine import Quarantine
+from coalign.data.region_files.shards import write_shard
+from coalign.data.regions import RegionSet
+from coalign.data.samples import Problem, Where
+from coalign.data.sources import open_source
+from coalign.errors import InputError
+
+SETTINGS = "regions.json"
+BROKEN = 0.1
+"""The largest share of pictures that may be broken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract:
+    """Detector regions or grid features of pictures, into files that training reads.
+
+    One shard of safetensors a thousand pictures: features, boxes, class probabilities, confidence. A stopped extraction
+    goes on with the shard that it was at. Ids are the pictures' paths without their endings.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="PICTURES")]
+    """A folder of pictures, or pairs as `coalign train` reads them."""
+    out: Path
+    """A new folder, or that of a stopped extraction."""
+    network: Literal["faster-rcnn", "resnet50", "efficientnet-lite0"] = "faster-rcnn"
+    """faster-rcnn gives regions (torchvision's ResNet-50-FPN v2, 1024 wide); the others the cells of a grid (2048 and
+    320 wide)."""
+    weights: str = "torchvision"
+    """A file of the network's tensors; "torchvision" downloads torchvision's (EfficientNet-lite0: its package's);
+    "random" is for trying things out."""
+    most: int = 36
+    """Regions a picture at most, the surest ones."""
+    least: int = 10
+    """Regions a picture at least, however unsure."""
+    confidence: float = 0.2
+    """How sure the detector must be of those beyond."""
+    side: int | None = None
+    """Pixels of the shorter side that the detector sees (800), or of the square that the grid is of (224)."""
+    half: bool = True
+    """Keep features in half precision."""
+    batch_size: int = 4
+    """Pictures at a time."""
+    shard: int = 1000
+    """Pictures a shard."""
+    seed: int = 0
+    """Of random weights."""
+
+    def run(self) -> None:
+        """Writes the shards that are not there yet.
+
+        Raises:
+            InputError: there are no pictures, too many are broken, or the folder holds something else.
+        """
+        if self.most < 1 or self.shard < 1 or self.batch_size < 1:
+            raise InputError("--most, --shard and --batch-size must be at least 1")
+        pictures = self._pictures()
+        self._begin([id for id, _ in pictures])
+        quarantine, network = Quarantine(self.out / "quarantine.jsonl"), self._network()
+        shards = [pictures[start : start + self.shard] for start in range(0, len(pictures), self.shard)]
+        console, hidden = Console(stderr=True), not sys.stderr.isatty()
+        todo = [(n, part) for n, part in enumerate(shards) if not self._file(n).exists()]
+        total = sum(len(part) for _, part in todo)
+        seen = ((number, id, found) for number, part in todo for id, found in self._regions(part, network, quarantine))
+        ids: list[str] = []
+        regions: list[RegionSet] = []
+        current: int | None = None
+        for number, id, found in track(seen, "extracting", total, console=console, transient=True, disable=hidden):
+            if current not in (None, number):
+                self._write(current, ids, regions)
+                ids, regions = [], []
+            current = number
+            ids.append(id)
+            regions.append(found)
+        if current is not None:
+            self._write(current, ids, regions)
+        if quarantine.broken > BROKEN * len(pictures):
+            raise InputError(f"{self.data}: {quarantine.summary()}; see {quarantine.path}")
+        note = f"; {quarantine.broken} broken pictures are left out, see {quarantine.path}" if quarantine.broken else ""
+        print(f"{self.out}: regions of {len(pictures) - quarantine.broken} pictures in {len(shards)} shards{note}")
+
+    def _pictures(self) -> list[tuple[str, ImageLike]]:
+        """Each picture once, with its id."""
+        folder = Path(self.data)
+        if folder.is_dir():
+            found: list[tuple[str, ImageLike]] = [
+                (file.relative_to(folder).with_suffix("").as_posix(), file) for file in picture_files(folder)
+            ]
+        else:
+            source = open_source(self.data).grouped()
+            samples = (source[index] for index in range(len(source)))
+            found = [(str(image_of(sample)), sample.image) for sample in samples]
+        if not found:
+            raise InputError(f"{self.data}: holds no pictures")
+        if len({id for id, _ in found}) < len(found):
+            raise InputError(f"{self.data}: two pictures have one name but for its ending; rename one of them")
+        return found
+
+    def _begin(self, ids: Sequence[str]) -> None:
+        """Writes what the folder holds; of one that is there already it must be the same."""
+        settings: dict[str, Any] = {**asdict(self), "out": None, "batch_size": None, "pictures": len(ids)}
+        settings = {
+            "settings": {name: value for name, value in settings.items() if value is not None},
+            "ids": list(ids),
+        }
+        file = self.out / SETTINGS
+        if file.exists():
+            if json.loads(file.read_text("utf-8")) != settings:
+                raise InputError(f"{self.out}: holds regions of other pictures or settings; give another folder")
+            return
+        if self.out.exists() and any(self.out.iterdir()):
+            raise InputError(f"{self.out}: exists already and is no stopped extraction; give a new folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        part = self.out / f".{SETTINGS}.part"
+        part.write_text(json.dumps(settings) + "\n", "utf-8")
+        part.replace(file)
+
+    def _network(self) -> Any:
+        from coalign.extraction.detector import Detector, faster_rcnn, grid_network
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.network == "faster-rcnn":
+            model = faster_rcnn(self.weights, self.seed, self.side).to(device)
+            return Detector(model, most=self.most, least=self.least, confidence=self.confidence)
+        grid = grid_network(self.network, self.weights, self.side or 224, self.seed)
+        grid.network.to(device)
+        return grid
+
+    def _regions(
+        self, pictures: Sequence[tuple[str, ImageLike]], network: Any, quarantine: Quarantine
+    ) -> Iterator[tuple[str, RegionSet]]:
+        for start in range(0, len(pictures), self.batch_size):
+            opened: list[tuple[str, Tensor, tuple[int, int]]] = []
+            for id, picture in pictures[start : start + self.batch_size]:
+                try:
+                    image = decode_image(picture)
+                except BadSample as error:
+                    quarantine.add(Problem(Where(self.data, id), error.reason, id))
+                    continue
+                pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
+                opened.append((id, pixels, image.size))
+            if opened:
+                for (id, _, size), found in zip(opened, network([pixels for _, pixels, _ in opened]), strict=True):
+                    kept = {**found, "features": found["features"].half()} if self.half else found
+                    yield id, {**kept, "size": size}
+
+    def _file(self, number: int) -> Path:
+        return self.out / f"regions-{number:05d}.safetensors"
+
+    def _write(self, number: int, ids: Sequence[str], regions: Sequence[RegionSet]) -> None:
+        write_shard(self._file(number), ids, regions)
