@@ -1,0 +1,238 @@
+"""Images of a data set: sizes and colours, what cannot be read, what is blank, what is there twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from coalign.analysis.datasets.columns import Floats, Ints
+from coalign.analysis.datasets.drawing import figure, graph_objects, histogram
+from coalign.data.decode import BadSample, ImageLike, decode_image
+from coalign.errors import InputError
+
+SMALL = 16  # side of the pictures that are kept to compare with
+BITS = 4  # perceptual hashes of 64 bits that differ in this many are looked at closer
+ALIKE = 6.0  # mean difference of the small pictures, of 255, up to which they are one picture
+BLANK = 2.0  # deviation of all pixels, of 255, below which a picture is near-constant
+
+Shown = Callable[[Iterable[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What is in the images.
+
+    `rows` [M] are the rows looked at (each image once), of `count` images; the arrays [M] hold, for those that could
+    be read: pixels, brightness and contrast (mean and deviation of grey, 0 to 255) and colourfulness (Hasler and
+    Süsstrunk 2003). `broken` are (row, reason); `blank` rows are near-constant; `duplicates` groups of rows with one
+    file or one picture, whatever its size or compression.
+    """
+
+    count: int
+    rows: Ints = field(repr=False)
+    width: Floats = field(repr=False)
+    height: Floats = field(repr=False)
+    brightness: Floats = field(repr=False)
+    contrast: Floats = field(repr=False)
+    colourfulness: Floats = field(repr=False)
+    colour: Floats = field(repr=False)
+    border: Floats = field(repr=False)
+    broken: list[tuple[int, str]]
+    blank: list[int]
+    duplicates: list[list[int]]
+
+    @property
+    def aspect(self) -> Floats:
+        return self.width / self.height
+
+    @property
+    def duplicate_rows(self) -> int:
+        """Images that repeat an earlier one."""
+        return sum(len(group) - 1 for group in self.duplicates)
+
+    def measures(self) -> dict[str, Floats]:
+        """The numbers [M] of each image by name."""
+        return {
+            "image width": self.width,
+            "image height": self.height,
+            "image aspect": self.aspect,
+            "image brightness": self.brightness,
+            "image contrast": self.contrast,
+            "image colourfulness": self.colourfulness,
+        }
+
+    def trivial(self) -> dict[str, Floats]:
+        """Numbers that say nothing of what a picture shows: size, mean colour, the colour of the border."""
+        found = {"width": self.width, "height": self.height, "brightness": self.brightness, "contrast": self.contrast}
+        for i, name in enumerate(("red", "green", "blue")):
+            found[f"mean {name}"] = self.colour[:, i]
+            found[f"border {name}"] = self.border[:, i]
+        return found
+
+    def plot(self) -> Any:
+        """Width against height."""
+        go = graph_objects()
+        at = np.unique(np.stack([self.width, self.height], 1), axis=0, return_counts=True)
+        shown = np.argsort(-at[1])[:2000]
+        trace = go.Scatter(
+            x=at[0][shown, 0].tolist(),
+            y=at[0][shown, 1].tolist(),
+            mode="markers",
+            text=[f"{n} images" for n in at[1][shown]],
+            marker={"opacity": 0.5, "size": (6 + 3 * np.log10(at[1][shown])).tolist()},
+        )
+        return figure([trace], "width in pixels", "height in pixels")
+
+    def plots(self) -> list[tuple[str, Any]]:
+        """Every figure with its caption."""
+        return [
+            ("Sizes", self.plot()),
+            ("Brightness", histogram(self.brightness, "mean grey, 0 to 255", "images")),
+            ("Contrast", histogram(self.contrast, "deviation of grey", "images")),
+            ("Colourfulness", histogram(self.colourfulness, "colourfulness", "images")),
+        ]
+
+
+@dataclass(frozen=True)
+class _Look:
+    row: int
+    reason: str = ""
+    digest: bytes = b""
+    numbers: tuple[float, ...] = ()
+    hash: npt.NDArray[np.uint8] | None = None
+    small: npt.NDArray[np.uint8] | None = None
+
+
+def image_statistics(
+    images: Sequence[ImageLike], rows: Ints, count: int | None = None, *, threads: int = 4, shown: Shown = iter
+) -> ImageStatistics:
+    """Looks at the images of these rows; nothing but some hundred bytes an image stays in memory.
+
+    Args:
+        images: All images.
+        rows: Which to look at, each image once.
+        count: How many images there are, of which `rows` is a sample.
+        threads: Images that are decoded at once.
+        shown: Wraps the rows in a progress bar.
+    """
+    if not len(rows):
+        raise InputError("there are no images to look at")
+    with ThreadPoolExecutor(threads) as pool:
+        looks = list(_bounded(pool, lambda row: _look(images, row), shown(rows.tolist()), 8 * threads))
+    good = [look for look in looks if not look.reason]
+    numbers = np.array([look.numbers for look in good], float).reshape(len(good), 11)
+    columns = [numbers[:, i] for i in range(5)]
+    return ImageStatistics(
+        len(rows) if count is None else count,
+        np.array([look.row for look in good], np.int64),
+        *columns,
+        colour=numbers[:, 5:8],
+        border=numbers[:, 8:11],
+        broken=[(look.row, look.reason) for look in looks if look.reason],
+        blank=[look.row for look in good if look.numbers[3] < BLANK and _spread(look) < BLANK],
+        duplicates=_duplicates(good),
+    )
+
+
+def _bounded(
+    pool: ThreadPoolExecutor, work: Callable[[int], _Look], rows: Iterable[int], ahead: int
+) -> Iterator[_Look]:
+    """Like `map`, with at most `ahead` pictures under way."""
+    waiting: list[Any] = []
+    for row in rows:
+        waiting.append(pool.submit(work, row))
+        if len(waiting) >= ahead:
+            yield waiting.pop(0).result()
+    yield from (future.result() for future in waiting)
+
+
+def _look(images: Sequence[ImageLike], row: int) -> _Look:
+    try:
+        import imagehash
+    except ImportError as error:
+        raise InputError("perceptual hashes need imagehash: pip install 'coalign[analysis]'") from error
+
+    try:
+        reference = images[row]
+        picture = decode_image(reference)
+    except (BadSample, InputError) as error:
+        return _Look(row, getattr(error, "reason", str(error)))
+    hashed: Any = imagehash.phash(picture)
+    pixels = np.asarray(_shrunk(picture, 256), np.float32)
+    grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    numbers = (
+        *map(float, picture.size),
+        float(grey.mean()),
+        float(grey.std()),
+        _colourfulness(pixels),
+        *map(float, pixels.mean((0, 1))),
+        *map(float, np.median(edge, 0)),
+    )
+    small = np.asarray(picture.resize((SMALL, SMALL), Image.Resampling.BOX), np.uint8)
+    return _Look(row, "", _digest(reference, picture), numbers, np.packbits(hashed.hash.flatten()), small)
+
+
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
+    return picture.reduce(max(1, max(picture.size) // side)) if max(picture.size) > side else picture
+
+
+def _colourfulness(pixels: npt.NDArray[np.float32]) -> float:
+    red_green = pixels[..., 0] - pixels[..., 1]
+    yellow_blue = (pixels[..., 0] + pixels[..., 1]) / 2 - pixels[..., 2]
+    deviation = np.hypot(red_green.std(), yellow_blue.std())
+    return float(deviation + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
+
+
+def _spread(look: _Look) -> float:
+    assert look.small is not None
+    return float(look.small.astype(float).std((0, 1)).max())
+
+
+def _digest(reference: ImageLike, picture: Image.Image) -> bytes:
+    if isinstance(reference, str | os.PathLike):
+        return hashlib.blake2b(Path(reference).read_bytes(), digest_size=16).digest()
+    return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+
+
+def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
+    """Groups of images that are the same file, or whose perceptual hashes agree and whose small pictures do too.
+
+    The hash alone takes all simple drawings of one shape for the same, whatever their colours.
+    """
+    parent = list(range(len(looks)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    files: dict[bytes, int] = {}
+    for i, look in enumerate(looks):
+        parent[i] = files.setdefault(look.digest, i)
+    unique = np.array([i for i in range(len(looks)) if parent[i] == i])
+    if len(unique) > 1:
+        hashes = np.stack([looks[i].hash for i in unique]).view(np.uint64)[:, 0]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        small = np.stack([looks[i].small for i in unique]).reshape(len(unique), -1).astype(np.float32)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for begin in range(0, len(unique), 512):
+            part = hashes[begin : begin + 512]
+            near = np.bitwise_count(part[:, None] ^ hashes[None, begin:]) <= BITS
+            for a, b in zip(*(np.nonzero(np.triu(near, 1))), strict=True):
+                if np.abs(small[begin + a] - small[begin + b]).mean() <= ALIKE:
+                    i, j = sorted((root(int(unique[begin + a])), root(int(unique[begin + b]))))
+                    parent[j] = i
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for i, look in enumerate(looks):
+        groups[root(i)].append(look.row)
+    return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)

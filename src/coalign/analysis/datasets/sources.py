@@ -1,0 +1,281 @@
+"""What training reads, as the columns that an analysis knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from coalign.analysis.datasets.columns import Columns, Floats, LazyImages, VideoFacts
+from coalign.data.decode import BadSample, ImageLike
+from coalign.data.emoji import STYLES, load_emoji
+from coalign.data.narrated import NarratedVideos
+from coalign.data.region_pairs import RegionPairs
+from coalign.data.samples import Source
+from coalign.data.series.utterances import SeriesData
+from coalign.data.tables import SPLIT_COLUMN, choose_columns, is_table, open_rows
+from coalign.data.video import probe_video, read_frames, stream_frames
+from coalign.errors import InputError
+
+FEW = 60  # values up to which a text column counts as labels
+CUT = 0.35  # change of the colour histogram (0 to 1) between two frames from which it counts as a shot change
+FRAMES_A_SECOND = 4.0
+
+
+def pair_columns(
+    source: Source,
+    *,
+    labels: Sequence[str] | None = None,
+    annotators: Sequence[str] = (),
+    read: Sequence[str] = (),
+) -> Columns:
+    """Image-text pairs, a row a text.
+
+    Args:
+        source: The pairs.
+        labels: The label columns of a table; None takes every other column that has few values.
+        annotators: Columns that are the answers of several annotators to one question.
+        read: The columns that hold images and texts, where they were named.
+
+    Raises:
+        InputError: A column is missing, or there is nothing in the data.
+    """
+    samples: list[int] = []
+    texts: list[str] = []
+    problems = [str(problem) for problem in source.problems if not problem.used]
+    rows: list[int | str] = []
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+        except BadSample as error:
+            problems.append(str(error))
+            continue
+        for text in sample.texts:
+            samples.append(index)
+            texts.append(text)
+            rows.append(sample.where.row)
+    if not samples:
+        raise InputError(f"{source.name}: is empty" + (f"; {problems[0]}" if problems else ""))
+    ids = source.ids[np.array(samples)]
+    found = _table_columns(Path(source.name), rows, labels, annotators, read)
+    return Columns(
+        source.name,
+        len(samples),
+        texts,
+        LazyImages(samples, lambda index: source[index].image),
+        ids,
+        where=[f"row {row}" for row in rows],
+        problems=problems,
+        **found,
+    )
+
+
+def region_columns(pairs: RegionPairs) -> Columns:
+    """Image-text pairs whose images are regions: a stream "regions" of their features."""
+    items = [pairs[i] for i in range(len(pairs))]
+    texts = [(i, text) for i, item in enumerate(items) for text in item.texts]
+    rows = [i for i, _ in texts]
+    features = [np.asarray(item.regions["features"], np.float32) for item in items]
+    return Columns(
+        pairs.regions.name,
+        len(rows),
+        [text for _, text in texts],
+        groups=np.array([items[i].id for i in rows], np.int64),
+        series={"regions": [features[i] for i in rows]},
+        where=[items[i].name for i in rows],
+        problems=[f"no regions of image {image}" for image in pairs.missing],
+    )
+
+
+def video_columns(videos: NarratedVideos, progress: Iterable[Any] | None = None) -> Columns:
+    """Narrated videos: a row a narration, its image the frame in the middle of it. Every video is read through once,
+    at 4 frames a second, for its shot changes."""
+    facts: list[VideoFacts] = []
+    rows: list[tuple[int, float, str]] = []
+    problems = [str(problem) for problem in videos.problems]
+    paths: list[Path] = []
+    for video in videos.videos if progress is None else progress:
+        try:
+            info = probe_video(video.path)
+            spans = tuple((n.start, n.end, n.text) for n in video.narrations)
+            cuts = shot_changes(video.path)
+        except BadSample as error:
+            problems.append(str(error))
+            continue
+        size = (info.width, info.height)
+        names = {"category": video.category, "task": video.task}
+        facts.append(VideoFacts(str(video.path), info.duration, info.frame_rate, size, cuts, spans, **names))
+        rows += [
+            (len(paths), (start + end) / 2, text) for start, end, text in spans if (start + end) / 2 < info.duration
+        ]
+        paths.append(video.path)
+    if not rows:
+        why = f"; {problems[0]}" if problems else ""
+        raise InputError(f"{videos.name}: no video with narration could be read{why}")
+
+    def frame(number: int, shift: float) -> ImageLike | None:
+        video, time, _ = rows[number]
+        if not 0 <= time + shift < facts[video].duration:
+            return None
+        return read_frames(paths[video], [time + shift], short_side=224, past_end="hold")[0]
+
+    labels = {
+        name: [getattr(facts[video], name) or None for video, _, _ in rows]
+        for name in ("category", "task")
+        if any(getattr(fact, name) for fact in facts)
+    }
+    return Columns(
+        videos.name,
+        len(rows),
+        [text for _, _, text in rows],
+        LazyImages(range(len(rows)), lambda row: _first(frame(row, 0.0))),
+        np.arange(len(rows)),
+        labels=labels,
+        videos=facts,
+        moments=frame,
+        where=[f"{paths[video].name}, {time:.1f} s" for video, time, _ in rows],
+        problems=problems,
+    )
+
+
+def series_columns(data: SeriesData) -> Columns:
+    """Utterances: a stream of features each, their words as text, the label: a score by its sign and rounded, every
+    emotion alone, a class by its name."""
+    items = [(split, item) for split, part in data.splits.items() for item in part]
+    if not items:
+        raise InputError(f"{data.name}: is empty")
+    labels: dict[str, Sequence[str | None]] = {"split": [split for split, _ in items]} if len(data.splits) > 1 else {}
+    numbers: dict[str, Floats] = {}
+    values = np.stack([item.label.double().numpy().reshape(-1) for _, item in items])
+    if data.task == "classes":
+        labels[data.label_names[0] if len(data.label_names) == 1 else "class"] = [
+            data.label_names[int(v[0])] if len(data.label_names) > 1 else str(int(v[0])) for v in values
+        ]
+    elif data.task == "emotions":
+        labels |= {name: [str(int(v)) for v in values[:, i]] for i, name in enumerate(data.label_names)}
+    else:
+        name = data.label_names[0]
+        numbers[name] = values[:, 0]
+        labels[f"{name}, sign"] = ["positive" if v > 0 else "negative" if v < 0 else None for v in values[:, 0]]
+    names = list(items[0][1].streams)
+    return Columns(
+        data.name,
+        len(items),
+        [" ".join(item.words) for _, item in items] if data.has_words else (),
+        labels=labels,
+        numbers=numbers,
+        series={name: [_rows(item.streams.get(name)) for _, item in items] for name in names},
+        where=[item.id for _, item in items],
+        problems=list(data.notes),
+    )
+
+
+def emoji_columns() -> Columns:
+    """The quick start's pairs: every concept in three drawing styles with its words; the group and the style."""
+    concepts = load_emoji()
+    rows = [(i, style) for style in STYLES for i in range(len(concepts))]
+    return Columns(
+        "emoji",
+        len(rows),
+        [concepts[i].text for i, _ in rows],
+        LazyImages(rows, lambda row: concepts[row[0]].images[row[1]]),
+        np.arange(len(rows)),
+        labels={"group": [concepts[i].group for i, _ in rows], "style": [style for _, style in rows]},
+        where=[f"{concepts[i].char} {style}" for i, style in rows],
+    )
+
+
+def shot_changes(video: str | os.PathLike[str]) -> tuple[float, ...]:
+    """The times at which the colour histogram of the picture jumps, by frames a quarter of a second apart.
+
+    A cut: the histogram (8 levels a channel) changes by more than 0.35 of its mass, and more than twice as much as
+    just before (which fades and moving cameras do not).
+    """
+    cuts: list[float] = []
+    last: Floats | None = None
+    change = 0.0
+    for time, frame in stream_frames(video, FRAMES_A_SECOND, short_side=64):
+        pixels = frame.numpy().reshape(3, -1) // 32
+        histogram = np.stack([np.bincount(channel, minlength=8) for channel in pixels]) / pixels.shape[1]
+        if last is not None:
+            before, change = change, float(np.abs(histogram - last).sum() / 6)
+            if change > CUT and change > 2 * before:
+                cuts.append(float(time))
+        last = histogram
+    return tuple(cuts)
+
+
+# --------------------------------------------------------------------------------------------- other columns of tables
+def _table_columns(
+    path: Path, rows: Sequence[int | str], labels: Sequence[str] | None, annotators: Sequence[str], read: Sequence[str]
+) -> dict[str, Any]:
+    """Labels, numbers and annotators' answers of a table, for the rows that were used."""
+    wanted = [*(labels or ()), *annotators]
+    if not (path.is_file() and is_table(path)) or path.suffix.lower() == ".json":
+        if wanted:
+            raise InputError(f"{path}: label columns are read from tables (.csv, .tsv, .jsonl, .parquet)")
+        return {}
+    names, reader = open_rows(path)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; the columns there are: {', '.join(names)}")
+    taken = {*(read or _read_columns(names, str(path))), SPLIT_COLUMN, *annotators}
+    others = wanted if labels is not None else [*annotators, *(name for name in names if name not in taken)]
+    if not others:
+        return {}
+    by_row: dict[int | str, Mapping[str, object]] = {
+        row.number: {name: row.fields.get(name) for name in others} for row in reader(others) if not row.broken
+    }
+    columns = {name: [by_row.get(row, {}).get(name) for row in rows] for name in others}
+    found: dict[str, Any] = {"labels": {}, "numbers": {}}
+    for name, values in columns.items():
+        if name in annotators:
+            continue
+        numbers = _numbers(values)
+        answers = [None if value is None or value == "" else str(value) for value in values]
+        distinct = len({value for value in answers if value is not None})
+        if labels is not None and name in labels:
+            found["labels"][name] = answers
+        elif numbers is not None and (distinct > 10 or distinct < 2):
+            found["numbers"][name] = numbers
+        elif 0 < distinct <= min(FEW, max(len(values) // 2, 2)):
+            found["labels"][name] = answers
+    if annotators:
+        answered = zip(*(columns[name] for name in annotators), strict=True)
+        found["annotators"] = {
+            ", ".join(annotators): [[None if a is None or a == "" else str(a) for a in row] for row in answered]
+        }
+    return found
+
+
+def _read_columns(names: Sequence[str], file: str) -> set[str]:
+    try:
+        chosen = choose_columns(names, None, None, file)
+    except InputError:
+        return set()
+    return {chosen.image, *chosen.texts}
+
+
+def _numbers(values: Sequence[object]) -> Floats | None:
+    """The column as numbers, NaN where it is empty; None where something is none."""
+    found: list[float] = []
+    for value in values:
+        try:
+            found.append(float("nan") if value is None or value == "" else float(value))  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError):
+            return None
+    return np.array(found)
+
+
+def _rows(rows: Tensor | None) -> Floats:
+    return np.zeros((0, 1)) if rows is None else rows.numpy()
+
+
+def _first(image: ImageLike | None) -> ImageLike:
+    if image is None:
+        raise BadSample("there is no frame at that time")
+    return image

@@ -1,0 +1,478 @@
+"""The whole analysis of a data set: every part that its columns allow, in one value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from coalign.analysis.datasets.cache import Tower, Towers, encode_all
+from coalign.analysis.datasets.columns import Columns, Floats, Ints, first_of_groups, pick, sample_rows
+from coalign.analysis.datasets.cross_modal import (
+    Comparison,
+    Grounding,
+    Information,
+    SharedSpace,
+    compare_pairs,
+    ground_words,
+    information,
+    linear_heads,
+    whole_space,
+)
+from coalign.analysis.datasets.findings import Finding, Leak, find_leaks
+from coalign.analysis.datasets.images import ImageStatistics, image_statistics
+from coalign.analysis.datasets.representations import (
+    Map,
+    Probes,
+    Senses,
+    Similarity,
+    map_items,
+    mean_interval,
+    probe_label,
+    senses,
+    similarity,
+)
+from coalign.analysis.datasets.series import (
+    Agreement,
+    LabelStatistics,
+    Offset,
+    SeriesStatistics,
+    VideoStatistics,
+    agreement,
+    as_series,
+    label_statistics,
+    series_statistics,
+    video_statistics,
+)
+from coalign.analysis.datasets.slices import (
+    Against,
+    Predicate,
+    Shift,
+    Slice,
+    compare_slices,
+    parse_slice,
+    two_sample_test,
+)
+from coalign.analysis.datasets.texts import TextStatistics, label_words, text_statistics, words_of
+from coalign.data.tokenise import Tokenizer
+from coalign.errors import InputError
+
+T = TypeVar("T")
+
+SHIFTS = (-10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0)
+POOLED = ", mean and deviation"
+LABEL_VALUES = 60  # a label column with more values is not probed
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is looked at. What is drawn is drawn by `seed`, and the report says how many."""
+
+    images: int = 20_000
+    """Images that are decoded and compared with each other."""
+    pairs: int = 4_000
+    """Pairs that are encoded."""
+    points: int = 1_500
+    """Points of a map."""
+    words: int = 60
+    """Words whose grounding is tried."""
+    senses: tuple[str, ...] = ()
+    """Words whose occurrences are laid out; without, the three that fall apart most of some common ones."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """What an analysis found. Parts that the data or the encoders do not allow are empty; `notes` say what was drawn
+    and what was left out, and why. `measures` hold one number a pair for the pairs in `rows`."""
+
+    name: str
+    rows_total: int
+    columns: Columns = field(repr=False)
+    rows: Ints = field(repr=False)
+    texts: TextStatistics | None = None
+    label_words: dict[str, dict[str, list[tuple[str, float]]]] = field(default_factory=dict[str, Any])
+    images: ImageStatistics | None = None
+    series: list[SeriesStatistics] = field(default_factory=list[SeriesStatistics])
+    labels: list[LabelStatistics] = field(default_factory=list[LabelStatistics])
+    agreements: list[Agreement] = field(default_factory=list[Agreement])
+    videos: VideoStatistics | None = None
+    offset: Offset | None = None
+    maps: list[Map] = field(default_factory=list[Map])
+    similarity: Similarity | None = None
+    probes: list[Probes] = field(default_factory=list[Probes])
+    senses: list[Senses] = field(default_factory=list[Senses])
+    comparison: Comparison | None = None
+    grounding: Grounding | None = None
+    information: list[Information] = field(default_factory=list[Information])
+    leaks: list[Leak] = field(default_factory=list[Leak])
+    slices: list[Slice] = field(default_factory=list[Slice])
+    against: Against | None = None
+    findings: list[Finding] = field(default_factory=list[Finding])
+    notes: list[str] = field(default_factory=list[str])
+    measures: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
+    vectors: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
+
+
+class Show(Protocol):
+    """Wraps what a loop goes over in a progress bar with a title."""
+
+    def __call__(self, items: Iterable[T], title: str) -> Iterable[T]: ...
+
+
+def silent(items: Iterable[T], title: str) -> Iterable[T]:
+    """No progress."""
+    del title
+    return items
+
+
+def study(
+    columns: Columns,
+    towers: Towers | None = None,
+    options: Options | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    slices: Mapping[str, Predicate | str] | None = None,
+    cache: Path | None = None,
+    show: Show = silent,
+) -> Study:
+    """Analyses a data set.
+
+    Args:
+        columns: The data.
+        towers: The encoders; without, the parts that need vectors are left out.
+        options: Sample sizes.
+        tokenizer: The vocabulary whose fit to the texts is measured.
+        slices: Parts to set against the rest, by name: a predicate of a row, or what `parse_slice` reads.
+        cache: The folder that keeps vectors.
+        show: Wraps long loops in a progress bar with a title.
+    """
+    return _Run(columns, towers or Towers(), options or Options(), tokenizer, cache, show).study(slices or {})
+
+
+class _Run:
+    def __init__(
+        self,
+        columns: Columns,
+        towers: Towers,
+        options: Options,
+        tokenizer: Tokenizer | None,
+        cache: Path | None,
+        show: Show,
+    ) -> None:
+        self.columns, self.towers, self.options = columns, towers, options
+        self.tokenizer, self.cache, self.show = tokenizer, cache, show
+        self.notes: list[str] = []
+
+    def study(self, slices: Mapping[str, Predicate | str]) -> Study:
+        data, options = self.columns, self.options
+        found = Study(data.name, data.count, data, np.arange(0))
+        if len(data.texts):
+            found = replace(found, texts=text_statistics(data.texts, self.tokenizer, seed=options.seed))
+            assert found.texts is not None
+            if found.texts.compared < data.count:
+                self.notes.append(f"Near-duplicates were looked for among {found.texts.compared:,} texts, drawn.")
+        found = replace(found, images=self.images())
+        streams = {**as_series(data.numbers), **data.series}
+        found = replace(
+            found,
+            series=[series_statistics(name, rows, options.seed) for name, rows in streams.items()],
+            labels=[label_statistics(name, values) for name, values in data.labels.items()],
+            agreements=[agreement(name, answers) for name, answers in data.annotators.items()],
+            videos=video_statistics(data.videos) if data.videos else None,
+            label_words={
+                name: label_words(data.texts, values)
+                for name, values in data.labels.items()
+                if len(data.texts) and len(set(values)) <= LABEL_VALUES
+            },
+        )
+        rows = self.rows(found.images)
+        found = replace(found, rows=rows, measures=self.measures(found, rows))
+        found = replace(found, leaks=self.leaks(found))
+        found = self.representations(found)
+        found = replace(found, slices=self.slices(found, slices))
+        return replace(found, notes=self.notes)
+
+    # ------------------------------------------------------------------------------------------------ plain statistics
+    def images(self) -> ImageStatistics | None:
+        data = self.columns
+        if not len(data.images):
+            return None
+        first = first_of_groups(data.groups)
+        rows = first[sample_rows(len(first), self.options.images, self.options.seed)]
+        if len(rows) < len(first):
+            self.notes.append(f"{len(rows):,} of {len(first):,} images were decoded, drawn.")
+        return image_statistics(data.images, rows, len(first), shown=lambda part: self.show(part, "looking at images"))
+
+    def rows(self, images: ImageStatistics | None) -> Ints:
+        """The pairs that are encoded: drawn from those whose image can be read."""
+        data, most = self.columns, self.options.pairs
+        usable = np.arange(data.count)
+        if images is not None:
+            usable = usable[np.isin(data.groups, data.groups[images.rows])]
+        rows = usable[sample_rows(len(usable), most, self.options.seed)]
+        if len(rows) < len(usable):
+            self.notes.append(f"{len(rows):,} of {len(usable):,} pairs were encoded, drawn.")
+        return rows
+
+    def measures(self, found: Study, rows: Ints) -> dict[str, Floats]:
+        """One number a pair that needs no encoder."""
+        data, measures = self.columns, dict[str, Floats]()
+        if found.texts is not None:
+            measures |= {"length": found.texts.words[rows].astype(float)}
+            measures |= {"characters": found.texts.characters[rows].astype(float)}
+        if found.images is not None:
+            place = {int(group): i for i, group in enumerate(data.groups[found.images.rows])}
+            at = np.array([place[int(group)] for group in data.groups[rows]], np.int64)
+            measures |= {name.removeprefix("image "): part[at] for name, part in found.images.measures().items()}
+        measures |= {n: np.asarray(v, float)[rows] for n, v in data.numbers.items() if np.ndim(v) == 1}
+        measures |= {f"{n} steps": np.array([len(v[int(i)]) for i in rows], float) for n, v in data.series.items()}
+        return measures
+
+    def leaks(self, found: Study) -> list[Leak]:
+        data, rows, leaks = self.columns, found.rows, list[Leak]()
+        image: dict[str, Floats] = {}
+        if found.images is not None:
+            place = {int(group): i for i, group in enumerate(data.groups[found.images.rows])}
+            at = np.array([place[int(group)] for group in data.groups[rows]], np.int64)
+            image = {name: part[at] for name, part in found.images.trivial().items()}
+        for label, values in data.labels.items():
+            if 2 <= len(set(values)) <= LABEL_VALUES:
+                leaks += find_leaks(
+                    label,
+                    pick(values, rows),
+                    data.groups[rows],
+                    texts=pick(data.texts, rows) if len(data.texts) else (),
+                    image=image,
+                    numbers={name: np.asarray(part)[rows] for name, part in data.numbers.items()},
+                    seed=self.options.seed,
+                )
+        return leaks
+
+    # ------------------------------------------------------------------------------------------------- representations
+    def encode(self, tower: Tower, items: Sequence[Any]) -> dict[str, Floats]:
+        return encode_all(tower, items, self.cache, lambda part: self.show(part, f"encoding by {tower.name}"))
+
+    def representations(self, found: Study) -> Study:
+        data, rows = self.columns, found.rows
+        texts = pick(data.texts, rows) if len(data.texts) else []
+        first, inverse = np.unique(data.groups[rows], return_index=True, return_inverse=True)[1:]
+        vectors: dict[str, Floats] = {}
+        for tower in [*self.towers.image, *self.towers.text]:
+            if tower.modality == "image" and len(data.images):
+                once = self.encode(tower, [data.images[int(i)] for i in rows[first]])
+                vectors |= {name: part[inverse] for name, part in once.items()}
+            elif tower.modality == "text" and texts:
+                vectors |= self.encode(tower, texts)
+        for name, stream in data.series.items():
+            vectors[f"{name}{POOLED}"] = np.stack([_pooled(stream[int(i)]) for i in rows])
+        found = replace(found, vectors=vectors)
+        if not vectors:
+            return found
+        main = {name: part for name, part in vectors.items() if ", layer " not in name}
+        points = sample_rows(len(rows), self.options.points, self.options.seed)
+        if len(points) < len(rows):
+            self.notes.append(f"Maps show {len(points):,} of the encoded pairs, drawn.")
+        maps: list[Map] = []
+        for title in self.show(list(main), "laying out maps"):
+            maps.append(map_items(title, main[title][points], rows[points], data.texts, seed=self.options.seed))
+        found = replace(found, maps=maps)
+        if len(main) > 1 and len(rows) >= 4:
+            found = replace(found, similarity=similarity(main, seed=self.options.seed))
+        probes = [
+            self.probe(label, found)
+            for label, values in data.labels.items()
+            if 2 <= len({value for value in values if value is not None}) <= LABEL_VALUES
+        ]
+        found = replace(found, probes=[p for p in probes if p is not None], senses=self.senses(texts, rows))
+        return self.across(found, texts)
+
+    def probe(self, label: str, found: Study) -> Probes | None:
+        rows = found.rows
+        vectors = dict(found.vectors)
+        if (pair := self.main_pair(found)) is not None:
+            vectors["both together"] = np.concatenate([_scaled(vectors[name]) for name in pair], 1)
+        values = pick(self.columns.labels[label], rows)
+        result = probe_label(label, values, vectors, self.columns.groups[rows], rows=rows, seed=self.options.seed)
+        if result is None:
+            self.notes.append(f"Label {label!r} has too few rows a value to be probed.")
+        return result
+
+    def main_pair(self, found: Study) -> tuple[str, str] | None:
+        """The image and the text representation that stand for their modality; streams where there are no others."""
+        streams = [name for name in found.vectors if name.endswith(POOLED)]
+        images = [t.name for t in self.towers.image if t.name in found.vectors] or streams
+        texts = [t.name for t in self.towers.text if t.name in found.vectors] or streams[1:]
+        return (images[0], texts[0]) if images and texts else None
+
+    def senses(self, texts: Sequence[str], rows: Ints) -> list[Senses]:
+        states = self.towers.word_states
+        if states is None or len(texts) < 20:
+            return []
+        chosen = self.options.senses
+        if not chosen:
+            counts = Counter(word for text in texts for word in set(words_of(text)) if len(word) > 3)
+            chosen = tuple(word for word, n in counts.most_common(24) if n >= 15)
+        found: list[Senses] = []
+        for word in chosen:
+            places, vectors, layer = states(texts, word)
+            part = senses(word, layer, vectors, rows[places], self.columns.texts, self.options.seed)
+            found += [] if part is None else [part]
+        if self.options.senses:
+            return found
+        return sorted(found, key=lambda s: -s.silhouette)[:3]
+
+    # ------------------------------------------------------------------------------------------------ across modalities
+    def across(self, found: Study, texts: Sequence[str]) -> Study:
+        space = self.space(found, texts)
+        if space is None:
+            return found
+        rows, seed = found.rows, self.options.seed
+        groups = self.columns.groups[rows]
+        try:
+            comparison = compare_pairs(space, groups, texts, seed=seed)
+        except InputError as error:
+            self.notes.append(f"Across modalities: {error}.")
+            return found
+        measures = {
+            "similarity": comparison.matched,
+            "match score": comparison.score,
+            "rank of its text": comparison.rank.astype(float),
+            "found at 1": (comparison.rank == 1).astype(float),
+        }
+        if comparison.usable:
+            measures["mismatched"] = comparison.mismatch
+        informations: list[Information] = []
+        if (pair := self.main_pair(found)) is not None and found.probes:
+            for probes in found.probes:
+                by = {p.name: p for p in probes.probes}
+                image, text, both = by[pair[0]], by[pair[1]], by["both together"]
+                informations.append(information(probes.label, pair, text.gained, image.gained, both.gained, seed))
+                at = np.searchsorted(rows, probes.rows)
+                for name, part in ((pair[1], text), (pair[0], image), ("both", both)):
+                    column = np.full(len(rows), np.nan)
+                    column[at] = part.correct
+                    measures[f"{probes.label} told by {name}"] = column
+        return replace(
+            found,
+            comparison=comparison,
+            information=informations,
+            measures=found.measures | measures,
+            grounding=self.grounding(space, texts) if texts and self.towers.text else None,
+            offset=self.offset(space, found),
+        )
+
+    def space(self, found: Study, texts: Sequence[str]) -> SharedSpace | None:
+        rows, data = found.rows, self.columns
+        if len(rows) < 4:
+            return None
+        if self.towers.shared is not None and texts and len(data.images):
+            image, text = self.towers.shared
+            first, inverse = np.unique(data.groups[rows], return_index=True, return_inverse=True)[1:]
+            once = self.encode(image, [data.images[int(i)] for i in rows[first]])[image.name]
+            return whole_space(once[inverse], self.encode(text, texts)[text.name], image.name)
+        if (pair := self.main_pair(found)) is None:
+            return None
+        by = f"linear heads on {pair[0]} and {pair[1]}, trained here, each pair judged by heads that did not see it"
+        try:
+            return linear_heads(
+                found.vectors[pair[0]],
+                found.vectors[pair[1]],
+                data.groups[rows],
+                seed=self.options.seed,
+                by=by,
+                shown=lambda part: self.show(part, "training linear heads"),
+            )
+        except InputError as error:
+            self.notes.append(f"Across modalities: {error}.")
+            return None
+
+    def grounding(self, space: SharedSpace, texts: Sequence[str]) -> Grounding:
+        counts = Counter(word for text in texts for word in set(words_of(text)))
+        words = [word for word, n in counts.most_common(self.options.words) if n >= 5]
+        tower = self.towers.shared[1] if self.towers.shared else self.towers.text[0]
+        return ground_words(
+            space, texts, lambda changed: self.encode(tower, changed)[tower.name], words, seed=self.options.seed
+        )
+
+    def offset(self, space: SharedSpace, found: Study, most: int = 150) -> Offset | None:
+        """How similar the narration is to the frames before and after it."""
+        moments, rows = self.columns.moments, found.rows
+        if moments is None or not self.towers.image:
+            return None
+        tower = self.towers.shared[0] if self.towers.shared else self.towers.image[0]
+        fold_of = np.zeros(len(rows), np.int64)
+        for number, fold in enumerate(space.folds):
+            fold_of[fold] = number
+        chosen = sample_rows(len(rows), most, self.options.seed)
+        frames = {s: [moments(int(rows[i]), s) for i in chosen] for s in self.show(SHIFTS, "frames around narration")}
+        kept = [k for k in range(len(chosen)) if all(frames[s][k] is not None for s in SHIFTS)]
+        if len(kept) < 10:
+            return None
+        values: list[tuple[float, float, float]] = []
+        for shift in SHIFTS:
+            features = self.encode(tower, [frames[shift][k] for k in kept])[tower.name]
+            gains: list[float] = []
+            for k, row in zip(kept, features, strict=True):
+                i = int(chosen[k])
+                similar = space.text[space.folds[fold_of[i]]] @ space.image_vectors(row[None], int(fold_of[i]))[0]
+                own = float(space.text[i] @ space.image_vectors(row[None], int(fold_of[i]))[0])
+                gains.append(own - float(similar.mean()))
+            values.append(mean_interval(np.array(gains), self.options.seed))
+        best = SHIFTS[int(np.argmax([value[0] for value in values]))]
+        columns = [[value[i] for value in values] for i in range(3)]
+        return Offset(list(SHIFTS), columns[0], columns[1], columns[2], best, len(kept))
+
+    # ---------------------------------------------------------------------------------------------------------- slices
+    def slices(self, found: Study, wanted: Mapping[str, Predicate | str]) -> list[Slice]:
+        if not wanted:
+            return []
+        table = row_table(found)
+        predicates = {n: parse_slice(p, list(table)) if isinstance(p, str) else p for n, p in wanted.items()}
+        rows: list[dict[str, Any]] = [
+            dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)
+        ]
+        masks = {name: np.array([bool(predicate(row)) for row in rows]) for name, predicate in predicates.items()}
+        for name, mask in masks.items():
+            if not mask.any() or mask.all():
+                self.notes.append(f"Slice {name!r} holds {'all' if mask.all() else 'none'} of the pairs looked at.")
+        return compare_slices(masks, found.measures, self.options.seed)
+
+
+def row_table(found: Study) -> dict[str, list[Any]]:
+    """The pairs that were looked at as columns: row, text, labels, and every measure."""
+    data, rows = found.columns, found.rows
+    table: dict[str, list[Any]] = {"row": rows.tolist()}
+    if len(data.texts):
+        table["text"] = pick(data.texts, rows)
+    table |= {name: pick(values, rows) for name, values in data.labels.items()}
+    return table | {name: part.tolist() for name, part in found.measures.items()}
+
+
+def compare_sets(found: Study, other: Study, seed: int = 0) -> Against:
+    """Two studies made with the same encoders: shift by classifier two-sample test, and the measures of both."""
+    groups = found.columns.groups[found.rows], other.columns.groups[other.rows]
+    shifts: list[Shift] = []
+    for name in found.vectors:
+        if name in other.vectors and ", layer " not in name:
+            shifts.append(two_sample_test(name, found.vectors[name], other.vectors[name], *groups, seed))
+    shared = [name for name in found.measures if name in other.measures]
+    measures = {name: np.concatenate([found.measures[name], other.measures[name]]) for name in shared}
+    mask = np.arange(len(found.rows) + len(other.rows)) < len(found.rows)
+    (difference,) = compare_slices({found.name: mask}, measures, seed)
+    return Against(found.name, other.name, shifts, difference)
+
+
+def _pooled(rows: Floats) -> Floats:
+    part = np.nan_to_num(np.atleast_2d(np.asarray(rows, float)), posinf=0.0, neginf=0.0)
+    return np.concatenate([part.mean(0), part.std(0)]) if len(part) else np.zeros(2 * part.shape[1])
+
+
+def _scaled(x: Floats) -> Floats:
+    """Each representation with as much weight as the other."""
+    centred = x - x.mean(0)
+    return centred / (np.sqrt((centred**2).sum(1).mean()) + 1e-9)
