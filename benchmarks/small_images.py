@@ -74,7 +74,12 @@ def positions(data: Path, runs: Path) -> None:
 
     def one(kind: Any) -> Callable[[int], Any]:
         return lambda seed: Sasa(
-            out=runs / f"positions-{kind}-{seed}", lr=3e-3, seed=seed, positions=kind, **SASA, **common
+            out=runs / (f"sasa-{seed}" if kind == "shared" else f"positions-{kind}-{seed}"),  # (a) has that one
+            lr=3e-3,
+            seed=seed,
+            positions=kind,
+            **SASA,
+            **common,
         )
 
     compare({kind: one(kind) for kind in ("shared", "absolute", "none")})
@@ -110,7 +115,7 @@ def pretraining(data: Path, runs: Path) -> None:
 
     def probed(name: str, start: str) -> Callable[[int], Any]:
         return lambda seed: MaeProbe(
-            out=runs / f"{name}-{seed}", start=start, steps=PROBE_STEPS, lr=0.5, pool="mean", seed=seed, **few
+            out=runs / f"{name}-{seed}", start=start, steps=PROBE_STEPS, pool="mean", seed=seed, **few
         )
 
     compare(

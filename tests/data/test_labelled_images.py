@@ -17,7 +17,7 @@ from coalign.data.labelled_images import Classes, LabelledBatch, LabelledImages,
 from coalign.data.loader import Loader
 from coalign.data.mixing import Mixing
 from coalign.data.quarantine import Quarantine, check_source
-from coalign.data.transforms import ImageOptions
+from coalign.data.transforms import ImageOptions, ImageTransform
 from coalign.errors import InputError
 from coalign.types import Batch, InputSpec
 
@@ -318,3 +318,12 @@ def test_images_alone(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="holds no usable image"):
         open_images(tmp_path / "none")
+
+
+def test_evaluation_keeps_a_share_of_the_shorter_side() -> None:
+    """The middle half of a picture whose outer quarters are white."""
+    image = Image.new("RGB", (64, 48), (255, 255, 255))
+    image.paste((0, 0, 0), (20, 12, 44, 36))
+    whole = ImageTransform(SPEC, ImageOptions(resize="crop"))(image)
+    middle = ImageTransform(SPEC, ImageOptions(resize="crop", keep=0.5))(image)
+    assert whole[0, 0, 0] > 0.9 and middle.shape == (3, 16, 16) and middle.abs().max() < 0.2

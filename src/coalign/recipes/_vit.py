@@ -76,6 +76,8 @@ def classifier(config: VitClassifierConfig, state: State, source: str, image_siz
     if state and (wrong or missing):
         raise InputError(f"{source}: does not hold the weights of this ViT ({(wrong or missing)[0]})")
     model.load_state_dict(kept, strict=False)
+    if model.stem is not None and not state:
+        model.load_stem()
     if image_size is not None:
         model.resize(image_size)
     return model

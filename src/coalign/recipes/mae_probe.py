@@ -10,14 +10,14 @@ from coalign.models.mae import linear_probe
 from coalign.models.vit import Vit
 from coalign.recipes._images import Classifier
 from coalign.recipes._vit import MaeStart, classifier, mae_start
-from coalign.tasks.arguments import OptionalInt, Switch
+from coalign.tasks.arguments import OptionalFloat, OptionalInt, Switch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Classifier):
     """MAE, linear probe: the pre-trained encoder stays as it is, and a linear layer learns the classes.
 
-    The defaults are the paper's (table 10): LARS with base rate 0.1, no weight decay, random crops and mirroring alone,
+    The defaults are the paper's (table 10): LARS at its rate of 6.4, no weight decay, random crops and mirroring alone,
     BatchNorm without weights before the layer. --from scratch probes random features.
     """
 
@@ -33,7 +33,8 @@ class Recipe(Classifier):
     pool: Literal["token", "mean"] = "token"
     """What the layer reads: the class token (the paper), or the mean over the patches."""
     optimiser: Literal["adamw", "lars", "sgd"] = "lars"
-    base_lr: float = 0.1
+    lr: OptionalFloat = 6.4
+    """The peak learning rate, relative to the size of the weights with LARS. The paper's: 0.1 by 16,384 / 256."""
     weight_decay: float = 0.0
     warmup: float = 0.1
     keep: float = 0.875

@@ -26,7 +26,8 @@ class Recipe(Classifier):
     """The run's folder."""
     start: VitStart = "scratch"
     size: str = "mini"
-    """With --from scratch: mini (32 pixels), tiny, small, base, base-32, large, large-32 or huge."""
+    """With --from scratch: mini (32 pixels), hybrid (96 pixels, on ImageNet features of the extra efficientnet), tiny,
+    small, base, base-32, large, large-32 or huge."""
     layout: OptionalName = None
     """Whose file it is, where names alone do not tell: original, timm or transformers."""
     image_size: OptionalInt = None

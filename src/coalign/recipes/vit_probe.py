@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from coalign.models.vit import Vit
 from coalign.recipes._images import Classifier
 from coalign.recipes._vit import VitStart, classifier, vit_start
-from coalign.tasks.arguments import OptionalInt, OptionalName
+from coalign.tasks.arguments import OptionalFloat, OptionalInt, OptionalName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class Recipe(Classifier):
     pool: Literal["token", "mean"] | None = None
     """What the layer reads. By default as the weights were trained."""
     optimiser: Literal["adamw", "lars", "sgd"] = "lars"
-    base_lr: float = 0.1
+    lr: OptionalFloat = 6.4
+    """The peak learning rate, relative to the size of the weights with LARS. The paper's: 0.1 by 16,384 / 256."""
     weight_decay: float = 0.0
     warmup: float = 0.1
 
