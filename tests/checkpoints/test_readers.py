@@ -72,7 +72,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 
 def test_a_whole_pickled_module_is_refused_with_the_way_to_mend_it(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    with pytest.raises(InputError, match=r"torch.save\(model.state_dict\(\), 'weights.pth'\)"):
+    with pytest.raises(InputError, match=r"m.state_dict\(\) if hasattr.*'weights.pth'"):
         read_tensors(tmp_path / "module.pt")
 
 

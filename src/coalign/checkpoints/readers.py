@@ -62,8 +62,10 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: holds more than tensors, and loading it would run code. Where you trust it, re-save it with "
-            f"its own library: torch.save(model.state_dict(), 'weights.pth') ({str(error).splitlines()[0]})"
+            f"{path}: holds more than tensors, and loading it would run code. Where you trust it, re-save its weights "
+            f"once, beside its own code: python -c \"import torch; m = torch.load('{path.name}', weights_only=False); "
+            f"torch.save(m.state_dict() if hasattr(m, 'state_dict') else m['model'], 'weights.pth')\" "
+            f"({str(error).splitlines()[0]})"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise InputError(f"{path}: not a readable PyTorch file ({str(error).splitlines()[0]})") from None

@@ -347,8 +347,7 @@ def _encoder_rules(file: str, ours: str, attention: str) -> list[Rule]:
 def original(config: MulTConfig) -> StateMap:
     """The authors' MULTModel: the state dict of the module that their training script pickles whole.
 
-    Such a pickle holds code and is refused; where you trust it, re-save it once, in a checkout of their code:
-    torch.save(torch.load("mult_MULT.pt", weights_only=False).state_dict(), "mult.pth")
+    Such a pickle holds code and is refused, with the line that re-saves it in a checkout of their code.
     """
     letters = {stream.name: _LETTERS.get(stream.name, stream.name) for stream in config.streams}
     asking = {stream.name for stream in config.asking}
