@@ -1,0 +1,126 @@
+"""Metrics of the tasks about images, against figures by hand and against plain formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from coalign.data.asked import Item
+from coalign.data.vqa import Question
+from coalign.retrieval.rerank import Shortlist
+from coalign.tasks import cross_retrieval, matching, nlvr2, vqa
+from coalign.tasks._matching import PairScorer, match_scores
+from coalign.types import Encoding
+
+
+def asked(*answers: str, type: str = "other") -> Question:
+    return Question("1", 1, "?", answers, type=type)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "score"),
+    [
+        ("red", ["red"] * 10, 1.0),
+        ("red", ["red"] * 3 + ["blue"] * 7, 0.9),
+        ("red", ["red"] * 2 + ["blue"] * 8, 0.6),
+        ("red", ["red"] + ["blue"] * 9, 0.3),
+        ("green", ["red"] * 10, 0.0),
+        ("The red!", ["red"] * 10, 1.0),
+        ("t shirt", ["t-shirt"] * 9 + ["shirt"], 1.0),  # people's answers lose punctuation where they differ
+        ("t shirt", ["t-shirt"] * 10, 0.0),  # and are taken as they are where all agree
+        ("2", ["two"] * 9 + ["3"], 0.0),  # their numbers stay words
+    ],
+)
+def test_vqa_accuracy_is_that_of_the_data_sets_authors(answer: str, said: list[str], score: float) -> None:
+    assert vqa.accuracy(answer, asked(*said)) == pytest.approx(score)
+
+
+def test_vqa_figures_by_type_and_what_they_compare_with() -> None:
+    questions = [asked(*["yes"] * 10, type="yes/no"), asked(*["red"] * 10), asked(*["yes"] * 10, type="yes/no")]
+    result = vqa.measured(questions, ["yes", "blue", "no"], ["yes", "no", "blue"])
+    assert result.metrics == pytest.approx({"accuracy": 1 / 3, "accuracy, other": 0, "accuracy, yes/no": 0.5})
+    assert result.extra["best_possible"] == pytest.approx(2 / 3) and result.extra["commonest_answer"] == "yes"
+    assert result.extra["always_that"] == pytest.approx(2 / 3)
+    scored = Question("1", 1, "?", scores={"red": 0.6})
+    assert vqa.accuracy("red", scored) == 0.6 and vqa.accuracy("blue", scored) == 0
+
+
+def test_nlvr2_consistency_needs_all_pairs_of_a_statement() -> None:
+    ids = ["dev-1-0-0", "dev-1-1-0", "dev-1-0-1", "dev-2-0-0"]
+    items = [Item(id, ("a", "b"), ("x",), target) for id, target in zip(ids, [1, 0, 1, 1], strict=True)]
+    result = nlvr2.measured(items, [1, 1, 1, 0])
+    assert result.metrics == pytest.approx({"accuracy": 0.5, "consistency": 1 / 3})
+    assert result.extra == {"commoner_label": 0.75, "statements": 3}
+
+
+def test_matching_figures() -> None:
+    scores = torch.tensor([[2.0, -1.0], [0.5, 1.0], [-1.0, -2.0], [1.0, 1.0]])
+    result = matching.measured(scores, ["colour", "colour", "size", "size"])
+    assert result.metrics["accuracy"] == pytest.approx(5 / 8)
+    assert result.metrics["right_wins"] == pytest.approx(2.5 / 4)
+    pairs = [(r, w) for r in scores[:, 0].tolist() for w in scores[:, 1].tolist()]
+    by_hand = sum((r > w) + 0.5 * (r == w) for r, w in pairs) / len(pairs)
+    assert result.metrics["auc"] == pytest.approx(by_hand)
+    assert result.metrics["right_wins, colour"] == 0.5 and result.metrics["right_wins, size"] == 0.75
+
+
+def test_which_logit_says_that_a_pair_matches() -> None:
+    two = Encoding({}, {"match_logits": torch.tensor([[1.0, 3.0]])})
+    assert match_scores(SimpleNamespace(), two).item() == 2
+    assert match_scores(SimpleNamespace(match_class=0), two).item() == -2
+    assert match_scores(SimpleNamespace(), Encoding({}, {"logits": torch.tensor([[5.0]])})).item() == 5
+
+
+class Table(PairScorer):
+    """A scorer that looks its scores up and counts the pairs."""
+
+    def __init__(self, scores: Tensor) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self.scores, self.images, self.pairs = scores, list(range(len(scores))), 0
+
+    def row(self, image: int, texts: Tensor, done: Callable[[int], None] | None = None) -> Tensor:
+        self.pairs += len(texts)
+        if done is not None:
+            done(len(texts))
+        return self.scores[image, texts]
+
+
+def plain_ranks(scores: Tensor, owner: Sequence[int]) -> dict[str, list[int]]:
+    images, texts = scores.shape
+    to_text = [
+        min(
+            1 + sum(bool(scores[i, u] >= scores[i, t]) for u in range(texts) if owner[u] != i)
+            for t in range(texts)
+            if owner[t] == i
+        )
+        for i in range(images)
+    ]
+    to_image = [
+        1 + sum(bool(scores[j, t] >= scores[owner[t], t]) for j in range(images) if j != owner[t]) for t in range(texts)
+    ]
+    return {"image_to_text": to_text, "text_to_image": to_image}
+
+
+def test_ranks_counted_on_the_way_are_those_of_the_whole_table() -> None:
+    owner = [0, 0, 1, 2, 2, 2, 3]
+    scores = torch.randint(0, 5, (4, 7), generator=torch.Generator().manual_seed(0)).float()  # with ties
+    told: list[int] = []
+    table = Table(scores)
+    ranks = cross_retrieval.all_pairs_ranks(table, torch.tensor(owner), told.append)
+    assert {name: rank.tolist() for name, rank in ranks.items()} == plain_ranks(scores, owner)
+    assert sum(told) == 28 and table.pairs == 28 + 7
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
+def test_a_shortlist_scores_its_pairs_alone(direction: str) -> None:
+    scores = torch.arange(12.0).view(3, 4)
+    indices = torch.tensor(
+        [[3, 0], [1, 2], [0, 1]] if direction == "image_to_text" else [[2, 0], [1, 2], [0, 1], [2, 1]]
+    )
+    table = Table(scores)
+    found = cross_retrieval._scored(table, Shortlist(indices, torch.zeros(indices.shape)), direction, lambda _: None)
+    expected = scores.gather(1, indices) if direction == "image_to_text" else scores.T.gather(1, indices)
+    assert found.logits is not None and found.logits.equal(expected) and table.pairs == indices.numel()
