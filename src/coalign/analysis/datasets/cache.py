@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,7 @@ CHUNK = 256
 Modality = Literal["image", "text"]
 
 
+@runtime_checkable
 class Tower(Protocol):
     """An encoder of one modality."""
 

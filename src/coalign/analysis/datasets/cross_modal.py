@@ -76,7 +76,7 @@ def linear_heads(
         raise InputError("a space for images and texts needs at least 2 different images")
     parts = [test for _, test in GroupKFold(folds, shuffle=True, random_state=seed).split(image, groups=groups)]
     a, b = torch.as_tensor(image).float(), torch.as_tensor(text).float()
-    scales = (a.mean(0), a.std(0) + 1e-3, b.mean(0), b.std(0) + 1e-3)
+    scales = (*_scale(a), *_scale(b))
     a, b = (a - scales[0]) / scales[1], (b - scales[2]) / scales[3]
     vectors = np.zeros((len(a), HEADS), np.float32), np.zeros((len(a), HEADS), np.float32)
     heads: list[tuple[nn.Linear, nn.Linear]] = []
@@ -90,6 +90,13 @@ def linear_heads(
             vectors[0][parts[fold]] = F.normalize(pair[0](a[test]), dim=1).numpy()
             vectors[1][parts[fold]] = F.normalize(pair[1](b[test]), dim=1).numpy()
     return SharedSpace(*vectors, parts, by, heads, scales)
+
+
+def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of features [N, D]; of those that hardly vary it is infinite, which leaves them out:
+    nothing is learnt of them, and a changed text would be a thousand deviations away."""
+    deviation = x.std(0)
+    return x.mean(0), deviation.masked_fill(deviation < 0.05 * deviation.mean(), float("inf"))
 
 
 def _train(a: Tensor, b: Tensor, ids: Tensor, seed: int) -> tuple[nn.Linear, nn.Linear]:

@@ -58,7 +58,9 @@ def histograms(values: Mapping[str, Any], x: str, y: str, bins: int = 40, share:
     return figure(traces, x, y, bargap=0.02, barmode="overlay", showlegend=len(kept) > 1)
 
 
-def bars(values: Mapping[str, float], x: str, errors: Mapping[str, tuple[float, float]] | None = None) -> Any:
+def bars(
+    values: Mapping[str, float] | Mapping[str, int], x: str, errors: Mapping[str, tuple[float, float]] | None = None
+) -> Any:
     """A horizontal bar a name, the first on top; `errors` are (low, high) ends of intervals."""
     go = graph_objects()
     names, numbers = list(values), [float(value) for value in values.values()]
@@ -82,13 +84,13 @@ def bars(values: Mapping[str, float], x: str, errors: Mapping[str, tuple[float, 
 
 
 def lines(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]],
     x: str,
     y: str,
     *,
     log_x: bool = False,
     log_y: bool = False,
-    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    bands: Mapping[str, tuple[Sequence[float | int], Sequence[float | int]]] | None = None,
     categories: bool = False,
 ) -> Any:
     """A line a name; `bands` are the (low, high) ends of intervals at its points."""

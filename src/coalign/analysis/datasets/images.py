@@ -22,7 +22,7 @@ from coalign.errors import InputError
 
 SMALL = 16  # side of the pictures that are kept to compare with
 BITS = 4  # perceptual hashes of 64 bits that differ in this many are looked at closer
-ALIKE = 6.0  # mean difference of the small pictures, of 255, up to which they are one picture
+ALIKE = 24.0  # largest difference of a cell of the small pictures, of 255, up to which they are one picture
 BLANK = 2.0  # deviation of all pixels, of 255, below which a picture is near-constant
 
 Shown = Callable[[Iterable[int]], Iterable[int]]
@@ -208,7 +208,7 @@ def _digest(reference: ImageLike, picture: Image.Image) -> bytes:
 def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
     """Groups of images that are the same file, or whose perceptual hashes agree and whose small pictures do too.
 
-    The hash alone takes all simple drawings of one shape for the same, whatever their colours.
+    The hash alone takes all simple drawings of one shape for the same, and the mean difference all grinning faces.
     """
     parent = list(range(len(looks)))
 
@@ -229,7 +229,7 @@ def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
             part = hashes[begin : begin + 512]
             near = np.bitwise_count(part[:, None] ^ hashes[None, begin:]) <= BITS
             for a, b in zip(*(np.nonzero(np.triu(near, 1))), strict=True):
-                if np.abs(small[begin + a] - small[begin + b]).mean() <= ALIKE:
+                if np.abs(small[begin + a] - small[begin + b]).max() <= ALIKE:
                     i, j = sorted((root(int(unique[begin + a])), root(int(unique[begin + b]))))
                     parent[j] = i
     groups: defaultdict[int, list[int]] = defaultdict(list)

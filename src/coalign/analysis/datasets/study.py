@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -118,6 +118,7 @@ class Study:
     vectors: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
 
 
+@runtime_checkable
 class Show(Protocol):
     """Wraps what a loop goes over in a progress bar with a title."""
 

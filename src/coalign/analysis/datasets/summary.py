@@ -65,7 +65,7 @@ def _texts(found: Study) -> Iterator[Finding]:
         yield Finding("equal_texts", 3, "All texts are equal", "Nothing can be learnt from them.")
     elif rows:
         common = ", ".join(f"“{_short(found.columns.texts[group[0]])}” × {len(group)}" for group in part.duplicates[:3])
-        severity = 3 if len(rows) > part.count / 5 else 2 if len(rows) > part.count / 50 else 1
+        severity = 2 if len(rows) > part.count / 50 else 1
         title = f"{_count(len(rows), 'text')} of {part.count:,} repeat another one"
         detail = f"{common}. A contrastive loss pushes equal texts apart unless they share an id."
         yield Finding("duplicate_texts", severity, title, detail, rows[:MOST_ROWS])
@@ -75,12 +75,11 @@ def _texts(found: Study) -> Iterator[Finding]:
         detail = f"For example “{_short(found.columns.texts[a])}” and “{_short(found.columns.texts[b])}” ({alike:.2f})."
         later = sorted({pair[1] for pair in part.near_duplicates})
         yield Finding("near_duplicate_texts", 1, title, detail, later[:MOST_ROWS])
-    minor = {name: share for name, share in part.languages.items() if share < 0.5}
-    main = next(iter(part.languages), "")
-    if part.languages.get(main, 0) < 0.9 and part.languages_of >= 100:
-        listed = ", ".join(f"{name} {share:.0%}" for name, share in list(part.languages.items())[:5])
+    common = {name: share for name, share in part.languages.items() if share >= 0.05}
+    if len(common) > 1 and part.languages_of >= 100:
+        listed = ", ".join(f"{name} {share:.0%}" for name, share in common.items())
         detail = f"{listed}, guessed for {part.languages_of:,} texts of 20 letters or more; short texts are misjudged."
-        yield Finding("languages", 1, f"Texts are in {len(minor) + 1} or more languages", detail)
+        yield Finding("languages", 1, f"Texts are in {len(common)} languages", detail)
     fit = part.tokenisation
     if fit is None:
         return

@@ -77,7 +77,7 @@ class TextStatistics:
         found = [
             ("Length in words", histogram(self.words, "words", "texts")),
             ("Frequency of words by rank", self.plot()),
-            ("Commonest words", bars(dict(self.top_words[:25]), "occurrences")),
+            ("Commonest words", bars(dict(self.top_words[:15]), "occurrences")),
         ]
         if len(self.languages) > 1:
             found.append((f"Languages, guessed for {self.languages_of:,} texts", bars(self.languages, "share")))
