@@ -96,7 +96,7 @@ def test_choices_are_obeyed_and_drawn_from_the_generator():
     assert set(model.losses(batch, choices=drawn[0], only=("itm",))) == {"itm"}
 
 
-def test_only_words_of_true_pairs_are_hidden():
+def test_only_words_of_true_pairs_are_predicted_and_those_of_all_hidden():
     config = replace(CONFIG, mask_probability=1.0)
     batch = batch_of([6] * 8, [1] * 8)
     drawn = model_of(config=config).draw(batch, torch.Generator().manual_seed(0), {})
@@ -104,6 +104,8 @@ def test_only_words_of_true_pairs_are_hidden():
     assert 0 < drawn["swapped"].sum() < 8
     assert predicted.any(1).tolist() == (drawn["swapped"] == 0).tolist()
     assert not predicted[:, 0].any()  # [CLS]
+    hidden = (drawn["mlm_input_ids"] == config.mask_id).view(8, 6)
+    assert hidden[drawn["swapped"] == 1].any() and hidden[drawn["swapped"] == 0].any()
 
 
 def test_agrees_with_transformers():

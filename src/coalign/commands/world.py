@@ -21,6 +21,7 @@ def command(
     test: int = 300,
     novel: int = 300,
     seed: int = 0,
+    things: tuple[int, int] = (2, 4),
     side: int = 96,
     statements: float = 1.0,
     regions: Annotated[bool, arg(help_behavior_hint="")] = True,
@@ -36,6 +37,7 @@ def command(
         out: A new folder.
         train, validation, test, novel: Pictures of each split.
         seed: The same seed writes the same world.
+        things: The fewest and the most things of a scene. Systems need fewer steps on scenes of few things.
         side: Pixels of a picture's side.
         statements: NLVR2 statements a picture.
         regions: Leave out the region features.
@@ -49,7 +51,7 @@ def command(
 
     counts: dict[Split, int] = {"train": train, "validation": validation, "test": test, "novel": novel}
     counts = {split: count for split, count in counts.items() if count > 0}
-    pictures = write_world(out, counts, seed=seed, side=side, statements_each=statements)
+    pictures = write_world(out, counts, seed=seed, side=side, things=things, statements_each=statements)
     if regions:
         done = write_world_regions(out / "regions", list(pictures.items()), side)
         console = Console(stderr=True)

@@ -91,7 +91,13 @@ def write_world(
     categories = [{"id": i + 1, "name": shape} for i, shape in enumerate(SHAPES)]
     _write(out / "instances.json", {"images": shown, "annotations": instances, "categories": categories})
     _write(out / "refs.json", refs)
-    described = {"seed": seed, "side": side, "scenes": dict(counts), "held_out": sorted(map(list, HELD_OUT))}
+    described = {
+        "seed": seed,
+        "side": side,
+        "things": list(things),
+        "scenes": dict(counts),
+        "held_out": sorted(map(list, HELD_OUT)),
+    }
     _write(out / "world.json", described)
     return pictures
 

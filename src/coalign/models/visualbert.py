@@ -29,7 +29,7 @@ from coalign.layers.transformer import Encoder
 from coalign.models.bert import BertConfig, init_bert, trunk_rules
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
-from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System, Text
 
@@ -223,14 +223,16 @@ class VisualBert(nn.Module):
         if "mlm_input_ids" not in drawn:
             ids = batch.text.ids.select(drawn["text_index"])
             special = torch.isin(ids.values, torch.tensor(c.special_ids, device=ids.values.device))
-            drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
+            drawn["mlm_input_ids"], labels = mask_tokens(
                 ids.values,
-                (drawn["swapped"][ids.layout.item] == 0) & ~special,
+                ~special,
                 probability=c.mask_probability,
                 mask_id=c.mask_id,
                 vocab_size=c.text.vocab_size,
                 generator=generator,
             )
+            # Hidden in swapped texts too, or a [MASK] would tell that a text is the image's own.
+            drawn["mlm_labels"] = labels.masked_fill(drawn["swapped"][ids.layout.item] == 1, IGNORED)
         return drawn
 
     def word_logits(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:

@@ -56,6 +56,8 @@ class Pretrain(ABC):
     """A vocab.txt or tokenizer.json. By default that of `init`, or one learned from the texts."""
     words: int = 8000
     """Word pieces of a vocabulary that is learned."""
+    dropout: float | None = None
+    """Of fresh weights. By default the size's own; 0 learns faster in short runs."""
     objectives: tuple[str, ...] = ()
     """Train these objectives alone. By default all that the system and the data have."""
     steps: int = 1000
@@ -100,7 +102,9 @@ class Pretrain(ABC):
         sizes = find(self.system).sizes
         if self.size not in sizes:
             raise InputError(f"{self.system} has no size {self.size!r}; it has: {', '.join(sizes)}")
-        return replace(sizes[self.size], **settings)
+        found = replace(sizes[self.size], **settings)
+        parts = [part for part in ("text", "image") if hasattr(found, part)] if self.dropout is not None else []
+        return replace(found, **{part: replace(getattr(found, part), dropout=self.dropout) for part in parts})
 
     def train(self, model: nn.Module, loader: Batched) -> None:
         """Trains, saves the vocabulary and says what to type next."""
