@@ -30,16 +30,16 @@ from coalign.training.tracking import read_metrics
 
 SEEDS = (0, 1, 2)
 AUGMENTATION: dict[str, Any] = {"flip": True, "least_area": 0.5, "keep": 1.0, "log_every": 50}
-PRETRAINING_STEPS, FEW_STEPS, STEPS, PROBE_STEPS = 2000, 200, 200, 200
+PRETRAINING_STEPS, FEW_STEPS, STEPS, PROBE_STEPS = 2000, 200, 150, 200
 
 
 def write_drawings(root: Path) -> None:
-    """train/GROUP, val/GROUP: all drawings; few/train/GROUP, few/val/GROUP: a tenth of the training concepts."""
+    """all/train/GROUP and all/val/GROUP: all drawings; few/train/GROUP: a tenth of the training concepts; few/val."""
     split = split_concepts(load_emoji(32), seed=0, unseen_fraction=0.25, development_fraction=0.075)
-    put(root / "train", [*split.train, *split.development])
-    put(root / "val", split.unseen)
+    put(root / "all" / "train", [*split.train, *split.development])
+    put(root / "all" / "val", split.unseen)
     put(root / "few" / "train", split.development)
-    (root / "few" / "val").symlink_to((root / "val").resolve(), target_is_directory=True)
+    (root / "few" / "val").symlink_to((root / "all" / "val").resolve(), target_is_directory=True)
 
 
 def put(folder: Path, concepts: list[EmojiConcept]) -> None:
@@ -52,7 +52,13 @@ def put(folder: Path, concepts: list[EmojiConcept]) -> None:
 
 def networks(data: Path, runs: Path) -> None:
     """(a) ViT, SASA and a convolutional ResNet of equal parameters, equal steps."""
-    common: dict[str, Any] = {"data": str(data), "steps": STEPS, "eval_every": STEPS, "clip": 1.0, **AUGMENTATION}
+    common: dict[str, Any] = {
+        "data": str(data / "all"),
+        "steps": STEPS,
+        "eval_every": STEPS,
+        "clip": 1.0,
+        **AUGMENTATION,
+    }
     made: Mapping[str, Callable[[int], Any]] = {
         "ViT": lambda seed: Vit(out=runs / f"vit-{seed}", lr=1e-3, seed=seed, **common),
         "SASA, all attention": lambda seed: Sasa(out=runs / f"sasa-{seed}", lr=3e-3, seed=seed, **SASA, **common),
@@ -70,7 +76,13 @@ RESNET: dict[str, Any] = {"width": 30, "attention": "none", "stem": "convolution
 
 def positions(data: Path, runs: Path) -> None:
     """(d) SASA with relative positions, absolute ones, and none."""
-    common: dict[str, Any] = {"data": str(data), "steps": STEPS, "eval_every": STEPS, "clip": 1.0, **AUGMENTATION}
+    common: dict[str, Any] = {
+        "data": str(data / "all"),
+        "steps": STEPS,
+        "eval_every": STEPS,
+        "clip": 1.0,
+        **AUGMENTATION,
+    }
 
     def one(kind: Any) -> Callable[[int], Any]:
         return lambda seed: Sasa(
@@ -90,8 +102,8 @@ def pretraining(data: Path, runs: Path) -> None:
     start = runs / "mae"
     if not (start / "report.html").is_file():
         MaePretrain(
-            data=str(data),
-            val=str(data / "val"),
+            data=str(data / "all"),  # its train folder alone
+            val=str(data / "all" / "val"),
             out=start,
             size="mini",
             steps=PRETRAINING_STEPS,

@@ -63,7 +63,11 @@ def test_imagenet_layout_and_its_splits(tmp_path: Path) -> None:
     assert len(train) == 6 and train.classes.shown == ("tench, Tinca tinca", "goldfish")
     assert len(open_labelled(tmp_path, prefer=("test", "val"))) == 2  # the test folder has no classes
     assert len(open_labelled(tmp_path, split="validation")) == 2
-    with pytest.raises(InputError, match=r"name the split.*test, train, val"):
+    (tmp_path / "notes").mkdir()  # another folder beside the splits is no class
+    assert len(open_labelled(tmp_path, split="val")) == 2
+    folder(tmp_path / "vehicles", ("boat", "train"), 1)
+    assert open_labelled(tmp_path / "vehicles").classes.names == ("boat", "train")
+    with pytest.raises(InputError, match=r"name the split.*notes, test, train, val"):
         open_labelled(tmp_path)
     with pytest.raises(InputError, match="no split 'dev2'"):
         open_labelled(tmp_path, split="dev2")

@@ -313,14 +313,15 @@ def _folders(
 
 
 def _split_of(root: Path, split: str | None, prefer: Sequence[str]) -> Path:
-    """The folder of a split, where `root` holds one folder a split; else `root`."""
+    """The folder of a split, where `root` holds `train` and another split's folder (what else it holds is passed
+    over), or `train` alone; else `root`."""
     there = {place.name.lower(): place for place in _subfolders(root)}
     known = {alias: name for name, aliases in SPLITS.items() for alias in aliases}
-    if not there or not any(known.get(name) == "train" for name in there) or not there.keys() <= known.keys():
+    found = {known[name]: place for name, place in there.items() if name in known}
+    if "train" not in found or (len(found) == 1 and len(there) > 1):  # "train" alone among others may be a class
         if split is not None:
             raise InputError(f"{root}: has no folder for each split, so none called {split!r}")
         return root
-    found = {known[name]: place for name, place in there.items()}
     if split is not None:
         place = there.get(split.lower()) or found.get(known.get(split.lower(), ""))
         if place is None:
