@@ -55,7 +55,7 @@ class Recipe(FineTune):
             loader: Any = Loader(
                 source, spec, tokenizer, self.batch_size, seed=self.seed, workers=self.workers, options=whole
             )
-            self.train(model, loader, f"--task retrieval --data {self.data}")
+            self.train(model, loader, "--task retrieval --data HELD_OUT")
             return
         beside = Path(self.data).parent if self.images is None and spec.region_width is None else self.images
         pictures = open_pictures(spec, self.regions, beside)
@@ -66,7 +66,7 @@ class Recipe(FineTune):
         if len({source[index].id for index in kept}) < 2:
             raise InputError(f"{source.name}: ranking pairs needs two images or more")
         loader = Batches(kept, collate, self.batch_size, seed=self.seed, workers=self.workers, name=source.name)
-        self.train(model, loader, f"--task cross-retrieval --data {self.data}")
+        self.train(model, loader, "--task cross-retrieval --data HELD_OUT")
 
     def model(self, texts: Sequence[str], classes: int | None = None) -> Any:
         found: Any = super().model(texts, classes)

@@ -73,7 +73,7 @@ class Evaluate(VisualTask):
         ids = torch.arange(len(images))
         if self.shortlist is None:
             pairs = len(images) * len(texts)
-            with _Clock(pairs) as clock:
+            with _Clock(pairs, "; with --shortlist RUN only k pairs a query are read") as clock:
                 ranks = all_pairs_ranks(scorer, owner, clock.add)
             rows = {"model": _recall(ranks)}
         else:
@@ -155,8 +155,8 @@ def _recall(ranks: dict[str, Tensor]) -> dict[str, dict[str, float]]:
 class _Clock:
     """Says what the pairs cost, once the first ones have shown it; a bar meanwhile."""
 
-    def __init__(self, pairs: int) -> None:
-        self.pairs, self.count, self.started, self.told = pairs, 0, time.perf_counter(), False
+    def __init__(self, pairs: int, hint: str = "") -> None:
+        self.pairs, self.hint, self.count, self.started, self.told = pairs, 0, time.perf_counter(), False
         self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
     def __enter__(self) -> _Clock:
@@ -174,4 +174,4 @@ class _Clock:
         if not self.told and self.count >= TIMED:
             self.told = True
             seconds = (time.perf_counter() - self.started) * self.pairs / self.count
-            say(f"this takes about {seconds / 60:.1f} minutes here; --shortlist RUN reads k pairs a query alone")
+            say(f"this takes about {seconds / 60:.1f} minutes here{self.hint}")
