@@ -44,15 +44,6 @@ class SharedSpace:
             rows = (torch.as_tensor(features).float() - mean) / deviation
             return F.normalize(self.heads[fold][1](rows), dim=1).numpy()
 
-    def image_vectors(self, features: Floats, fold: int) -> Floats:
-        """Vectors of other images from their features, by the heads of a fold."""
-        if not self.heads:
-            return unit_rows(features)
-        mean, deviation = self.scales[:2]
-        with torch.no_grad():
-            rows = (torch.as_tensor(features).float() - mean) / deviation
-            return F.normalize(self.heads[fold][0](rows), dim=1).numpy()
-
 
 def whole_space(image: Floats, text: Floats, by: str) -> SharedSpace:
     """The space of a model that compares images with texts itself."""
@@ -242,6 +233,16 @@ def compare_pairs(
         float(mismatch.sum()) if usable else float("nan"),
         usable,
     )
+
+
+def own_above_others(space: SharedSpace) -> Floats:
+    """[N] the share of its fold's other texts that an image is less similar to than to its own."""
+    found = np.zeros(len(space.image))
+    for fold in space.folds:
+        scores = space.image[fold] @ space.text[fold].T
+        below = (scores < np.diagonal(scores)[:, None]).sum(1)
+        found[fold] = below / max(len(fold) - 1, 1)
+    return found
 
 
 def posterior(score: Floats, null: Floats) -> tuple[Floats, bool]:

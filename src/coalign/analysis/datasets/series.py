@@ -248,24 +248,24 @@ def _category(name: str, videos: Sequence[VideoFacts]) -> tuple[str, int, int, i
 
 @dataclass(frozen=True)
 class Offset:
-    """How well narration fits what is shown some seconds before or after it: the mean similarity of a text with the
-    frame `shift` seconds after its middle, less that with the frames of other clips. `best` is the shift of the
-    largest; `clips` is how many were looked at."""
+    """How well narration fits what is shown some seconds before or after it: how often the frame `shift` seconds after
+    the middle of a text is more similar to that text than to another one (0.5 is chance), with its 95% interval.
+    `best` is the shift of the largest; `clips` is how many were looked at."""
 
     shifts: list[float]
-    similarity: list[float]
+    fit: list[float]
     low: list[float]
     high: list[float]
     best: float
     clips: int
 
     def plot(self) -> Any:
-        """Similarity over the shift, with 95% intervals."""
+        """The fit over the shift, with 95% intervals."""
         return lines(
-            {"matched less mismatched": (self.shifts, self.similarity)},
+            {"fit": (self.shifts, self.fit)},
             "seconds after the middle of the words",
-            "similarity",
-            bands={"matched less mismatched": (self.low, self.high)},
+            "own text above another",
+            bands={"fit": (self.low, self.high)},
         )
 
 

@@ -21,6 +21,7 @@ from coalign.analysis.datasets.cross_modal import (
     ground_words,
     information,
     linear_heads,
+    own_above_others,
     whole_space,
 )
 from coalign.analysis.datasets.findings import Finding, Leak, find_leaks
@@ -364,7 +365,7 @@ class _Run:
             information=informations,
             measures=found.measures | measures,
             grounding=self.grounding(space, texts) if texts and self.towers.text else None,
-            offset=self.offset(space, found),
+            offset=self.offset(found),
         )
 
     def space(self, found: Study, texts: Sequence[str]) -> SharedSpace | None:
@@ -400,30 +401,28 @@ class _Run:
             space, texts, lambda changed: self.encode(tower, changed)[tower.name], words, seed=self.options.seed
         )
 
-    def offset(self, space: SharedSpace, found: Study, most: int = 150) -> Offset | None:
-        """How similar the narration is to the frames before and after it."""
-        moments, rows = self.columns.moments, found.rows
-        if moments is None or not self.towers.image:
+    def offset(self, found: Study, most: int = 400) -> Offset | None:
+        """How well narration fits the frames before and after it. Heads are trained anew for every shift: those of the
+        shift 0 have learnt what is shown while something else is said."""
+        moments, rows, seed = self.columns.moments, found.rows, self.options.seed
+        if moments is None or (not self.towers.image and self.towers.shared is None):
             return None
-        tower = self.towers.shared[0] if self.towers.shared else self.towers.image[0]
-        fold_of = np.zeros(len(rows), np.int64)
-        for number, fold in enumerate(space.folds):
-            fold_of[fold] = number
-        chosen = sample_rows(len(rows), most, self.options.seed)
+        image, text = self.towers.shared or (self.towers.image[0], self.towers.text[0])
+        chosen = sample_rows(len(rows), most, seed)
         frames = {s: [moments(int(rows[i]), s) for i in chosen] for s in self.show(SHIFTS, "frames around narration")}
         kept = [k for k in range(len(chosen)) if all(frames[s][k] is not None for s in SHIFTS)]
-        if len(kept) < 10:
+        if len(kept) < 30:
+            self.notes.append("Too few clips lie within their videos to say how far narration is off in time.")
             return None
+        texts = self.encode(text, [self.columns.texts[int(rows[chosen[k]])] for k in kept])[text.name]
         values: list[tuple[float, float, float]] = []
         for shift in SHIFTS:
-            features = self.encode(tower, [frames[shift][k] for k in kept])[tower.name]
-            gains: list[float] = []
-            for k, row in zip(kept, features, strict=True):
-                i = int(chosen[k])
-                similar = space.text[space.folds[fold_of[i]]] @ space.image_vectors(row[None], int(fold_of[i]))[0]
-                own = float(space.text[i] @ space.image_vectors(row[None], int(fold_of[i]))[0])
-                gains.append(own - float(similar.mean()))
-            values.append(mean_interval(np.array(gains), self.options.seed))
+            images = self.encode(image, [frames[shift][k] for k in kept])[image.name]
+            if self.towers.shared is not None:
+                space = whole_space(images, texts, image.name)
+            else:
+                space = linear_heads(images, texts, np.arange(len(kept)), folds=3, seed=seed)
+            values.append(mean_interval(own_above_others(space), seed))
         best = SHIFTS[int(np.argmax([value[0] for value in values]))]
         columns = [[value[i] for value in values] for i in range(3)]
         return Offset(list(SHIFTS), columns[0], columns[1], columns[2], best, len(kept))
