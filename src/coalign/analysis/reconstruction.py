@@ -84,9 +84,9 @@ def gallery(rows: Sequence[Rebuilt], held_out: bool = False) -> Gallery:
 
 
 def reconstruction_sheet(rows: Sequence[Rebuilt], size: int = SIDE) -> Image.Image:
-    """All of them as one image, a row each."""
+    """All of them as one image, up to three in a row."""
     cells = [Cell(picture, caption) for row in rows for picture, caption in zip(row.pictures, COLUMNS, strict=True)]
-    return contact_sheet(cells, columns=len(COLUMNS), size=size)
+    return contact_sheet(cells, columns=len(COLUMNS) * min(len(rows), 3), size=size)
 
 
 def _picture(pixels: Tensor, spec: InputSpec, side: int) -> Image.Image:

@@ -162,6 +162,7 @@ class Recipe:
                     "Seed": str(self.seed),
                 },
                 metrics=read_metrics(self.out / "metrics.jsonl"),
+                curves=("loss", "gradient_norm"),
                 galleries=[gallery(rows, held_out=self.val is not None)],
                 commands={
                     self._next("LABELLED_IMAGES"): "the encoder learns your classes",
