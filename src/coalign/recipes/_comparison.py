@@ -61,9 +61,12 @@ class Plan:
     def read(path: Path) -> Plan:
         """Raises InputError where the file is none, or not a plan."""
         try:
-            return from_plain(Plan, json.loads(path.read_text("utf-8")))
+            read = from_plain(Plan, json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path}: not a plan of a comparison: {error}") from None
+        if not isinstance(read, Plan):
+            raise InputError(f"{path}: not a plan of a comparison: an object with pretrain and stages was expected")
+        return read
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def text_only(task: str, train: dict[str, Any], test: dict[str, Any]) -> float |
         items = [read_nlvr2(Path(part["data"])) for part in (train, test)]
         texts = [[str(item.texts[0]) for item in part] for part in items]
         given = _predicted(texts[0], [str(item.target) for item in items[0]], texts[1])
-        return _mean([answer == str(item.target) for answer, item in zip(given, items[1], strict=True)])
+        return _mean([float(answer == str(item.target)) for answer, item in zip(given, items[1], strict=True)])
     if task == "matching" and all(str(part.get("data", "")).endswith(".jsonl") for part in (train, test)):
         pairs = [
             [(str(item.texts[0]), str(item.texts[1])) for item, _ in read_triples(str(part["data"]))]
