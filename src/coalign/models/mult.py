@@ -10,7 +10,8 @@ values, and the last part has at least three layers. A frame whose first project
 exactly 0 has no position, as in their code: that is how it tells frames of zeros, which their data pads with. Padding
 otherwise takes part there as any frame does; here a packed batch has none, and an item's last step is its own.
 
-Where all streams keep step (aligned data), the directions have equal shapes and run as one (`layers.grouped`).
+Where all streams keep step (aligned data), the directions have equal shapes and run as one (`layers.grouped`), on a CPU
+for small batches alone: with more rows than `GROUPED_ROWS` the products are large enough one by one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from coalign.models.bert import label_of
 from coalign.objectives.answer import Answer
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
+
+GROUPED_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -203,13 +206,12 @@ class MulT(nn.Module):
         """What `look` and then `remember` give for every target, all directions at once; streams keep step."""
         c, layout = self.config, next(iter(streams.values())).layout
         mask = Mask(layout, layout, causal=1 if c.causal else None)
-        seen: dict[tuple[str, str], Tensor] = {}
         directions = [(target.name, source) for target in c.asking for source in c.others(target.name)]
-        for dropout in dict.fromkeys(source.attention_dropout for _, source in directions):
-            pairs = [(target, source.name) for target, source in directions if source.attention_dropout == dropout]
-            encoders = [_encoder(self.cross[target], source) for target, source in pairs]
-            rows, keys = (torch.stack([self.embed(streams[pair[side]]) for pair in pairs]) for side in (0, 1))
-            seen |= dict(zip(pairs, run_grouped(encoders, rows, mask, keys).unbind(), strict=True))
+        directions.sort(key=lambda pair: pair[1].attention_dropout)  # those whose attention is one stand together
+        pairs = [(target, source.name) for target, source in directions]
+        encoders = [_encoder(self.cross[target], source) for target, source in pairs]
+        rows, keys = (torch.stack([self.embed(streams[pair[side]]) for pair in pairs]) for side in (0, 1))
+        seen = dict(zip(pairs, run_grouped(encoders, rows, mask, keys), strict=True))
         beside = {
             target.name: torch.cat([seen[target.name, source.name] for source in c.others(target.name)], 1)
             for target in c.asking
@@ -235,7 +237,7 @@ class MulT(nn.Module):
         """`encode` from projected streams on."""
         kept: Record | None = {} if record else None
         states: dict[str, Packed] = {}
-        if self.config.grouped and kept is None and _keep_step([x.layout for x in streams.values()]):
+        if self.config.grouped and kept is None and _go_together([x.layout for x in streams.values()]):
             states = self.look_together(streams)
         for target in () if states else self.config.asking:
             own = streams[target.name]
@@ -301,9 +303,12 @@ def _encoder(encoders: nn.Module, name: str) -> Encoder:
     return found
 
 
-def _keep_step(layouts: Sequence[Layout]) -> bool:
-    """Whether all items have equal lengths in all streams, as far as that is known without reading a device."""
+def _go_together(layouts: Sequence[Layout]) -> bool:
+    """Whether all items have equal lengths in all streams, as far as that is known without reading a device, and are
+    better computed at once."""
     first = layouts[0]
+    if first.offsets.device.type == "cpu" and first.total > GROUPED_ROWS:
+        return False
     return all(
         x is first or (x.is_uniform and first.is_uniform and (len(x), x.max_length) == (len(first), first.max_length))
         for x in layouts
