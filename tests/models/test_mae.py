@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import coalign
 from coalign.checkpoints import read_tensors
 from coalign.models import mae
 from coalign.models.mae import Mae, MaeConfig
@@ -132,6 +134,15 @@ def test_the_encoder_goes_on_into_a_classifier(make):
     assert model.input_spec.mean == mae.IMAGENET_MEAN
     data = Batch(images=batch().images, labels={"label": torch.tensor([0, 1, 2])})
     assert model.losses(data)["classification"].isfinite()
+
+
+def test_a_file_tells_its_sizes(tmp_path):
+    config = mae.SIZES["mini"]
+    save_file(mae.original(config).export(Mae(config).state_dict()), tmp_path / "mae.safetensors")
+    assert coalign.load(tmp_path / "mae.safetensors", "mae").config == config
+    shapes = mae.original(mae.SIZES["tiny"]).export(Mae(mae.SIZES["tiny"]).state_dict())
+    assert mae.of_weights({n: t for n, t in shapes.items() if "decoder" not in n}).trunk == mae.SIZES["tiny"].trunk
+    assert mae.of_weights({}) is None
 
 
 def test_encodes_whole_images():

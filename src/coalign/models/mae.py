@@ -285,8 +285,13 @@ def decoder_rules(prefix: str, blocks: str, block_rules: Callable[[str, str], li
     ]
 
 
-def of_weights(weights: Mapping[str, Tensor], told: Told | None = None, decoder_heads: int = 16) -> MaeConfig | None:
-    """The sizes of a file: of the whole auto-encoder, or of an encoder with the paper's decoder beside it."""
+def of_weights(
+    weights: Mapping[str, Tensor], told: Told | None = None, decoder_heads: int | None = None
+) -> MaeConfig | None:
+    """The sizes of a file: of the whole auto-encoder, or of an encoder with the paper's decoder beside it.
+
+    The decoder's heads, which shapes do not tell, are those of the size in `SIZES`, or else the paper's 16.
+    """
     if "decoder.mask_token" in weights:
         trunk = transformers_trunk(weights, told, "vit.")
         decoder, blocks, up = "decoder.", "decoder_layers", "intermediate.dense"
@@ -297,13 +302,14 @@ def of_weights(weights: Mapping[str, Tensor], told: Told | None = None, decoder_
         return None
     if f"{decoder}decoder_embed.weight" not in weights:
         return MaeConfig(trunk)
-    return MaeConfig(
+    found = MaeConfig(
         trunk,
         decoder_dim=weights[f"{decoder}decoder_embed.weight"].shape[0],
         decoder_depth=count(weights, f"{decoder}{blocks}.{{}}."),
-        decoder_heads=decoder_heads,
         decoder_hidden_dim=weights[f"{decoder}{blocks}.0.{up}.weight"].shape[0],
     )
+    known = [c for c in SIZES.values() if replace(found, trunk=c.trunk, decoder_heads=c.decoder_heads) == c]
+    return replace(found, decoder_heads=decoder_heads or (known[0].decoder_heads if known else 16))
 
 
 SYSTEM = System(

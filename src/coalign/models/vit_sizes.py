@@ -1,5 +1,6 @@
 """The sizes of a published ViT, read from the names and shapes of its tensors: Google's, timm's (MAE's too), Hugging
-Face's. Heads are 64 wide where a layout does not say; every published size has that.
+Face's. Where a layout does not tell the heads, they are those of the size in our tables, or else 64 wide, as in every
+published size.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.models.vit import VitClassifierConfig, VitConfig
+from coalign.models.vit import SIZES, VitClassifierConfig, VitConfig
 
 Weights = Mapping[str, Tensor]
 """Tensors by name; only their shapes are read, so they may lie on the meta device."""
@@ -94,13 +95,15 @@ def _trunk(weights: Weights, told: Told, names: tuple[str, str, str], up: str) -
     patch_name, positions, block = names
     dim, _, patch, _ = weights[patch_name].shape
     side = math.isqrt(weights[positions].shape[1] - 1)
+    depth, hidden_dim = count(weights, block), weights[block.format(0) + up].shape[0]
+    known = [c.heads for c in SIZES.values() if (c.dim, c.depth, c.hidden_dim) == (dim, depth, hidden_dim)]
     return VitConfig(
         image_size=side * patch,
         patch_size=patch,
         dim=dim,
-        depth=count(weights, block),
-        heads=told.heads or max(dim // 64, 1),
-        hidden_dim=weights[block.format(0) + up].shape[0],
+        depth=depth,
+        heads=told.heads or next(iter(known), max(dim // 64, 1)),
+        hidden_dim=hidden_dim,
         eps=told.eps,
     )
 

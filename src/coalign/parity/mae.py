@@ -38,7 +38,7 @@ def build(described: Described) -> tuple[nn.Module, StateMap]:
 
 def config_of(described: Described) -> MaeConfig:
     c = described.config
-    config = of_weights(described.weights, told(described), c.get("decoder_num_heads") or 16)
+    config = of_weights(described.weights, told(described), c.get("decoder_num_heads"))
     if config is None:
         raise InputError(f"{described.path}: has the names of no known auto-encoder")
     return replace(config, mask_ratio=c.get("mask_ratio", 0.75), normalise_pixels=False)

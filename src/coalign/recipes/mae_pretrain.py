@@ -122,7 +122,11 @@ class Recipe:
             log_every=self.log_every,
             save_every=self.save_every,
         )
-        run = Run(self.out, describe(model) | {"recipe": "mae-pretrain", "images": {"resize": "crop", "keep": 1.0}})
+        run = Run(
+            self.out,
+            describe(model)
+            | {"recipe": "mae-pretrain", "task": "image_classification", "images": {"resize": "crop", "keep": 1.0}},
+        )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         result = fit(model.to(device), batches, config, run)
         report = self._report(model, shown, len(source), result.steps)
