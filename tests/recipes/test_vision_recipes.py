@@ -219,7 +219,7 @@ def test_a_share_is_held_out_where_the_data_has_no_split(data: Path, tmp_path: P
 
 
 def test_errors_name_what_is_wrong(data: Path, pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="vit has no size 'enormous'; it has: mini, tiny"):
+    with pytest.raises(InputError, match="vit has no size 'enormous'; it has: mini, hybrid, tiny"):
         run("vit-finetune", data, tmp_path / "a", size="enormous", steps=1)
     with pytest.raises(InputError, match="gives no class scores"):
         Evaluate(run=pretrained, data=str(data), classes=None).evaluate()
