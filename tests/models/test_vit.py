@@ -186,6 +186,9 @@ def test_a_file_of_other_sizes_than_the_table_is_recognised(tmp_path):
     assert coalign.load(tmp_path / "i21k.safetensors", "vit").config == replace(
         config, trunk=replace(config.trunk, image_width=16)
     )
+    config = VitClassifierConfig(vit.SIZES["mini"], 5)  # a size of ours whose heads are not 64 wide
+    save_file(vit.timm(config).export(Vit(config).state_dict()), tmp_path / "mini.safetensors")
+    assert coalign.load(tmp_path / "mini.safetensors", "vit").config.trunk.heads == 3
     config = replace(vit.google(WIDE), pool="mean", trunk=replace(vit.google(WIDE).trunk, class_token=False))
     save_file(vit.original(config).export(Vit(config).state_dict()), tmp_path / "gap.safetensors")
     larger = coalign.load(tmp_path / "gap.safetensors", "vit", image_size=24)
@@ -280,3 +283,8 @@ def test_errors_say_what_is_wrong():
         Vit(CONFIG).encode(Batch())
     with pytest.raises(ValueError, match="`label` in the batch"):
         Vit(CONFIG).losses(Batch(images=batch().images))
+
+
+def test_an_unknown_stem_is_said():
+    with pytest.raises(InputError, match="no stem 'resnet50'; there are: none, efficientnet_lite0"):
+        VitConfig(stem="resnet50")

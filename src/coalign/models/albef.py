@@ -77,6 +77,9 @@ class AlbefConfig:
     text_hidden: int | None = None
     """Hidden width of a two-layer text projection; None is the paper's linear one."""
     projection_dropout: float = 0.0
+    online_keys: bool = False
+    """The batch's own candidates are the online vectors, so that both sides of a similarity learn (CLIP's loss); the
+    queue's stay the momentum's."""
     frozen_text: bool = False
     """The text half is not trained: its states may come with the batch (`Text.states`), and both towers share them."""
     warm_momentum: bool = False
@@ -137,10 +140,16 @@ class Towers(nn.Module):
         return F.normalize(self.image_projection(torch.cat(parts, 1)), dim=-1)
 
     def text_vector(self, text: Packed) -> Tensor:
+        return self.project_text(self.pool_text(text))
+
+    def pool_text(self, text: Packed) -> Tensor:
+        """What the projection reads of a text: its first row, or the mean of all at one length."""
         if self.config.text_pool == "first":
-            return F.normalize(self.text_projection(text.first), dim=-1)
-        mean = F.normalize(text.mean(), dim=-1) * self.config.text.dim**0.5
-        return F.normalize(self.text_projection(mean), dim=-1)
+            return text.first
+        return F.normalize(text.mean(), dim=-1) * self.config.text.dim**0.5
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        return F.normalize(self.text_projection(pooled), dim=-1)
 
     def fuse(self, text: Packed, image: Packed, mask: Mask | None = None, record: Record | None = None) -> Packed:
         """The fusion half: text i looks at image i, or as `mask` says; an image's keys and values are made once."""
@@ -373,23 +382,27 @@ class Albef(nn.Module):
             i2t = self.itc(seen.similarity_i2t, seen.target_i2t)
             losses["itc"] = (i2t + self.itc(seen.similarity_t2i, seen.target_t2i)) / 2
         if "itm" in wanted:
-            pairs = self.with_negatives(drawn, seen.text.values.device)
-            logits = self.match_head(self.online.fuse_first(seen.text, seen.image, pairs))
+            texts, images = self.with_negatives(drawn, seen.text.values.device)
+            text, image = seen.text, seen.image
+            if self.config.match_items is not None:  # leave out what no pair has
+                (used, texts), (shown, images) = (x.unique(return_inverse=True) for x in (texts, images))
+                text, image = text.select(used), image.select(shown)
+            logits = self.match_head(self.online.fuse_first(text, image, (texts, images)))
             labels = (torch.arange(logits.shape[0], device=logits.device) < logits.shape[0] // 3).long()
             losses["itm"] = self.itm(logits, labels)
         if "mlm" in wanted:
             hidden, labels = self.hidden_words(batch.text.ids, drawn)
-            rows, items = predicted_rows(labels), torch.arange(len(hidden), device=labels.device)
+            rows, image, image_m = predicted_rows(labels), seen.image, seen.image_m
+            if self.config.word_items is not None:
+                image, image_m = (x.select(range(len(hidden))) for x in (image, image_m))
             text = self.online.read(Text(hidden))
-            logits = self.online.predict(
-                self.online.fuse(text, seen.image, Mask.between(text, seen.image, items)), rows
-            )
+            logits = self.online.predict(self.online.fuse(text, image), rows)
             losses["mlm"] = self.mlm(logits, labels[rows])
             if self.config.distill:
                 with torch.no_grad():
                     m = self.momentum
                     text_m = text if self.config.frozen_text else m.read(Text(hidden))
-                    teacher = m.predict(m.fuse(text_m, seen.image_m, Mask.between(text_m, seen.image_m, items)), rows)
+                    teacher = m.predict(m.fuse(text_m, image_m), rows)
                 losses["mlm"] = (1 - alpha) * losses["mlm"] + alpha * self.distillation(logits, teacher)
         return losses
 
@@ -416,20 +429,29 @@ class Albef(nn.Module):
         online, m, queue, images_in = self.online, self.momentum, self.queue, self.see(batch.images)
         image, text = online.image(images_in), online.read(batch.text)
         image_vector, text_vector = online.image_vector(image, images_in), online.text_vector(text)
+        bank = [batch.labels["text_bank"]] if "text_bank" in batch.labels else []
         with torch.no_grad():
             image_m, text_m = m.image(images_in), text if self.config.frozen_text else m.read(batch.text)
             image_vector_m, text_vector_m = m.image_vector(image_m, images_in), m.text_vector(text_m)
             images = torch.cat([image_vector_m.T, queue.get_buffer("image")], 1)
-            texts = torch.cat([text_vector_m.T, queue.get_buffer("text")], 1)
+            texts = torch.cat([text_vector_m.T, queue.get_buffer("text"), *(m.project_text(x).T for x in bank)], 1)
             if self.config.targets == "ids":
                 assert batch.ids is not None, 'targets="ids" needs the ids of the items'
-                hard = matching_targets(batch.ids, torch.cat([batch.ids, queue.ids[0]]))
+                known = torch.cat([batch.ids, queue.ids[0]])
+                target_t2i = matching_targets(batch.ids, known)
+                target_i2t = (
+                    matching_targets(batch.ids, torch.cat([known, batch.labels["text_bank_ids"]]))
+                    if bank
+                    else target_t2i
+                )
             else:
-                hard = torch.eye(len(image), images.shape[1], device=images.device)
-            target_i2t = target_t2i = hard
+                target_i2t = target_t2i = torch.eye(len(image), images.shape[1], device=images.device)
             if self.config.distill:
-                target_i2t = soft_targets(image_vector_m @ texts / self.temperature, hard, alpha)
-                target_t2i = soft_targets(text_vector_m @ images / self.temperature, hard, alpha)
+                target_i2t = soft_targets(image_vector_m @ texts / self.temperature, target_i2t, alpha)
+                target_t2i = soft_targets(text_vector_m @ images / self.temperature, target_t2i, alpha)
+        if self.config.online_keys:
+            images = torch.cat([image_vector.T, queue.get_buffer("image")], 1)
+            texts = torch.cat([text_vector.T, queue.get_buffer("text"), *(online.project_text(x).T for x in bank)], 1)
         return Contrast(
             image,
             text,

@@ -57,6 +57,10 @@ class VitConfig:
     final_norm: bool = True
     drop_path: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.stem not in ("none", "efficientnet_lite0"):
+            raise InputError(f"no stem {self.stem!r}; there are: none, efficientnet_lite0")
+
     @property
     def grid(self) -> int:
         """Patches along a side, from top to bottom."""

@@ -156,7 +156,8 @@ class _Clock:
     """Says what the pairs cost, once the first ones have shown it; a bar meanwhile."""
 
     def __init__(self, pairs: int, hint: str = "") -> None:
-        self.pairs, self.hint, self.count, self.started, self.told = pairs, 0, time.perf_counter(), False
+        self.pairs, self.hint, self.count = pairs, hint, 0
+        self.started, self.told = time.perf_counter(), False
         self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
     def __enter__(self) -> _Clock:

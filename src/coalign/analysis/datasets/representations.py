@@ -279,7 +279,7 @@ def probe(name: str, x: Floats, target: Ints, groups: Ints, seed: int = 0) -> Pr
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x[train], target[train])
         odds = np.full((len(test), classes), np.log(1e-3))
-        odds[:, model.classes_] = np.maximum(model.predict_log_proba(x[test]), np.log(1e-3))
+        odds[:, model.classes_] = np.log(np.maximum(model.predict_proba(x[test]), 1e-3))
         correct[test] = odds.argmax(1) == target[test]
         gained[test] = (odds[np.arange(len(test)), target[test]] - chance) / np.log(2)
     return Probe(name, *mean_interval(correct, seed), *mean_interval(gained, seed), correct, gained)

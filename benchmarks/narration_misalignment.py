@@ -1,0 +1,188 @@
+"""MIL-NCE against NCE with a single positive and Max+NCE, as narration strays from what is shown.
+
+A generated world (`data.worlds_video`), written as mp4 and srt and read back by the readers of training. Of the
+sentences a growing share is said one step early or late, and a fifth is beside the point. Every objective gets the
+same clips, steps and seeds; what differs is the bag: 5 narrations, or the one nearest in time.
+
+Measured on videos never seen: which clips a step's sentence finds (R@1, R@5, median rank, of 48 sentences among 192
+clips), and on their narration, misaligned like that of training, which narration of a clip's bag is the one that tells
+it: the share found by the model, by time alone, and by chance.
+
+    python benchmarks/narration_misalignment.py --out misalignment.json --picture docs/pictures/misalignment.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coalign.data.clips import Clip, clip_start, read_clip
+from coalign.data.narrated import bag_of
+from coalign.data.subtitles import read_subtitles
+from coalign.data.words import WordList
+from coalign.data.worlds_video import CHAT, STEPS, Narrating, WorldVideo, make_videos, to_srt, write_videos
+from coalign.models.mil_nce import SIZES, MilNceModel
+from coalign.retrieval.metrics import ranks, summarise
+from coalign.training.schedule import lr_factor
+from coalign.types import Batch, Video
+
+LEVELS = (0.0, 0.3, 0.6, 0.9)
+METHODS = {"nce": (1, "sum"), "max-nce": (5, "max"), "mil-nce": (5, "sum")}
+BAG, OFF_TOPIC, SECONDS = 5, 0.2, 3.2
+
+
+def read(videos: list[WorldVideo], folder: Path, model: MilNceModel, words: WordList) -> dict[str, Any]:
+    """Each narration's clip, as bytes, with the sentences of its bag, the nearest first; through mp4 and srt."""
+    clips: list[Tensor] = []
+    bags: list[list[list[int]]] = []
+    for video in videos:
+        (folder / f"{video.name}.srt").write_text(to_srt([told.narration for told in video.told]))
+        said = read_subtitles(folder / f"{video.name}.srt")
+        for number, narration in enumerate(said):
+            begin = clip_start(narration, SECONDS)
+            clips.append((read_clip(Clip(folder / f"{video.name}.mp4", begin), model.input_spec) * 255).byte())
+            order = sorted(bag_of(said, number, BAG), key=lambda other: other != number)  # its own first
+            bags.append([words.ids(said[other].text) for other in order])
+    return {"clips": torch.stack(clips), "bags": bags}
+
+
+def train(data: dict[str, Any], method: str, words: WordList, seed: int, steps: int, lr: float) -> MilNceModel:
+    bag, form = METHODS[method]
+    torch.manual_seed(seed)
+    model = MilNceModel(replace(CONFIG, vocab_size=words.vocab_size, bag=form))
+    optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * lr_factor("cosine", step, steps, 0.1, 0.0)
+        chosen = torch.randint(len(data["clips"]), (32,), generator=generator)
+        texts = [data["bags"][i][k] for i in chosen.tolist() for k in range(bag)]
+        batch = Batch(text=of_ids(texts), video=Video(frames=data["clips"][chosen].float() / 255))
+        loss = model.losses(batch)["mil_nce"]
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    return model.eval()
+
+
+def of_ids(items: list[list[int]]) -> Any:
+    from coalign.types import Layout, Packed, Text
+
+    flat = torch.tensor([id for item in items for id in item], dtype=torch.int64)
+    return Text(Packed(flat, Layout.of([len(item) for item in items])))
+
+
+@torch.no_grad()
+def look(model: MilNceModel, clips: Tensor) -> Tensor:
+    return torch.cat([model.look(part.float() / 255)[1] for part in clips.split(64)])
+
+
+@torch.no_grad()
+def retrieval(model: MilNceModel, clips: Tensor, kinds: Tensor, words: WordList) -> dict[str, float]:
+    """Every step's sentence as a query; the right answers are the clips of that step."""
+    present = kinds.unique()
+    queries = model.text(words.text([STEPS[kind].sentence for kind in present.tolist()]).ids)
+    return summarise(ranks(queries @ look(model, clips).T, present, kinds), (1, 5))
+
+
+@torch.no_grad()
+def alignment(model: MilNceModel, videos: list[WorldVideo], clips: Tensor, words: WordList) -> dict[str, float]:
+    """Of each shown step: does the narration that fits best, of the five nearest in time, tell it? Only steps of
+    which the sentence is among the five. `clips` are the steps' middles in order."""
+    shown = look(model, clips)
+    right = {"model": 0.0, "time": 0.0, "chance": 0.0}
+    row = counted = 0
+    for video in videos:
+        for place in range(len(video.steps)):
+            middle = (place + 0.5) * video.seconds
+            near = sorted(video.told, key=lambda t: abs((t.narration.start + t.narration.end) / 2 - middle))[:BAG]
+            truth = [told.step == place for told in near]
+            if any(truth):
+                counted += 1
+                texts = model.text(words.text([told.narration.text for told in near]).ids)
+                right["model"] += truth[int((texts @ shown[row]).argmax())]
+                right["time"] += truth[0]
+                right["chance"] += sum(truth) / BAG
+            row += 1
+    return {name: value / counted for name, value in right.items()}
+
+
+CONFIG = replace(SIZES["tiny"], train_words=True, image_size=48, frames=8, fps=2.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--videos", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=5e-3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sentences = [f"{step.sentence} now here you see next so and then" for step in STEPS]
+    words = WordList.of_texts([*sentences, *CHAT])
+    reader = MilNceModel(replace(CONFIG, vocab_size=words.vocab_size))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        test = make_videos(24, split="test")
+        write_videos(folder, make_videos(args.videos))
+        write_videos(folder, test)
+        middles = [(folder / f"{v.name}.mp4", (n + 0.5) * v.seconds - SECONDS / 2) for v in test for n in range(8)]
+        clips = torch.stack([(read_clip(Clip(*where), reader.input_spec) * 255).byte() for where in middles])
+        kinds = torch.tensor([kind for video in test for kind in video.steps])
+        for level in LEVELS:
+            how = Narrating(level, OFF_TOPIC)
+            data = read(make_videos(args.videos, narrating=how), folder, reader, words)
+            told = make_videos(24, narrating=how, split="test")
+            for seed in range(args.seeds):
+                for method in METHODS:
+                    began = time.process_time()
+                    model = train(data, method, words, seed, args.steps, args.lr)
+                    found = retrieval(model, clips, kinds, words)
+                    aligned = alignment(model, told, clips, words)
+                    rows.append({"misaligned": level, "method": method, "seed": seed, **found, "aligned": aligned})
+                    print(level, method, seed, found, aligned, f"{time.process_time() - began:.0f} s", flush=True)
+                    args.out.write_text(json.dumps(rows, indent=1) + "\n")
+    if args.picture:
+        draw(rows, args.picture)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for method in METHODS:
+        for axis, value in ((axes[0], lambda r: r["R@1"]), (axes[1], lambda r: r["aligned"]["model"])):
+            points = [[value(r) for r in rows if r["method"] == method and r["misaligned"] == x] for x in LEVELS]
+            means = [sum(p) / len(p) for p in points]
+            spread = [math.sqrt(sum((v - m) ** 2 for v in p) / len(p)) for p, m in zip(points, means, strict=True)]
+            axis.errorbar(LEVELS, means, spread, label=method, marker="o", capsize=3)
+    for name, style in (("time", "k--"), ("chance", "k:")):
+        means = [
+            sum(r["aligned"][name] for r in rows if r["misaligned"] == x) / sum(r["misaligned"] == x for r in rows)
+            for x in LEVELS
+        ]
+        axes[1].plot(LEVELS, means, style, label="nearest in time" if name == "time" else name)
+    axes[0].set(ylabel="R@1, sentence to clip", ylim=(0, 1))
+    axes[1].set(ylabel="the right narration of the bag", ylim=(0, 1))
+    for axis in axes:
+        axis.set(xlabel="share of sentences a step early or late")
+        axis.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
