@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.checkpoints import Alias, Rename, StateMap
+from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
 from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
