@@ -7,7 +7,7 @@ import pytest
 import torch
 from video_files import is_black, make_video, number_of
 
-from coalign.data.clips import Clip, covering, read_clip, windows
+from coalign.data.clips import Clip, read_clip, stream_clips, windows
 from coalign.data.tokenise import Tokenizer
 from coalign.data.words import WordList
 from coalign.errors import InputError
@@ -36,10 +36,23 @@ def test_the_middle_is_cut_out_and_in_training_a_random_part(tmp_path: Path) -> 
     assert torch.equal(random[4], again) and len({round(float(r.mean()), 5) for r in random}) > 2
 
 
-def test_windows_lie_evenly_and_clips_cover() -> None:
+def test_windows_lie_evenly() -> None:
     assert windows(10, 20, 4, 3) == [10, 13, 16] and windows(10, 20, 4, 1) == [13.0]
     assert windows(10, 11, 4, 2) == [10, 10]
-    assert list(covering(5, 2)) == [0, 2, 4] and list(covering(2, 2, 0.5)) == [0, 0.5, 1.0, 1.5]
+
+
+@pytest.mark.parametrize("step", [None, 0.4, 1.2])
+def test_a_whole_video_as_clips(tmp_path: Path, step: float | None) -> None:
+    file = make_video(tmp_path / "a.mp4", 30, key_frames=7)
+    found = list(stream_clips(file, SPEC, step=step))
+    hop = 0.8 if step is None else step
+    assert [begin for begin, _, _ in found] == pytest.approx([n * hop for n in range(len(found))])
+    assert found[-1][0] < 3.0 <= found[-1][0] + max(hop, 0.8) and found[0][1] == pytest.approx(0.8)
+    for begin, _, frames in found:
+        torch.testing.assert_close(frames, read_clip(Clip(file, round(begin, 3)), SPEC))
+    later = list(stream_clips(file, SPEC, step=step, first=2))
+    assert [begin for begin, _, _ in later] == [begin for begin, _, _ in found[2:]]
+    torch.testing.assert_close(later[0][2], found[2][2])
 
 
 def test_a_word_list_is_a_tokenizer_that_runs_save_and_load(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_two_images(form: Any, data: Path, tmp_path: Path) -> None:
 def test_retrieval(data: Path, tmp_path: Path) -> None:
     files: dict[str, Any] = {"data": str(data / "captions.csv"), "images": data}
     fields: dict[str, Any] = {**TRAINING, "batch_size": 3}
-    Retrieval(system="vilt", out=tmp_path / "run", steps=40, candidates=3, **files, **fields).run()
+    Retrieval(system="vilt", out=tmp_path / "run", steps=80, candidates=3, **files, **fields).run()
     result = RetrievalTask(run=tmp_path / "run", **files).evaluate()
     assert result.rows["model"]["image_to_text"]["R@1"] == 1
     assert result.rows["model"]["text_to_image"]["R@1"] == 1

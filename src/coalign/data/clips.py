@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from coalign.data.video import VideoLike, read_frames
+from coalign.data.video import VideoLike, read_frames, stream_frames
 from coalign.errors import InputError
 from coalign.types import InputSpec
 
@@ -76,10 +76,40 @@ def windows(start: float | int, end: float | int, seconds: float | int, count: i
     return [start + (last - start) * (n / (count - 1) if count > 1 else 0.5) for n in range(count)]
 
 
-def covering(end: float | int, seconds: float | int, step: float | int | None = None) -> Iterable[float]:
-    """Beginnings of clips that cover 0 ... end one after the other, `step` apart (their own length where None)."""
-    step = seconds if step is None else step
-    number = 0
-    while number * step < end - 1e-6:
-        yield float(number * step)
+def stream_clips(
+    video: VideoLike, spec: InputSpec, *, step: float | int | None = None, first: int = 0
+) -> Iterator[tuple[float, float, Tensor]]:
+    """A whole video as clips: (beginning, end, frames [T, 3, S, S]) from clip number `first` on.
+
+    Clips begin `step` seconds apart (None: their own length), rounded to whole frames. The last one that shows
+    anything is filled up with black. What is in memory is one clip, however long the video; the video is decoded
+    once, from the first clip on.
+
+    Raises:
+        BadSample: The file cannot be read.
+    """
+    seconds, size, count = clip_seconds(spec), spec.image_size or 0, spec.frames or 0
+    hop = max(round((seconds if step is None else step) * spec.fps), 1)
+    buffer: list[Tensor] = []
+    skip, number = 0, first  # frames between two clips that no clip shows
+
+    def clip() -> tuple[float, float, Tensor]:
+        frames = torch.stack(buffer[:count]).float() / 255
+        whole = torch.cat([frames, frames.new_zeros(count - len(frames), *frames.shape[1:])])
+        begin = number * hop / spec.fps
+        return begin, begin + seconds, whole
+
+    for _, frame in stream_frames(video, spec.fps, start=first * hop / spec.fps, short_side=size):
+        if skip:
+            skip -= 1
+            continue
+        top, left = ((side - size) // 2 for side in frame.shape[1:])
+        buffer.append(frame[:, top : top + size, left : left + size])
+        if len(buffer) == count:
+            yield clip()
+            number, skip = number + 1, max(hop - count, 0)
+            del buffer[:hop]
+    while buffer:
+        yield clip()
         number += 1
+        del buffer[:hop]

@@ -304,12 +304,16 @@ class Albef(nn.Module):
         """Grad-CAM, as in the paper; plain cross-attention where only the last fusion block could show it."""
         return "cross_attention" if self.alignment_block == self.config.text.depth - 1 else "grad_cam"
 
-    def alignment(self, batch: Batch, method: Literal["cross_attention", "grad_cam"] = "grad_cam") -> list[Tensor]:
+    def alignment(
+        self, batch: Batch, method: Literal["cross_attention", "grad_cam", "transport"] = "grad_cam"
+    ) -> list[Tensor]:
         """Word-to-patch maps [L_i, grid, grid], one a pair: cross-attention of `alignment_block`, mean over heads.
 
         "grad_cam" weights the attention by the positive part of the matching logit's gradient (section 6.4).
         """
         assert batch.text is not None
+        if method == "transport":
+            raise ValueError("ALBEF has no transport plan; its methods are cross_attention and grad_cam")
         c = self.config
         block = self.alignment_block
         if method == "grad_cam" and block == c.text.depth - 1:

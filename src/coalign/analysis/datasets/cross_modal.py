@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import norm, skew
+from scipy.stats import norm, skew, t
 from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from coalign.analysis.datasets.representations import mean_interval, unit_rows
 from coalign.errors import InputError
 
 HEADS, STEPS, BATCH, TEMPERATURE = 64, 300, 256, 0.07
+TAIL = 4  # degrees of freedom of the scores of right pairs
 Folds = list[Ints]
 
 
@@ -249,7 +250,8 @@ def posterior(score: Floats, null: Floats) -> tuple[Floats, bool]:
     """The probability [N] that each pair is mismatched, and whether the two kinds can be told apart.
 
     Scores are a mixture: mismatched pairs score as the pairs in `null` (a density from their histogram, known), right
-    ones as a normal distribution whose mean, deviation and share are found by expectation maximisation.
+    ones as a Student's t of 4 degrees, whose place, scale and share are found by expectation maximisation. Its heavy
+    tail is for right pairs that are hard to recognise, which are no mismatch.
     """
     edges = np.linspace(min(null.min(), score.min()) - 0.5, max(null.max(), score.max()) + 0.5, 200)
     density = np.histogram(null, edges)[0].astype(float)
@@ -257,17 +259,17 @@ def posterior(score: Floats, null: Floats) -> tuple[Floats, bool]:
     density = np.convolve(density, kernel / kernel.sum(), "same") + 1e-9
     density /= density.sum() * (edges[1] - edges[0])
     wrong = np.maximum(density[np.clip(np.searchsorted(edges, score) - 1, 0, len(density) - 1)], 1e-12)
-    share, mean, deviation = 0.1, float(np.median(score)), float(score.std() + 1e-3)
+    share, place, scale = 0.1, float(np.median(score)), float(score.std() + 1e-3)
     mismatch = np.full(len(score), share)
     for _ in range(200):
-        right = norm.pdf(score, mean, deviation)
-        right = np.where(score > mean, np.maximum(right, norm.pdf(mean, mean, deviation)), right)  # high is never wrong
-        mismatch = share * wrong / (share * wrong + (1 - share) * np.maximum(right, 1e-12))
-        weight = 1 - mismatch
+        away = (score - place) / scale
+        right = t.pdf(np.minimum(away, 0.0), TAIL) / scale  # a high score is never a reason for a mismatch
+        mismatch = share * wrong / (share * wrong + (1 - share) * right)
+        weight = (1 - mismatch) * (TAIL + 1) / (TAIL + away**2)
         share = float(np.clip(mismatch.mean(), 1e-4, 0.9))
-        mean = float((weight * score).sum() / weight.sum())
-        deviation = float(max(np.sqrt((weight * (score - mean) ** 2).sum() / weight.sum()), 0.3))
-    usable = len(score) >= 50 and mean > 1.5 and share < 0.5
+        place = float((weight * score).sum() / weight.sum())
+        scale = float(max(np.sqrt((weight * (score - place) ** 2).sum() / (1 - mismatch).sum()), 0.2))
+    usable = len(score) >= 50 and place > 1.5 and share < 0.5
     return mismatch, usable
 
 

@@ -21,7 +21,7 @@ def figure(traces: Sequence[Any], x: str = "", y: str = "", **layout: Any) -> An
         template="plotly_white",
         colorway=list(PALETTE),
         font={"family": "system-ui, sans-serif", "size": 12},
-        margin={"l": 56, "r": 16, "t": 12, "b": 44},
+        margin={"l": 56, "r": 16, "t": 30, "b": 44},
         height=300,
         xaxis_title=x,
         yaxis_title=y,
@@ -79,7 +79,7 @@ def bars(
         x,
         yaxis={"autorange": "reversed", "type": "category"},
         height=height,
-        margin={"l": min(40 + 7 * longest, 320), "r": 16, "t": 12, "b": 44},
+        margin={"l": min(40 + 7 * longest, 320), "r": 16, "t": 30, "b": 44},
     )
 
 
@@ -134,7 +134,7 @@ def heatmap(values: Any, names: Sequence[str], title: str) -> Any:
         [trace],
         height=130 + 30 * len(names),
         yaxis={"autorange": "reversed"},
-        margin={"l": 150, "r": 16, "t": 12, "b": 110},
+        margin={"l": 150, "r": 16, "t": 30, "b": 110},
     )
 
 
@@ -169,7 +169,7 @@ def scatter(places: Any, hover: Sequence[str], colours: Sequence[str] | None = N
         yaxis=blank,
         height=460,
         showlegend=len(traces) > 1,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
     )
 
 
