@@ -121,7 +121,8 @@ class Pretrain(ABC):
         run = Run(self.out, describe(model) | {"recipe": name, "task": "matching"})
         result = fit(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader, config, run)
         tokenizer_of(model).save(self.out)
-        print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT")
+        seen = " --regions REGIONS" if isinstance(self, RegionPretrain) else ""
+        print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT{seen}")
 
 
 @dataclass(frozen=True, kw_only=True)
