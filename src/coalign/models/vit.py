@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.checkpoints import Alias, Rename, StateMap
+from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
 from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
@@ -56,6 +57,10 @@ class VitConfig:
     class_token: bool = True
     final_norm: bool = True
     drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.stem not in ("none", "efficientnet_lite0"):
+            raise InputError(f"no stem {self.stem!r}; there are: none, efficientnet_lite0")
 
     @property
     def grid(self) -> int:
