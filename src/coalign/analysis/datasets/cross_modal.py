@@ -19,7 +19,7 @@ from coalign.analysis.datasets.representations import mean_interval, unit_rows
 from coalign.errors import InputError
 
 HEADS, STEPS, BATCH, TEMPERATURE = 64, 300, 256, 0.07
-TAIL = 4  # degrees of freedom of the scores of right pairs
+TAIL = 8  # degrees of freedom of the scores of right pairs
 Folds = list[Ints]
 
 
@@ -250,7 +250,7 @@ def posterior(score: Floats, null: Floats) -> tuple[Floats, bool]:
     """The probability [N] that each pair is mismatched, and whether the two kinds can be told apart.
 
     Scores are a mixture: mismatched pairs score as the pairs in `null` (a density from their histogram, known), right
-    ones as a Student's t of 4 degrees, whose place, scale and share are found by expectation maximisation. Its heavy
+    ones as a Student's t of 8 degrees, whose place, scale and share are found by expectation maximisation. Its heavy
     tail is for right pairs that are hard to recognise, which are no mismatch.
     """
     edges = np.linspace(min(null.min(), score.min()) - 0.5, max(null.max(), score.max()) + 0.5, 200)
