@@ -113,6 +113,7 @@ def _flat(value):
 
 RECIPES = {
     "mult": (mult_mosi.Recipe, MULT),
+    "mult-ctc": (mult_mosi.Recipe, {**MULT, "aligned": ("audio", "vision")}),
     "raven": (raven_mosi.Recipe, {"dim": 8, "nonverbal_dim": 4}),
     **{
         kind: (fusion_mosi.Recipe, {"fusion": kind, "state_dim": 8, "tensor_dim": 2})

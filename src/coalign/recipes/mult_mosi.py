@@ -44,6 +44,8 @@ class Recipe(SeriesRecipe):
         streams = tuple(
             Stream(name, width, self.dropout if name == "text" else 0.0) for name, width in self.widths(data).items()
         )
+        every = (item for items in data.splits.values() for item in items)
+        words = max((len(item.streams["text"]) for item in every if "text" in item.streams), default=1)
         config = MulTConfig(
             streams,
             targets=self.targets or None,
@@ -58,7 +60,7 @@ class Recipe(SeriesRecipe):
             relu_dropout=self.dropout,
             residual_dropout=self.dropout,
             aligned=self.aligned,
-            align_steps=self.max_rows,
+            align_steps=min(words, self.max_rows),
             grouped=self.grouped,
         )
         with torch.random.fork_rng(devices=[]):
