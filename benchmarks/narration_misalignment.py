@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coalign.data.clips import Clip, clip_start, read_clip
-from coalign.data.narrated import bag_of
+from coalign.data.clips import Clip, read_clip
+from coalign.data.narrated import bag_of, clip_start
 from coalign.data.subtitles import read_subtitles
 from coalign.data.words import WordList
 from coalign.data.worlds_video import CHAT, STEPS, Narrating, WorldVideo, make_videos, to_srt, write_videos

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from video_files import make_sound, make_video
+
+from coalign.errors import InputError
+from coalign.extraction.video import extract_folder, read_features
+from coalign.types import Batch, Encoding, InputSpec
+
+SPEC = InputSpec(image_size=16, frames=4, fps=10.0)
+
+
+class Means(nn.Module):
+    """The mean of each frame of a clip, and how many clips it has seen; stops when it has seen too many."""
+
+    def __init__(self, stop_after: int = 1000) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.seen, self.stop_after = 0, stop_after
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        assert batch.video is not None and batch.video.frames is not None
+        if self.seen + len(batch) > self.stop_after:
+            raise KeyboardInterrupt
+        self.seen += len(batch)
+        return Encoding({}, {"video_feature": batch.video.frames.mean((2, 3, 4))})
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    for name, count in (("a", 50), ("sub/b", 23)):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_video(tmp_path / "videos" / f"{name}.mp4", count, key_frames=9)
+    make_sound(tmp_path / "videos" / "sound.mp4")
+    return tmp_path / "videos"
+
+
+def all_features(folder: Path) -> dict[str, Any]:
+    return {path.stem: read_features(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_one_file_a_video_and_the_rest_is_listed(videos: Path, tmp_path: Path) -> None:
+    done = extract_folder(videos, tmp_path / "out", Means(), SPEC, batch_size=3)
+    assert (done.videos, done.clips, done.known, done.broken) == (2, 13 + 6, 0, 1)
+    found = all_features(tmp_path / "out")
+    assert list(found) == ["a", "sub__b"]
+    features, times = found["sub__b"]
+    assert features.shape == (6, 4) and times[1].tolist() == pytest.approx([0.4, 0.8])
+    assert features[-1, 3] == 0 and features[-1, 2] > 0  # 23 frames: the last clip has three
+    assert "sound only" in (tmp_path / "out" / "quarantine.jsonl").read_text()
+    assert extract_folder(videos, tmp_path / "out", Means(0), SPEC).known == 2
+
+
+def test_killed_it_goes_on_after_the_last_clip(videos: Path, tmp_path: Path) -> None:
+    extract_folder(videos, tmp_path / "whole", Means(), SPEC, batch_size=3)
+    killed = Means(stop_after=7)
+    with pytest.raises(KeyboardInterrupt):
+        extract_folder(videos, tmp_path / "out", killed, SPEC, batch_size=3)
+    assert killed.seen == 6 and not all_features(tmp_path / "out")
+    (part,) = (tmp_path / "out").glob(".*.rows")
+    with part.open("ab") as file:  # a row that was being written
+        file.write(b"half a row")
+    again = Means()
+    extract_folder(videos, tmp_path / "out", again, SPEC, batch_size=3)
+    assert again.seen == 13 - 6 + 6
+    whole, resumed = all_features(tmp_path / "whole"), all_features(tmp_path / "out")
+    for name in whole:
+        for a, b in zip(whole[name], resumed[name], strict=True):
+            torch.testing.assert_close(a, b)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_clips_closer_together(videos: Path, tmp_path: Path) -> None:
+    extract_folder(videos, tmp_path / "out", Means(), SPEC, step=0.2)
+    assert all_features(tmp_path / "out")["a"][1][:3, 0].tolist() == pytest.approx([0, 0.2, 0.4])
+
+
+def test_bad_input_is_one_line(videos: Path, tmp_path: Path) -> None:
+    extract_folder(videos, tmp_path / "out", Means(), SPEC)
+    with pytest.raises(InputError, match="made in another way"):
+        extract_folder(videos, tmp_path / "out", Means(), SPEC, step=0.2)
+    with pytest.raises(InputError, match="no folder of videos"):
+        extract_folder(tmp_path / "nowhere", tmp_path / "out", Means(), SPEC)
+    (tmp_path / "x.safetensors").write_text("no")
+    with pytest.raises(InputError, match="not the features of a video"):
+        read_features(tmp_path / "x.safetensors")
+    make_video(videos / "a.mkv", 3)
+    with pytest.raises(InputError, match="same name"):
+        extract_folder(videos, tmp_path / "out", Means(), SPEC)
