@@ -164,12 +164,16 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
 def _fill_folder(
     folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], tokenizer: Tokenizer | None
 ) -> None:
-    """What Hugging Face's library reads; the vocabulary as vocab.txt, since it adds special tokens by its own rules."""
+    """What Hugging Face's library reads; word pieces as vocab.txt: it adds their special tokens by its own rules."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    if tokenizer is not None:
+    if tokenizer is not None and tokenizer.is_byte_pairs:
+        tokenizer.save(folder)
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", "utf-8")
+    elif tokenizer is not None:
         pieces = [tokenizer.id_to_piece(number) for number in range(tokenizer.vocab_size)]
         (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
         settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lowercase}

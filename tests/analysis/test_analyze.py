@@ -14,12 +14,13 @@ from PIL import Image, ImageDraw
 from coalign.analysis.datasets.cache import Towers, encode_all
 from coalign.analysis.datasets.columns import Columns, VideoFacts
 from coalign.analysis.datasets.cross_modal import compare_pairs, information, linear_heads, posterior, whole_space
+from coalign.analysis.datasets.found import Options, Study, row_table
 from coalign.analysis.datasets.images import image_statistics
 from coalign.analysis.datasets.page import write_study
 from coalign.analysis.datasets.representations import linear_cka, mutual_knn, nearest, probe_label
 from coalign.analysis.datasets.series import agreement, covered, label_statistics, series_statistics, video_statistics
 from coalign.analysis.datasets.slices import compare_slices, holm, load_slices, parse_slice, two_sample_test
-from coalign.analysis.datasets.study import Options, Study, compare_sets, row_table, study
+from coalign.analysis.datasets.study import compare_sets, study
 from coalign.analysis.datasets.summary import summarise
 from coalign.analysis.datasets.texts import label_words, near_duplicate_texts, text_statistics
 from coalign.data.tokenise import Tokenizer

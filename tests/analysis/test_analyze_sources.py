@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from coalign.analysis.datasets.cache import Towers
+from coalign.analysis.datasets.found import Options
 from coalign.analysis.datasets.sources import pair_columns, region_columns, series_columns, shot_changes, video_columns
-from coalign.analysis.datasets.study import Options, study
+from coalign.analysis.datasets.study import study
 from coalign.analysis.datasets.summary import summarise
 from coalign.cli import main
 from coalign.data.narrated import open_narrated

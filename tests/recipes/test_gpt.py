@@ -10,11 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from coalign import prepare
+from coalign.commands import vocab
+from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.models.gpt import Gpt, GptConfig, released, transformers
 from coalign.models.gpt_tasks import GptClassifier, GptMultipleChoice, GptSimilarity
 from coalign.recipes import gpt_choice, gpt_classify, gpt_entail, gpt_pretrain, gpt_similarity
-from coalign.registry import load
+from coalign.registry import convert, load
 from coalign.tasks import classification, language_model, multiple_choice
 
 GOOD, BAD = ("sun warm bright day", "happy bright sun"), ("rain cold dark night", "sad dark rain")
@@ -191,3 +194,26 @@ def test_what_is_no_gpt_is_said(tmp_path, pretrained):
     unknown = table(tmp_path / "u.tsv", [("sun", "ugly")], ("sentence", "label"))
     with pytest.raises(InputError, match="'ugly' is not in the set"):
         classification.Evaluate(run, unknown).evaluate()
+
+
+def test_a_run_becomes_a_folder_that_transformers_loads(pretrained, tmp_path):
+    hf = pytest.importorskip("transformers")
+    convert(pretrained, tmp_path / "hf", system="gpt", to="transformers")
+    theirs, info = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    ours = load(pretrained)
+    ids = hf.AutoTokenizer.from_pretrained(tmp_path / "hf")("Sun, bright rain")["input_ids"]
+    assert ids == ours.tokenizer.ids("Sun, bright rain")
+    states = ours.encode(prepare(ours, texts=["Sun, bright rain"])).tokens["text"]
+    logits = states.values @ ours.trunk.word.weight.T
+    assert torch.allclose(theirs(torch.tensor([ids])).logits[0], logits, atol=1e-4)
+    again = load(tmp_path / "hf", "gpt")
+    assert torch.equal(again.trunk.word.weight, ours.trunk.word.weight) and again.config.heads == ours.config.heads
+
+
+def test_a_vocabulary_is_learned_by_command(corpus, tmp_path, capsys):
+    vocab.command(str(corpus), tmp_path / "v", 60, byte_pairs=True)
+    assert "byte pairs" in capsys.readouterr().out
+    assert "sun</w>" in Tokenizer.load(tmp_path / "v").pieces("sun")
+    with pytest.raises(InputError, match="exists already"):
+        vocab.command(str(corpus), tmp_path / "v", 60, byte_pairs=True)

@@ -80,9 +80,10 @@ def command(
     from dataclasses import replace
 
     from coalign.analysis.datasets.findings import SEVERITY
+    from coalign.analysis.datasets.found import Options
     from coalign.analysis.datasets.page import write_study
     from coalign.analysis.datasets.slices import load_slices
-    from coalign.analysis.datasets.study import Options, compare_sets, study
+    from coalign.analysis.datasets.study import compare_sets, study
     from coalign.analysis.datasets.summary import summarise
     from coalign.data.tokenise import Tokenizer
     from coalign.tasks.towers import default_towers, minilm_folder, run_towers

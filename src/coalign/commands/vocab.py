@@ -12,7 +12,7 @@ from coalign.commands._shared import Json, answer
 from coalign.errors import InputError
 from coalign.tasks.arguments import OptionalName, Switch
 
-HELP = Help("your own data", "CORPUS --out FOLDER", "learn a vocabulary of word pieces from plain text", 60)
+HELP = Help("your own data", "CORPUS --out FOLDER", "learn a vocabulary from plain text", 60)
 
 
 def command(
@@ -20,17 +20,19 @@ def command(
     out: Path,
     size: int = 30000,
     cased: Switch = False,
+    byte_pairs: Switch = False,
     text_column: OptionalName = None,
     split: OptionalName = None,
     json: Json = False,
 ) -> int:
-    """Learns a WordPiece vocabulary from plain text, for BERT (--vocab of its recipes).
+    """Learns a vocabulary from plain text: word pieces for BERT, byte pairs for GPT (--vocab of their recipes).
 
     Args:
-        corpus: What bert-pretrain reads: a folder of .txt files, a .txt file, a table, a data set's name.
-        out: The folder to write tokenizer.json and vocab.txt into.
+        corpus: What the pre-training recipes read: a folder of .txt files, a .txt file, a table, a data set's name.
+        out: The folder to write tokenizer.json into, and vocab.txt of word pieces.
         size: About how many pieces.
-        cased: Keep capitals and accents.
+        cased: Keep capitals and accents (word pieces only).
+        byte_pairs: GPT's byte pairs instead of word pieces.
         text_column: Of a table or data set; found by its name where it is not given.
         split: Of data with splits; train where it is not given.
     """
@@ -41,7 +43,16 @@ def command(
     for name in ("tokenizer.json", "vocab.txt"):
         if (out / name).exists():
             raise InputError(f"{out / name}: exists already; choose another folder")
-    tokenizer = Tokenizer.train(open_documents(corpus, text_column=text_column, split=split), size, lowercase=not cased)
+    if byte_pairs and cased:
+        raise InputError("--byte-pairs are lower-cased, as in GPT; leave out --cased")
+    documents = open_documents(corpus, text_column=text_column, split=split)
+    if byte_pairs:
+        tokenizer = Tokenizer.train_byte_pairs(documents, size)
+        tokenizer.save(out)
+        found = tokenizer.vocab_size
+        answer(json, {"out": str(out), "pieces": found}, f"{found} byte pairs: {out}")
+        return 0
+    tokenizer = Tokenizer.train(documents, size, lowercase=not cased)
     tokenizer.save(out)
     pieces = [tokenizer.id_to_piece(number) for number in range(tokenizer.vocab_size)]
     replace_file(out / "vocab.txt", lambda part: part.write_text("\n".join(pieces) + "\n", encoding="utf-8"))

@@ -177,6 +177,11 @@ class Tokenizer:
         return next((token for token in found if token is not None), None)
 
     @property
+    def is_byte_pairs(self) -> bool:
+        """Whether the pieces are byte pairs (GPT), not word pieces."""
+        return isinstance(self._inner.model, models.BPE)
+
+    @property
     def lowercase(self) -> bool:
         """Whether texts are lower-cased."""
         normalizer = self._inner.normalizer

@@ -23,13 +23,15 @@ from coalign.retrieval.embed import Entry
 
 TABLE = "items"
 ABOUT = b"coalign"
+SIMILARITY = "similarity"
+Similarity = Literal["cosine", "dot"]
 COLUMNS = ["row", "modality", "text", "image", "thumbnail", "meta"]
 PRODUCT_WIDTH = 8  # dimensions that one code of the product quantiser stands for
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: its cosine similarity to the query, its row in the index, and what was stored with it."""
+    """One answer: its similarity to the query, its row in the index, and what was stored with it."""
 
     score: float
     row: int
@@ -45,15 +47,23 @@ class Index:
         self._table = table
         schema: pa.Schema = table.schema
         self.width: int = schema.field("vector").type.list_size
-        self.about: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
+        stored: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
+        self.similarity: Similarity = stored.pop(SIMILARITY, "cosine")
+        self.about = stored
 
     @classmethod
     def create(
-        cls, path: str | Path, width: int, about: Mapping[str, Any] | None = None, overwrite: bool = False
+        cls,
+        path: str | Path,
+        width: int,
+        about: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        similarity: Similarity = "cosine",
     ) -> "Index":
         """A new, empty index of vectors of `width` dimensions in the folder `path`.
 
-        `about` (JSON) is kept with it: the run and the data that it was made from. An index that stands there already
+        `about` (JSON) is kept with it: the run and the data that it was made from. With `similarity` "dot" vectors keep
+        their lengths, for models that were trained with the plain product. An index that stands there already
         is emptied only with `overwrite`; a folder that holds anything else is refused either way.
         """
         path = Path(path)
@@ -62,7 +72,8 @@ class Index:
                 raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} exists and is not an index; give a path that is new or empty")
-        schema = _schema(width).with_metadata({ABOUT: json.dumps(dict(about or {})).encode()})
+        kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
+        schema = _schema(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
@@ -75,15 +86,17 @@ class Index:
         return cls(path, _connect(path).open_table(TABLE))
 
     @classmethod
-    def resume(cls, path: str | Path, width: int, about: Mapping[str, Any]) -> "Index":
+    def resume(
+        cls, path: str | Path, width: int, about: Mapping[str, Any], similarity: Similarity = "cosine"
+    ) -> "Index":
         """The index in `path`, made anew where there is none, to go on with an interrupted embedding.
 
         Raises InputError where it was made with other vectors: of another width, or with another `about`.
         """
         if not _holds_index(Path(path)):
-            return cls.create(path, width, about)
+            return cls.create(path, width, about, similarity=similarity)
         index = cls.open(path)
-        if index.width != width or index.about != json.loads(json.dumps(dict(about))):
+        if index.width != width or index.similarity != similarity or index.about != json.loads(json.dumps(dict(about))):
             raise InputError(
                 f"{path} holds vectors of width {index.width} made from {index.about}, not of width {width} from "
                 f"{dict(about)}; give another path, or ask to overwrite it"
@@ -98,13 +111,16 @@ class Index:
         return self._table.count_rows(None if modality is None else _only(modality))
 
     def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
-        """Adds `vectors` [N, width], brought to unit length, with one entry each: all of them or none."""
+        """Adds `vectors` [N, width] with one entry each: all of them or none.
+
+        They are brought to unit length, unless the index is of plain products.
+        """
         _only(modality)
         if vectors.shape != (len(entries), self.width):
             raise InputError(f"vectors are {tuple(vectors.shape)}, expected {(len(entries), self.width)}")
         first = self.count()
-        unit = _unit(vectors)
-        flat = pa.array(unit.numpy().reshape(-1), pa.float32())
+        kept = _checked(vectors, self.similarity)
+        flat = pa.array(kept.numpy().reshape(-1), pa.float32())
         columns = [
             pa.array(range(first, first + len(entries)), pa.int64()),
             pa.array([modality] * len(entries), pa.string()),
@@ -126,13 +142,13 @@ class Index:
         probes: int = 20,
         refine: int = 4,
     ) -> list[list[Hit]]:
-        """The `k` nearest rows of every query by cosine similarity, best first.
+        """The `k` nearest rows of every query by the index's similarity, best first.
 
         `vectors` is [Q, width] or one [width]; `modality` searches among its rows alone. With `exact` every row is
         compared; without, the approximate index is used where `build_approximate` has made one, reading `probes` of
         its partitions and re-scoring k · `refine` candidates with the full vectors.
         """
-        queries = _unit(vectors[None] if vectors.dim() == 1 else vectors)
+        queries = _checked(vectors[None] if vectors.dim() == 1 else vectors, self.similarity)
         if queries.shape[1] != self.width:
             raise InputError(f"queries are {queries.shape[1]} wide, the index holds vectors of width {self.width}")
         if k < 1:
@@ -140,7 +156,7 @@ class Index:
         return [self._search(query, k, modality, exact, probes, refine) for query in queries]
 
     def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
-        query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type("cosine").limit(k)
+        query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
         if modality is not None:
             query = query.where(_only(modality), prefilter=True)
         query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(refine)
@@ -163,7 +179,7 @@ class Index:
         if kind == "product" and self.width % codes:
             raise InputError(f"{codes} sub-vectors do not divide width {self.width}; give sub_vectors that do")
         lance = _lancedb(".index")
-        shape = {"distance_type": "cosine", "num_partitions": cells}
+        shape = {"distance_type": self.similarity, "num_partitions": cells}
         config = lance.IvfFlat(**shape) if kind == "flat" else lance.IvfPq(**shape, num_sub_vectors=codes)
         self._table.create_index("vector", config=config, replace=True)
 
@@ -190,13 +206,14 @@ def _hit(row: Mapping[str, Any]) -> Hit:
     return Hit(1 - float(row["_distance"]), int(row["row"]), row["modality"], entry)
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    """Unit vectors [N, d] on the CPU; a row that has no direction is an error, for no search could place it."""
+def _checked(vectors: Tensor, similarity: Similarity) -> Tensor:
+    """Vectors [N, d] on the CPU, of unit length for "cosine"; a row without direction is an error, for no search
+    could place it."""
     vectors = vectors.detach().float().cpu()
     broken = (~vectors.isfinite().all(1) | (vectors == 0).all(1)).nonzero()
     if len(broken):
         raise InputError(f"vector {int(broken[0])} is zero or not finite; it cannot be indexed or searched with")
-    return normalize(vectors, dim=1).contiguous()
+    return (normalize(vectors, dim=1) if similarity == "cosine" else vectors).contiguous()
 
 
 def _only(modality: str) -> str:

@@ -7,6 +7,7 @@ from coalign.analysis.datasets.cache import Tower, Towers
 from coalign.analysis.datasets.columns import Columns, VideoFacts
 from coalign.analysis.datasets.cross_modal import compare_pairs, ground_words, information, linear_heads, whole_space
 from coalign.analysis.datasets.findings import Finding, find_leaks
+from coalign.analysis.datasets.found import Options, Study
 from coalign.analysis.datasets.images import image_statistics
 from coalign.analysis.datasets.page import write_study
 from coalign.analysis.datasets.representations import linear_cka, map_items, mutual_knn, probe_label, senses, similarity
@@ -20,7 +21,7 @@ from coalign.analysis.datasets.sources import (
     shot_changes,
     video_columns,
 )
-from coalign.analysis.datasets.study import Options, Study, compare_sets, study
+from coalign.analysis.datasets.study import compare_sets, study
 from coalign.analysis.datasets.summary import summarise
 from coalign.analysis.datasets.texts import label_words, near_duplicate_texts, text_statistics, tokenisation
 

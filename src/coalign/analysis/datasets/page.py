@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from coalign.analysis.datasets.columns import plain
 from coalign.analysis.datasets.findings import SEVERITY
+from coalign.analysis.datasets.found import Study, row_table
 from coalign.analysis.datasets.sections import picture, sections_of
-from coalign.analysis.datasets.study import Study, row_table
 from coalign.analysis.pictures import replacing, write_text
 from coalign.errors import InputError
 

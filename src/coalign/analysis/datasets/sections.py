@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coalign.analysis.datasets.study import Study
+from coalign.analysis.datasets.found import Study
 from coalign.analysis.pictures import data_uri, fit
 from coalign.data.decode import BadSample, decode_image
 from coalign.errors import InputError

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from coalign.analysis.datasets.cache import Tower, Towers, encode_all
 from coalign.analysis.datasets.columns import Columns, Floats, Ints, first_of_groups, pick, sample_rows
 from coalign.analysis.datasets.cross_modal import (
-    Comparison,
     Grounding,
     Information,
     SharedSpace,
@@ -24,13 +23,13 @@ from coalign.analysis.datasets.cross_modal import (
     own_above_others,
     whole_space,
 )
-from coalign.analysis.datasets.findings import Finding, Leak, find_leaks
+from coalign.analysis.datasets.findings import Leak, find_leaks
+from coalign.analysis.datasets.found import Options, Show, Study, row_table, silent
 from coalign.analysis.datasets.images import ImageStatistics, image_statistics
 from coalign.analysis.datasets.representations import (
     Map,
     Probes,
     Senses,
-    Similarity,
     map_items,
     mean_interval,
     probe_label,
@@ -38,11 +37,7 @@ from coalign.analysis.datasets.representations import (
     similarity,
 )
 from coalign.analysis.datasets.series import (
-    Agreement,
-    LabelStatistics,
     Offset,
-    SeriesStatistics,
-    VideoStatistics,
     agreement,
     as_series,
     label_statistics,
@@ -58,7 +53,7 @@ from coalign.analysis.datasets.slices import (
     parse_slice,
     two_sample_test,
 )
-from coalign.analysis.datasets.texts import TextStatistics, label_words, text_statistics, words_of
+from coalign.analysis.datasets.texts import label_words, text_statistics, words_of
 from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 
@@ -67,69 +62,6 @@ T = TypeVar("T")
 SHIFTS = (-10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0)
 POOLED = ", mean and deviation"
 LABEL_VALUES = 60  # a label column with more values is not probed
-
-
-@dataclass(frozen=True)
-class Options:
-    """How much is looked at. What is drawn is drawn by `seed`, and the report says how many."""
-
-    images: int = 20_000
-    """Images that are decoded and compared with each other."""
-    pairs: int = 4_000
-    """Pairs that are encoded."""
-    points: int = 1_500
-    """Points of a map."""
-    words: int = 60
-    """Words whose grounding is tried."""
-    senses: tuple[str, ...] = ()
-    """Words whose occurrences are laid out; without, the three that fall apart most of some common ones."""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Study:
-    """What an analysis found. Parts that the data or the encoders do not allow are empty; `notes` say what was drawn
-    and what was left out, and why. `measures` hold one number a pair for the pairs in `rows`."""
-
-    name: str
-    rows_total: int
-    columns: Columns = field(repr=False)
-    rows: Ints = field(repr=False)
-    texts: TextStatistics | None = None
-    label_words: dict[str, dict[str, list[tuple[str, float]]]] = field(default_factory=dict[str, Any])
-    images: ImageStatistics | None = None
-    series: list[SeriesStatistics] = field(default_factory=list[SeriesStatistics])
-    labels: list[LabelStatistics] = field(default_factory=list[LabelStatistics])
-    agreements: list[Agreement] = field(default_factory=list[Agreement])
-    videos: VideoStatistics | None = None
-    offset: Offset | None = None
-    maps: list[Map] = field(default_factory=list[Map])
-    similarity: Similarity | None = None
-    probes: list[Probes] = field(default_factory=list[Probes])
-    senses: list[Senses] = field(default_factory=list[Senses])
-    comparison: Comparison | None = None
-    grounding: Grounding | None = None
-    information: list[Information] = field(default_factory=list[Information])
-    leaks: list[Leak] = field(default_factory=list[Leak])
-    slices: list[Slice] = field(default_factory=list[Slice])
-    against: Against | None = None
-    findings: list[Finding] = field(default_factory=list[Finding])
-    notes: list[str] = field(default_factory=list[str])
-    measures: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
-    vectors: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
-
-
-@runtime_checkable
-class Show(Protocol):
-    """Wraps what a loop goes over in a progress bar with a title."""
-
-    def __call__(self, items: Iterable[T], title: str) -> Iterable[T]: ...
-
-
-def silent(items: Iterable[T], title: str) -> Iterable[T]:
-    """No progress."""
-    del title
-    return items
 
 
 def study(
@@ -441,16 +373,6 @@ class _Run:
             if not mask.any() or mask.all():
                 self.notes.append(f"Slice {name!r} holds {'all' if mask.all() else 'none'} of the pairs looked at.")
         return compare_slices(masks, found.measures, self.options.seed)
-
-
-def row_table(found: Study) -> dict[str, list[Any]]:
-    """The pairs that were looked at as columns: row, text, labels, and every measure."""
-    data, rows = found.columns, found.rows
-    table: dict[str, list[Any]] = {"row": rows.tolist()}
-    if len(data.texts):
-        table["text"] = pick(data.texts, rows)
-    table |= {name: pick(values, rows) for name, values in data.labels.items()}
-    return table | {name: part.tolist() for name, part in found.measures.items()}
 
 
 def compare_sets(found: Study, other: Study, seed: int = 0) -> Against:

@@ -1,0 +1,91 @@
+"""What an analysis is asked for and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from coalign.analysis.datasets.columns import Columns, Floats, Ints, pick
+from coalign.analysis.datasets.cross_modal import Comparison, Grounding, Information
+from coalign.analysis.datasets.findings import Finding, Leak
+from coalign.analysis.datasets.images import ImageStatistics
+from coalign.analysis.datasets.representations import Map, Probes, Senses, Similarity
+from coalign.analysis.datasets.series import Agreement, LabelStatistics, Offset, SeriesStatistics, VideoStatistics
+from coalign.analysis.datasets.slices import Against, Slice
+from coalign.analysis.datasets.texts import TextStatistics
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is looked at. What is drawn is drawn by `seed`, and the report says how many."""
+
+    images: int = 20_000
+    """Images that are decoded and compared with each other."""
+    pairs: int = 4_000
+    """Pairs that are encoded."""
+    points: int = 1_500
+    """Points of a map."""
+    words: int = 60
+    """Words whose grounding is tried."""
+    senses: tuple[str, ...] = ()
+    """Words whose occurrences are laid out; without, the three that fall apart most of some common ones."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """What an analysis found. Parts that the data or the encoders do not allow are empty; `notes` say what was drawn
+    and what was left out, and why. `measures` hold one number a pair for the pairs in `rows`."""
+
+    name: str
+    rows_total: int
+    columns: Columns = field(repr=False)
+    rows: Ints = field(repr=False)
+    texts: TextStatistics | None = None
+    label_words: dict[str, dict[str, list[tuple[str, float]]]] = field(default_factory=dict[str, Any])
+    images: ImageStatistics | None = None
+    series: list[SeriesStatistics] = field(default_factory=list[SeriesStatistics])
+    labels: list[LabelStatistics] = field(default_factory=list[LabelStatistics])
+    agreements: list[Agreement] = field(default_factory=list[Agreement])
+    videos: VideoStatistics | None = None
+    offset: Offset | None = None
+    maps: list[Map] = field(default_factory=list[Map])
+    similarity: Similarity | None = None
+    probes: list[Probes] = field(default_factory=list[Probes])
+    senses: list[Senses] = field(default_factory=list[Senses])
+    comparison: Comparison | None = None
+    grounding: Grounding | None = None
+    information: list[Information] = field(default_factory=list[Information])
+    leaks: list[Leak] = field(default_factory=list[Leak])
+    slices: list[Slice] = field(default_factory=list[Slice])
+    against: Against | None = None
+    findings: list[Finding] = field(default_factory=list[Finding])
+    notes: list[str] = field(default_factory=list[str])
+    measures: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
+    vectors: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
+
+
+@runtime_checkable
+class Show(Protocol):
+    """Wraps what a loop goes over in a progress bar with a title."""
+
+    def __call__(self, items: Iterable[T], title: str) -> Iterable[T]: ...
+
+
+def silent(items: Iterable[T], title: str) -> Iterable[T]:
+    """No progress."""
+    del title
+    return items
+
+
+def row_table(found: Study) -> dict[str, list[Any]]:
+    """The pairs that were looked at as columns: row, text, labels, and every measure."""
+    data, rows = found.columns, found.rows
+    table: dict[str, list[Any]] = {"row": rows.tolist()}
+    if len(data.texts):
+        table["text"] = pick(data.texts, rows)
+    table |= {name: pick(values, rows) for name, values in data.labels.items()}
+    return table | {name: part.tolist() for name, part in found.measures.items()}
