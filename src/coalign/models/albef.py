@@ -230,8 +230,9 @@ class Albef(nn.Module):
         self.config = config
         self.stem = None if config.image.stem == "none" else EfficientNetStem(EfficientNetLite0())
         if self.stem is not None:
-            self.register_buffer("grid_mean", torch.zeros(EfficientNetStem.width, 1, 1))
-            self.register_buffer("grid_std", torch.ones(EfficientNetStem.width, 1, 1))
+            shape = EfficientNetStem.width, *config.image.grid_size
+            self.register_buffer("grid_mean", torch.zeros(shape))
+            self.register_buffer("grid_std", torch.ones(shape))
         self.online = Towers(config)
         self.momentum = momentum_copy(self.online)
         self.temperature = Parameter(torch.tensor(config.temperature))

@@ -39,7 +39,7 @@ from coalign.training.tracking import read_metrics
 from coalign.types import Batch, Images, Packed, Text
 
 TRAIN_STYLES, TEST_STYLE = ("noto", "openmoji"), "twemoji"
-VIEWS, TEXTS, CHUNK = 5, 5, 256
+VIEWS, TEXTS, CHUNK, OTHERS = 5, 5, 256, 640
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Recipe:
 
     out: Path = Path("runs/quickstart")
     """The run's folder; a run that was stopped goes on."""
-    steps: int = 500
+    steps: int = 900
     seconds: float = 175.0
     """The most that training may take: on a slow machine the plan gets shorter."""
     seed: int = 0
@@ -156,14 +156,26 @@ def batch_of(texts: Sequence[tuple[Tensor, Tensor]], grids: Tensor, ids: Tensor)
     return Batch(text=Text(packed, states=states), images=Images(grid=grids.float()), ids=ids)
 
 
+@torch.no_grad()
+def pool(model: Albef, texts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """What the text projection reads of each text."""
+    states = Packed.from_items([ids for ids, _ in texts]).with_values(torch.cat([rows for _, rows in texts]).float())
+    return model.online.pool_text(states)
+
+
+def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[begin : begin + size] for begin in range(0, len(items), size))
+
+
 class CachedPairs:
     """The training pairs, with all that is frozen computed once: stem features of a clean and four augmented views of
     every drawing; MiniLM states of each concept's full text and of texts with some of its keywords.
 
-    Half of the time a pair gets the full text. A batch is a function of (seed, epoch, number).
+    Half of the time a pair gets the full text. Texts of other concepts come with a batch as further candidates.
+    A batch is a function of (seed, epoch, number).
     """
 
-    batch_size = 192
+    batch_size = 256
 
     def __init__(self, model: Albef, concepts: Sequence[EmojiConcept], seed: int) -> None:
         generator = torch.Generator().manual_seed(derive_seed(seed, 0))
@@ -178,6 +190,7 @@ class CachedPairs:
         self.grids, self.concepts, self.seed = torch.cat(grids), len(concepts), seed
         written = [text for concept in concepts for text in texts_about(concept, generator)]
         self.texts = texts_of(model, written)
+        self.pooled = torch.cat([pool(model, part) for part in batched(self.texts, CHUNK)])
         self.epoch = self.number = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -187,11 +200,17 @@ class CachedPairs:
             generator = self._generator(1 + number)
             rows = order[number * self.batch_size : (number + 1) * self.batch_size]
             view = torch.randint(VIEWS, rows.shape, generator=generator)
-            part = torch.randint(1, TEXTS, rows.shape, generator=generator)
-            chosen = torch.where(torch.rand(rows.shape, generator=generator) < 0.5, 0, part)
             ids = rows % self.concepts
+            others = torch.randperm(self.concepts, generator=generator)
+            others = others[~torch.isin(others, ids)][:OTHERS]
             self.epoch, self.number = (self.epoch, number + 1) if number + 1 < steps else (self.epoch + 1, 0)
-            yield batch_of([self.texts[i] for i in (ids * TEXTS + chosen).tolist()], self.grids[rows, view], ids)
+            texts, further = (x * TEXTS + self._variants(len(x), generator) for x in (ids, others))
+            batch = batch_of([self.texts[i] for i in texts.tolist()], self.grids[rows, view], ids)
+            yield replace(batch, labels={"text_bank": self.pooled[further], "text_bank_ids": others})
+
+    def _variants(self, count: int, generator: torch.Generator) -> Tensor:
+        part = torch.randint(1, TEXTS, (count,), generator=generator)
+        return torch.where(torch.rand(count, generator=generator) < 0.5, 0, part)
 
     def _generator(self, use: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, 1, self.epoch, use))
