@@ -70,7 +70,7 @@ def test_the_loss_falls(model, pairs):
     optimiser = torch.optim.AdamW(parameters, lr=1e-3)
     losses = []
     model.train()
-    for _ in range(3):
+    for _ in range(5):
         for batch in pairs:
             model.before_step()
             found = model.losses(batch, generator=generator)
@@ -78,9 +78,9 @@ def test_the_loss_falls(model, pairs):
             sum(found.values()).backward()
             optimiser.step()
             model.after_step()
-            losses.append(float(found["itc"]))
+            losses.append(found["itc"].item())
     assert set(found) == {"itc", "itm", "mlm"}
-    assert max(losses[-4:]) < 0.8 * losses[0]
+    assert sum(losses[-6:]) / 6 < 0.8 * losses[0]
 
 
 def test_matching_the_first_rows_alone_is_the_whole_computation(model, concepts):

@@ -113,6 +113,15 @@ def test_weights_and_choice_of_losses(tmp_path: Path) -> None:
         fit(Line(), Points(), settings(loss_weights={"sise": 2.0}), Run(tmp_path / "c"))
 
 
+def test_an_objective_may_rest(tmp_path: Path) -> None:
+    chosen = settings(steps=7, objectives=("fit", "size"), every={"size": 3}, loss_weights={"size": 0.5}, log_every=1)
+    fit(Line(), Points(), chosen, Run(tmp_path / "a"))
+    records = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    assert ["size" in record["losses"] for record in records] == [True, False, False, True, False, False, True]
+    with pytest.raises(InputError, match="every = "):
+        settings(every={"size": 3})
+
+
 def test_clipping_bounds_the_gradient_that_the_optimiser_sees(tmp_path: Path) -> None:
     model = Line()
     seen: list[float] = []

@@ -106,6 +106,7 @@ class TrainConfig:
         layer_decay, lr_multipliers, no_decay: see `parameter_groups`.
         frozen: prefixes of parameter names that are not trained.
         objectives: names of the losses to compute; None for all the model has.
+        every: of `objectives`, those that are not computed in every step, with the number of steps between.
         loss_weights: factors of losses by name; 1 where none is given.
         average: the decay of an average of the weights for evaluation; None for no average.
         seed: of the objectives' random choices and of dropout. Ranks count on from it.
@@ -133,6 +134,7 @@ class TrainConfig:
     no_decay: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     objectives: tuple[str, ...] | None = None
+    every: Mapping[str, int] = field(default_factory=dict[str, int])
     loss_weights: Mapping[str, float] = field(default_factory=dict[str, float])
     average: float | None = None
     seed: int = 0
@@ -145,6 +147,9 @@ class TrainConfig:
         for name in ("steps", "accumulate", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+        unknown = [name for name in self.every if name not in (self.objectives or ())]
+        if unknown or any(every < 1 for every in self.every.values()):
+            raise InputError(f"every = {dict(self.every)}: names of `objectives` with numbers of steps of at least 1")
         for name in ("lr", "clip", "time_budget"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -325,6 +330,11 @@ class _Training:
             self.average.update()
         self.model.after_step()
 
+    def _due(self) -> Sequence[str] | None:
+        """The objectives of this step."""
+        names, every = self.config.objectives, self.config.every
+        return None if names is None else [name for name in names if self.step % every.get(name, 1) == 0]
+
     def _backward(self, batch: Batch) -> None:
         config = self.config
         check_equal_batches(len(batch))
@@ -332,8 +342,11 @@ class _Training:
         batch = batch.to(self.device, non_blocking=True)
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                losses = self.model.losses(batch, generator=self.generator, only=config.objectives)
-                total = weighted_sum(losses, config.loss_weights)
+                due = self._due()
+                losses = self.model.losses(batch, generator=self.generator, only=due)
+                resting = () if due is None else set(config.every).difference(due)
+                weights = {name: weight for name, weight in config.loss_weights.items() if name not in resting}
+                total = weighted_sum(losses, weights)
         except RuntimeError:
             self.meter.check(self.step)  # NaN weights break a model in many ways; name the first that was not finite
             raise
