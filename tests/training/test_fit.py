@@ -183,19 +183,19 @@ class Clock:
         return self.now
 
 
-def test_a_plan_that_does_not_fit_the_budget_is_shortened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_does_not_fit_the_budget_is_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Line()
     clock = Clock(model, 2.0)
     monkeypatch.setattr("coalign.training.loop.time", clock)
     result = fit(model, Points(), settings(steps=1000, time_budget=100.0), Run(tmp_path))
-    assert result.steps == 48 and result.planned == 1000  # 97 % of 100 s, 2 s a step
+    assert result.steps == 49 and result.planned == 1000  # 98 % of 100 s, 2 s a step
     records = read_metrics(tmp_path / "metrics.jsonl")
     events = [record for record in records if "event" in record]
     assert len(events) == 1 and "1000 steps do not fit in 100 s" in events[0]["event"] and events[0]["step"] == 4
     rates = curves(records)["lr"][1]
     assert rates[-1] < 0.001 and rates[:4] == pytest.approx([0.1] * 4, rel=1e-4)
     # the same call finds the run finished; the shortened plan is remembered
-    assert fit(Line(), Points(), settings(steps=1000, time_budget=100.0), Run(tmp_path)).resumed_from == 48
+    assert fit(Line(), Points(), settings(steps=1000, time_budget=100.0), Run(tmp_path)).resumed_from == 49
 
 
 def test_a_resumed_run_keeps_its_shortened_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +218,21 @@ def _halt(model: nn.Module, step: int) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_plan_follows_steps_that_become_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Line()
+    clock = Clock(model, 1.0)
+    monkeypatch.setattr("coalign.training.loop.time", clock)
+
+    def slow_down(model: nn.Module, step: int) -> None:
+        clock.step_seconds = 2.0
+
+    result = fit(model, Points(), settings(steps=1000, time_budget=100.0), Run(tmp_path), [Callback(20, slow_down)])
+    # 20 steps in 20 s; at 40 s the mean of those since the first plan reckons too low, at 80 s it is right
+    assert result.steps == 20 + 39
+    rates = curves(read_metrics(tmp_path / "metrics.jsonl"))["lr"][1]
+    assert rates[-1] < 0.001  # the schedule reaches its end
+
+
 def test_training_stops_when_steps_become_slower_than_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Line()
     clock = Clock(model, 2.0)
@@ -226,9 +241,9 @@ def test_training_stops_when_steps_become_slower_than_measured(tmp_path: Path, m
     def slow_down(model: nn.Module, step: int) -> None:
         clock.step_seconds = 20.0
 
-    result = fit(model, Points(), settings(steps=30, time_budget=100.0), Run(tmp_path), [Callback(10, slow_down)])
-    assert result.steps == 15  # 10 · 2 s + 5 · 20 s
-    assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-15"
+    result = fit(model, Points(), settings(steps=49, time_budget=100.0), Run(tmp_path), [Callback(42, slow_down)])
+    assert result.steps == 43  # 42 · 2 s + 20 s
+    assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-43"
     assert "used up" in read_metrics(tmp_path / "metrics.jsonl")[-1].get("event", "")
 
 

@@ -33,9 +33,9 @@ from coalign.types import Batch
 
 GRADIENT_NORM = "gradient_norm"
 
-# the share of a time budget in which the time of a step is measured, and the share that the plan may fill
-MEASURED_SHARE = 0.05
-FILLED_SHARE = 0.97
+# the shares of a time budget after which the plan is made anew from the steps since, and the share that it may fill
+MEASURED_SHARES = (0.05, 0.4, 0.8)
+FILLED_SHARE = 0.98
 MEASURED_STEPS = 3
 
 
@@ -113,8 +113,8 @@ class TrainConfig:
         threads: CPU threads of torch; None leaves them as they are.
         log_every, save_every: in steps. Metrics are means over the steps since the last line.
         time_budget: seconds of training, callbacks apart. When the first steps show that the planned number of them
-            takes longer, the plan, and with it the schedule, is shortened, once. Training stops when the budget is
-            used up all the same.
+            takes longer, the plan, and with it the schedule, is shortened, and set right twice more on the way.
+            Training stops when the budget is used up all the same.
     """
 
     steps: int
@@ -224,7 +224,7 @@ class _Training:
         self.meter = Meter()
         self.step = 0
         self.seconds_before = 0.0
-        self.plan = Plan(config.steps, config.steps)
+        self.plan = Plan(config.steps)
         self.average: WeightAverage | None = None
 
     # ------------------------------------------------------------------------------------------------ start and end
@@ -411,39 +411,43 @@ class _Training:
         self.last_measured += seconds
 
     def _measure(self, first: int) -> None:
-        """Measures the first steps of a run with a time budget, and shortens the plan when enough are measured."""
-        budget = self.config.time_budget
-        if budget is None or first > 0 or self.plan.since > 0:
+        """Measures the steps of a run with a time budget, and makes the plan fit when enough are measured."""
+        budget, changes = self.config.time_budget, self.plan.changes
+        if budget is None or first > 0 or len(changes) == len(MEASURED_SHARES):
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.step_seconds.append(now - self.last_measured)
         self.last_measured = now
-        measured = self.step_seconds[1:]  # the first step also sets things up
-        enough = len(measured) >= MEASURED_STEPS and self._elapsed() >= MEASURED_SHARE * budget
+        measured = self.step_seconds[0 if changes else 1 :]  # the first step also sets things up
+        enough = len(measured) >= MEASURED_STEPS and self._elapsed() >= MEASURED_SHARES[len(changes)] * budget
         if not from_first(enough):
             return
+        self.step_seconds = []
         seconds = sum(measured) / len(measured)
         left = FILLED_SHARE * budget - self._elapsed()
-        steps = from_first(self.step + max(1, int(left / seconds)))
-        self.plan = Plan(self.config.steps, min(steps, self.config.steps), since=self.step)
-        if rank() == 0:
-            self.run.save_plan(self.plan)
-        if steps < self.config.steps:
+        steps = from_first(min(self.step + max(1, int(left / seconds)), self.config.steps))
+        if steps < self.config.steps and not changes:
             self._note(
                 f"a step takes {seconds:.3g} s: {self.config.steps} steps do not fit in {budget:g} s; "
                 f"the plan and the schedule are now {steps} steps"
             )
+        elif steps != self.plan.steps:
+            self._note(f"a step takes {seconds:.3g} s now; the plan and the schedule are {steps} steps")
+        self._change_plan(steps)
+
+    def _change_plan(self, steps: int) -> None:
+        self.plan = self.plan.changed(self.step, steps)
+        if rank() == 0:
+            self.run.save_plan(self.plan)
 
     def _out_of_time(self) -> bool:
         budget = self.config.time_budget
         out = budget is not None and from_first(self._elapsed() > budget)
         if out:
             self._note(f"the time budget of {budget:g} s is used up: stopped at step {self.step} of {self.plan.steps}")
-            self.plan = Plan(self.config.steps, self.step, since=self.step)
-            if rank() == 0:
-                self.run.save_plan(self.plan)
+            self._change_plan(self.step)
         return out
 
 

@@ -35,15 +35,21 @@ _FREE = ("training.log_every:", "training.save_every:")
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps a run makes: `planned` up to step `since`, `steps` from there on."""
+    """How many steps a run makes: `planned`, and what a time budget has made of that: (from step, steps) in order."""
 
     planned: int
-    steps: int
-    since: int = 0
+    changes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.total(sys.maxsize)
 
     def total(self, step: int) -> int:
         """The number of steps that the schedule reckons with at `step`."""
-        return self.planned if step < self.since else self.steps
+        return next((steps for since, steps in reversed(self.changes) if step >= since), self.planned)
+
+    def changed(self, since: int, steps: int) -> Plan:
+        return Plan(self.planned, (*self.changes, (since, steps)))
 
 
 class Run:
@@ -116,7 +122,8 @@ class Run:
         path = self.folder / "plan.json"
         if not path.exists():
             return None
-        plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
+        written = json.loads(path.read_text(encoding="utf-8"))
+        plan = Plan(written["planned"], tuple((since, steps) for since, steps in written["changes"]))
         return plan if plan.planned == planned else None
 
     def save_plan(self, plan: Plan) -> None:
