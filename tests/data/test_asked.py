@@ -207,6 +207,7 @@ def test_answers_are_compared_as_the_data_sets_authors_do(answer: str, normal: s
 def test_soft_scores(said: int, score: float) -> None:
     given = soft_scores(["Red."] * said + [f"other {n}" for n in range(10 - said)])
     assert given["red"] == pytest.approx(score)
+    assert soft_scores(["A lone one."]) == {"lone 1": 1.0}
 
 
 def test_vqa_files(tmp_path: Path) -> None:
@@ -241,7 +242,9 @@ def test_vqa_files(tmp_path: Path) -> None:
 
 def test_gqa_files(tmp_path: Path) -> None:
     row = {"question": "is it red?", "imageId": "235", "answer": "yes", "types": {"structural": "verify"}}
-    path = write(tmp_path / "g.json", {"07": row, "08": {**row, "isBalanced": False}})
+    more = {"entailed": ["08", "07"], "groups": {"global": "colour", "local": None}}
+    path = write(tmp_path / "g.json", {"07": row, "08": {**row, **more, "isBalanced": False}})
+    assert [(q.entailed, q.group) for q in read_gqa(path)] == [((), ""), (("07",), "colour")]
     assert [q.id for q in read_gqa(path)] == ["07", "08"]
     (one,) = read_gqa(path, balanced=True)
     assert one == Question("07", "235", "is it red?", scores={"yes": 1.0}, type="verify")

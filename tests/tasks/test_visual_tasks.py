@@ -12,7 +12,7 @@ from torch import Tensor
 from coalign.data.asked import Item
 from coalign.data.vqa import Question
 from coalign.retrieval.rerank import Shortlist
-from coalign.tasks import cross_retrieval, matching, nlvr2, vqa
+from coalign.tasks import cross_retrieval, gqa, matching, nlvr2, vqa
 from coalign.tasks._matching import PairScorer, match_scores
 from coalign.types import Encoding
 
@@ -29,10 +29,15 @@ def asked(*answers: str, type: str = "other") -> Question:
         ("red", ["red"] * 2 + ["blue"] * 8, 0.6),
         ("red", ["red"] + ["blue"] * 9, 0.3),
         ("green", ["red"] * 10, 0.0),
-        ("The red!", ["red"] * 10, 1.0),
-        ("t shirt", ["t-shirt"] * 9 + ["shirt"], 1.0),  # people's answers lose punctuation where they differ
-        ("t shirt", ["t-shirt"] * 10, 0.0),  # and are taken as they are where all agree
-        ("2", ["two"] * 9 + ["3"], 0.0),  # their numbers stay words
+        ("The red!", ["red"] * 9 + ["Blue"], 1.0),  # normalised where people disagree
+        ("2", ["two"] * 9 + ["3"], 1.0),
+        ("t shirt", ["t-shirt"] * 9 + ["shirt"], 1.0),
+        ("t shirt", ["t-shirt"] * 10, 0.0),  # and taken as they are where all agree
+        ("The red!", ["red"] * 10, 0.0),
+        (" two\n", ["two\t"] * 10, 1.0),
+        ("somebodyd", ["somebody'd"] * 9 + ["x"], 1.0),  # the authors' slip
+        ("yes", ["Yes."], 1.0),  # a lone answer counts in full
+        ("no", ["Yes."], 0.0),
     ],
 )
 def test_vqa_accuracy_is_that_of_the_data_sets_authors(answer: str, said: list[str], score: float) -> None:
@@ -47,6 +52,27 @@ def test_vqa_figures_by_type_and_what_they_compare_with() -> None:
     assert result.extra["always_that"] == pytest.approx(2 / 3)
     scored = Question("1", 1, "?", scores={"red": 0.6})
     assert vqa.accuracy("red", scored) == 0.6 and vqa.accuracy("blue", scored) == 0
+
+
+def test_gqa_figures_are_those_of_the_authors_evaluation() -> None:
+    def one(id: str, answer: str, type: str, entailed: tuple[str, ...] = (), group: str = "") -> Question:
+        return Question(id, 1, "?", scores={answer: 1.0}, type=type, entailed=entailed, group=group)
+
+    questions = [
+        one("a", "red", "query", ("b", "c", "gone"), "colour"),
+        one("b", "yes", "verify", ("a",)),
+        one("c", "left", "choose"),  # binary, though it is no yes or no
+        one("d", "blue", "query", ("a",), "colour"),
+        one("e", "blue", "query", (), "colour"),
+    ]
+    result = gqa.measured(questions, ["red", "yes", "right", "red", "green"], ["red"])
+    expected = {"accuracy": 2 / 5, "binary": 1 / 2, "open": 1 / 3, "consistency": (1 / 2 + 1) / 2}
+    expected |= {"kind, query": 1 / 3, "kind, verify": 1.0, "kind, choose": 0.0}
+    expected["distribution"] = ((2 - 1) ** 2 / 1 + (0 - 2) ** 2 / 2) / 100
+    assert result.metrics == pytest.approx(expected)
+    assert result.extra["commonest_answer"] == "blue" and result.extra["always_that"] == 2 / 5
+    plain = gqa.measured([Question("1", 1, "?", scores={"yes": 1.0})], ["yes"], ["yes"])
+    assert plain.metrics == {"accuracy": 1.0, "binary": 1.0}
 
 
 def test_nlvr2_consistency_needs_all_pairs_of_a_statement() -> None:

@@ -28,7 +28,8 @@ LEAST = 9
 class Question:
     """A question with the answers that people gave: `answers` one a person, or `scores` where a file gives these.
 
-    `type` is what results are listed by: VQA's answer type, GQA's structural type.
+    `type` is what results are listed by: VQA's answer type, GQA's structural type. GQA's questions may know those that
+    follow from them, by id (`entailed`), and the `group` in which answers have a distribution.
     """
 
     id: str
@@ -37,6 +38,8 @@ class Question:
     answers: tuple[str, ...] = ()
     scores: Mapping[str, float] | None = None
     type: str = ""
+    entailed: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def answered(self) -> bool:
@@ -59,6 +62,7 @@ won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you
 _MENDED = {
     word[:at] + word[at + 1 :]: word for word in _CONTRACTIONS.split() for at in range(len(word)) if word[at] == "'"
 }
+_MENDED["somebody'd"] = "somebodyd"  # the authors' slip
 _TO_TEN = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_TO_TEN.split())}
 _ARTICLES = ("a", "an", "the")
@@ -83,16 +87,23 @@ def normalise_words(answer: str) -> str:
     return " ".join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def one_line(answer: str) -> str:
+    """Line ends and tabs as spaces, none at either end: all that the evaluation does where people agree."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
 def normalise_answer(answer: str) -> str:
-    """What VQA's evaluation compares (vqaEval.py of the data set's authors)."""
-    return normalise_words(normalise_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()))
+    """What VQA's evaluation compares where people disagree (vqaEval.py of the data set's authors)."""
+    return normalise_words(normalise_punctuation(one_line(answer)))
 
 
 def soft_scores(answers: Sequence[str]) -> dict[str, float]:
     """The accuracy of each answer that was given, normalised: for ten people 0.3, 0.6, 0.9, 1, 1 ... by how many said
-    it. The mean over people of min(1, how many of the others said it / 3)."""
+    it. The mean over people of min(1, how many of the others said it / 3); 1 for a lone person's answer."""
     counts = Counter(normalise_answer(answer).replace(",", "") for answer in answers)
     people = len(answers)
+    if people == 1:
+        return dict.fromkeys(counts, 1.0)
     return {
         answer: (count * min(1, (count - 1) / 3) + (people - count) * min(1, count / 3)) / people
         for answer, count in counts.items()
@@ -197,7 +208,9 @@ def read_gqa(path: Path, balanced: bool = False) -> list[Question]:
             continue
         scores = {str(row["answer"]): 1.0} if "answer" in row else None
         kind = cast("dict[str, Any]", row.get("types") or {}).get("structural", "")
-        found.append(Question(id, image, text, scores=scores, type=str(kind)))
+        group = cast("dict[str, Any]", row.get("groups") or {}).get("global") or ""
+        entailed = tuple(str(other) for other in row.get("entailed") or () if str(other) != id)
+        found.append(Question(id, image, text, scores=scores, type=str(kind), entailed=entailed, group=str(group)))
     return _some(found, path)
 
 
