@@ -1,9 +1,9 @@
 """Re-ranking by fusion: what is computed once an image and once a text, beside every pair on its own.
 
 CPU time of matching all pairs of some images and texts by ALBEF at the paper's sizes (ViT-B/16 at 256, BERT-base 6 +
-6, random weights), from states that both forms are given. "Every pair" is the original's form: the fusion half on a copy of
-the image's states for each pair. The matching logits are checked against each other first; the two take turns, and the
-ratio is of medians.
+6, random weights), from states that both forms are given. "Every pair" is the original's form: the fusion half on a
+copy of the image's states for each pair. The matching logits are checked against each other first; the two take turns,
+and the ratio is of medians.
 
     OMP_WAIT_POLICY=passive uv run python benchmarks/rerank_reuse.py [--threads N]
 """
