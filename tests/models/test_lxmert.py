@@ -5,7 +5,8 @@ import torch
 
 from coalign.errors import InputError
 from coalign.models.bert import BertConfig
-from coalign.models.lxmert import Lxmert, LxmertConfig, transformers
+from coalign.models.lxmert import Lxmert, LxmertConfig
+from coalign.models.lxmert_names import transformers
 from coalign.models.lxmert_tasks import HEADS
 from coalign.types import Batch, Packed, Regions, Text
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from coalign.errors import InputError
 from coalign.models.bert import BertConfig
-from coalign.models.uniter import Uniter, UniterConfig, draw_regions, likeliest_class, original
+from coalign.models.uniter import Uniter, UniterConfig, draw_regions, likeliest_class
+from coalign.models.uniter_names import original
 from coalign.models.uniter_tasks import HEADS, UniterGrounding, UniterRetrieval, UniterTaskConfig
 from coalign.ops.transport import transport
 from coalign.parity.case import read_case

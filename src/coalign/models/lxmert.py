@@ -21,15 +21,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from coalign.checkpoints import Rename, StateMap, Tie
-from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.attention import Attention, activation
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
+from coalign.layers.joint import with_words
 from coalign.layers.transformer import Encoder, TransformerBlock
 from coalign.layers.two_streams import StreamMasks, Streams
-from coalign.models.bert import BertConfig, embedding_rules, init_bert, layer_rules
+from coalign.models.bert import BertConfig, init_bert
+from coalign.models.lxmert_names import original, transformers
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionClassification, RegionRegression
 from coalign.objectives.matching import Matching
@@ -38,6 +38,7 @@ from coalign.ops.attention import Mask
 from coalign.ops.boxes import box_numbers
 from coalign.ops.detections import detected_attributes, detected_objects, draw_answers
 from coalign.ops.masking import mask_features, mask_tokens, predicted_rows
+from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System, Text
 
@@ -231,8 +232,7 @@ class Lxmert(nn.Module):
         with torch.no_grad():
             seen = self.encode(batch, record=True)
         maps = seen.record[f"cross.{self.config.cross_depth - 1}.text_to_regions"].mean(1)
-        sizes = zip(batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist(), strict=True)
-        return [item[:words, :regions] for item, (words, regions) in zip(maps, sizes, strict=True)]
+        return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
 
     # -------------------------------------------------------------------------------------------------- training
     def before_step(self) -> None:
@@ -257,8 +257,10 @@ class Lxmert(nn.Module):
         c = self.config
         wanted = [name for name in c.objectives if only is None or name in only]
         d = self.draw(batch, generator, choices or {}, wanted)
-        text, regions = hidden_pair(batch, d)
-        seen = self.trunk(text, regions)
+        assert batch.text is not None and batch.regions is not None
+        text = with_words(take_texts(batch.text, d["partner"]), d["mlm_input_ids"])
+        features = batch.regions.features.with_values(d["region_features"])
+        seen = self.trunk(text, replace(batch.regions, features=features))
         pooled = self.trunk.pooler(seen.text.first)
         scores = self.region_head(seen.regions.values)
         losses: dict[str, Tensor] = {}
@@ -333,75 +335,6 @@ def input_spec_of(config: LxmertConfig) -> InputSpec:
 def answer_head(text: BertConfig, dim: int, answers: int) -> ClassifierHead:
     """Linear - GELU - LayerNorm - Linear over pooled rows, twice as wide as the model between."""
     return ClassifierHead(dim, 2 * text.dim, answers, eps=text.eps)
-
-
-def hidden_pair(batch: Batch, drawn: Mapping[str, Tensor]) -> tuple[Text, Regions]:
-    """The batch as the model sees it in a step: texts exchanged, words and features hidden."""
-    assert batch.text is not None and batch.regions is not None
-    text = take_texts(batch.text, drawn["partner"])
-    features = batch.regions.features.with_values(drawn["region_features"])
-    return replace(text, ids=text.ids.with_values(drawn["mlm_input_ids"])), replace(batch.regions, features=features)
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-def lxmert_trunk_rules(file: str, ours: str) -> list[Rule]:
-    """The authors' names of the trunk; Hugging Face has the same ones after another prefix."""
-    x, mine = f"{file}encoder.x_layers.{{i}}.", f"{ours}cross.{{i}}."
-    rules: list[Rule] = [
-        *embedding_rules(f"{file}embeddings.", f"{ours}embedding."),
-        *layer_rules(f"{file}encoder.layer.{{i}}.", f"{ours}text.blocks.{{i}}."),
-        *layer_rules(f"{file}encoder.r_layers.{{i}}.", f"{ours}regions.blocks.{{i}}."),
-        Rename(f"{x}visual_attention.output.dense.{{p}}", f"{mine}attention.out.{{p}}"),
-        Rename(f"{x}visual_attention.output.LayerNorm.{{p}}", f"{mine}attention_norm.{{p}}"),
-        Rename(f"{x}visual_attention.att.{{part}}.{{p}}", f"{mine}attention.{{part}}.{{p}}"),
-        Rename(f"{file}pooler.dense.{{p}}", f"{ours}pooler.dense.{{p}}"),
-    ]
-    names = {
-        "self_att.self.query": "attention.query",
-        "self_att.self.key": "attention.key",
-        "self_att.self.value": "attention.value",
-        "self_att.output.dense": "attention.out",
-        "self_att.output.LayerNorm": "attention_norm",
-        "inter.dense": "feed_forward.up",
-        "output.dense": "feed_forward.down",
-        "output.LayerNorm": "feed_forward_norm",
-    }
-    rules += [Rename(f"{x}lang_{theirs}.{{p}}", f"{mine}text.{part}.{{p}}") for theirs, part in names.items()]
-    rules += [Rename(f"{x}visn_{theirs}.{{p}}", f"{mine}regions.{part}.{{p}}") for theirs, part in names.items()]
-    parts = {"visn_fc": "feature", "visn_layer_norm": "feature_norm", "box_fc": "box", "box_layer_norm": "box_norm"}
-    for theirs, part in parts.items():
-        rules.append(Rename(f"{file}encoder.visn_fc.{theirs}.{{p}}", f"{ours}region_embedding.{part}.{{p}}"))
-    return rules
-
-
-def answer_head_rules(file: str, ours: str) -> list[Rule]:
-    places = (("0", "up"), ("2", "norm"), ("3", "down"))
-    return [Rename(f"{file}logit_fc.{place}.{{p}}", f"{ours}{part}.{{p}}") for place, part in places]
-
-
-def original(config: LxmertConfig, trunk: str = "bert.") -> StateMap:
-    """The authors' pre-training file."""
-    del config
-    objects = "obj_predict_head."
-    return StateMap(
-        lxmert_trunk_rules(trunk, "trunk."),
-        Rename("cls.predictions.bias", "words.bias"),
-        Rename("cls.predictions.transform.dense.{p}", "words.dense.{p}"),
-        Rename("cls.predictions.transform.LayerNorm.{p}", "words.norm.{p}"),
-        Tie("cls.predictions.decoder.weight", f"{trunk}embeddings.word_embeddings.weight"),
-        Rename("cls.seq_relationship.{p}", "match_head.{p}"),
-        Rename(f"{objects}transform.dense.{{p}}", "region_head.dense.{p}"),
-        Rename(f"{objects}transform.LayerNorm.{{p}}", "region_head.norm.{p}"),
-        Rename(f"{objects}decoder_dict.obj.{{p}}", "region_head.decoders.objects.{p}"),
-        Rename(f"{objects}decoder_dict.attr.{{p}}", "region_head.decoders.attributes.{p}"),
-        Rename(f"{objects}decoder_dict.feat.{{p}}", "region_head.decoders.features.{p}"),
-        answer_head_rules("answer_head.", "answer_head."),
-    )
-
-
-def transformers(config: LxmertConfig) -> StateMap:
-    """Hugging Face's LxmertForPreTraining: the authors' names, the trunk's under "lxmert."."""
-    return original(config, "lxmert.")
 
 
 SYSTEM = System(

@@ -14,7 +14,8 @@ from coalign.errors import InputError
 from coalign.layers.two_streams import Streams
 from coalign.models import lxmert
 from coalign.models.bert import init_bert
-from coalign.models.lxmert import LxmertConfig, LxmertTrunk, answer_head, answer_head_rules, lxmert_trunk_rules
+from coalign.models.lxmert import LxmertConfig, LxmertTrunk, answer_head
+from coalign.models.lxmert_names import answer_head_rules, trunk_rules
 from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_texts
@@ -94,13 +95,13 @@ class LxmertClassifier(nn.Module):
 def original(config: LxmertClassifierConfig) -> StateMap:
     """The authors' fine-tuned files."""
     del config
-    return StateMap(lxmert_trunk_rules("lxrt_encoder.model.bert.", "trunk."), answer_head_rules("", "head."))
+    return StateMap(trunk_rules("lxrt_encoder.model.bert.", "trunk."), answer_head_rules("", "head."))
 
 
 def transformers(config: LxmertClassifierConfig) -> StateMap:
     """Hugging Face's LxmertForQuestionAnswering."""
     del config
-    return StateMap(lxmert_trunk_rules("lxmert.", "trunk."), answer_head_rules("answer_head.", "head."))
+    return StateMap(trunk_rules("lxmert.", "trunk."), answer_head_rules("answer_head.", "head."))
 
 
 def _head(classes: int, images: Literal[1, 2] = 1, targets: Literal["scores", "class"] = "scores") -> Head:

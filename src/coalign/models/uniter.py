@@ -22,21 +22,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Alias, Rename, StateMap, Tie
-from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
 from coalign.layers.joint import Joint, same_items, with_words
 from coalign.layers.transformer import Encoder
-from coalign.models.bert import BertConfig, init_bert, trunk_rules
-from coalign.models.visualbert import tokens_of, word_head_rules
+from coalign.models.bert import BertConfig, init_bert
+from coalign.models.uniter_names import original
+from coalign.models.visualbert import tokens_of
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionClassification, RegionDistribution, RegionRegression
 from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
 from coalign.ops.boxes import box_numbers
 from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.ops.transport import Transport, transport
 from coalign.types import Batch, Encoding, InputSpec, Layout, Record, Regions, System, Text
@@ -213,9 +213,7 @@ class Uniter(nn.Module):
         joint = self.trunk(batch, record=kept)
         if method == "cross_attention":
             return joint.across(kept[f"joint.{self.config.text.depth - 1}.attention"].mean(1))
-        sizes = zip(batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist(), strict=True)
-        plans = zip(self.align(joint).plan, sizes, strict=True)
-        return [plan[:words, :regions] for plan, (words, regions) in plans]
+        return real_cells(self.align(joint).plan, batch.text.ids.layout, batch.regions.features.layout)
 
     # -------------------------------------------------------------------------------------------------- training
     def before_step(self) -> None:
@@ -329,40 +327,6 @@ def class_probabilities(regions: Regions, classes: int) -> Float[Tensor, "t c"]:
 def likeliest_class(probabilities: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
     """The likeliest class but the first, which is background."""
     return probabilities[:, 1:].argmax(1) + 1
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-def trunk_names(text: BertConfig) -> list[Rule]:
-    """The authors' names of a trunk; older files say gamma and beta for a norm's weight and bias."""
-    file, ours = "uniter.img_embeddings.", "trunk.regions."
-    return [
-        Alias("{rest}.gamma", "{rest}.weight"),
-        Alias("{rest}.beta", "{rest}.bias"),
-        Rename(f"{file}img_linear.{{p}}", f"{ours}feature.{{p}}"),
-        Rename(f"{file}img_layer_norm.{{p}}", f"{ours}feature_norm.{{p}}"),
-        Rename(f"{file}pos_linear.{{p}}", f"{ours}box.{{p}}"),
-        Rename(f"{file}pos_layer_norm.{{p}}", f"{ours}box_norm.{{p}}"),
-        Rename(f"{file}mask_embedding.weight", f"{ours}hidden_feature.weight"),
-        Rename(f"{file}LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
-        *trunk_rules("uniter.", "trunk.", text),
-        Rename("uniter.pooler.dense.{p}", "trunk.pooler.dense.{p}"),
-    ]
-
-
-def original(config: UniterConfig) -> StateMap:
-    """The authors' pre-training files."""
-    return StateMap(
-        trunk_names(config.text),
-        word_head_rules("cls.predictions.", "words.", "uniter.embeddings.word_embeddings.weight"),
-        Tie("feat_regress.weight", "uniter.img_embeddings.img_linear.weight"),
-        Rename("feat_regress.bias", "features.bias"),
-        Rename("feat_regress.net.0.{p}", "features.dense.{p}"),
-        Rename("feat_regress.net.2.{p}", "features.norm.{p}"),
-        Rename("region_classifier.net.0.{p}", "classes.up.{p}"),
-        Rename("region_classifier.net.2.{p}", "classes.norm.{p}"),
-        Rename("region_classifier.net.3.{p}", "classes.down.{p}"),
-        Rename("itm_output.{p}", "match_head.{p}"),
-    )
 
 
 SYSTEM = System(

@@ -20,7 +20,8 @@ from coalign.layers.attention import Attention
 from coalign.layers.heads import ClassifierHead
 from coalign.layers.joint import Joint
 from coalign.models.bert import init_bert
-from coalign.models.uniter import UniterConfig, UniterTrunk, input_spec_of, trunk_names
+from coalign.models.uniter import UniterConfig, UniterTrunk, input_spec_of
+from coalign.models.uniter_names import trunk_names
 from coalign.models.visualbert import tokens_of
 from coalign.objectives.classification import Classification
 from coalign.objectives.ranking import Ranking

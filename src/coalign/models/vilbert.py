@@ -32,7 +32,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.reduce import mean_or
 from coalign.ops.boxes import overlaps_chosen
 from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_rows
-from coalign.ops.packing import moved_rows
+from coalign.ops.packing import moved_rows, real_cells
 from coalign.ops.pairing import draw_partners, draw_rows, take_texts
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System
 
@@ -132,8 +132,7 @@ class Vilbert(nn.Module):
         maps = seen.record[f"connection.{len(self.trunk.connections) - 1}.text_to_regions"].mean(1)[:, :, 1:]
         if self.trunk.tasks is not None:
             maps = torch.cat([maps[:, :1], maps[:, 2:]], 1)
-        sizes = zip(batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist(), strict=True)
-        return [item[:words, :count] for item, (words, count) in zip(maps, sizes, strict=True)]
+        return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
 
     # -------------------------------------------------------------------------------------------------- training
     def before_step(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from coalign.types import Layout, Packed
@@ -28,6 +28,12 @@ def insert_row(x: Packed, rows: Shaped[Tensor, "b ..."], place: int) -> Packed:
 def moved_rows(layout: Layout, rows: Int[Tensor, " n"], place: int) -> Int[Tensor, " n"]:
     """Where these rows of a batch are after `insert_row(..., place)`."""
     return rows + layout.item[rows] + (layout.position[rows] >= place)
+
+
+def real_cells(maps: Float[Tensor, "b l r"], rows: Layout, columns: Layout) -> list[Tensor]:
+    """[L_i, R_i] of each item: padded maps of its rows by its columns, without the padding."""
+    sizes = zip(maps, rows.lengths.tolist(), columns.lengths.tolist(), strict=True)
+    return [item[:height, :width] for item, height, width in sizes]
 
 
 def resample(x: Packed, steps: Layout) -> Packed:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models import lxmert, lxmert_tasks
+from coalign.models import lxmert_names, lxmert_tasks
 from coalign.models.bert import BertConfig
 from coalign.models.lxmert import Lxmert, LxmertConfig, Objective
 from coalign.models.lxmert_tasks import LxmertClassifier, LxmertClassifierConfig
@@ -67,7 +67,7 @@ def config_of(described: Described) -> LxmertConfig:
 def build(described: Described) -> tuple[nn.Module, StateMap]:
     config, hugging_face = config_of(described), prefix_of(described) == "lxmert."
     if "cls.seq_relationship.weight" in described.weights:
-        layout = lxmert.transformers if hugging_face else lxmert.original
+        layout = lxmert_names.transformers if hugging_face else lxmert_names.original
         return Lxmert(config), layout(config)
     file = "answer_head.logit_fc" if hugging_face else "logit_fc"
     classes = described.shape(f"{file}.3.bias")[0]

@@ -12,7 +12,8 @@ from coalign.checkpoints import StateMap
 from coalign.errors import InputError
 from coalign.layers.joint import Joint
 from coalign.models.bert import BertConfig
-from coalign.models.uniter import Uniter, UniterConfig, UniterTrunk, likeliest_class, original
+from coalign.models.uniter import Uniter, UniterConfig, UniterTrunk, likeliest_class
+from coalign.models.uniter_names import original
 from coalign.models.uniter_tasks import (
     Task,
     UniterClassifier,
