@@ -358,8 +358,8 @@ class Encoding:
     """What a model sees in a batch.
 
     `tokens` are states by modality ("text", "image", "regions", "fused" ...); `pooled` are [B, D] vectors by name;
-    `vectors` are [B, D] of unit length in the space that retrieval searches; `record` holds the named
-    intermediates that were asked for.
+    `vectors` are [B, D] in the space that retrieval searches, of unit length unless the model's `similarity` is "dot";
+    `record` holds the named intermediates that were asked for.
     """
 
     tokens: Mapping[str, Packed]
@@ -375,6 +375,8 @@ Targets = Literal["class", "scores", "choice", "binary", "region", "overlaps", "
 class InputSpec:
     """What a model asks of its data; `coalign.prepare` and `coalign.data` build transforms and tokenisation from it.
 
+    Pictures are squares of `image_size`; with `image_multiple` they keep their proportions: the shorter side is about
+    `image_size`, the longer at most 1333/800 of it, both whole multiples (of a patch).
     `mean` and `std` are per channel on [0, 1] pixels. `max_text_length` counts special tokens.
     `separator` says whether a text ends in [SEP].
     `frames` of a clip are read `fps` a second.
@@ -388,6 +390,7 @@ class InputSpec:
     """
 
     image_size: int | None = None
+    image_multiple: int | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     vocab_size: int | None = None

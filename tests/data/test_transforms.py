@@ -35,6 +35,18 @@ def test_square_squeezes_and_crop_cuts() -> None:
     assert cut.shape == (3, 16, 16) and float(cut[:, :, 1:-1].max()) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),  # (height, width) as ViLT's authors size them for 384 pixels and patches of 32
+    [((480, 640), (384, 512)), ((640, 480), (512, 384)), ((300, 1000), (192, 608)), ((96, 96), (384, 384))],
+)
+def test_pictures_that_keep_their_proportions(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    spec = InputSpec(image_size=384, image_multiple=32)
+    pixels = noise((size[1], size[0]))
+    assert ImageTransform(spec)(pixels).shape[1:] == expected
+    whole = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    assert torch.equal(ImageTransform(spec, whole, train=True)(pixels, 1), ImageTransform(spec)(pixels))
+
+
 def test_a_sample_looks_the_same_for_the_same_seed_alone() -> None:
     options = ImageOptions(flip=True, jitter=0.4, randaugment=2)
     transform = ImageTransform(SPEC, options, train=True)

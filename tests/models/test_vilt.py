@@ -1,14 +1,18 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from coalign import prepare
+from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.models.vilt import Vilt, ViltConfig
 from coalign.models.vilt_names import original, transformers
 from coalign.models.vilt_tasks import HEADS, ViltClassifier, ViltRetrieval
 from coalign.models.vit import VitConfig
+from coalign.registry import attach_tokenizer
 from coalign.types import Batch, Images, Packed, Text
 
 CONFIG = ViltConfig(
@@ -146,12 +150,27 @@ def test_transport_leaves_out_both_cls_and_the_last_piece():
     torch.testing.assert_close(plan.sum((1, 2)), torch.ones(3))
 
 
+def test_pictures_of_any_proportions_are_prepared_for_a_batch():
+    model = model_of(replace(CONFIG, vocab_size=99))
+    attach_tokenizer(model, Tokenizer.train(["a red boat"] * 5, 99))
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 30), (30, 90), (30, 30))]
+    batch = prepare(model, images=pictures, texts=["a boat", "red", "a red boat"])
+    assert batch.images is not None and batch.images.sizes is not None
+    assert batch.images.sizes.tolist() == [[16, 12], [4, 16], [12, 12]]  # of 12, at most 19, in patches of 4
+    together = model.encode(batch)
+    for i, text in enumerate(["a boat", "red", "a red boat"]):
+        alone = model.encode(prepare(model, images=[pictures[i]], texts=[text]))
+        torch.testing.assert_close(alone.pooled["match_logits"][0], together.pooled["match_logits"][i])
+    losses = model.train().losses(batch, generator=torch.Generator().manual_seed(0))
+    assert set(losses) == {"mlm", "itm", "wpa"}
+
+
 @pytest.mark.parametrize("method", ["transport", "cross_attention"])
 def test_alignment_maps(method):
     maps = model_of().alignment(batch_of(), method)
-    assert [tuple(m.shape) for m in maps] == [(7, 4, 5), (3, 4, 5), (5, 4, 5)]
-    assert maps[0][1, :4, :2].all() and not maps[0][:, :, 2:].any()
-    assert maps[1][1, :2].all() and not maps[1][:, 2:].any()
+    assert [tuple(m.shape) for m in maps] == [(7, 4, 2), (3, 2, 5), (5, 3, 3)]  # each image's own grid
+    assert maps[0][1].all() and maps[1][1].all() and maps[2][1].all()
     with pytest.raises(InputError, match="grad_cam"):
         model_of().alignment(batch_of(), "grad_cam")
 

@@ -23,8 +23,8 @@ from coalign.data.pictures import Pictures
 from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.ops.boxes import overlap
-from coalign.ops.pairing import take_regions, take_texts
-from coalign.types import Batch, Images, InputSpec, Packed, Regions, Text
+from coalign.ops.pairing import take_images, take_regions, take_texts
+from coalign.types import Batch, InputSpec, Packed, Regions, Text
 
 RIGHT = 0.5
 """The overlap (intersection over union) from which on a box is right."""
@@ -109,7 +109,7 @@ class ItemCollate:
         if choices > 1:
             item = torch.arange(size).repeat_interleave(choices)
             regions = None if regions is None else take_regions(regions, item)
-            pixels = None if pixels is None or pixels.pixels is None else Images(pixels.pixels[item])
+            pixels = None if pixels is None else take_images(pixels, item)
         if spec.targets == "entities":
             labels["entities"] = last_words(text)[:, None]
         if all(item.target is not None for item in items):

@@ -23,7 +23,7 @@ _IMAGE, _TEXT, _VIEW = range(3)  # the separate uses of one sample's seed
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A sample whose image is ready: `pixels` float [3, S, S], or `grid` [C, h, w]."""
+    """A sample whose image is ready: `pixels` float [3, H, W], or `grid` [C, h, w]."""
 
     texts: tuple[str, ...]
     id: int
@@ -105,7 +105,20 @@ def _stack(examples: Sequence[Example]) -> Images:
             raise InputError(f"{example.name}: its features have the shape {shapes}")
     grids = [example.grid for example in examples if example.grid is not None]
     pixels = [example.pixels for example in examples if example.pixels is not None]
-    return Images(grid=torch.stack(grids)) if grids else Images(pixels=torch.stack(pixels))
+    return Images(grid=torch.stack(grids)) if grids else stack_pictures(pixels)
+
+
+def stack_pictures(pixels: Sequence[Tensor]) -> Images:
+    """A batch of pictures [3, H_i, W_i]. Where sizes differ, zeros fill the smaller ones up, at their right and bottom,
+    and `sizes` says how large each is."""
+    if len({picture.shape for picture in pixels}) == 1:
+        return Images(pixels=torch.stack(list(pixels)))
+    sizes = torch.tensor([picture.shape[1:] for picture in pixels])
+    height, width = (int(side) for side in sizes.amax(0))
+    joined = pixels[0].new_zeros(len(pixels), pixels[0].shape[0], height, width)
+    for place, picture in zip(joined, pixels, strict=True):
+        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    return Images(pixels=joined, sizes=sizes)
 
 
 def _one_view(features: Tensor, seed: int | None, name: str) -> Tensor:

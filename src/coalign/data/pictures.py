@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from coalign.data.collate import stack_pictures
 from coalign.data.decode import BadSample, decode_image, name_of
 from coalign.data.region_files import open_regions
 from coalign.data.regions import RegionFile, image_key, pack_regions
@@ -99,7 +98,7 @@ class FolderPictures(Pictures):
         return self._alike.get(image_key(image)) if exact is None else exact
 
     def batch(self, images: Sequence[str | int]) -> Seen:
-        return Seen(images=Images(pixels=torch.stack([self._transform(self._decode(image)) for image in images])))
+        return Seen(images=stack_pictures([self._transform(self._decode(image)) for image in images]))
 
     def _decode(self, image: str | int):
         file = self.find(image)

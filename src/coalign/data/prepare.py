@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from coalign.data.clips import Clip, ClipLike, read_clip
+from coalign.data.collate import stack_pictures
 from coalign.data.decode import ImageLike, decode_image
 from coalign.data.loader import check_vocabulary
 from coalign.data.regions import RegionSet, pack_regions
@@ -84,7 +85,7 @@ def _images(spec: InputSpec, images: Sequence[ImageLike]) -> Images:
             raise InputError(f"features are [C, h, w], all of one shape; these are {sorted(shapes)}")
         return Images(grid=torch.stack(grids))
     transform = ImageTransform(spec)
-    return Images(pixels=torch.stack([transform(decode_image(image)) for image in images]))
+    return stack_pictures([transform(decode_image(image)) for image in images])
 
 
 def _regions(spec: InputSpec, regions: Regions | Sequence[RegionSet]) -> Regions:

@@ -54,6 +54,7 @@ class ImageOptions:
 class ImageTransform:
     """A picture, PIL or uint8 [3, H, W], to float32 [3, S, S], normalised by the model's mean and standard deviation.
 
+    Where the model takes pictures in their proportions, sizes differ; `data.collate.stack_pictures` makes a batch.
     In training the randomness comes from the seed of the call alone; global generators are left as they were.
     """
 
@@ -62,7 +63,7 @@ class ImageTransform:
             raise InputError("this model reads no images")
         options = options or ImageOptions()
         framing_alone = options.scale == (1.0, 1.0) and options.ratio == (1.0, 1.0)
-        steps = [] if train and not framing_alone else _sizing(spec.image_size, options)
+        steps = [] if train and not framing_alone else _sizing(spec.image_size, spec.image_multiple, options)
         if train:
             steps += _augmenting(spec.image_size, options, crop=not framing_alone)
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))]
@@ -103,7 +104,24 @@ class _Shorten(torch.nn.Module):
         return v2.functional.center_crop(image, [min(height, side), min(width, side)])
 
 
-def _sizing(size: int, options: ImageOptions) -> list[Any]:
+class _InProportion(torch.nn.Module):
+    """The shorter side is sized to `size`, or less where the longer would pass 1333/800 of it; then both are cut down
+    to whole multiples (ViLT, Kim et al. 2021, section 4.2, which takes these figures from detectors)."""
+
+    def __init__(self, size: int, multiple: int) -> None:
+        super().__init__()
+        self.size, self.longest, self.multiple = size, int(1333 / 800 * size), multiple
+
+    def forward(self, image: Tensor) -> Tensor:
+        sides: list[int] = list(image.shape[-2:])
+        scale = min(self.size / min(sides), self.longest / max(sides))
+        whole = [max(1, int(side * scale + 0.5) // self.multiple) * self.multiple for side in sides]
+        return v2.functional.resize(image, whole, InterpolationMode.BICUBIC, antialias=True)
+
+
+def _sizing(size: int, multiple: int | None, options: ImageOptions) -> list[Any]:
+    if multiple is not None:
+        return [_InProportion(size, multiple)]
     if options.resize == "square":
         return [v2.Resize((size, size), InterpolationMode.BICUBIC, antialias=True)]
     shorter = round(size / options.keep)

@@ -55,7 +55,7 @@ class ViltConfig:
     text_eps: float = 1e-12
     modalities: int = 2
     input_size: int | None = None
-    """Side of the pictures that `prepare` makes; the table's where None. Positions are resized to any."""
+    """Shorter side of the pictures that `prepare` makes; the table's where None. Positions are resized to any."""
     max_patches: int | None = 200
     """Patches an image keeps in training; None keeps all, as `encode` does."""
     real_patches: Literal["sizes", "pixels"] = "sizes"
@@ -201,7 +201,8 @@ class Vilt(nn.Module):
 
     @torch.no_grad()
     def alignment(self, batch: Batch, method: str = "transport") -> list[Tensor]:
-        """Word-to-patch maps [L_i, rows, columns]: the transport plan (figure 4), or the last block's attention."""
+        """Word-to-patch maps [L_i, rows_i, columns_i], each of its image's own grid: the transport plan (figure 4), or
+        the last block's attention."""
         if method not in ("transport", "cross_attention"):
             raise InputError(f"ViLT draws maps by 'transport' or 'cross_attention', not {method!r}")
         text, images = pair_of(batch)
@@ -219,7 +220,8 @@ class Vilt(nn.Module):
             place = patches.values[patches.layout.item == i]
             found = weights[i, :length, start : start + count]
             canvas = found.new_zeros(length, real[i].numel())
-            maps.append(canvas.index_copy(1, place, found).unflatten(1, real.shape[1:]))
+            rows, columns = int(real[i].any(1).sum()), int(real[i].any(0).sum())
+            maps.append(canvas.index_copy(1, place, found).unflatten(1, real.shape[1:])[:, :rows, :columns])
         return maps
 
     # -------------------------------------------------------------------------------------------------- training
@@ -302,6 +304,7 @@ class Vilt(nn.Module):
 def input_spec_of(config: ViltConfig) -> InputSpec:
     return InputSpec(
         image_size=config.input_size or config.image.image_size,
+        image_multiple=config.image.patch_size,
         vocab_size=config.vocab_size,
         max_text_length=config.max_text_length,
     )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coalign.types import Layout, Regions, Text
+from coalign.types import Images, Layout, Regions, Text
 
 
 def draw_partners(
@@ -37,6 +37,12 @@ def take_texts(text: Text, items: Int[Tensor, " b"]) -> Text:
         return None if rows is None else text.ids.with_values(rows).select(items).values
 
     return Text(text.ids.select(items), take(text.types), take(text.words))
+
+
+def take_images(images: Images, items: Int[Tensor, " b"]) -> Images:
+    """These images, in this order, repeats allowed."""
+    parts = (images.pixels, images.grid, images.sizes)
+    return Images(*(None if part is None else part[items] for part in parts))
 
 
 def take_regions(regions: Regions, items: Int[Tensor, " b"]) -> Regions:

@@ -61,5 +61,5 @@ def repeated(seen: Seen, count: int) -> Seen:
     """One image `count` times."""
     if seen.regions is not None:
         return Seen(regions=take_regions(seen.regions, torch.zeros(count, dtype=torch.int64)))
-    assert seen.images is not None and seen.images.pixels is not None
+    assert seen.images is not None and seen.images.pixels is not None  # one picture is a batch without padding
     return Seen(images=Images(pixels=seen.images.pixels.expand(count, -1, -1, -1)))
