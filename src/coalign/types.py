@@ -390,7 +390,6 @@ class InputSpec:
     """
 
     image_size: int | None = None
-    image_multiple: int | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     vocab_size: int | None = None
@@ -408,6 +407,7 @@ class InputSpec:
     region_types: tuple[int, int] | None = None
     text_types: tuple[int, ...] | None = None
     answer_slot: bool = False
+    image_multiple: int | None = None
 
 
 @runtime_checkable
