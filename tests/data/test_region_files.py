@@ -233,6 +233,14 @@ def test_one_key_of_two_images_is_neither(tmp_path: Path) -> None:
         open_regions(tmp_path)
 
 
+def test_unsure_regions_of_uniters_files_are_left_out_as_its_authors_do(tmp_path: Path) -> None:
+    for sure in (3, 12):
+        conf = np.where(np.arange(15) < sure, 0.9, 0.1)[:, None]
+        np.savez(tmp_path / f"{sure}.npz", features=np.eye(15), norm_bb=np.zeros((15, 6)), conf=conf)
+    file = open_regions(tmp_path)
+    assert len(file[3]["features"]) == 10 and len(file[12]["features"]) == len(file[12]["boxes"]) == 12
+
+
 def test_none_one_and_a_hundred_regions_share_a_batch(tmp_path: Path) -> None:
     items = [{"features": torch.randn(n, 5), "boxes": torch.rand(n, 4)} for n in (0, 1, 100)]
     write_shard(tmp_path / "a.safetensors", ["none", "one", "many"], items)

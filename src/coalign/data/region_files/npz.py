@@ -1,7 +1,8 @@
 """UNITER's feature files (Chen et al. 2020): one `.npz` an image, in a folder.
 
 Arrays: "features" [R, D] (float16), "norm_bb" [R, 6] (x1, y1, x2, y2, width, height in fractions), "conf" [R, 1], the
-best class's probability, and "soft_labels" [R, 1601], all classes' probabilities with background first.
+best class's probability, and "soft_labels" [R, 1601], all classes' probabilities with background first. Of the up to
+100 regions of a file the authors use the first ones: as many as are surer than 0.2, but no fewer than 10.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from coalign.data.regions import RegionFile, RegionSet
 from coalign.errors import InputError
 
 
+SURE, LEAST = 0.2, 10
+
+
 class NpzRegions(RegionFile):
     """A folder of such files, one image each; ids are the names without `.npz`."""
 
@@ -29,7 +33,11 @@ class NpzRegions(RegionFile):
 
     def read(self, place: int) -> RegionSet:
         file = self._folder / f"{self.ids[place]}.npz"
-        return uniter_regions(read_npz(file, str(file)), str(file))
+        found = uniter_regions(read_npz(file, str(file)), str(file))
+        if "confidence" not in found:
+            return found
+        count = max(LEAST, int((found["confidence"] > SURE).sum()))
+        return {name: part[:count] for name, part in found.items()}
 
 
 def read_npz(file: Any, where: str) -> dict[str, NDArray[Any]]:
