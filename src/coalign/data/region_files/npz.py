@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from coalign.data.regions import RegionFile, RegionSet
 from coalign.errors import InputError
 
-
 SURE, LEAST = 0.2, 10
 
 
