@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -192,7 +192,7 @@ def box_at(video: WorldVideo, time: float | int) -> tuple[float, float, float, f
 
 # --------------------------------------------------------------------------------------------------------------- files
 def write_videos(
-    folder: str | Path, videos: Sequence[WorldVideo], *, side: int = 64, fps: float | int = 10.0
+    folder: str | Path, videos: Iterable[WorldVideo], *, side: int = 64, fps: float | int = 10.0
 ) -> list[Path]:
     """Writes `name.mp4`, `name.srt` and `name.truth.json` of each, and videos.csv with their tasks.
 
@@ -202,7 +202,9 @@ def write_videos(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
+    listed: list[list[str]] = []
     for video in videos:
+        listed.append([video.name, f"task {video.task}", "moving shapes"])
         paths.append(write_video(folder / f"{video.name}.mp4", frames_of(video, side=side, fps=fps), fps))
         (folder / f"{video.name}.srt").write_text(to_srt([told.narration for told in video.told]), "utf-8")
         steps = [
@@ -213,9 +215,7 @@ def write_videos(
         truth = json.dumps({"task": video.task, "steps": steps, "told": told}, indent=1)
         (folder / f"{video.name}.truth.json").write_text(truth, "utf-8")
     with (folder / "videos.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video_id", "task", "category"])
-        writer.writerows([video.name, f"task {video.task}", "moving shapes"] for video in videos)
+        csv.writer(file).writerows([["video_id", "task", "category"], *listed])
     return paths
 
 

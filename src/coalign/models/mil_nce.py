@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.checkpoints import Rename, StateMap
@@ -106,6 +105,9 @@ class TextTower(nn.Module):
 class MilNceModel(nn.Module):
     """Both towers. A batch has videos (`Video.frames`) and texts, K in a row for each video."""
 
+    similarity: Literal["dot"] = "dot"
+    """What retrieval compares `vectors` by: as in training, the plain product."""
+
     def __init__(self, config: MilNceConfig) -> None:
         super().__init__()
         self.config = config
@@ -138,8 +140,7 @@ class MilNceModel(nn.Module):
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """`pooled`: "text" and "video" [B, dim], whose dot product is the similarity, and "video_feature" [B, width].
 
-        `vectors` are the same two at unit length; their cosine is not what was trained, the dot product of `pooled` is.
-        `record` holds every stage of the video network.
+        `vectors` are the same two, not of unit length (`similarity`). `record` holds every stage of the video network.
         """
         kept: Record | None = {} if record else None
         pooled: dict[str, Tensor] = {}
@@ -149,7 +150,7 @@ class MilNceModel(nn.Module):
             pooled["text"] = self.text(batch.text.ids)
         if not pooled:
             raise InputError("MIL-NCE reads videos' frames (Video.frames), or texts: the batch has neither")
-        vectors = {name: F.normalize(pooled[name], dim=-1) for name in ("text", "video") if name in pooled}
+        vectors = {name: pooled[name] for name in ("text", "video") if name in pooled}
         return Encoding({}, pooled, vectors, kept or {})
 
     def before_step(self) -> None:

@@ -86,7 +86,7 @@ class Recipe:
         result = fit(model, loader, config, run)
         tokenizer.save(self.out)
         print(f"{self.out}: {result.steps} steps; {loader.report()}")
-        print(f'next: coalign index {self.out} --videos {self.data} and coalign search {self.out} "WORDS"')
+        print(f'next: coalign index {self.out} --data {self.data} and coalign search {self.out} "WORDS"')
 
     def model(self, videos: Any) -> MilNceModel:
         """The model to train, with its words."""
