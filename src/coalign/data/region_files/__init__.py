@@ -8,12 +8,12 @@ from pathlib import Path
 from coalign.data.region_files.hdf5 import Hdf5Regions
 from coalign.data.region_files.lmdb import LmdbRegions
 from coalign.data.region_files.npz import NpzRegions
-from coalign.data.region_files.shards import ShardRegions
+from coalign.data.region_files.shards import ShardRegions, write_shard
 from coalign.data.region_files.tsv import TsvRegions
 from coalign.data.regions import RegionFile
 from coalign.errors import InputError
 
-__all__ = ["Hdf5Regions", "LmdbRegions", "NpzRegions", "ShardRegions", "TsvRegions", "open_regions"]
+__all__ = ["Hdf5Regions", "LmdbRegions", "NpzRegions", "ShardRegions", "TsvRegions", "open_regions", "write_shard"]
 
 
 def open_regions(path: str | os.PathLike[str]) -> RegionFile:

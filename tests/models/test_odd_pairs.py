@@ -1,0 +1,102 @@
+"""Image-and-language systems on pairs at the edge: no region, one, a hundred; no word, too many words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from coalign import create, prepare
+from coalign.data.tokenise import Tokenizer
+from coalign.errors import InputError
+from coalign.recipes._vl_pretrain import with_vocabulary
+from coalign.registry import attach_tokenizer, find
+
+WIDTH, CLASSES, LONG = 8, 5, "a red boat " * 60
+SETTINGS: dict[str, dict[str, Any]] = {
+    "visualbert": {},
+    "uniter": {"classes": CLASSES, "objectives": ("itm", "mlm", "mrfr", "mrc", "mrckl"), "ratios": (1.0,) * 5},
+    "vilbert": {"region_targets": CLASSES},
+    "lxmert": {"objects": CLASSES - 1, "attributes": 3},
+    "vilt": {},
+}
+CASES = {
+    "nothing at all": ([""], [0]),
+    "images without a region": (["a boat", "red"], [0, 0]),
+    "one region": (["a boat"], [1]),
+    "all of it together": (["", LONG, "boat"], [0, 100, 1]),
+}
+
+
+def model_of(system: str) -> Any:
+    tokenizer = Tokenizer.train(["a red boat"] * 9, 60)
+    width = {} if system == "vilt" else {"region_width": WIDTH}
+    config = replace(with_vocabulary(find(system).sizes["tiny"], tokenizer), **width, **SETTINGS[system])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = create(system, config)
+    attach_tokenizer(model, tokenizer)
+    return model
+
+
+def batch_of(model: Any, texts: list[str], counts: list[int], width: int = WIDTH) -> Any:
+    random = torch.Generator().manual_seed(0)
+    if model.input_spec.region_width is None:
+        return prepare(model, images=[torch.zeros(3, 64, 64, dtype=torch.uint8)] * len(texts), texts=texts)
+    sets = [
+        {
+            "features": torch.randn(n, width, generator=random),
+            "boxes": torch.rand(n, 4, generator=random).sort(1).values,
+            "classes": torch.rand(n, CLASSES, generator=random).softmax(1),
+            "attributes": torch.zeros(n, dtype=torch.int64),
+        }
+        for n in counts
+    ]
+    return prepare(model, regions=sets, texts=texts)
+
+
+@pytest.mark.parametrize("system", SETTINGS)
+def test_losses_and_encodings_are_numbers(system: str) -> None:
+    model, random = model_of(system), torch.Generator().manual_seed(0)
+    for texts, counts in CASES.values():
+        batch = replace(batch_of(model, texts, counts), ids=torch.arange(len(texts)))
+        steps = find(system).objectives if system == "uniter" else [None]
+        for only in steps:
+            losses = model.train().losses(batch, generator=random, only=None if only is None else [only])
+            total = torch.stack(list(losses.values())).sum()
+            if total.requires_grad:
+                total.backward()
+            assert total.isfinite(), (texts, losses)
+        assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+        with torch.no_grad():
+            seen = model.eval().encode(batch, record=True)
+            maps = model.alignment(batch)
+        assert all(bool(x.isfinite().all()) for x in (*seen.pooled.values(), *seen.record.values()))
+        spec = model.input_spec
+        assert [len(found) for found in maps] == [
+            min(len(model.tokenizer.encode([text]).ids.values), spec.max_text_length) for text in texts
+        ]
+        if spec.region_width is not None:
+            assert [found.shape[1] for found in maps] == [min(count, spec.max_regions) for count in counts]
+
+
+@pytest.mark.parametrize("system", [name for name in SETTINGS if name != "vilt"])
+def test_an_item_does_not_depend_on_the_others(system: str) -> None:
+    model = model_of(system).eval()
+    texts, counts = CASES["all of it together"]
+    batch = batch_of(model, texts, counts)
+    with torch.no_grad():
+        together = model.encode(batch).pooled["match_logits"]
+        rows = batch.regions.features.values.split(batch.regions.features.lengths.tolist())
+        boxes = batch.regions.boxes.split(batch.regions.features.lengths.tolist())
+        for i, text in enumerate(texts):
+            alone = prepare(model, texts=[text], regions=[{"features": rows[i], "boxes": boxes[i]}])
+            torch.testing.assert_close(model.encode(alone).pooled["match_logits"][0], together[i])
+
+
+@pytest.mark.parametrize("system", [name for name in SETTINGS if name != "vilt"])
+def test_features_of_another_width(system: str) -> None:
+    with pytest.raises(InputError, match=f"features are 12 wide, the model reads {WIDTH}"):
+        batch_of(model_of(system), ["a boat"], [2], width=12)
