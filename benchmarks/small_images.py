@@ -1,11 +1,13 @@
 """Image classifiers on real small images, side by side: the figures of docs/results.md, "Vision on drawings".
 
     python benchmarks/small_images.py DATA              writes the drawings as folders
-    python benchmarks/small_images.py DATA PART ...     runs parts: networks, pretraining, positions
+    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, networks, positions
 
 The images are emoji drawings of 32 pixels in three styles, the class Unicode's group (9 of them). A quarter of the
-concepts is held out, in all styles: `val`. `few` holds the labels of a tenth of the training concepts.
-Every part runs three seeds and prints one line a run and the mean with its standard deviation.
+concepts is held out, in all styles: `val`. `few` holds the labels of a tenth of the training concepts; `dev` measures
+on other training concepts than these, and settings are chosen there (`choose`), never on `val`.
+Every part runs three seeds and prints one line a run and the mean with its standard deviation. What was stopped goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,27 @@ from coalign.recipes.vit_finetune import Recipe as Vit
 from coalign.training.tracking import read_metrics
 
 SEEDS = (0, 1, 2)
-AUGMENTATION: dict[str, Any] = {"flip": True, "least_area": 0.5, "keep": 1.0, "log_every": 50}
-PRETRAINING_STEPS, FEW_STEPS, STEPS, PROBE_STEPS = 2000, 200, 150, 200
+PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 1500, 200, 200, 300
+COMMON: dict[str, Any] = {
+    "batch_size": 32,
+    "flip": True,
+    "least_area": 0.5,
+    "keep": 1.0,
+    "eval_every": 10**6,  # at the end
+    "log_every": 50,
+    "save_every": 100,
+}
 
 
 def write_drawings(root: Path) -> None:
-    """all/train/GROUP and all/val/GROUP: all drawings; few/train/GROUP: a tenth of the training concepts; few/val."""
+    """all/train/GROUP, all/val/GROUP: all drawings; few: labels of a tenth of the training concepts; dev: see above."""
     split = split_concepts(load_emoji(32), seed=0, unseen_fraction=0.25, development_fraction=0.075)
     put(root / "all" / "train", [*split.train, *split.development])
     put(root / "all" / "val", split.unseen)
     put(root / "few" / "train", split.development)
-    (root / "few" / "val").symlink_to((root / "all" / "val").resolve(), target_is_directory=True)
+    put(root / "dev" / "val", split.train[::5])
+    for link, folder in (("few/val", "all/val"), ("dev/train", "few/train")):
+        (root / link).symlink_to((root / folder).resolve(), target_is_directory=True)
 
 
 def put(folder: Path, concepts: list[EmojiConcept]) -> None:
@@ -50,113 +62,132 @@ def put(folder: Path, concepts: list[EmojiConcept]) -> None:
             Image.fromarray(pixels).save(place / f"{concept.key}-{style}.png")
 
 
-def networks(data: Path, runs: Path) -> None:
-    """(a) ViT, SASA and a convolutional ResNet of equal parameters, equal steps."""
-    common: dict[str, Any] = {
-        "data": str(data / "all"),
-        "steps": STEPS,
-        "eval_every": STEPS,
-        "clip": 1.0,
-        **AUGMENTATION,
-    }
-    made: Mapping[str, Callable[[int], Any]] = {
-        "ViT": lambda seed: Vit(out=runs / f"vit-{seed}", lr=1e-3, seed=seed, **common),
-        "SASA, all attention": lambda seed: Sasa(out=runs / f"sasa-{seed}", lr=3e-3, seed=seed, **SASA, **common),
-        "SASA, attention late": lambda seed: Sasa(out=runs / f"late-{seed}", lr=3e-3, seed=seed, **LATE, **common),
-        "ResNet": lambda seed: Sasa(out=runs / f"resnet-{seed}", lr=3e-3, seed=seed, **RESNET, **common),
-    }
-    compare(made)
-
-
 # all of about 460,000 parameters, as the ViT; the stem's pooling is the paper's, so that all read maps of 8 by 8
 SASA: dict[str, Any] = {"width": 36, "kernel": 5, "stem_pool": 4}
 LATE: dict[str, Any] = {"width": 36, "kernel": 5, "attention": "late", "stem": "convolution"}
 RESNET: dict[str, Any] = {"width": 30, "attention": "none", "stem": "convolution"}
 
 
+def networks(data: Path, runs: Path) -> None:
+    """(a) ViT, SASA and a convolutional ResNet of equal parameters, equal steps."""
+    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "clip": 1.0}
+    compare(
+        {
+            "ResNet": lambda seed: Sasa(out=runs / f"resnet-{seed}", lr=3e-3, seed=seed, **RESNET, **common),
+            "ViT": lambda seed: Vit(out=runs / f"vit-{seed}", lr=1e-3, seed=seed, **common),
+            "SASA, attention late": lambda seed: Sasa(out=runs / f"late-{seed}", lr=3e-3, seed=seed, **LATE, **common),
+            "SASA, all attention": lambda seed: Sasa(out=runs / f"sasa-{seed}", lr=3e-3, seed=seed, **SASA, **common),
+        }
+    )
+
+
 def positions(data: Path, runs: Path) -> None:
     """(d) SASA with relative positions, absolute ones, and none."""
-    common: dict[str, Any] = {
-        "data": str(data / "all"),
-        "steps": STEPS,
-        "eval_every": STEPS,
-        "clip": 1.0,
-        **AUGMENTATION,
-    }
+    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "clip": 1.0}
 
     def one(kind: Any) -> Callable[[int], Any]:
-        return lambda seed: Sasa(
-            out=runs / (f"sasa-{seed}" if kind == "shared" else f"positions-{kind}-{seed}"),  # (a) has that one
-            lr=3e-3,
-            seed=seed,
-            positions=kind,
-            **SASA,
-            **common,
-        )
+        name = "sasa" if kind == "shared" else f"positions-{kind}"  # (a) has the former
+        return lambda seed: Sasa(out=runs / f"{name}-{seed}", lr=3e-3, seed=seed, positions=kind, **SASA, **common)
 
     compare({kind: one(kind) for kind in ("shared", "absolute", "none")})
 
 
-def pretraining(data: Path, runs: Path) -> None:
-    """(b) MAE fine-tuned against from scratch, and (c) probed against random features; few labels."""
-    start = runs / "mae"
-    if not (start / "report.html").is_file():
+def pretrained(data: Path, runs: Path) -> str:
+    """The run of MAE on all training drawings, without labels."""
+    out = runs / "mae"
+    if not (out / "report.html").is_file():
         MaePretrain(
             data=str(data / "all"),  # its train folder alone
             val=str(data / "all" / "val"),
-            out=start,
+            out=out,
             size="mini",
             steps=PRETRAINING_STEPS,
-            lr=1e-3,
-            log_every=100,
+            lr=2e-3,
+            log_every=50,
+            save_every=250,
         ).run()
-    few: dict[str, Any] = {"data": str(data / "few"), "eval_every": FEW_STEPS, **AUGMENTATION}
-    plain: dict[str, Any] = {"randaugment": 0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "drop_path": 0.0}
+    return str(out)
 
-    def tuned(name: str, start: str, lr: float, decay: float | None) -> Callable[[int], Any]:
-        return lambda seed: MaeFinetune(
-            out=runs / f"{name}-{seed}",
-            start=start,
-            steps=FEW_STEPS,
-            lr=lr,
-            layer_decay=decay,
-            seed=seed,
-            **plain,
-            **few,
-        )
+
+def tuned(data: Path, out: Path, start: str, lr: float, decay: float | None) -> Callable[[int], MaeFinetune]:
+    """Fine-tuning on few labels, with mirroring and crops alone."""
+    return lambda seed: MaeFinetune(
+        data=str(data),
+        out=out.with_name(f"{out.name}-{seed}"),
+        start=start,
+        steps=FEW_STEPS,
+        lr=lr,
+        layer_decay=decay,
+        randaugment=0,
+        erase=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        drop_path=0.0,
+        seed=seed,
+        **COMMON,
+    )
+
+
+def choose(data: Path, runs: Path) -> None:
+    """Learning rates for `pretraining`, by drawings outside of `few` and `val`; one seed."""
+    start = pretrained(data, runs)
+    made: dict[str, Callable[[int], Any]] = {}
+    for lr in (5e-4, 1e-3, 2e-3):
+        made[f"scratch, {lr}"] = tuned(data / "dev", runs / f"dev-scratch-{lr}", "scratch", lr, None)
+        made[f"MAE, {lr}"] = tuned(data / "dev", runs / f"dev-mae-{lr}", start, lr, 0.75)
+    compare(made, SEEDS[:1])
+
+
+def pretraining(data: Path, runs: Path) -> None:
+    """(b) MAE fine-tuned against from scratch, and (c) probed against random features; few labels."""
+    start = pretrained(data, runs)
 
     def probed(name: str, start: str) -> Callable[[int], Any]:
         return lambda seed: MaeProbe(
-            out=runs / f"{name}-{seed}", start=start, steps=PROBE_STEPS, pool="mean", seed=seed, **few
+            data=str(data / "few"),
+            out=runs / f"{name}-{seed}",
+            start=start,
+            steps=PROBE_STEPS,
+            pool="mean",
+            seed=seed,
+            **COMMON,
         )
 
     compare(
         {
-            "fine-tuned from MAE": tuned("tuned", str(start), 1e-3, 0.75),
-            "fine-tuned from scratch": tuned("scratch", "scratch", 1e-3, None),
-            "probe of MAE": probed("probe", str(start)),
+            "fine-tuned from MAE": tuned(data / "few", runs / "tuned", start, 1e-3, 0.75),
+            "fine-tuned from scratch": tuned(data / "few", runs / "scratch", "scratch", 1e-3, None),
+            "probe of MAE": probed("probe", start),
             "probe of random features": probed("random", "scratch"),
         }
     )
 
 
-def compare(made: Mapping[str, Callable[[int], Any]]) -> None:
+def compare(made: Mapping[str, Callable[[int], Any]], seeds: Sequence[int] = SEEDS) -> None:
     for name, make in made.items():
         found: list[float] = []
-        for seed in SEEDS:
+        for seed in seeds:
             recipe = make(seed)
-            recipe.train()
+            if not trained(recipe.out):
+                recipe.train()
             last = [line for line in read_metrics(recipe.out / "metrics.jsonl") if "evaluation" in line][-1]
             found.append(100 * last["evaluation"]["top1"])
             print(json.dumps({"name": name, "seed": seed, "top1": round(found[-1], 2)}), flush=True)
-        print(f"{name}: {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f}", flush=True)
+        if len(found) > 1:
+            print(f"{name}: {statistics.mean(found):.1f} ± {statistics.stdev(found):.1f}", flush=True)
+
+
+def trained(out: Path) -> bool:
+    """Whether a run was measured, which is the last thing that its recipe does."""
+    metrics = out / "metrics.jsonl"
+    return metrics.is_file() and any("evaluation" in line for line in read_metrics(metrics))
 
 
 def main(words: list[str]) -> None:
     data = Path(words[0])
     if not data.exists():
         write_drawings(data)
-    parts = {"networks": networks, "pretraining": pretraining, "positions": positions}
+    parts = {"choose": choose, "pretraining": pretraining, "networks": networks, "positions": positions}
     for word in words[1:]:
         parts[word](data, data.with_name(f"{data.name}-runs"))
 

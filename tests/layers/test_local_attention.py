@@ -132,6 +132,19 @@ def test_stem_attends_within_blocks_only():
         stem(torch.randn(1, 3, 10, 8))
 
 
+def test_heads_of_the_stem_share_the_mixture_and_attend_apart():
+    """One block as appendix A.1 writes it, head by head."""
+    stem = AttentionStem(3, 6, kernel=2, mixtures=3, heads=2)
+    x = torch.randn(1, 3, 2, 2)
+    p = stem.mixture_weights(stem.row, stem.column).flatten(0, 1)
+    cells = x[0].flatten(1).T
+    q, k = (cells @ layer.weight[:, :, 0, 0].T for layer in (stem.query, stem.key))
+    v = torch.einsum("nm,mdc,nc->nd", p, stem.value[..., 0, 0], cells)
+    own = [slice(0, 3), slice(3, 6)]
+    expected = torch.cat([(q[:, s] @ k[:, s].T).softmax(1) @ v[:, s] for s in own], 1)
+    assert torch.allclose(stem(x)[0].flatten(1).T, expected, atol=1e-5)
+
+
 def test_stem_with_image_places():
     stem = AttentionStem(3, 4, kernel=4, place="image", image_size=8)
     assert stem.row.shape == (12, 4)

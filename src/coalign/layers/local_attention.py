@@ -210,8 +210,8 @@ class AttentionStem(nn.Module):
 
     p(a, b, ·) = softmax_m((row_a + column_b) · ν_m). `place` says what a and b are and whom a pixel attends to:
     "block": its place within the k x k blocks that tile the image, attending within its block, with no relative term
-    (the paper's text); "image": its place in an image of `image_size`, padded by k // 2 on every side, attending to the
-    k x k neighbourhood with relative offsets (the reading of MerHS/SASA-pytorch).
+    (appendix A.1), by `heads` that share p; "image": its place in an image of `image_size`, padded by k // 2 on every
+    side, attending to the k x k neighbourhood with relative offsets and one head (the reading of MerHS/SASA-pytorch).
     """
 
     def __init__(
@@ -223,9 +223,12 @@ class AttentionStem(nn.Module):
         *,
         place: Literal["block", "image"] = "block",
         image_size: int = 224,
+        heads: int = 1,
     ) -> None:
         super().__init__()
-        self.kernel, self.place = kernel, place
+        if out_channels % heads:
+            raise ValueError(f"{heads} heads do not divide the stem's {out_channels} channels")
+        self.kernel, self.place, self.heads = kernel, place, heads
         self.query, self.key = (nn.Conv2d(channels, out_channels, 1, bias=False) for _ in range(2))
         self.value = Parameter(torch.empty(mixtures, out_channels, channels, 1, 1))
         places = kernel if place == "block" else image_size + 2 * (kernel // 2)
@@ -260,9 +263,10 @@ class AttentionStem(nn.Module):
             raise ValueError(f"an image of {height}x{width} is not tiled by blocks of {self.kernel}x{self.kernel}")
         p = self.mixture_weights(self.row, self.column).repeat(height // self.kernel, width // self.kernel, 1)
         v = torch.einsum("bmdhw,hwm->bdhw", values, p)
-        q, k, v = (self._blocks(y) for y in (q, k, v))
+        q, k, v = (self._blocks(y).unflatten(3, (self.heads, -1)).transpose(2, 3) for y in (q, k, v))
         # scale=1: the paper's scores are not scaled
-        return self._unblocks(F.scaled_dot_product_attention(q, k, v, scale=1.0), height, width)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        return self._unblocks(mixed.transpose(2, 3).flatten(3), height, width)
 
     def _windows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         assert self.relative_row is not None and self.relative_column is not None

@@ -81,7 +81,7 @@ def leaderj_config(described: Described) -> SasaConfig:
     """A whole ResNet's sizes, from its weights, as built for small images: no pool after the stem."""
     config = network_config(described, "layer{}.0.conv2.0.rel_h", "layer{}.0.conv1.0.weight", "dense.weight")
     mixtures, kernel = described.shape("init.0.emb_mix")[0], described.shape("init.0.emb_a")[1]
-    return replace(config, stem_pool=1, stem_kernel=kernel, mixtures=mixtures, positions="by_channel")
+    return replace(config, stem_pool=1, stem_heads=1, stem_kernel=kernel, mixtures=mixtures, positions="by_channel")
 
 
 def network_config(described: Described, offsets: str, first: str, head: str) -> SasaConfig:
