@@ -14,6 +14,7 @@ from coalign.data.pictures import open_pictures
 from coalign.data.region_files.shards import write_shard
 from coalign.data.sources import open_source
 from coalign.data.tokenise import Tokenizer
+from coalign.recipes import find_recipe
 from coalign.recipes.nlvr2 import Recipe as Nlvr2
 from coalign.recipes.referring import Recipe as Referring
 from coalign.recipes.retrieval_finetune import Candidates
@@ -108,6 +109,22 @@ def test_retrieval(data: Path, tmp_path: Path) -> None:
     result = RetrievalTask(run=tmp_path / "run", **files).evaluate()
     assert result.rows["model"]["image_to_text"]["R@1"] == 1
     assert result.rows["model"]["text_to_image"]["R@1"] == 1
+    find_recipe("albef-pretrain")(data=files["data"], out=tmp_path / "albef", steps=1, words=100, batch_size=3).run()
+    listed = RetrievalTask(run=tmp_path / "run", **files, shortlist=tmp_path / "albef", k=3).evaluate()
+    assert listed.rows["reranked"] == result.rows["model"]  # a list of all three leaves nothing out
+    short = RetrievalTask(run=tmp_path / "run", **files, shortlist=tmp_path / "albef", k=1).evaluate()
+    assert short.rows["reranked"] == short.rows["shortlist"] == listed.rows["shortlist"]  # of one, nothing to rank
+
+
+@pytest.mark.parametrize("system", ["uniter", "vilbert"])
+def test_retrieval_by_regions(system: str, data: Path, tmp_path: Path) -> None:
+    files: dict[str, Any] = {"data": str(data / "captions.csv"), "regions": data / "regions.safetensors"}
+    Retrieval(
+        system=system, out=tmp_path / "run", steps=2, candidates=3, **files, **{**TRAINING, "batch_size": 3}
+    ).run()
+    result = RetrievalTask(run=tmp_path / "run", **files).evaluate()
+    assert result.rows["chance"]["image_to_text"]["R@1"] == pytest.approx(1 / 3)
+    assert 0 <= result.rows["model"]["text_to_image"]["R@1"] <= 1
 
 
 def test_a_true_pair_is_ranked_with_other_texts_and_other_images(data: Path) -> None:
