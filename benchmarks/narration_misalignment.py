@@ -8,7 +8,7 @@ Measured on videos never seen: which clips a step's sentence finds (R@1, R@5, me
 clips), and on their narration, misaligned like that of training, which narration of a clip's bag is the one that tells
 it: the share found by the model, by time alone, and by chance.
 
-    python benchmarks/narration_misalignment.py --out misalignment.json --picture docs/pictures/misalignment.png
+    python benchmarks/narration_misalignment.py --out misalignment.json --picture docs/images/narration_misalignment.png
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from coalign.data.narrated import bag_of, clip_start
 from coalign.data.subtitles import read_subtitles
 from coalign.data.words import WordList
 from coalign.data.worlds_video import CHAT, STEPS, Narrating, WorldVideo, make_videos, to_srt, write_videos
+from coalign.layers.s3d import S3dConfig
 from coalign.models.mil_nce import SIZES, MilNceModel
 from coalign.retrieval.metrics import ranks, summarise
 from coalign.training.schedule import lr_factor
@@ -98,9 +99,10 @@ def retrieval(model: MilNceModel, clips: Tensor, kinds: Tensor, words: WordList)
 @torch.no_grad()
 def alignment(model: MilNceModel, videos: list[WorldVideo], clips: Tensor, words: WordList) -> dict[str, float]:
     """Of each shown step: does the narration that fits best, of the five nearest in time, tell it? Only steps of
-    which the sentence is among the five. `clips` are the steps' middles in order."""
+    which the sentence is among the five. "weight" is what the right one gets of the objective's softmax over the bag.
+    `clips` are the steps' middles in order."""
     shown = look(model, clips)
-    right = {"model": 0.0, "time": 0.0, "chance": 0.0}
+    right = {"model": 0.0, "weight": 0.0, "time": 0.0, "chance": 0.0}
     row = counted = 0
     for video in videos:
         for place in range(len(video.steps)):
@@ -110,24 +112,36 @@ def alignment(model: MilNceModel, videos: list[WorldVideo], clips: Tensor, words
             if any(truth):
                 counted += 1
                 texts = model.text(words.text([told.narration.text for told in near]).ids)
-                right["model"] += truth[int((texts @ shown[row]).argmax())]
+                scores = texts @ shown[row]
+                right["model"] += truth[int(scores.argmax())]
+                right["weight"] += float(scores.softmax(0)[torch.tensor(truth)].sum())
                 right["time"] += truth[0]
                 right["chance"] += sum(truth) / BAG
             row += 1
     return {name: value / counted for name, value in right.items()}
 
 
-CONFIG = replace(SIZES["tiny"], train_words=True, image_size=48, frames=8, fps=2.5)
+SIDE = 32
+CONFIG = replace(
+    SIZES["tiny"],
+    video=S3dConfig((16, 16, 48), SIZES["small"].video.blocks),
+    dim=64,
+    text_hidden_dim=128,
+    train_words=True,
+    image_size=SIDE,
+    frames=8,
+    fps=8 / SECONDS,
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=160)
-    parser.add_argument("--videos", type=int, default=60)
-    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--videos", type=int, default=150)
+    parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sentences = [f"{step.sentence} now here you see next so and then" for step in STEPS]
@@ -137,44 +151,69 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         test = make_videos(24, split="test")
-        write_videos(folder, make_videos(args.videos))
-        write_videos(folder, test)
+        write_videos(folder, make_videos(args.videos), side=SIDE)
+        write_videos(folder, test, side=SIDE)
         middles = [(folder / f"{v.name}.mp4", (n + 0.5) * v.seconds - SECONDS / 2) for v in test for n in range(8)]
         clips = torch.stack([(read_clip(Clip(*where), reader.input_spec) * 255).byte() for where in middles])
         kinds = torch.tensor([kind for video in test for kind in video.steps])
+        data = {
+            level: read(make_videos(args.videos, narrating=Narrating(level, OFF_TOPIC)), folder, reader, words)
+            for level in LEVELS
+        }
+    for seed in range(args.seeds):
         for level in LEVELS:
-            how = Narrating(level, OFF_TOPIC)
-            data = read(make_videos(args.videos, narrating=how), folder, reader, words)
-            told = make_videos(24, narrating=how, split="test")
-            for seed in range(args.seeds):
-                for method in METHODS:
-                    began = time.process_time()
-                    model = train(data, method, words, seed, args.steps, args.lr)
-                    found = retrieval(model, clips, kinds, words)
-                    aligned = alignment(model, told, clips, words)
-                    rows.append({"misaligned": level, "method": method, "seed": seed, **found, "aligned": aligned})
-                    print(level, method, seed, found, aligned, f"{time.process_time() - began:.0f} s", flush=True)
-                    args.out.write_text(json.dumps(rows, indent=1) + "\n")
-    if args.picture:
-        draw(rows, args.picture)
+            told = make_videos(24, narrating=Narrating(level, OFF_TOPIC), split="test")
+            for method in METHODS:
+                began = time.process_time()
+                model = train(data[level], method, words, seed, args.steps, args.lr)
+                found = retrieval(model, clips, kinds, words)
+                aligned = alignment(model, told, clips, words)
+                rows.append({"misaligned": level, "method": method, "seed": seed, **found, "aligned": aligned})
+                print(level, method, seed, found, aligned, f"{time.process_time() - began:.0f} s", flush=True)
+                args.out.write_text(json.dumps(rows, indent=1) + "\n")
+                if args.picture:
+                    draw(rows, args.picture)
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, as Markdown."""
+
+    def cell(values: list[float], digits: int) -> str:
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1))
+        return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+
+    lines = ["| misaligned | objective | R@1 | R@5 | median rank | right narration | its weight |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for level in LEVELS:
+        for method in METHODS:
+            own = [row for row in rows if row["misaligned"] == level and row["method"] == method]
+            if own:
+                figures = [cell([100 * row[name] for row in own], 0) for name in ("R@1", "R@5")]
+                figures += [cell([row["median_rank"] for row in own], 1)]
+                figures += [cell([100 * row["aligned"][name] for row in own], 0) for name in ("model", "weight")]
+                lines.append(f"| {level:.0%} | {method} | {' | '.join(figures)} |")
+    return "\n".join(lines)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    levels = [x for x in LEVELS if all(any(r["method"] == m and r["misaligned"] == x for r in rows) for m in METHODS)]
     for method in METHODS:
         for axis, value in ((axes[0], lambda r: r["R@1"]), (axes[1], lambda r: r["aligned"]["model"])):
-            points = [[value(r) for r in rows if r["method"] == method and r["misaligned"] == x] for x in LEVELS]
+            points = [[value(r) for r in rows if r["method"] == method and r["misaligned"] == x] for x in levels]
             means = [sum(p) / len(p) for p in points]
             spread = [math.sqrt(sum((v - m) ** 2 for v in p) / len(p)) for p, m in zip(points, means, strict=True)]
-            axis.errorbar(LEVELS, means, spread, label=method, marker="o", capsize=3)
+            axis.errorbar(levels, means, spread, label=method, marker="o", capsize=3)
     for name, style in (("time", "k--"), ("chance", "k:")):
         means = [
             sum(r["aligned"][name] for r in rows if r["misaligned"] == x) / sum(r["misaligned"] == x for r in rows)
-            for x in LEVELS
+            for x in levels
         ]
-        axes[1].plot(LEVELS, means, style, label="nearest in time" if name == "time" else name)
+        axes[1].plot(levels, means, style, label="nearest in time" if name == "time" else name)
     axes[0].set(ylabel="R@1, sentence to clip", ylim=(0, 1))
     axes[1].set(ylabel="the right narration of the bag", ylim=(0, 1))
     for axis in axes:
@@ -182,6 +221,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_answers_do_not_overlap_and_an_index_goes_on(run: Path, films: Path) -> 
     assert index_videos(run, model, films, run / "index", step=0.25) == 0 and model.clips == seen
     spans = [hit.entry.meta for hit in search_moments(model, Index.open(run / "index"), "red", 100)]
     a = sorted((meta["start"], meta["end"]) for meta in spans if meta["video"].endswith("a.mp4"))
-    assert len(a) >= 5 and all(one[1] <= other[0] for one, other in zip(a, a[1:], strict=False))
+    assert len(a) >= 5 and all(one[1] <= other[0] for one, other in pairwise(a))
     with pytest.raises(InputError, match="ask to overwrite"):
         index_videos(run, model, films, run / "index", step=0.5)
     with pytest.raises(InputError, match="no folder of videos"):

@@ -381,4 +381,5 @@ def _by_torchcodec(video: VideoLike, times: Sequence[Seconds], short_side: int |
 
 
 def _plain(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error).split("\n")[0]  # PyAV's text ends in the file and a log
+    return " ".join(said.split()) or type(error).__name__

@@ -54,14 +54,18 @@ def read_captioned(path: str | Path, videos: VideoFiles, splits: Sequence[str] =
     path = Path(path)
     if path.suffix.lower() == ".csv":
         return videos.kept(path, _csv_captions(path))
+    return videos.kept(path, _json_captions(path, splits))
+
+
+def _json_captions(path: Path, splits: Sequence[str]) -> list[tuple[str, Callable[[Path], Captioned]]]:
     whole = read_json(path)
     try:
         if isinstance(whole, dict) and "database" in whole:
-            return videos.kept(path, _youcook(whole["database"], splits))
+            return _youcook(whole["database"], splits)
         if isinstance(whole, dict) and {"videos", "sentences"} <= whole.keys():
-            return videos.kept(path, _msrvtt(whole, splits))
+            return _msrvtt(whole, splits)
         if isinstance(whole, list):
-            return videos.kept(path, [_listed(row) for row in whole])
+            return [_listed(row) for row in whole]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise other_form(path, error) from None
     raise InputError(f"{path}: neither YouCook2's nor MSR-VTT's annotations, nor a list of videos with captions")

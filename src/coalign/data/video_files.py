@@ -69,7 +69,7 @@ class VideoFiles:
             else:
                 items.append(make(file))
         if not items:
-            example = f", such as {min(missing)}.mp4" if missing else ""
+            example = f", such as {min(missing)}.mp4," if missing else ""
             raise InputError(f"{path}: none of its videos{example} is in {self.folder}")
         return Found(tuple(items), len(missing))
 
