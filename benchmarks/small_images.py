@@ -1,7 +1,7 @@
 """Image classifiers on real small images, side by side: the figures of docs/results.md, "Vision on drawings".
 
     python benchmarks/small_images.py DATA              writes the drawings as folders
-    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, networks, positions
+    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, networks, full, positions
 
 The images are emoji drawings of 32 pixels in three styles, the class Unicode's group (9 of them). A quarter of the
 concepts is held out, in all styles: `val`. `few` holds the labels of a tenth of the training concepts; `dev` measures
@@ -31,7 +31,7 @@ from coalign.recipes.vit_finetune import Recipe as Vit
 from coalign.training.tracking import read_metrics
 
 SEEDS = (0, 1, 2)
-PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 1500, 200, 200, 300
+PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 1500, 150, 150, 150
 COMMON: dict[str, Any] = {
     "batch_size": 32,
     "flip": True,
@@ -62,34 +62,45 @@ def put(folder: Path, concepts: list[EmojiConcept]) -> None:
             Image.fromarray(pixels).save(place / f"{concept.key}-{style}.png")
 
 
-# all of about 460,000 parameters, as the ViT; the stem's pooling is the paper's, so that all read maps of 8 by 8
-SASA: dict[str, Any] = {"width": 36, "kernel": 5, "stem_pool": 4}
-LATE: dict[str, Any] = {"width": 36, "kernel": 5, "attention": "late", "stem": "convolution"}
+# all of about 460,000 parameters, as the ViT, and maps of 8 by 8 after the stem
 RESNET: dict[str, Any] = {"width": 30, "attention": "none", "stem": "convolution"}
+SASA: dict[str, Any] = {"width": 36, "kernel": 5, "attention": "all", "stem": "convolution"}
+LATE: dict[str, Any] = SASA | {"attention": "late"}
+FULL: dict[str, Any] = SASA | {"stem": "attention", "stem_pool": 4}
+
+
+def sasa(data: Path, out: Path, **choices: Any) -> Callable[[int], Sasa]:
+    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "clip": 1.0, "lr": 3e-3}
+    return lambda seed: Sasa(out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
 
 
 def networks(data: Path, runs: Path) -> None:
     """(a) ViT, SASA and a convolutional ResNet of equal parameters, equal steps."""
-    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "clip": 1.0}
+    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "lr": 1e-3}
     compare(
         {
-            "ResNet": lambda seed: Sasa(out=runs / f"resnet-{seed}", lr=3e-3, seed=seed, **RESNET, **common),
-            "ViT": lambda seed: Vit(out=runs / f"vit-{seed}", lr=1e-3, seed=seed, **common),
-            "SASA, attention late": lambda seed: Sasa(out=runs / f"late-{seed}", lr=3e-3, seed=seed, **LATE, **common),
-            "SASA, all attention": lambda seed: Sasa(out=runs / f"sasa-{seed}", lr=3e-3, seed=seed, **SASA, **common),
+            "ResNet": sasa(data, runs / "resnet", **RESNET),
+            "ViT": lambda seed: Vit(out=runs / f"vit-{seed}", seed=seed, **common),
+            "SASA, attention late": sasa(data, runs / "late", **LATE),
+            "SASA, all stages": sasa(data, runs / "sasa", **SASA),
         }
     )
 
 
+def full(data: Path, runs: Path) -> None:
+    """(a) SASA whose stem attends too."""
+    compare({"SASA, full": sasa(data, runs / "full", **FULL)})
+
+
 def positions(data: Path, runs: Path) -> None:
-    """(d) SASA with relative positions, absolute ones, and none."""
-    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "clip": 1.0}
-
-    def one(kind: Any) -> Callable[[int], Any]:
-        name = "sasa" if kind == "shared" else f"positions-{kind}"  # (a) has the former
-        return lambda seed: Sasa(out=runs / f"{name}-{seed}", lr=3e-3, seed=seed, positions=kind, **SASA, **common)
-
-    compare({kind: one(kind) for kind in ("shared", "absolute", "none")})
+    """(d) SASA with relative positions (the run of `networks`), absolute ones, and none."""
+    compare(
+        {
+            "relative": sasa(data, runs / "sasa", **SASA),
+            "absolute": sasa(data, runs / "absolute", **SASA, positions="absolute"),
+            "none": sasa(data, runs / "none", **SASA, positions="none"),
+        }
+    )
 
 
 def pretrained(data: Path, runs: Path) -> str:
@@ -187,7 +198,7 @@ def main(words: list[str]) -> None:
     data = Path(words[0])
     if not data.exists():
         write_drawings(data)
-    parts = {"choose": choose, "pretraining": pretraining, "networks": networks, "positions": positions}
+    parts = {"choose": choose, "pretraining": pretraining, "networks": networks, "full": full, "positions": positions}
     for word in words[1:]:
         parts[word](data, data.with_name(f"{data.name}-runs"))
 
