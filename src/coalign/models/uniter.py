@@ -332,7 +332,7 @@ def likeliest_class(probabilities: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
 SYSTEM = System(
     name="uniter",
     title="UNITER: UNiversal Image-TExt Representation Learning",
-    paper="https://arxiv.org/abs/1909.11740",
+    paper="Chen et al., ECCV 2020, arXiv 1909.11740",
     model=Uniter,
     config=UniterConfig,
     sizes=SIZES,

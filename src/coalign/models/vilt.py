@@ -325,7 +325,7 @@ def tokens_of(joint: Joint) -> dict[str, Packed]:
 SYSTEM = System(
     name="vilt",
     title="ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision",
-    paper="https://arxiv.org/abs/2102.03334",
+    paper="Kim et al., ICML 2021, arXiv 2102.03334",
     model=Vilt,
     config=ViltConfig,
     sizes=SIZES,

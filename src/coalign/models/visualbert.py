@@ -316,7 +316,7 @@ def transformers(config: VisualBertConfig) -> StateMap:
 SYSTEM = System(
     name="visualbert",
     title="VisualBERT: A Simple and Performant Baseline for Vision and Language",
-    paper="https://arxiv.org/abs/1908.03557",
+    paper="Li et al., 2019, arXiv 1908.03557",
     model=VisualBert,
     config=VisualBertConfig,
     sizes=SIZES,
