@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from coalign.layers.dropout import Dropout
 from coalign.ops.attention import Mask, attend, attend_with_weights
 from coalign.types import Record
 
@@ -101,7 +102,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(dim, hidden_dim)
         self.down = nn.Linear(hidden_dim, out_dim or dim)
         self.activation: Activation = activation
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n o"]:
         return self.down(self.dropout(_ACTIVATIONS[self.activation](self.up(x))))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from coalign.layers.dropout import Dropout
 from coalign.types import Packed
 
 Resize = Literal["bicubic", "bicubic_antialias", "bilinear_corners"]
@@ -26,7 +27,7 @@ class TextEmbedding(nn.Module):
         self.position = nn.Embedding(positions, dim)
         self.segment = nn.Embedding(types, dim) if types else None
         self.norm = nn.LayerNorm(dim, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids: Packed, types: Int[Tensor, " t"] | None = None) -> Float[Tensor, "t d"]:
         """`ids` [T] packed; `types` None means segment 0. A text longer than the position table is an error."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from coalign.layers.dropout import Dropout
 from coalign.types import Record
 
 
@@ -84,7 +85,7 @@ class AdaptationGate(nn.Module):
         self.gates = nn.ModuleDict({name: nn.Linear(width + dim, dim) for name, width in dims.items()})
         self.shifts = nn.ModuleDict({name: nn.Linear(width, dim) for name, width in dims.items()})
         self.norm = nn.LayerNorm(dim, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.layers.attention import Activation, activation
+from coalign.layers.dropout import Dropout
 
 
 class MaskedLMHead(nn.Module):
@@ -72,7 +73,7 @@ class ClassifierHead(nn.Module):
         self.up = nn.Linear(dim, hidden_dim)
         self.norm = nn.Identity() if eps is None else nn.LayerNorm(hidden_dim, eps)
         self.down = nn.Linear(hidden_dim, out_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.activation: Activation = activation
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:

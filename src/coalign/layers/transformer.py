@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from coalign.layers.attention import Activation, Attention, FeedForward
+from coalign.layers.dropout import Dropout
 from coalign.ops.attention import Mask
 from coalign.types import Layout, Record
 
@@ -62,7 +63,7 @@ class TransformerBlock(nn.Module):
             self.cross_attention_norm = nn.LayerNorm(c.dim, c.eps)
         self.feed_forward = FeedForward(c.dim, c.hidden_dim, activation=c.activation, dropout=c.hidden_dropout)
         self.feed_forward_norm = nn.LayerNorm(c.dim, c.eps)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
 
     def forward(
         self,

@@ -26,6 +26,7 @@ from coalign.checkpoints import Default, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.attention import FeedForward
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
+from coalign.layers.dropout import Dropout
 from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
 from coalign.layers.transformer import Context, TransformerBlock
@@ -117,7 +118,7 @@ class Towers(nn.Module):
             self.text_projection: nn.Module = nn.Linear(c.text.dim, c.embed_dim)
         else:
             self.text_projection = FeedForward(c.text.dim, c.text_hidden, c.embed_dim, dropout=c.projection_dropout)
-        self.dropout = nn.Dropout(c.projection_dropout)
+        self.dropout = Dropout(c.projection_dropout)
         self.words = MaskedLMHead(c.text.dim, c.text.vocab_size, eps=c.text.eps) if "mlm" in c.objectives else None
 
     def read(self, text: Text, record: Record | None = None) -> Packed:
