@@ -39,7 +39,7 @@ from coalign.training.tracking import read_metrics
 from coalign.types import Batch, Images, Packed, Text
 
 TRAIN_STYLES, TEST_STYLE = ("noto", "openmoji"), "twemoji"
-VIEWS, TEXTS, CHUNK, OTHERS = 5, 5, 256, 640
+VIEWS, TEXTS, CHUNK, OTHERS = 8, 5, 256, 640
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 class CachedPairs:
-    """The training pairs, with all that is frozen computed once: stem features of a clean and four augmented views of
-    every drawing; MiniLM states of each concept's full text and of texts with some of its keywords.
+    """The training pairs, with all that is frozen computed once: stem features of a clean and of seven augmented views
+    of every drawing; MiniLM states of each concept's full text and of texts with some of its keywords.
 
     Half of the time a pair gets the full text. Texts of other concepts come with a batch as further candidates.
     A batch is a function of (seed, epoch, number).
@@ -177,10 +177,13 @@ class CachedPairs:
 
     batch_size = 256
 
-    def __init__(self, model: Albef, concepts: Sequence[EmojiConcept], seed: int) -> None:
+    def __init__(
+        self, model: Albef, concepts: Sequence[EmojiConcept], seed: int, styles: Sequence[str] = TRAIN_STYLES
+    ) -> None:
         generator = torch.Generator().manual_seed(derive_seed(seed, 0))
         grids: list[Tensor] = []
-        for style in TRAIN_STYLES:
+        self.styles = styles
+        for style in styles:
             pixels = pixels_of(concepts, style)
             views = [grids_of(model, pixels)]
             for _ in track(range(VIEWS - 1), f"views of {style}", transient=True):
@@ -240,14 +243,15 @@ class Gallery:
     """Concepts in the test style, and what is frozen about them."""
 
     concepts: Sequence[EmojiConcept]
+    style: str
     grids: Tensor
     texts: list[tuple[Tensor, Tensor]]
     vectors: Mapping[str, Tensor]
 
     @staticmethod
-    def of(model: Albef, concepts: Sequence[EmojiConcept]) -> Gallery:
-        grids = grids_of(model, pixels_of(concepts, TEST_STYLE))
-        return Gallery(concepts, grids, texts_of(model, [c.text for c in concepts]), {})
+    def of(model: Albef, concepts: Sequence[EmojiConcept], style: str = TEST_STYLE) -> Gallery:
+        grids = grids_of(model, pixels_of(concepts, style))
+        return Gallery(concepts, style, grids, texts_of(model, [c.text for c in concepts]), {})
 
     def batches(self) -> Iterator[Batch]:
         for rows in torch.arange(len(self.concepts)).split(CHUNK):
@@ -271,7 +275,7 @@ class Gallery:
 
 
 def pooled_baseline(
-    pairs: CachedPairs, tests: Mapping[str, Gallery], seed: int, steps: int = 600
+    pairs: CachedPairs, tests: Mapping[str, Gallery], seed: int, steps: int = 600, rate: float = 1e-3
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Baseline A: EfficientNet-lite0 and MiniLM frozen and pooled, two linear maps, InfoNCE over concepts."""
     network = EfficientNetLite0.pretrained()
@@ -288,14 +292,14 @@ def pooled_baseline(
         return F.normalize(torch.stack([rows.float().mean(0) for _, rows in texts]), dim=-1)
 
     seen = tests["seen"].concepts
-    images = torch.cat([pooled(pixels_of(seen, style)) for style in TRAIN_STYLES])
+    images = torch.cat([pooled(pixels_of(seen, style)) for style in pairs.styles])
     texts = means(pairs.texts).view(len(seen), TEXTS, -1)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         towers = nn.ModuleList([nn.Linear(images.shape[1], 512), nn.Linear(texts.shape[2], 512)])
     scale, objective = nn.Parameter(torch.tensor(2.66)), Contrastive()
-    optimiser = torch.optim.AdamW([*towers.parameters(), scale], lr=1e-3, weight_decay=0.01)
+    optimiser = torch.optim.AdamW([*towers.parameters(), scale], lr=rate, weight_decay=0.01)
     for _ in range(steps):
         rows = torch.randint(len(images), (256,), generator=generator)
         ids = rows % len(seen)
@@ -309,7 +313,7 @@ def pooled_baseline(
     found: dict[str, dict[str, dict[str, float]]] = {}
     with torch.no_grad():
         for name, gallery in tests.items():
-            a = F.normalize(towers[0](pooled(pixels_of(gallery.concepts, TEST_STYLE))), dim=-1)
+            a = F.normalize(towers[0](pooled(pixels_of(gallery.concepts, gallery.style))), dim=-1)
             b = F.normalize(towers[1](means(gallery.texts)), dim=-1)
             ids = torch.arange(len(gallery.concepts))
             found[name] = evaluate_retrieval(a, b, ids, ids)
