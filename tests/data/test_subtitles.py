@@ -82,11 +82,18 @@ def test_rolling_captions_are_said_once(tmp_path: Path) -> None:
 
 
 def test_no_speech_overlaps_and_a_cue_that_ends_before_it_begins(tmp_path: Path) -> None:
-    rows = [(5, 4, "late"), (1, 3, "one"), (2, 6, "two (laughs)"), (3, 4, "♪ ♪"), (4, 5, ">> [Applause] ")]
+    rows = [
+        (5, 4, "late"),
+        (-1, 0.5, "early"),
+        (1, 3, "one"),
+        (2, 6, "two (laughs)"),
+        (3, 4, "♪ ♪"),
+        (4, 5, ">> [Applause] "),
+    ]
     (tmp_path / "a.csv").write_text("start,end,text\n" + "".join(f"{a},{b},{t}\n" for a, b, t in rows))
-    wanted = [Narration(1.0, 3.0, "one"), Narration(2.0, 6.0, "two"), Narration(5.0, 5.0, "late")]
-    assert read_subtitles(tmp_path / "a.csv") == wanted
-    assert len(read_subtitles(tmp_path / "a.csv", keep_sounds=True)) == 5
+    wanted = [Narration(0.0, 0.5, "early"), Narration(1.0, 3.0, "one"), Narration(2.0, 6.0, "two")]
+    assert read_subtitles(tmp_path / "a.csv") == [*wanted, Narration(5.0, 5.0, "late")]
+    assert len(read_subtitles(tmp_path / "a.csv", keep_sounds=True)) == 6
 
 
 def test_howto100m_captions_of_many_videos(tmp_path: Path) -> None:
@@ -104,6 +111,7 @@ def test_howto100m_captions_of_many_videos(tmp_path: Path) -> None:
         ("a.srt", "1\n1 s --> 2 s\nhello", "line 2"),
         ("a.csv", "begin,end,text\n1,2,a", "no column 'start'"),
         ("a.csv", "start,end,text\n1,2,a\n1,b,c\n", "line 3"),
+        ("a.csv", "start,end,text\n1,2,a\nnan,2,c\n", "caption 1: from nan to 2"),
         ("a.json", "{", "not subtitles"),
         ("a.json", '{"segments": [{"start": 1}]}', "segment 0"),
         ("a.json", '{"other": 1}', "neither"),

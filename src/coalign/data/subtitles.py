@@ -11,6 +11,7 @@ import csv
 import html
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -190,7 +191,12 @@ def _json3(events: Any) -> Iterable[Narration]:
 
 # --------------------------------------------------------------------------------------------------------------- parts
 def _tidy(found: Iterable[Narration], keep_sounds: bool) -> list[Narration]:
-    tidy = [replace(n, end=max(n.start, n.end), text=_speech(n.text, keep_sounds)) for n in found]
+    tidy: list[Narration] = []
+    for number, n in enumerate(found):
+        if not (math.isfinite(n.start) and math.isfinite(n.end)):
+            raise ValueError(f"caption {number}: from {n.start} to {n.end} is no stretch of time")
+        start = max(n.start, 0.0)
+        tidy.append(Narration(start, max(start, n.end), _speech(n.text, keep_sounds)))
     return sorted((n for n in tidy if n.text), key=lambda n: (n.start, n.end))
 
 

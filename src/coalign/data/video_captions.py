@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from coalign.data.clips import Clip, clip_seconds, read_clip
 from coalign.data.json_files import read_json, read_lines
+from coalign.data.narrated import clip_start
+from coalign.data.subtitles import Narration
+from coalign.data.tokenise import Tokenizer
+from coalign.data.video import probe_video
 from coalign.data.video_files import (
     TEST_SPLITS,
     Found,
@@ -20,6 +27,7 @@ from coalign.data.video_files import (
     times_of,
 )
 from coalign.errors import InputError
+from coalign.types import Batch, InputSpec, Video
 
 
 @dataclass(frozen=True)
@@ -159,3 +167,26 @@ def _choice(
     options: tuple[str, ...], answer: int, name: str, start: float = 0.0, end: float | None = None
 ) -> Callable[[Path], Choice]:
     return lambda video: Choice(Span(video, start, end), options, answer, name)
+
+
+# -------------------------------------------------------------------------------------------------------- training
+@dataclass(frozen=True)
+class CaptionedClips:
+    """Makes a training batch of clips with one sentence each: a clip that begins anywhere in its stretch of the video,
+    cut out at random, and with `flip` half of them mirrored; of several sentences any one."""
+
+    spec: InputSpec
+    tokenizer: Tokenizer
+    flip: bool = True
+
+    def __call__(self, items: list[Captioned], generator: torch.Generator) -> Batch:
+        frames: list[torch.Tensor] = []
+        texts: list[str] = []
+        for item in items:
+            span = item.span
+            end = probe_video(span.video).duration if span.end is None else span.end
+            begin = clip_start(Narration(span.start, end, ""), clip_seconds(self.spec), generator)
+            frames.append(read_clip(Clip(span.video, begin), self.spec, generator=generator, flip=self.flip))
+            texts.append(item.texts[int(torch.randint(len(item.texts), (), generator=generator))])
+        text = self.tokenizer.encode(texts, self.spec.max_text_length, self.spec.separator)
+        return Batch(text=text, video=Video(frames=torch.stack(frames)))

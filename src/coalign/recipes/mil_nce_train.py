@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from tyro.conf import arg
 
 from coalign.data.batches import Batches
 from coalign.data.narrated import ClipBags, Moments
@@ -48,6 +49,10 @@ class Recipe:
     """Frames a second; the paper has 10. By default such that a clip lasts 3.2 seconds."""
     image_size: int | None = None
     """Height and width of the frames. By default the size's."""
+    space_to_depth: Annotated[bool | None, arg(metavar="BOOL", help_behavior_hint="")] = None
+    """Whether cells of 2 x 2 x 2 pixels become channels before the first layer. By default the size's."""
+    gather_gradient: Literal["local", "exact"] = "local"
+    """On several processes: the authors' gradient, of a process's own loss, or that of the joined batch."""
     flip: bool = True
     """Whether half of the clips are mirrored; not if left and right matter in what is said."""
     stop_words: bool = False
@@ -96,9 +101,12 @@ class Recipe:
             return loaded
         words, vectors = word_list(videos, self.words, self.word_vectors)
         config = SIZES[self.size]
+        cells = config.video.space_to_depth if self.space_to_depth is None else self.space_to_depth
         frames = self.frames or config.frames
         config = replace(
             config,
+            video=replace(config.video, space_to_depth=cells),
+            gather_gradient=self.gather_gradient,
             vocab_size=words.vocab_size,
             word_dim=config.word_dim if vectors is None else vectors.shape[1],
             train_words=vectors is None,
