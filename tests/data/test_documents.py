@@ -5,6 +5,7 @@ import pytest
 
 from coalign.data import wiki
 from coalign.data.documents import open_documents
+from coalign.data.sentences import split_sentences
 from coalign.errors import InputError
 
 
@@ -69,3 +70,5 @@ def test_wikipedia_leads(tmp_path):
         open_documents("wiki", split="valid")
     wiki.write_files(tmp_path)
     assert list(open_documents(tmp_path / "leads-dev.txt")) == list(open_documents("wiki", split="dev"))
+    long = list(open_documents(tmp_path / "long-leads-dev.txt"))
+    assert 400 < len(long) < 600 and min(len(split_sentences(lead)) for lead in long) == wiki.LONG

@@ -3,7 +3,7 @@ import json
 from coalign.data.conll import entities, read_conll
 from coalign.data.squad import read_squad
 from coalign.data.wiki import Lead
-from coalign.data.wiki_derived import questions, subject_tags
+from coalign.data.wiki_derived import descriptions, questions, subject_tags
 
 ADA = Lead(
     "Ada Lovelace (mathematician)",
@@ -39,3 +39,13 @@ def test_questions_are_squad(tmp_path):
     assert answered["What is Flute?"] == "wind instrument"
     assert all(row.start is not None for row in read.rows if row.answers)
     assert any(not row.answers for row in read.rows)
+
+
+def test_one_of_two_descriptions_is_the_leads_own():
+    found = [ADA, *[FLUTE] * 20, Lead("Nothing", "Nothing is said of it.", "", "Arts")]
+    rows = descriptions(found)
+    assert len(rows) == 21 and rows == descriptions(found) and {row["label"] for row in rows} == {0, 1}
+    for lead, row in zip(found, rows, strict=False):
+        assert row["context"] == lead.text and row[f"ending{row['label']}"] == lead.description
+        assert row["ending0"] != row["ending1"]
+    assert descriptions([FLUTE, FLUTE]) == []

@@ -1,7 +1,8 @@
 """Wikipedia leads (extra `wiki`): 10,033 English articles' first paragraphs with one of eleven topics.
 
 `python -m coalign.data.wiki FOLDER` writes them as the files that the text recipes read: `leads-SPLIT.txt`, documents
-with blank lines between them, and `topics-SPLIT.csv`, leads that have a topic.
+with blank lines between them; `long-leads-SPLIT.txt`, those of at least four sentences, of which next-sentence
+prediction can make true pairs; and `topics-SPLIT.csv`, leads that have a topic.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from coalign.data.sentences import split_sentences
 from coalign.errors import InputError
 
 SPLITS = ("train", "dev", "test")
 NO_TOPIC = "Uncategorized"
+LONG = 4  # sentences
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ def leads(split: str | None = None) -> Iterator[Lead]:
 
 
 def write_files(folder: Path) -> None:
-    """Writes `leads-SPLIT.txt` and `topics-SPLIT.csv` of every split."""
+    """Writes `leads-SPLIT.txt`, `long-leads-SPLIT.txt` and `topics-SPLIT.csv` of every split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         kept = list(leads(split))
-        (folder / f"leads-{split}.txt").write_text("\n\n".join(lead.text for lead in kept) + "\n", "utf-8")
+        long = [lead for lead in kept if len(split_sentences(lead.text)) >= LONG]
+        for name, chosen in (("leads", kept), ("long-leads", long)):
+            (folder / f"{name}-{split}.txt").write_text("\n\n".join(lead.text for lead in chosen) + "\n", "utf-8")
         with (folder / f"topics-{split}.csv").open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["text", "topic"])

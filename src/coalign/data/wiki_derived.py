@@ -1,4 +1,4 @@
-"""Tags and questions derived from the Wikipedia leads (extra `wiki`): real text, labels by rule.
+"""Tags, questions and choices derived from the Wikipedia leads (extra `wiki`): real text, labels by rule.
 
 `python -m coalign.data.wiki_derived FOLDER` writes, for each split,
 
@@ -8,7 +8,9 @@
 * `questions-SPLIT.json`, in the format of SQuAD 2.0: "What is X?" and "Who is X?", answered by the phrase after the
   first "is a", "was the" ... ; "When was X born?" and "When did X die?", answered by the dates in the brackets behind
   the name; and as many of the same questions that the lead does not answer, since it has no such date or is about
-  something else.
+  something else;
+* `descriptions-SPLIT.csv`: a lead, and two short descriptions ("English mathematician") of which one is its own and one
+  another article's; which is its own?
 
 No human has checked them. They show that a system learns the form of a task, and compare systems; they are not
 a benchmark of reading.
@@ -16,6 +18,7 @@ a benchmark of reading.
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import re
@@ -108,8 +111,25 @@ def _entry(id: str, question: str, text: str, span: tuple[int, int] | None) -> d
     return {"id": id, "question": question, "answers": answers, "is_impossible": span is None}
 
 
+# ---------------------------------------------------------------------------------------------------------- choices
+def descriptions(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str | int]]:
+    """Rows of `context`, `ending0`, `ending1` and `label`, one a lead that has a description."""
+    rng = random.Random(seed)
+    described = [lead for lead in found if lead.description]
+    own = [lead.description for lead in described]
+    rows: list[dict[str, str | int]] = []
+    for lead in described if len(set(own)) > 1 else ():
+        other = rng.choice(own)
+        while other == lead.description:
+            other = rng.choice(own)
+        label = rng.randrange(2)
+        endings = (other, lead.description) if label else (lead.description, other)
+        rows.append({"context": lead.text, "ending0": endings[0], "ending1": endings[1], "label": label})
+    return rows
+
+
 def write_files(folder: Path) -> None:
-    """Writes both files of every split."""
+    """Writes the three files of every split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         kept = list(leads(split))
@@ -117,6 +137,10 @@ def write_files(folder: Path) -> None:
         lines = ("\n".join(f"{word} {tag}" for word, tag in pairs) for pairs in tagged)
         (folder / f"subjects-{split}.conll").write_text("\n\n".join(lines) + "\n", "utf-8")
         (folder / f"questions-{split}.json").write_text(json.dumps(questions(kept), ensure_ascii=False), "utf-8")
+        with (folder / f"descriptions-{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ["context", "ending0", "ending1", "label"])
+            table.writeheader()
+            table.writerows(descriptions(kept))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -60,6 +60,7 @@ class FineTuning:
     """The weight of the auxiliary next-word loss; 0 leaves it out."""
     dropout: float = 0.1
     """Everywhere that the paper has dropout."""
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
 
     def starting(self, texts: Iterable[str]) -> Start:
@@ -94,6 +95,7 @@ class FineTuning:
             weight_decay=0.01,
             schedule="linear",
             warmup=0.002,
+            precision=self.precision,
             seed=self.seed,
         )
         start = {"start": None if self.start is None else str(self.start)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from coalign.data.batches import Batches
 from coalign.data.documents import open_documents
@@ -65,6 +66,7 @@ class Recipe:
     warmup: float = 0.02
     """The share of the steps in which the rate rises."""
     dropout: float = 0.1
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     save_every: int = 500
     """Steps between checkpoints."""
@@ -82,6 +84,7 @@ class Recipe:
             weight_decay=0.01,
             schedule="cosine",
             warmup=self.warmup,
+            precision=self.precision,
             seed=self.seed,
             save_every=self.save_every,
         )
