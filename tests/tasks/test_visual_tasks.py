@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from coalign import create
 from coalign.data.asked import Item
+from coalign.data.pictures import open_pictures
+from coalign.data.region_files import write_shard
+from coalign.data.tokenise import Tokenizer
 from coalign.data.vqa import Question
+from coalign.recipes._vl_pretrain import with_vocabulary
+from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist
-from coalign.tasks import cross_retrieval, gqa, matching, nlvr2, vqa
+from coalign.tasks import _matching, cross_retrieval, gqa, matching, nlvr2, vqa
 from coalign.tasks._matching import PairScorer, match_scores
+from coalign.tasks._visual import Model
 from coalign.types import Encoding
 
 
@@ -150,3 +160,26 @@ def test_a_shortlist_scores_its_pairs_alone(direction: str) -> None:
     found = cross_retrieval._scored(table, Shortlist(indices, torch.zeros(indices.shape)), direction, lambda _: None)
     expected = scores.gather(1, indices) if direction == "image_to_text" else scores.T.gather(1, indices)
     assert found.logits is not None and found.logits.equal(expected) and table.pairs == indices.numel()
+
+
+@pytest.mark.parametrize("system", ["lxmert", "vilbert"])
+@pytest.mark.parametrize("kept", [0, _matching.KEPT])
+def test_two_streams_are_seen_apart_once(
+    system: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_matching, "KEPT", kept)
+    texts = ["a red boat", "", "boat", "a boat a boat", "red"]
+    tokenizer = Tokenizer.train(texts * 5, 60)
+    model: Any = create(system, replace(with_vocabulary(find(system).sizes["tiny"], tokenizer), region_width=4)).eval()
+    sets = [{"features": torch.randn(n, 4), "boxes": torch.rand(n, 4).sort(1).values} for n in (2, 0)]
+    write_shard(tmp_path / "r.safetensors", ["a", "b"], sets)
+    found = Model(model, model.input_spec, tokenizer)
+    scorer = PairScorer(found, open_pictures(found.spec, tmp_path / "r.safetensors", None), ["a", "b"], texts, chunk=2)
+    read: list[int] = []
+    states = scorer._states
+    monkeypatch.setattr(scorer, "_states", lambda part: (read.append(len(part)), states(part))[1])
+    wanted = torch.tensor([4, 0, 1, 3])
+    for image in (0, 1):
+        plain = scorer._together(scorer.pictures.batch(["ab"[image]]), wanted)
+        torch.testing.assert_close(scorer.row(image, wanted), plain)
+    assert sum(read) == (2 + len(texts) if kept else 2 * len(wanted))  # the first part says how wide states are
