@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--videos", type=int, default=150)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--levels", type=float, nargs="+", default=LEVELS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     sentences = [f"{step.sentence} now here you see next so and then" for step in STEPS]
@@ -158,12 +160,12 @@ def main() -> None:
         kinds = torch.tensor([kind for video in test for kind in video.steps])
         data = {
             level: read(make_videos(args.videos, narrating=Narrating(level, OFF_TOPIC)), folder, reader, words)
-            for level in LEVELS
+            for level in args.levels
         }
     for seed in range(args.seeds):
-        for level in LEVELS:
+        for level in args.levels:
             told = make_videos(24, narrating=Narrating(level, OFF_TOPIC), split="test")
-            for method in METHODS:
+            for method in args.methods:
                 began = time.process_time()
                 model = train(data[level], method, words, seed, args.steps, args.lr)
                 found = retrieval(model, clips, kinds, words)
@@ -186,7 +188,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     lines = ["| misaligned | objective | R@1 | R@5 | median rank | right narration | its weight |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for level in LEVELS:
+    for level in sorted({row["misaligned"] for row in rows}):
         for method in METHODS:
             own = [row for row in rows if row["misaligned"] == level and row["method"] == method]
             if own:
@@ -201,8 +203,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    levels = [x for x in LEVELS if all(any(r["method"] == m and r["misaligned"] == x for r in rows) for m in METHODS)]
-    for method in METHODS:
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    levels = sorted({row["misaligned"] for row in rows})
+    levels = [x for x in levels if all(any(r["method"] == m and r["misaligned"] == x for r in rows) for m in methods)]
+    for method in methods:
         for axis, value in ((axes[0], lambda r: r["R@1"]), (axes[1], lambda r: r["aligned"]["model"])):
             points = [[value(r) for r in rows if r["method"] == method and r["misaligned"] == x] for x in levels]
             means = [sum(p) / len(p) for p in points]
