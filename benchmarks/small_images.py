@@ -1,11 +1,13 @@
-"""Image classifiers on real small images, side by side: the figures of docs/results.md, "Vision on drawings".
+"""Image classifiers on real small images, side by side: the figures of docs/results.md, "Vision".
 
     python benchmarks/small_images.py DATA              writes the drawings as folders
-    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, networks, full, positions
+    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, networks, full, positions,
+                                                        photographs
 
 The images are emoji drawings of 32 pixels in three styles, the class Unicode's group (9 of them). A quarter of the
 concepts is held out, in all styles: `val`. `few` holds the labels of a tenth of the training concepts; `dev` measures
-on other training concepts than these, and settings are chosen there (`choose`), never on `val`.
+on other training concepts than these, and settings are chosen there (`choose`), never on `val`. `photographs` draws
+reconstructions: it needs scikit-image, learns from cuttings of some of its photographs and rebuilds cuttings of others.
 Every part runs three seeds and prints one line a run and the mean with its standard deviation. What was stopped goes
 on where it was.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from skimage import data as skimage_data  # pyright: ignore[reportMissingTypeStubs]
 
+from coalign.analysis.pictures import save_picture
+from coalign.analysis.reconstruction import reconstruct, reconstruction_sheet
 from coalign.data.emoji import EmojiConcept, load_emoji, split_concepts
 from coalign.recipes.mae_finetune import Recipe as MaeFinetune
 from coalign.recipes.mae_pretrain import Recipe as MaePretrain
 from coalign.recipes.mae_probe import Recipe as MaeProbe
 from coalign.recipes.sasa_train import Recipe as Sasa
 from coalign.recipes.vit_finetune import Recipe as Vit
+from coalign.registry import load
 from coalign.training.tracking import read_metrics
 
 SEEDS = (0, 1, 2)
 PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 1500, 150, 150, 150
+PHOTOGRAPH_STEPS = 1000
 COMMON: dict[str, Any] = {
     "batch_size": 32,
     "flip": True,
@@ -174,6 +182,53 @@ def pretraining(data: Path, runs: Path) -> None:
     )
 
 
+PHOTOGRAPHS = {
+    "train": [
+        "astronaut",
+        "brick",
+        "coins",
+        "grass",
+        "gravel",
+        "hubble_deep_field",
+        "ihc",
+        "motorcycle_left",
+        "retina",
+        "rocket",
+    ],
+    "val": ["chelsea", "camera", "coffee"],
+}
+
+
+def photographs(data: Path, runs: Path) -> None:
+    """MAE on cuttings of photographs, and what it rebuilds of others: `rebuilt.png`."""
+    root, out = data / "photographs", runs / "photographs"
+    if not root.exists():
+        write_cuttings(root)
+    if not (out / "report.html").is_file():
+        MaePretrain(
+            data=str(root), val=str(root / "val"), out=out, size="mini", steps=PHOTOGRAPH_STEPS, lr=2e-3, save_every=100
+        ).run()
+    shown = [root / "val" / f"{name}-{number}.png" for number in range(3) for name in PHOTOGRAPHS["val"]]
+    sheet = reconstruction_sheet(reconstruct(load(out), shown))
+    print(save_picture(sheet, runs / "rebuilt.png"))
+
+
+def write_cuttings(root: Path) -> None:
+    """Random squares of each photograph, 40 pixels a side."""
+    place = Path(skimage_data.__file__).parent
+    draw = random.Random(0)
+    for split, names in PHOTOGRAPHS.items():
+        (root / split).mkdir(parents=True)
+        for name in names:
+            with Image.open(next(place.glob(f"{name}.*"))) as opened:
+                photograph = opened.convert("RGB")
+            for number in range(250 if split == "train" else 20):
+                side = draw.randint(64, min(photograph.size) // 2)
+                left, top = (draw.randint(0, length - side) for length in photograph.size)
+                cutting = photograph.crop((left, top, left + side, top + side))
+                cutting.resize((40, 40), Image.Resampling.LANCZOS).save(root / split / f"{name}-{number}.png")
+
+
 def compare(made: Mapping[str, Callable[[int], Any]], seeds: Sequence[int] = SEEDS) -> None:
     for name, make in made.items():
         found: list[float] = []
@@ -198,7 +253,14 @@ def main(words: list[str]) -> None:
     data = Path(words[0])
     if not data.exists():
         write_drawings(data)
-    parts = {"choose": choose, "pretraining": pretraining, "networks": networks, "full": full, "positions": positions}
+    parts = {
+        "choose": choose,
+        "pretraining": pretraining,
+        "networks": networks,
+        "full": full,
+        "positions": positions,
+        "photographs": photographs,
+    }
     for word in words[1:]:
         parts[word](data, data.with_name(f"{data.name}-runs"))
 

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -305,6 +306,17 @@ def test_random_erasing_fills_a_rectangle_with_noise(tmp_path: Path) -> None:
     shares = changed.flatten(1).float().mean(1)
     assert (shares > 0).all() and (shares < 0.6).all()
     assert erased[changed.unsqueeze(1).expand_as(erased)].std() > 0.5
+
+
+def test_randaugment_changes_pictures_by_the_seed_of_each(tmp_path: Path) -> None:
+    data = open_labelled(folder(tmp_path))
+    alone = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    strong = replace(alone, randaugment=2, magnitude=20)
+    whole, turned, again = (
+        torch.cat([plain(batch) for batch in batches(data, None, options)]) for options in (alone, strong, strong)
+    )
+    changed = (whole - turned).abs().amax((1, 2, 3)) > 0.05
+    assert changed.float().mean() > 0.3 and turned.equal(again)
 
 
 # -------------------------------------------------------------------------------------------------- without labels

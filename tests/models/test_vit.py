@@ -15,6 +15,7 @@ from coalign.layers.transformer import BlockConfig, TransformerBlock
 from coalign.models import vit
 from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
 from coalign.ops.attention import Mask
+from coalign.training.optimiser import parameter_groups
 from coalign.types import Batch, Images, Layout
 
 TINY = VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64)
@@ -214,6 +215,20 @@ def test_learns_and_permutes():
     order = torch.tensor([3, 0, 4, 1, 2])
     turned = model.encode(Batch(images=Images(data.images.pixels[order]))).pooled["logits"]
     assert torch.allclose(turned, model.encode(data).pooled["logits"][order], atol=1e-5)
+
+
+def test_each_layer_learns_at_its_own_rate():
+    """BEiT's and MAE's numbering: embeddings are layer 0, block i is i + 1; norm and head have the full rate."""
+    model = Vit(replace(CONFIG, pool="mean", trunk=replace(TINY, final_norm=False)))
+    groups = parameter_groups(model, 0.05, layer_decay=0.5, no_decay=("class_token", "positions"))
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    expected = {"trunk.patch.": 3, "trunk.class_token": 3, "trunk.positions": 3, "trunk.encoder.blocks.0.": 2}
+    expected |= {"trunk.encoder.blocks.1.": 1, "norm.": 0, "head.": 0}
+    for name, found in scale.items():
+        (power,) = {value for prefix, value in expected.items() if name.startswith(prefix)}
+        assert found == 0.5**power, name
+    assert decay["trunk.positions"] == decay["norm.weight"] == decay["head.bias"] == 0 and decay["head.weight"] == 0.05
 
 
 def test_soft_labels_are_shares():

@@ -200,13 +200,15 @@ def test_the_hybrid_stands_on_imagenet_features(data: Path, tmp_path: Path) -> N
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.stem.state_dict().items())
 
 
-@pytest.mark.parametrize("attention", ["all", "late", "none"])
+@pytest.mark.parametrize("attention", ["all", "late", "none", "1,3"])
 def test_sasa_and_its_ablations(data: Path, tmp_path: Path, attention: str) -> None:
     out = tmp_path / "sasa"
     stem = "attention" if attention == "all" else "convolution"
     run("sasa-train", data, out, attention=attention, stem=stem, width=16, kernel=3, steps=2, positions="absolute")
     model: Any = coalign.load(out)
-    assert model.config.attention == {"all": (True,) * 3, "late": (False, True, True), "none": (False,) * 3}[attention]
+    found = model.config.attention
+    expected = {"all": (True,) * 3, "late": (False, True, True), "none": (False,) * 3, "1,3": (True, False, True)}
+    assert found == expected[attention]
     assert Evaluate(run=out, data=str(data)).evaluate().count == 9
 
 
@@ -218,11 +220,25 @@ def test_a_share_is_held_out_where_the_data_has_no_split(data: Path, tmp_path: P
         run("vit-finetune", data / "train", tmp_path / "no", steps=1, hold_out=1.5)
 
 
+def test_broken_held_out_images_are_said(data: Path, tmp_path: Path) -> None:
+    """Otherwise a run would silently go unmeasured."""
+    root = tmp_path / "colours"
+    write_classes(root / "train", 2, 0)
+    write_classes(root / "val", 1, 1)
+    (root / "val" / "red" / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"1 of 3 samples .* are broken"):
+        run("vit-finetune", root, tmp_path / "run", steps=1)
+    said = run("vit-finetune", root, tmp_path / "run", steps=1, max_broken=0.5)
+    assert "top1" in said
+
+
 def test_errors_name_what_is_wrong(data: Path, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="vit has no size 'enormous'; it has: mini, hybrid, tiny"):
         run("vit-finetune", data, tmp_path / "a", size="enormous", steps=1)
     with pytest.raises(InputError, match="gives no class scores"):
         Evaluate(run=pretrained, data=str(data), classes=None).evaluate()
+    with pytest.raises(InputError, match="numbers of stages from 1 to 3"):
+        run("sasa-train", data, tmp_path / "a", attention="3,4", steps=1)
     run("vit-finetune", data, tmp_path / "vit", steps=1)
     with pytest.raises(InputError, match="holds a Vit, not what mae-pretrain makes"):
         run("mae-probe", data, tmp_path / "b", start=str(tmp_path / "vit"), steps=1)

@@ -184,9 +184,10 @@ class Classifier(ImageColumns, ABC):
             return None
         for split in ("val", "validation", "test"):
             try:
-                return replace(self, split=split).open(self.data, (), classes, quarantine)
+                found = replace(self, split=split).find(self.data, (), classes)
             except InputError:
                 continue  # it has no such split
+            return self.check(found, quarantine)
         return None
 
     def _keep_classes(self, classes: Classes) -> None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from coalign.errors import InputError
 from coalign.layers.local_attention import Border, Positions
 from coalign.models.sasa import Sasa, count
 from coalign.recipes._images import Classifier
 from coalign.recipes._vit import sized
-from coalign.tasks.arguments import OptionalInt, Switch
+from coalign.tasks.arguments import OptionalInt, OptionalName, Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,9 @@ class Recipe(Classifier):
     """The run's folder."""
     size: str = "tiny"
     """tiny (32 pixels), resnet26, resnet38, resnet50, resnet50-convolution-stem or resnet50-late-attention."""
-    attention: Literal["all", "late", "none"] | None = None
-    """Which stages attend. By default as the size has it."""
+    attention: OptionalName = None
+    """Which stages attend: all, late (their second half), none, or their numbers, such as 3,4. By default as the size
+    has it."""
     stem: Literal["attention", "convolution"] | None = None
     """The first layer. By default as the size has it."""
     positions: Positions = "shared"
@@ -49,12 +51,9 @@ class Recipe(Classifier):
 
     def make(self, classes: int) -> Sasa:
         config = sized("sasa", self.size)
-        stages = len(config.blocks)
-        first = {"all": 0, "late": stages // 2, "none": stages}
-        chosen = config.attention if self.attention is None else (False,) * first[self.attention]
         config = replace(
             config,
-            attention=(*chosen, *(True,) * (stages - len(chosen))),
+            attention=config.attention if self.attention is None else attending(self.attention, len(config.blocks)),
             stem=self.stem or config.stem,
             positions=self.positions,
             border=self.border,
@@ -67,3 +66,16 @@ class Recipe(Classifier):
         counts = count(config)
         print(f"{counts.parameters:,} parameters, {counts.flops / 1e6:,.0f} million operations an image")
         return Sasa(config)
+
+
+def attending(words: str, stages: int) -> tuple[bool, ...]:
+    """Whether each stage attends, of "all", "late", "none", or numbers from 1: "3,4". Others are an `InputError`."""
+    first = {"all": 0, "late": stages // 2, "none": stages}
+    if words in first:
+        return tuple(stage >= first[words] for stage in range(stages))
+    numbers = words.replace(",", " ").split()
+    if not numbers or not {*numbers} <= {str(stage + 1) for stage in range(stages)}:
+        raise InputError(
+            f"attention = {words!r}: all, late, none, or numbers of stages from 1 to {stages}, such as 2,3"
+        )
+    return tuple(str(stage + 1) in numbers for stage in range(stages))

@@ -92,8 +92,11 @@ class ImageColumns:
         quarantine: Quarantine | None = None,
     ) -> Checked:
         """The usable images of known classes; what is not is said on standard error, too much of it is an error."""
-        quarantine = Quarantine() if quarantine is None else quarantine
-        labelled = open_labelled(
+        return self.check(self.find(data, prefer, classes), Quarantine() if quarantine is None else quarantine)
+
+    def find(self, data: str | Source, prefer: Sequence[str], classes: Classes | None = None) -> LabelledImages:
+        """The images, as yet unseen. Raises `InputError` where there are none of this split."""
+        return open_labelled(
             data,
             classes=classes,
             image_column=self.image_column,
@@ -103,6 +106,9 @@ class ImageColumns:
             prefer=prefer,
             allow_empty=self.allow_empty or classes is not None,
         )
+
+    def check(self, labelled: LabelledImages, quarantine: Quarantine) -> Checked:
+        """Those that are usable. Raises `InputError` where too many are not."""
         checked = check_source(labelled, limit=self.max_broken, quarantine=quarantine, progress=sys.stderr.isatty())
         if checked.broken:
             say(f"{labelled.name}: {quarantine.summary()}; left out")
