@@ -25,7 +25,7 @@ from coalign.registry import attach_tokenizer, describe
 from coalign.training.loop import TrainConfig
 
 TEXT_BLOCKS = 6
-RETRIEVAL = {"k": 16, "weight": 0.03}
+RETRIEVAL = {"k": 16, "weight": 0.02}
 """Re-ranking: score = similarity + weight * matching logit over the k best. Chosen on held-out training styles."""
 
 QUEUE = 64

@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,17 @@ class Recipe:
                 "chance": {"image_to_text": chance, "text_to_image": chance},
             }
         make_index(self.out / "index", tests)
+        groups = groups_of(tests, scored)
         results = {
             "splits": splits,
+            "groups": [asdict(group) for group in groups],
             "wall_seconds": round(time.perf_counter() - began, 1),
             "training_seconds": round(result.seconds, 1),
             "steps": result.steps,
             "seed": self.seed,
         }
         write_text(self.out / "results.json", json.dumps(results, indent=1))
-        write_report(make_report(self.out, model, results, tests, scored), self.out / "report.html")
+        write_report(make_report(self.out, model, results, tests, scored, groups), self.out / "report.html")
         for name, rows in splits.items():
             for row in ("model", "reranked", "baseline", "untrained", "chance"):
                 i2t, t2i = rows[row]["image_to_text"], rows[row]["text_to_image"]
@@ -150,10 +152,10 @@ def texts_of(model: Albef, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
     return [item for item in found if item is not None]
 
 
-def batch_of(texts: Sequence[tuple[Tensor, Tensor]], grids: Tensor, ids: Tensor) -> Batch:
+def batch_of(texts: Sequence[tuple[Tensor, Tensor]], images: Images, ids: Tensor) -> Batch:
     packed = Packed.from_items([ids for ids, _ in texts])
     states = torch.cat([rows for _, rows in texts]).float()
-    return Batch(text=Text(packed, states=states), images=Images(grid=grids.float()), ids=ids)
+    return Batch(text=Text(packed, states=states), images=images, ids=ids)
 
 
 @torch.no_grad()
@@ -202,14 +204,19 @@ class CachedPairs:
         for number in range(self.number, steps):
             generator = self._generator(1 + number)
             rows = order[number * self.batch_size : (number + 1) * self.batch_size]
-            view = torch.randint(VIEWS, rows.shape, generator=generator)
+            images = self.look(rows, generator)
             ids = rows % self.concepts
             others = torch.randperm(self.concepts, generator=generator)
             others = others[~torch.isin(others, ids)][:OTHERS]
             self.epoch, self.number = (self.epoch, number + 1) if number + 1 < steps else (self.epoch + 1, 0)
             texts, further = (x * TEXTS + self._variants(len(x), generator) for x in (ids, others))
-            batch = batch_of([self.texts[i] for i in texts.tolist()], self.grids[rows, view], ids)
+            batch = batch_of([self.texts[i] for i in texts.tolist()], images, ids)
             yield replace(batch, labels={"text_bank": self.pooled[further], "text_bank_ids": others})
+
+    def look(self, rows: Tensor, generator: torch.Generator) -> Images:
+        """One of the views of each of these drawings."""
+        view = torch.randint(VIEWS, rows.shape, generator=generator)
+        return Images(grid=self.grids[rows, view].float())
 
     def _variants(self, count: int, generator: torch.Generator) -> Tensor:
         part = torch.randint(1, TEXTS, (count,), generator=generator)
@@ -255,7 +262,7 @@ class Gallery:
 
     def batches(self) -> Iterator[Batch]:
         for rows in torch.arange(len(self.concepts)).split(CHUNK):
-            yield batch_of([self.texts[i] for i in rows.tolist()], self.grids[rows], rows)
+            yield batch_of([self.texts[i] for i in rows.tolist()], Images(grid=self.grids[rows].float()), rows)
 
     def score(self, model: Albef, rerank: bool) -> Evaluation:
         model.eval()
@@ -339,13 +346,29 @@ def make_index(path: Path, tests: Mapping[str, Gallery]) -> None:
             index.append(gallery.vectors[modality], entries, modality)
 
 
+def groups_of(tests: Mapping[str, Gallery], scored: Mapping[str, Evaluation]) -> list[Group]:
+    """The re-ranked recall of flags, people and the other groups, each within the whole gallery."""
+    groups: list[Group] = []
+    for name, gallery in tests.items():
+        ranks = scored[name].ranks(add_logit(RETRIEVAL["weight"]))
+        for group in sorted({concept.group for concept in gallery.concepts}):
+            rows = torch.tensor([i for i, c in enumerate(gallery.concepts) if c.group == group])
+            recall = {d: {f"R@{k}": float((r[rows] <= k).float().mean()) for k in (1, 5, 10)} for d, r in ranks.items()}
+            groups.append(Group(name, group, len(rows), recall))
+    return groups
+
+
 def make_report(
-    out: Path, model: Albef, results: Mapping[str, Any], tests: Mapping[str, Gallery], scored: Mapping[str, Evaluation]
+    out: Path,
+    model: Albef,
+    results: Mapping[str, Any],
+    tests: Mapping[str, Gallery],
+    scored: Mapping[str, Evaluation],
+    groups: list[Group],
 ) -> Report:
     generator = torch.Generator().manual_seed(0)
     combine = add_logit(RETRIEVAL["weight"])
     retrievals: list[Retrieval] = []
-    groups: list[Group] = []
     for name, gallery in tests.items():
         ranks = scored[name].ranks(combine)
         for direction, found in scored[name].lists.items():
@@ -367,10 +390,6 @@ def make_report(
                         split=name,
                     )
                 )
-        for group in sorted({concept.group for concept in gallery.concepts}):
-            rows = torch.tensor([i for i, c in enumerate(gallery.concepts) if c.group == group])
-            recall = {d: {f"R@{k}": float((r[rows] <= k).float().mean()) for k in (1, 5, 10)} for d, r in ranks.items()}
-            groups.append(Group(name, group, len(rows), recall))
     picked = torch.randperm(len(tests["unseen"].concepts), generator=generator)[:12].tolist()
     alignments = [alignment_of(model, tests["unseen"].concepts[i]) for i in picked]
     return Report(
