@@ -151,7 +151,8 @@ def test_what_is_misspelt_is_said(tmp_path: Path) -> None:
 
 
 def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
-    (tmp_path / "world.json").write_text("{}")
+    for name in ("world.json", "captions_test.json", "captions_novel.json", "captions_validation.json"):
+        (tmp_path / name).write_text("{}")
     for chosen in (
         compare.world_plan(tmp_path, {"steps": 3}, {"steps": 2}),
         compare.pairs_plan("a", "b", {"regions": "r"}, {"steps": 3}),
@@ -159,6 +160,15 @@ def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
         comparison = Comparison([], chosen, tmp_path / chosen.stages[0].name)
         comparison.run()
         assert Plan.read(comparison.out / "plan.json") == chosen
+
+    some = compare.world_plan(tmp_path, {}, {}, ("validation",), ("VQA", "expressions, zero-shot"))
+    assert [stage.name for stage in some.stages] == ["VQA", "expressions, zero-shot"]
+    assert some.stages[0].sets["validation"]["questions"] == str(tmp_path / "questions_validation.json")
+    assert some.stages[1].sets["validation"]["split"] == "val"  # as RefCOCO says
+    with pytest.raises(InputError, match="no stage 'VQ'; there are: VQA, NLVR2"):
+        compare.world_plan(tmp_path, {}, {}, only=("VQ",))
+    with pytest.raises(InputError, match="no split 'dev'"):
+        compare.world_plan(tmp_path, {}, {}, ("dev",))
 
 
 def test_paths_and_flags() -> None:

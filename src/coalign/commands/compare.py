@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -36,6 +36,9 @@ def command(
     dropout: OptionalFloat = None,
     task_steps: int = 300,
     task_lr: float = 5e-4,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    splits: tuple[str, ...] = ("test", "novel"),
+    stages: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (0,),
     json: Json = False,
 ) -> int:
@@ -63,6 +66,9 @@ def command(
         dropout: Of all. By default each size's own; 0 learns faster in short runs.
         task_steps: Of each fine-tuning.
         task_lr: Of each fine-tuning.
+        precision: Of each training; bf16 is faster where the processor has it.
+        splits: Of a world, those that are tested on; choose settings on validation.
+        stages: Of what is measured on a world, these alone, such as VQA "words to boxes"; retrieval takes the longest.
         seeds: Each recipe is run with each of these.
     """
     from coalign.recipes._comparison import Comparison, Contender, Plan
@@ -71,12 +77,13 @@ def command(
         raise InputError("name the recipes to compare, such as uniter-pretrain vilt-pretrain")
     if sum(given is not None for given in (world, data, plan)) != 1:
         raise InputError("give one of --world, --data (with --held-out) and --plan")
-    budget: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr}
+    budget: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision}
     budget |= {} if dropout is None else {"dropout": dropout}
     if plan is not None:
         chosen = Plan.read(plan)
     elif world is not None:
-        chosen = world_plan(world, budget, {"steps": task_steps, "lr": task_lr})
+        tuning = {"steps": task_steps, "lr": task_lr, "precision": precision}
+        chosen = world_plan(world, budget, tuning, splits, stages)
     elif data is None or held_out is None:
         raise InputError("--data needs --held-out, pairs to test on")
     else:
@@ -111,18 +118,31 @@ _RECALL = {"to text": "model.image_to_text.R@1", "to image": "model.text_to_imag
 _RANDOM = {name: path.replace("model", "chance") for name, path in _RECALL.items()}
 
 
-def world_plan(world: Path, pretrain: dict[str, Any], finetune: dict[str, Any]) -> Plan:
-    """All that is known of a world, on its splits "test" and "novel"."""
+def world_plan(
+    world: Path,
+    pretrain: dict[str, Any],
+    finetune: dict[str, Any],
+    splits: Sequence[str] = ("test", "novel"),
+    only: Sequence[str] = (),
+) -> Plan:
+    """All that is known of a world, on these splits; `only` are the names of stages, where not all are wanted.
+
+    Raises:
+        InputError: no world is there, or it has no such split, or there is no such stage.
+    """
+    from coalign.data.worlds_files import REFS
     from coalign.recipes._comparison import Plan, Stage
 
     if not (world / "world.json").is_file():
         raise InputError(f"{world}: no world here; make one: coalign world {world}")
+    missing = [split for split in splits if not (world / f"captions_{split}.json").is_file()]
+    if missing:
+        raise InputError(f"{world}: has no split {missing[0]!r}")
     seen = {"regions": str(world / "regions"), "images": str(world)}
 
     def sets(**files: str) -> dict[str, dict[str, Any]]:
         return {
-            split: {name: str(world / file.format(split)) for name, file in files.items()} | seen
-            for split in ("test", "novel")
+            split: {name: str(world / file.format(split)) for name, file in files.items()} | seen for split in splits
         }
 
     def files(**names: str) -> dict[str, str]:
@@ -130,7 +150,8 @@ def world_plan(world: Path, pretrain: dict[str, Any], finetune: dict[str, Any]) 
 
     budget = {**finetune, **seen}
     asked = {"questions": "questions_{}.json", "annotations": "annotations_{}.json"}
-    expressions = {split: {"data": str(world / "refs.json"), "split": split, **seen} for split in ("test", "novel")}
+    refs = str(world / "refs.json")
+    expressions = {split: {"data": refs, "split": REFS[split], **seen} for split in splits}
     both = {"attention": "cross_attention", "transport": "transport"}
     stages: Sequence[Stage] = (
         Stage(
@@ -184,5 +205,8 @@ def world_plan(world: Path, pretrain: dict[str, Any], finetune: dict[str, Any]) 
         ),
         Stage("retrieval R@1", "cross-retrieval", sets(data="gallery_{}.json"), _RECALL, _RANDOM),
     )
+    unknown = [name for name in only if name not in {stage.name for stage in stages}]
+    if unknown:
+        raise InputError(f"no stage {unknown[0]!r}; there are: {', '.join(stage.name for stage in stages)}")
     trained = files(data="captions_train.json", regions="regions", vocab="tokenizer.json")
-    return Plan({**trained, **pretrain}, tuple(stages))
+    return Plan({**trained, **pretrain}, tuple(stage for stage in stages if not only or stage.name in only))

@@ -156,10 +156,11 @@ def _add_expressions(scene: Scene, side: int, instances: list[dict[str, Any]], r
         instances.append({"id": number, **key, **box, "iscrowd": 0})
         said = {"sent_id": number, "sent": expression.text, "raw": expression.text, "tokens": expression.text.split()}
         sentence = {"ref_id": number, "ann_id": number, "sent_ids": [number], "sentences": [said]}
-        refs.append({**sentence, **key, "split": _REFS[scene.split], "file_name": f"{_name(scene)}.png"})
+        refs.append({**sentence, **key, "split": REFS[scene.split], "file_name": f"{_name(scene)}.png"})
 
 
-_REFS: dict[Split, str] = {"train": "train", "validation": "val", "test": "test", "novel": "novel"}
+REFS: dict[str, str] = {"train": "train", "validation": "val", "test": "test", "novel": "novel"}
+"""A world's splits as RefCOCO's files name them."""
 
 
 def _name(scene: Scene) -> str:
