@@ -94,3 +94,17 @@ def test_missing_unknown_and_empty(tmp_path):
         read_tensors(tmp_path / "empty.pth")
     with pytest.raises(InputError, match=r"no model.safetensors, pytorch_model.bin or"):
         read_tensors(tmp_path)
+
+
+def test_paddles_pickles_are_read_without_running_anything(tmp_path):
+    arrays = {name: tensor.numpy() for name, tensor in STATE.items()}
+    named = {name: ("linear_0.w_0", array) for name, array in arrays.items()}  # since Paddle 2.1
+    cut = {"b": arrays["b"], "a.weight@@.0": arrays["a.weight"].reshape(-1)[:4], "a.weight@@.1": np.float32([4, 5])}
+    cut["UnpackBigParamInfor@@"] = {"a.weight": {"OriginShape": (2, 3), "slices": ["a.weight@@.0", "a.weight@@.1"]}}
+    arrays["StructuredToParameterName@@"] = {"b": "linear_0.b_0"}
+    for content in (arrays, named, cut):
+        (tmp_path / "x.pdparams").write_bytes(pickle.dumps(content, protocol=2))
+        assert same(read_tensors(tmp_path / "x.pdparams"))
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"a": print}))
+    with pytest.raises(InputError, match=r"builtins\.print, which is refused"):
+        read_tensors(tmp_path / "x.pdparams")

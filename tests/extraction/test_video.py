@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from video_files import make_sound, make_video
 
+from coalign.data.clip_features import read_features
 from coalign.errors import InputError
-from coalign.extraction.video import extract_folder, read_features
+from coalign.extraction.video import extract_folder
 from coalign.types import Batch, Encoding, InputSpec
 
 SPEC = InputSpec(image_size=16, frames=4, fps=10.0)

@@ -187,3 +187,19 @@ def test_bad_input_is_named():
         ActBert(replace(CONFIG, text_connections=(1,)))
     with pytest.raises(InputError, match="as wide as the text"):
         ActBert(replace(CONFIG, actions=replace(CONFIG.actions, dim=27)))
+
+
+def test_connections_have_equal_parameters_and_show_each_stream_the_right_others():
+    batch = batch_of()
+    other = replace(batch.regions, features=batch.regions.features.with_values(batch.regions.features.values + 1))
+    sizes: list[int] = []
+    for kind, sees in (("tangled", True), ("joint", True), ("apart", False)):
+        model = model_of(replace(CONFIG, connection=kind))
+        sizes.append(sum(p.numel() for p in model.parameters()))
+        before, after = model.encode(batch).tokens, model.encode(replace(batch, regions=other)).tokens
+        assert torch.equal(before["text"].values, after["text"].values) != sees, kind
+        # actions ask the others in tangled layers, and what they find goes to the others, not to themselves
+        assert torch.equal(before["actions"].values, after["actions"].values) == (kind != "joint"), kind
+        alone = model.encode(batch_of((1,))).tokens["text"].values
+        torch.testing.assert_close(before["text"].select([1]).values, alone)
+    assert max(sizes) - min(sizes) <= 2 * 150, sizes  # a row of each connection's feed-forwards

@@ -58,7 +58,7 @@ def test_losses_fall():
     model, batch = model_of(), batch_of()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
-    for _ in range(25):
+    for _ in range(35):
         choices = {"partner": torch.tensor([0, 2, 2])}
         losses = model.losses(batch, generator=torch.Generator().manual_seed(3), choices=choices)
         history.append({name: loss.item() for name, loss in losses.items()})
@@ -115,3 +115,18 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="without padding"):
         ids = Packed.from_padded(batch.text.ids.to_padded(), batch.text.ids.padding_mask(), True)
         model.encode(replace(batch, text=Text(ids)))
+
+
+def test_slots_are_filled_with_words_and_forecasts_are_visual_words():
+    model, batch = model_of(), batch_of()
+    ids = batch.text.ids.with_values(batch.text.ids.values.index_fill(0, torch.tensor([2, 8, 9]), CONFIG.mask_id))
+    logits, items = model.fill(replace(batch, text=Text(ids)))
+    assert logits.shape == (3, 50) and items.tolist() == [0, 1, 1]
+    told = model.fill(Batch(text=Text(ids)))[0]
+    assert not torch.allclose(told, logits)  # the clips are seen
+    scores = model.forecast(batch.video.features)
+    assert scores.shape == (3, 9)
+    alone = model.forecast(batch.video.features.select([2]))
+    torch.testing.assert_close(scores[2:], alone)
+    first = batch.video.features.with_values(batch.video.features.values.index_fill(0, torch.tensor([0]), 5.0))
+    assert not torch.allclose(model.forecast(first)[0], scores[0])

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from coalign.checkpoints import safe_pickle
 from coalign.checkpoints.gpt_pieces import SHAPES, read_gpt_pieces
 from coalign.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from coalign.errors import InputError
@@ -21,7 +22,8 @@ _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a weights file by name: .safetensors, .pt/.pth/.bin/.ckpt, .npz; or a folder that holds one.
+    """All tensors of a weights file by name: .safetensors, .pt/.pth/.bin/.ckpt, .npz, .pdparams (Paddle); or a folder
+    that holds one.
 
     A folder may split its weights over shards that `*.index.json` lists (Hugging Face). Also a TensorFlow checkpoint
     (see `read_tensorflow`) and the released GPT's folder (see `read_gpt_pieces`).
@@ -52,9 +54,36 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from None
     if suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
         return _read_torch(path)
+    if suffix == ".pdparams":
+        return _read_paddle(path)
     raise InputError(
-        f"{path}: unknown kind of weights file; expected .safetensors, .pt, .pth, .bin, .ckpt, .npz, .index or a folder"
+        f"{path}: unknown kind of weights file; expected .safetensors, .pt, .pth, .bin, .ckpt, .npz, .pdparams, .index "
+        "or a folder"
     )
+
+
+def _read_paddle(path: Path) -> dict[str, Tensor]:
+    """Paddle's pickle of a dict of arrays, or of (name, array), with large ones in slices. Nothing in it is run."""
+    content: Any = safe_pickle.load(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no state dict (arrays by name)")
+    found: dict[str, Any] = {
+        str(name): value[1] if isinstance(value, tuple) and len(value) == 2 else value
+        for name, value in content.items()
+        if not str(name).endswith("@@")
+    }
+    for name, cut in (content.get("UnpackBigParamInfor@@") or {}).items():
+        try:
+            pieces = [found.pop(piece) for piece in cut["slices"]]
+            found[str(name)] = np.concatenate([piece.reshape(-1) for piece in pieces]).reshape(cut["OriginShape"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: the slices of {name} do not make a whole ({error})") from None
+    arrays = {
+        name: value for name, value in found.items() if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    }
+    if not arrays:
+        raise InputError(f"{path}: holds no state dict (arrays by name)")
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from coalign.data import safe_pickle
+from coalign.checkpoints import safe_pickle
 from coalign.data.asked import Box, Item
 from coalign.data.json_files import field_of, read_json
 from coalign.errors import InputError

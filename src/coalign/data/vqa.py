@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from coalign.data import safe_pickle
+from coalign.checkpoints import safe_pickle
 from coalign.data.asked import Answers, Item
 from coalign.data.json_files import field_of, read_json
 from coalign.errors import InputError

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coalign.data.transforms import derive_seed
-from coalign.data.worlds_video import STEPS, WorldVideo, write_videos
+from coalign.data.video_regions import picture_name
+from coalign.data.worlds_video import STEPS, WorldVideo, box_at, write_videos
 from coalign.errors import InputError
 
 OPTIONS = 5  # sentences of a question
@@ -31,7 +32,10 @@ def write_video_world(
     * choices_PART.jsonl, MSR-VTT's multiple choice, with times;
     * COIN.json, with subsets "training" (the part "train") and "testing";
     * crosstask/: tasks_primary.txt and annotations/TASK_VIDEO.csv of all parts;
-    * actions.csv: each step's motion, with times.
+    * actions.csv: each step's motion, with times;
+    * slots_PART.csv: the words of each step's sentence, with times: colour, shape, verb;
+    * boxes.csv: where the thing is every half second: picture (as `coalign extract frames` names it), x1, y1, x2, y2 in
+      fractions, label.
 
     Raises:
         InputError: The folder holds something.
@@ -43,6 +47,12 @@ def write_video_world(
         write_videos(folder / part, progress(videos, part), side=side, fps=fps)
         rows = [[v.name, v.task, start, end, STEPS[kind].sentence] for v in videos for kind, start, end in _shown(v)]
         _table(folder / f"captions_{part}.csv", ["video_id", "task", "start", "end", "text"], rows)
+        slots = [
+            [v.name, start, end, STEPS[kind].colour, STEPS[kind].shape, STEPS[kind].motion.split()[0]]
+            for v in videos
+            for kind, start, end in _shown(v)
+        ]
+        _table(folder / f"slots_{part}.csv", ["video_id", "start", "end", "colour", "shape", "verb"], slots)
         lines = "".join(json.dumps(question) + "\n" for question in _questions(videos, seed))
         (folder / f"choices_{part}.jsonl").write_text(lines, "utf-8")
     _coin(folder / "COIN.json", parts)
@@ -54,6 +64,16 @@ def write_video_world(
         for kind, start, end in _shown(v)
     ]
     _table(folder / "actions.csv", ["video_id", "label", "split", "start", "end"], rows)
+    boxes = [row for videos in parts.values() for video in videos for row in _boxes(video)]
+    _table(folder / "boxes.csv", ["picture", "x1", "y1", "x2", "y2", "label"], boxes)
+
+
+def _boxes(video: WorldVideo, every: float = 0.5) -> Iterator[list[Any]]:
+    for number in range(int(video.duration / every)):
+        time = number * every
+        step = STEPS[video.steps[min(int(time / video.seconds), len(video.steps) - 1)]]
+        box = [round(part, 4) for part in box_at(video, time)]
+        yield [picture_name(video.name, time), *box, f"{step.colour} {step.shape}"]
 
 
 def _shown(video: WorldVideo) -> list[tuple[int, float, float]]:

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tyro.conf import arg
 
+from coalign.data.clip_features import feature_name
 from coalign.data.clips import stream_clips
 from coalign.data.decode import BadSample
 from coalign.data.quarantine import Quarantine
@@ -110,7 +110,7 @@ def extract_folder(
     paths = find_videos(videos) if videos.is_dir() else []
     if not paths:
         raise InputError(f"{videos}: no folder of videos")
-    names = {path: "__".join(path.relative_to(videos).with_suffix("").parts) for path in paths}
+    names = {path: feature_name(path, videos) for path in paths}
     doubles = [path for path, name in names.items() if list(names.values()).count(name) > 1]
     if doubles:
         raise InputError(f"{doubles[0]} and {doubles[1].name} would get the same name; rename one of them")
@@ -182,19 +182,6 @@ def features_of(model: nn.Module, frames: Tensor) -> Tensor:
     if "video_feature" not in pooled:
         raise InputError(f"{type(model).__name__} gives no features of clips; give a run of MIL-NCE")
     return pooled["video_feature"]
-
-
-def read_features(file: Path) -> tuple[Tensor, Tensor]:
-    """ "features" [n, width] and "times" [n, 2] of a video.
-
-    Raises:
-        InputError: The file is missing or of another form.
-    """
-    try:
-        with safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]
-            return opened.get_tensor("features"), opened.get_tensor("times")
-    except Exception as error:  # safetensors raises its own and OSError
-        raise InputError(f"{file}: not the features of a video ({error}); coalign extract video makes them") from None
 
 
 def _groups(clips: Iterator[Any], size: int) -> Iterator[list[Any]]:

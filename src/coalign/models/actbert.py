@@ -68,6 +68,9 @@ class ActBert(nn.Module):
         self.mlm, self.distribution, self.classify = MaskedLM("none"), RegionDistribution(), Classification()
         self.act = Classification(reduction="none")
         self.apply(init_bert)
+        # A hidden action is zeros. Were this bias zeros too, a video whose actions are all hidden would have a stream
+        # of zeros, and normalising those multiplies gradients by 1e6 a block.
+        nn.init.normal_(self.trunk.action_embedding.feature.bias, std=0.02)
 
     @property
     def input_spec(self) -> InputSpec:

@@ -61,6 +61,10 @@ class ActBertConfig:
 
     `shared_value`: what actions find in regions reaches the text's values by the same matrix as what they find in
     the text reaches the regions' (the port; its files hold another that it never reads). False has one for each.
+
+    `connection`: what the connections are, to measure what tangling gives: "tangled"; "joint", where each stream
+    attends to the rows of all three; "apart", where each attends to itself. The latter two have wider feed-forwards
+    instead of the guiding matrices, so that all three have the same number of parameters up to a row.
     """
 
     text: BertConfig = field(default_factory=BertConfig)
@@ -74,6 +78,7 @@ class ActBertConfig:
     fusion: Literal["mul", "sum"] = "mul"
     padded: PaddedLengths | None = None
     shared_value: bool = True
+    connection: Literal["tangled", "joint", "apart"] = "tangled"
     objectives: tuple[Literal["mlm", "regions", "actions", "match"], ...] = ("mlm", "regions", "actions", "match")
     region_targets: int = 1601
     action_targets: int = 700
@@ -115,13 +120,14 @@ class TangledLayer(nn.Module):
         regions: Attention(Q_r, K_r + K_at t, V_r + V_at t)             V_av = V_at with `shared_value`
         actions: Attention(Q_a, K_a, V_a)
 
-    Then each stream adds its part, is normalised, and has its feed-forward.
+    Then each stream adds its part, is normalised, and has its feed-forward. `ActBertConfig.connection` leaves the
+    guiding out, for comparison.
     """
 
     def __init__(self, config: ActBertConfig) -> None:
         super().__init__()
         c, t = config, config.text
-        self.heads, self.dropout, self.padded = c.co_heads, t.dropout, c.padded
+        self.heads, self.dropout, self.padded, self.kind = c.co_heads, t.dropout, c.padded, c.connection
         if c.co_dim % c.co_heads:
             raise ValueError(f"{c.co_heads} heads do not divide the inner width {c.co_dim}")
         blocks = {"text": t.block(0), "regions": c.regions.block(t), "actions": c.actions.block(t)}
@@ -132,8 +138,13 @@ class TangledLayer(nn.Module):
         widths = {name: block.dim for name, block in blocks.items()}
         self.query, self.key, self.value = linears(widths), linears(widths), linears(widths)
         guided = {"text": c.co_dim, "regions": c.co_dim}
-        self.guide_key = linears(guided)
-        self.guide_value = linears({"regions": c.co_dim} if c.shared_value else guided)
+        shared = {"regions": c.co_dim} if c.shared_value else guided
+        if c.connection == "tangled":
+            self.guide_key, self.guide_value = linears(guided), linears(shared)
+        else:
+            spare = (len(guided) + len(shared)) * c.co_dim * (c.co_dim + 1)
+            wider = round(spare / sum(2 * width + 1 for width in widths.values()))
+            blocks = {name: replace(block, hidden_dim=block.hidden_dim + wider) for name, block in blocks.items()}
         self.out = nn.ModuleDict({name: nn.Linear(c.co_dim, width) for name, width in widths.items()})
         self.norm = nn.ModuleDict({name: nn.LayerNorm(width, t.eps) for name, width in widths.items()})
         self.blocks = nn.ModuleDict(
@@ -147,9 +158,24 @@ class TangledLayer(nn.Module):
             {stream: parts[stream](x.values) for stream, x in seen.items()}
             for parts in (self.query, self.key, self.value)
         )
+        if self.kind == "tangled":
+            self.guide(seen, query["actions"], key, value)
+        attended = self.attend_all(seen, query, key, value)
+        out: dict[str, Packed] = {}
+        for stream, x in seen.items():
+            if record is not None:
+                record[f"{name}{stream}.attended"] = attended[stream]
+            rows = self.norm[stream](x.values + self.drop(self.out[stream](attended[stream])))
+            out[stream] = x.with_values(self.blocks[stream](rows, Mask.within(x)))
+        return out
+
+    def guide(
+        self, seen: Mapping[str, Packed], query: Tensor, key: dict[str, Tensor], value: dict[str, Tensor]
+    ) -> None:
+        """Adds to the keys and values of text and regions what the actions, which ask by `query`, find in the other."""
         actions = seen["actions"]
         found = {
-            stream: self.attend(query["actions"], key[stream], value[stream], Mask.between(actions, seen[stream]))
+            stream: self.attend(query, key[stream], value[stream], Mask.between(actions, seen[stream]))
             for stream in ("regions", "text")
         }
         lengths = (None, None) if self.padded is None else (self.padded.text, self.padded.regions)
@@ -158,15 +184,33 @@ class TangledLayer(nn.Module):
             guide = self.guide_value[stream if stream in self.guide_value else "regions"]
             key[stream] = key[stream] + self.guide_key[stream](found[source])[rows]
             value[stream] = value[stream] + guide(found[source])[rows]
-        out: dict[str, Packed] = {}
-        for stream, x in seen.items():
-            mask = Mask.within(x)
-            attended = self.attend(query[stream], key[stream], value[stream], mask)
-            if record is not None:
-                record[f"{name}{stream}.attended"] = attended
-            rows = self.norm[stream](x.values + self.drop(self.out[stream](attended)))
-            out[stream] = x.with_values(self.blocks[stream](rows, mask))
-        return out
+
+    def attend_all(
+        self,
+        seen: Mapping[str, Packed],
+        query: Mapping[str, Tensor],
+        key: Mapping[str, Tensor],
+        value: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Each stream within itself; in a "joint" connection over the rows of all three."""
+        if self.kind != "joint":
+            return {
+                stream: self.attend(query[stream], key[stream], value[stream], Mask.within(x))
+                for stream, x in seen.items()
+            }
+        text, regions, actions = (seen[stream] for stream in STREAMS)
+
+        def both(parts: Mapping[str, Tensor]) -> Packed:
+            return Packed.concat(text.with_values(parts["text"]), regions.with_values(parts["regions"]))
+
+        def joined(parts: Mapping[str, Tensor]) -> Packed:
+            return Packed.concat(both(parts), actions.with_values(parts["actions"]))
+
+        pair, rows = both(query).layout, joined(query)
+        found = rows.with_values(self.attend(rows.values, joined(key).values, joined(value).values, Mask.within(rows)))
+        before, last = found.split(pair, actions.layout)
+        first, second = before.split(text.layout, regions.layout)
+        return {"text": first.values, "regions": second.values, "actions": last.values}
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (query, key, value))

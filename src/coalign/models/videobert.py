@@ -7,8 +7,8 @@ does).
 
 No code or weights were released, and the public re-implementation takes the nearest of all leaves where the paper
 descends the tree. What the paper leaves open: [>] is BERT's [unused0], visual words are of segment 1, a wrong text
-comes from the batch, and its words are not predicted. Joining neighbouring sentences and taking only every n-th
-visual word (section 3.3) is left to the data.
+comes from the batch, and its words are not predicted. `data.video_sentences` joins neighbouring sentences and takes
+every n-th visual word only (section 3.2).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from coalign.errors import InputError
 from coalign.layers.heads import MaskedLMHead, Pooler
 from coalign.models.bert import SIZES as BERT_SIZES
 from coalign.models.bert import Bert, BertConfig, BertTrunk, init_bert
+from coalign.models.bert_tasks import BertTask
 from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.ops.kmeans import descend, grow, leaves
@@ -88,12 +89,17 @@ class VisualWords(nn.Module):
         return leaves(self.path(features), self.branching)
 
     @torch.no_grad()
+    def plant(self, tree: Sequence[Tensor]) -> None:
+        """Takes a tree that was grown before (`ops.kmeans.grow_from`)."""
+        shapes = [[list(level.shape) for level in levels] for levels in (self.tree, tree)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"the tree has levels of {shapes[1]}, this model reads {shapes[0]}")
+        for own, found in zip(self.tree, tree, strict=True):
+            own.copy_(found)
+
     def grow(self, features: Tensor, *, steps: int = 20, generator: torch.Generator | None = None) -> None:
         """Finds the tree of these features [N, width] of the training set; do it once, before training."""
-        for own, found in zip(
-            self.tree, grow(features, self.branching, self.levels, steps=steps, generator=generator), strict=True
-        ):
-            own.copy_(found)
+        self.plant(grow(features, self.branching, self.levels, steps=steps, generator=generator))
 
 
 class VideoBert(nn.Module):
@@ -122,14 +128,19 @@ class VideoBert(nn.Module):
         )
 
     @torch.no_grad()
-    def start_from(self, pretrained: Bert) -> None:
-        """Copies a pre-trained BERT of the same size; the visual words stay new."""
+    def start_from(self, pretrained: Bert | BertTask) -> None:
+        """Copies a pre-trained BERT of the same size, with its heads where it has them; the visual words stay new."""
         ours, theirs = self.trunk.state_dict(), pretrained.trunk.state_dict()
         words = theirs.pop("embedding.word.weight")
         for name, tensor in theirs.items():
             ours[name].copy_(tensor)
         ours["embedding.word.weight"][: words.shape[0]].copy_(words)
-        self.pooler.load_state_dict(pretrained.pooler.state_dict())
+        if pretrained.pooler is not None:
+            self.pooler.load_state_dict(pretrained.pooler.state_dict())
+        if isinstance(pretrained, Bert) and pretrained.words is not None:
+            head = pretrained.words.state_dict()
+            self.words.bias[: words.shape[0]].copy_(head.pop("bias"))
+            self.words.load_state_dict(head, strict=False)
 
     def tokens(self, video: Packed) -> Packed:
         """Ids of the visual words: the text's vocabulary, then the leaves."""
@@ -186,6 +197,27 @@ class VideoBert(nn.Module):
         """Logits [n, words + leaves] at these rows only."""
         return self.words(states.values[rows], self.trunk.embedding.word.weight)
 
+    @torch.no_grad()
+    def fill(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [n, words] at the [MASK]s of the texts, seen with the clips where the batch has some (4.4: slots that
+        verbs and objects fill); and [n] the item of each."""
+        parts = self.parts(batch)
+        if "text" not in parts:
+            raise InputError("there are no texts with words to fill in")
+        rows = (join(parts).values == self.config.mask_id).nonzero().squeeze(1)
+        states = self.read(parts)
+        return self.predict(states, rows)[:, : self.config.trunk.vocab_size], states.layout.item[rows]
+
+    @torch.no_grad()
+    def forecast(self, video: Packed) -> Tensor:
+        """Logits [B, leaves] of the visual word that comes after these clips' features."""
+        ids = self.tokens(video)
+        rows = ids.offsets.new_full((len(ids),), 0)
+        for id, place in ((self.config.cls_id, 0), (self.config.mask_id, None), (self.config.sep_id, None)):
+            ids = insert_row(ids, rows + id, ids.max_length if place is None else place)
+        masked = (ids.values == self.config.mask_id).nonzero().squeeze(1)
+        return self.predict(self.read({"video": ids}), masked)[:, self.config.trunk.vocab_size :]
+
     # -------------------------------------------------------------------------------------------------- training
     def before_step(self) -> None:
         """Nothing to do."""
@@ -201,7 +233,7 @@ class VideoBert(nn.Module):
         choices: Mapping[str, Tensor] | None = None,
         only: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """Hidden words of both kinds, and alignment where the batch has texts and videos (section 3.3)."""
+        """Hidden words of both kinds, and alignment where the batch has texts and videos (section 3.2)."""
         wanted = [name for name in self.config.objectives if only is None or name in only]
         parts = self.parts(batch)
         if len(parts) < 2:

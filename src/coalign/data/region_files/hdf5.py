@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from coalign.data import safe_pickle
+from coalign.checkpoints import safe_pickle
 from coalign.data.regions import Opened, RegionFile, RegionSet, in_fractions
 from coalign.errors import InputError
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.data import safe_pickle
+from coalign.checkpoints import safe_pickle
 from coalign.data.region_files.npz import read_npz, uniter_regions
 from coalign.data.regions import Opened, RegionFile, RegionSet, in_fractions
 from coalign.errors import InputError

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coalign.data.safe_pickle import load
+from coalign.checkpoints.safe_pickle import load
 from coalign.errors import InputError
 
 

@@ -1,0 +1,84 @@
+"""`coalign extract frames`: pictures out of videos, one every so many seconds, for `coalign extract regions`.
+
+A picture is OUT/VIDEO/0012500.jpg, its time in milliseconds. A video is written whole or not at all; started again, the
+videos that are there are left as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from coalign.data.clip_features import feature_name
+from coalign.data.decode import BadSample
+from coalign.data.quarantine import Quarantine
+from coalign.data.samples import Problem, Where
+from coalign.data.video import find_videos, stream_frames
+from coalign.data.video_regions import picture_name
+from coalign.errors import InputError
+
+ABOUT = "frames.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract:
+    """A picture every few seconds of each video of a folder, for `coalign extract regions` or `boxes`."""
+
+    videos: Path
+    """A folder of videos."""
+    out: Path
+    """The folder to write: a folder a video. Started again, it goes on."""
+    every: float = 1.0
+    """Seconds from one picture to the next."""
+    short_side: int = 400
+    """Pixels of the shorter side; smaller videos are enlarged."""
+
+    def run(self) -> None:
+        if not self.every >= 0.001 or self.short_side < 1:
+            raise InputError("--every is at least 0.001 seconds, --short-side 1 pixel")
+        paths = find_videos(self.videos) if self.videos.is_dir() else []
+        if not paths:
+            raise InputError(f"{self.videos}: no folder of videos")
+        self._same()
+        quarantine = Quarantine(self.out / "quarantine.jsonl")
+        count = 0
+        bar = track(
+            paths, "writing pictures", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
+        for number, path in enumerate(bar):
+            try:
+                count += self._write(path)
+            except BadSample as error:
+                quarantine.add(Problem(Where(str(self.videos), number), error.reason, str(path)))
+        broken = f"; {quarantine.broken} cannot be read, see {quarantine.path}" if quarantine.broken else ""
+        print(f"{self.out}: {count} new pictures of {len(paths)} videos{broken}")
+
+    def _same(self) -> None:
+        """Refuses a folder whose pictures were made otherwise."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        settings, path = {"every": self.every, "short_side": self.short_side}, self.out / ABOUT
+        if path.is_file() and json.loads(path.read_text("utf-8")) != settings:
+            raise InputError(f"{self.out}: holds pictures made in another way ({path}); give another folder")
+        path.write_text(json.dumps(settings) + "\n", "utf-8")
+
+    def _write(self, video: Path) -> int:
+        name = feature_name(video, self.videos)
+        if (self.out / name).is_dir():
+            return 0
+        part = self.out / f".{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        count = 0
+        for time, frame in stream_frames(video, 1 / self.every, short_side=self.short_side):
+            file = Path(picture_name(name, time)).name
+            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(part / f"{file}.jpg", quality=92)
+            count += 1
+        part.rename(self.out / name)
+        return count
