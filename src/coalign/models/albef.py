@@ -85,6 +85,9 @@ class AlbefConfig:
     """The text half is not trained: its states may come with the batch (`Text.states`), and both towers share them."""
     warm_momentum: bool = False
     """The momentum grows as (t + 1) / (t + 10) to its value, so that the copy leaves its random start behind."""
+    negative_sharpness: float = 1.0
+    """Factor of the similarities by which hard negatives are drawn. In a short training the hardest ones teach
+    matching nothing: below 1 they are mixed with easier ones."""
     match_items: int | None = None
     """Pairs of a batch that are matched, each with two hard negatives from the whole batch; None is all."""
     word_items: int | None = None
@@ -489,12 +492,13 @@ class Albef(nn.Module):
             same = torch.eye(size, dtype=torch.bool, device=seen.similarity_i2t.device)
             if self.config.targets == "ids" and ids is not None:
                 same = ids[:, None] == ids
+            some, sharpness = self.config.match_items, self.config.negative_sharpness
             for name, similarity in (
                 ("neg_image_index", seen.similarity_t2i),
                 ("neg_text_index", seen.similarity_i2t),
             ):
-                some = self.config.match_items
-                drawn[name] = draw_hard_negatives(similarity[:some, :size].detach(), same[:some], generator)
+                known = sharpness * similarity[:some, :size].detach()
+                drawn[name] = draw_hard_negatives(known, same[:some], generator)
         if "mlm" in wanted and "mlm_input_ids" not in drawn:
             words = text.ids.select(range(min(self.config.word_items or size, size))).values
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(

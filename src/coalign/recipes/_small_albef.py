@@ -25,8 +25,8 @@ from coalign.registry import attach_tokenizer, describe
 from coalign.training.loop import TrainConfig
 
 TEXT_BLOCKS = 6
-RETRIEVAL = {"k": 16, "weight": 0.02}
-"""Re-ranking: score = similarity + weight * matching logit over the k best. Chosen on held-out training styles."""
+RETRIEVAL = {"k": 16, "weight": 0.01}
+"""Re-ranking: score = similarity + weight * matching logit over the k best. Chosen on the development split."""
 
 QUEUE = 64
 """Short, since every concept's text is a candidate with gradient anyway: a longer one costs seen concepts."""
@@ -56,6 +56,7 @@ CONFIG = AlbefConfig(
     projection_dropout=0.2,
     frozen_text=True,
     warm_momentum=True,
+    negative_sharpness=0.2,
     match_items=48,
     word_items=8,
 )
@@ -68,7 +69,7 @@ TRAINING = TrainConfig(
     frozen=("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
     lr_multipliers={"temperature": 0.1},
     objectives=("itc", "itm", "mlm"),
-    every={"itm": 4, "mlm": 4},
+    every={"itm": 2, "mlm": 4},
     loss_weights={"mlm": 0.3},
     precision="bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32",
     threads=2,
