@@ -151,9 +151,12 @@ def picture_features(name: str, system: str | None = None) -> Callable[[Any], An
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         pixels = torch.stack([transform(picture) for picture in pictures])
         seen = model.encode(Batch(images=Images(pixels=pixels)))
-        pooled = seen.pooled.get("image", seen.pooled.get("pooled"))
-        return seen.tokens["image"].mean() if pooled is None else pooled
+        return seen.pooled["image"] if "image" in seen.pooled else seen.tokens["image"].mean()
 
+    try:
+        encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    except (InputError, KeyError):
+        raise InputError(f"{name}: reads no picture by itself, so it makes no features of one") from None
     return encode
 
 

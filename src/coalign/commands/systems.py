@@ -61,7 +61,7 @@ def systems_table() -> str:
     lines = ["| name | system | objectives | tasks | reads weights of | state |", "|---|---|---|---|---|---|"]
     for row in system_rows():
         title, *subtitle = row["title"].split(":", 1)
-        state = ["held against recordings" if row["verified"] else "not held against recordings yet"]
+        state = ["held against recordings" if row["verified"] else "tested against its formulas; no recordings exist"]
         state += [f"trains: `{name}`" for name in row["recipes"]]
         cells = [
             f"`{row['name']}`",

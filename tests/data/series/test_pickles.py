@@ -121,6 +121,16 @@ def test_mmsa_brings_its_words_and_lengths(tmp_path):
     assert data.has_words
 
 
+def test_mmsa_aligned_keeps_step(tmp_path):
+    part = mmsa_part() | {"audio": padded((4, 6), 5, 6), "vision": padded((4, 6), 3, 6)}
+    part["audio"][:, 0] = part["vision"][:, 0] = part["vision"][:, 3] = 0  # [CLS] has neither, [SEP] no face
+    del part["audio_lengths"], part["vision_lengths"]
+    first, second = read_pickle(save(tmp_path / "aligned_50.pkl", {"train": part})).splits["train"]
+    assert [len(x) for x in first.streams.values()] == [4, 4, 4]
+    assert [len(x) for x in second.streams.values()] == [6, 6, 6]
+    assert not first.streams["audio"][0].any()
+
+
 def mag_pickle():
     g = np.random.default_rng(0)
     item = ((["kind", "of", "nice"], g.normal(size=(3, 47)), g.normal(size=(3, 74))), np.array([[1.2]]), "v[1]")

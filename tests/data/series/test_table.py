@@ -4,12 +4,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_model
 
+import coalign
 from coalign.cli import main
+from coalign.commands.convert_data import picture_features
 from coalign.data.series.sources import open_series
 from coalign.data.series.table import Extraction, read_utterances
 from coalign.data.series.word_times import find_beside, read_word_times, uniform_times
 from coalign.errors import InputError
+from coalign.registry import describe
 
 soundfile = pytest.importorskip("soundfile")
 av = pytest.importorskip("av")
@@ -223,6 +227,26 @@ def test_word_features_become_a_stream(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------- convert-data
+@pytest.mark.parametrize(("system", "width"), [("vit", 192), ("mae", 192), ("sasa", 512), ("albef", 128)])
+def test_any_image_model_makes_features_of_pictures(tmp_path, system, width):
+    torch.manual_seed(0)
+    model = coalign.create(system, "tiny")
+    (tmp_path / "config.json").write_text(json.dumps(describe(model) | {"training": {}}))
+    save_model(model, str(tmp_path / "model.safetensors"))
+    pictures = torch.randint(0, 256, (3, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = picture_features(str(tmp_path))(pictures)
+    assert found.shape == (3, width)
+    torch.testing.assert_close(picture_features(str(tmp_path))(pictures[1:2]), found[1:2], atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_reads_no_picture_by_itself_is_refused_at_once(tmp_path):
+    model = coalign.create("vilt", "tiny")
+    (tmp_path / "config.json").write_text(json.dumps(describe(model) | {"training": {}}))
+    save_model(model, str(tmp_path / "model.safetensors"))
+    with pytest.raises(InputError, match="reads no picture by itself"):
+        picture_features(str(tmp_path))
+
+
 def run(capsys, *words):
     with pytest.raises(SystemExit) as done:
         main([str(word) for word in words])

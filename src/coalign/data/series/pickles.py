@@ -1,4 +1,4 @@
-"""The pickles in which CMU-MOSI, CMU-MOSEI, IEMOCAP and UR-FUNNY go round. None is unpickled: see `data.safe_pickle`.
+"""The pickles in which CMU-MOSI, CMU-MOSEI, IEMOCAP and UR-FUNNY go round. None is unpickled (`safe_pickle`).
 
 * MulT (`mosi_data.pkl`, `mosei_senti_data_noalign.pkl`, `iemocap_data.pkl` ...), and MultiBench's of the same form:
   {split: {"text" [N, L, D], "audio", "vision", "labels" [N, 1, 1] or [N, K, 2], "id"}}. Padded with rows of zeros.
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from coalign.data import safe_pickle
+from coalign.checkpoints import safe_pickle
 from coalign.data.series.utterances import SPLITS, SeriesData, Task, Utterance, cleaned, without_padding
 from coalign.errors import InputError
 
@@ -93,14 +93,17 @@ def _cut(rows: dict[str, Tensor], part: Mapping[str, Any], i: int, padding: Padd
     for name in ("audio", "vision"):
         if f"{name}_lengths" in part:
             known[name] = int(np.asarray(part[f"{name}_lengths"][i]))
+    in_step = not known and len({len(x) for x in rows.values()}) == 1
     if "text_bert" in part:
         known["text"] = int(np.asarray(part["text_bert"][i])[1].sum())
-    if len({len(x) for x in rows.values()}) == 1 and not known:  # word by word: all streams keep step
-        real = without_padding(torch.cat([x.nan_to_num(1.0, 1.0, 1.0).abs().sum(1, True) for x in rows.values()], 1))
-        return {name: x[real] for name, x in rows.items()}
-    return {
-        name: x[: known[name]] if name in known else x[without_padding(x.nan_to_num(1.0))] for name, x in rows.items()
+    kept = {
+        name: slice(0, known[name]) if name in known else without_padding(x.nan_to_num(1.0)) for name, x in rows.items()
     }
+    if in_step:  # word by word: all streams are cut alike
+        some = [there for there in kept.values() if there.stop > there.start]
+        both = slice(min((s.start for s in some), default=0), max((s.stop for s in some), default=0))
+        kept = dict.fromkeys(rows, both)
+    return {name: x[kept[name]] for name, x in rows.items()}
 
 
 def _labels(
