@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.data.samples import Problem, Where
-from coalign.data.tables import Row
-from coalign.data.text_tables import as_text, read_rows, there_are
+from coalign.data.tables import Row, there_are
+from coalign.data.text_tables import as_text, read_rows
 from coalign.errors import InputError
 
 STORY = tuple(f"InputSentence{number}" for number in range(1, 5))

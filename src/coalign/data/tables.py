@@ -79,7 +79,7 @@ def read_table(
     names, rows = _READERS[path.suffix.lower()](path, encoding)
     columns = choose_columns(names, image_column, text_column, str(path))
     if split is not None and SPLIT_COLUMN not in names:
-        raise InputError(f"{path}: no column {SPLIT_COLUMN!r} to look for {split!r} in; {_there_are(names)}")
+        raise InputError(f"{path}: no column {SPLIT_COLUMN!r} to look for {split!r} in; {there_are(names)}")
     if split is None and SPLIT_COLUMN in names:
         split = prefer
     wanted = [columns.image, *columns.texts, *([] if split is None else [SPLIT_COLUMN])]
@@ -137,10 +137,10 @@ def choose_columns(
 def choose_image(names: Sequence[str], wanted: str | None, file: str) -> str:
     """The image column; see `choose_columns`."""
     if wanted is not None:
-        return _existing(names, wanted, file)
+        return column(names, wanted, file)
     found = _recognised(names, IMAGE_COLUMNS)
     if not found:
-        raise InputError(f"{file}: no column is recognised as the image; {_there_are(names)}; name it (image_column)")
+        raise InputError(f"{file}: no column is recognised as the image; {there_are(names)}; name it (image_column)")
     return found[0]
 
 
@@ -149,13 +149,13 @@ def choose_texts(names: Sequence[str], wanted: str | Sequence[str] | None, file:
     if isinstance(wanted, AnyOf):
         found = _recognised(names, wanted)
         if not found:
-            raise InputError(f"{file}: no column is recognised as the {wanted[0]}; {_there_are(names)}; name it")
+            raise InputError(f"{file}: no column is recognised as the {wanted[0]}; {there_are(names)}; name it")
         return found[:1]
     if wanted is not None:
-        return tuple(_existing(names, name, file) for name in ([wanted] if isinstance(wanted, str) else wanted))
+        return tuple(column(names, name, file) for name in ([wanted] if isinstance(wanted, str) else wanted))
     found = _recognised(names, TEXT_COLUMNS)
     if not found:
-        raise InputError(f"{file}: no column is recognised as the text; {_there_are(names)}; name it (text_column)")
+        raise InputError(f"{file}: no column is recognised as the text; {there_are(names)}; name it (text_column)")
     return found
 
 
@@ -167,13 +167,15 @@ def image_of(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
-def _existing(names: Sequence[str], wanted: str, file: str) -> str:
+def column(names: Sequence[str], wanted: str, file: str) -> str:
+    """The column of that name. Errors: `InputError` lists those there are."""
     if wanted not in names:
-        raise InputError(f"{file}: no column {wanted!r}; {_there_are(names)}")
+        raise InputError(f"{file}: no column {wanted!r}; {there_are(names)}")
     return wanted
 
 
-def _there_are(names: Sequence[str]) -> str:
+def there_are(names: Sequence[str]) -> str:
+    """What errors say of the columns of a table."""
     return f"the columns there are: {', '.join(names)}" if names else "it has no columns"
 
 

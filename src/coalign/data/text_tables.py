@@ -14,7 +14,7 @@ from pathlib import Path
 from coalign.data.hub import is_saved
 from coalign.data.hub import open_rows as open_hub_rows
 from coalign.data.samples import Problem, Where, clean_texts
-from coalign.data.tables import Opened, Row, is_table, open_rows
+from coalign.data.tables import Opened, Row, column, is_table, open_rows, there_are
 from coalign.errors import InputError
 
 PAIR_COLUMNS = (
@@ -185,17 +185,6 @@ def read_rows(
         raise InputError(f"{path}: is a folder; name the file in it")
     names, records = open_hub_rows(str(data), split=split, prefer=prefer)
     return names, (Row(number, record) for number, record in enumerate(records, 1))
-
-
-def column(names: Sequence[str], wanted: str, name: str) -> str:
-    """The column of that name. Raises InputError that lists those there are."""
-    if wanted not in names:
-        raise InputError(f"{name}: no column {wanted!r}; {there_are(names)}")
-    return wanted
-
-
-def there_are(names: Sequence[str]) -> str:
-    return f"the columns there are: {', '.join(names)}" if names else "it has no columns"
 
 
 def _open(
