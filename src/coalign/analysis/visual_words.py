@@ -48,9 +48,10 @@ def word_sheet(book: VisualWordBook, frames: Frames, words: Sequence[int] | None
     cells: list[Cell] = []
     for word in chosen:
         shown = list(book.examples.get(word, ()))[:each]
+        count = book.counts.get(word, 0)
         for place in range(each):
             if place < len(shown):
-                caption = f"word {word}: {book.counts[word]} clips" if place == 0 else shown[place].video
+                caption = f"word {word}: {count} clip{'s' * (count != 1)}" if place == 0 else shown[place].video
                 cells.append(Cell(frames.of(shown[place]), caption))
             else:
                 cells.append(Cell(Image.new("RGB", (frames.side, frames.side), (255, 255, 255))))
