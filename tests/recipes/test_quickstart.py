@@ -7,7 +7,7 @@ import torch
 
 from coalign.data.drawings import augment_drawings
 from coalign.data.emoji import load_emoji
-from coalign.models.albef import AlbefConfig
+from coalign.models.albef_trunk import AlbefConfig
 from coalign.recipes._small_albef import CONFIG, small_albef, standardise
 from coalign.recipes.quickstart import TEXTS, VIEWS, CachedPairs, Gallery, pixels_of
 from coalign.types import Batch

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
-from coalign.models.albef import Albef, AlbefConfig
+from coalign.models.albef import Albef
+from coalign.models.albef_trunk import AlbefConfig
 from coalign.models.bert import BertConfig
 from coalign.models.vit import VitConfig
 from coalign.ops.collectives import gather, rank, world_size

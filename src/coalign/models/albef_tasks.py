@@ -18,7 +18,9 @@ from coalign.layers.attention import Attention
 from coalign.layers.heads import ClassifierHead, MaskedLMHead
 from coalign.layers.momentum import momentum_copy, momentum_update
 from coalign.layers.transformer import Context
-from coalign.models.albef import Albef, AlbefConfig, input_spec_of, original
+from coalign.models.albef import Albef
+from coalign.models.albef_names import original
+from coalign.models.albef_trunk import AlbefConfig, input_spec_of
 from coalign.models.bert import BertTrunk, trunk_rules, word_head_rules
 from coalign.models.vit import VitTrunk, timm_rules
 from coalign.objectives.distillation import Distillation

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.layers.embeddings import resize_positions
-from coalign.models.albef import Albef, AlbefConfig, original
+from coalign.models.albef import Albef
+from coalign.models.albef_names import original
 from coalign.models.albef_tasks import (
     AlbefClassifier,
     AlbefClassifierConfig,
@@ -20,6 +21,7 @@ from coalign.models.albef_tasks import (
     classifier_original,
     vqa_original,
 )
+from coalign.models.albef_trunk import AlbefConfig
 from coalign.models.bert import BertConfig
 from coalign.models.vit import VitConfig
 from coalign.ops.attention import Mask

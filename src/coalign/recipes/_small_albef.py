@@ -18,7 +18,8 @@ from coalign.checkpoints import read_tensors
 from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
-from coalign.models.albef import Albef, AlbefConfig
+from coalign.models.albef import Albef
+from coalign.models.albef_trunk import AlbefConfig
 from coalign.models.bert import BertConfig, transformers
 from coalign.models.vit import VitConfig
 from coalign.registry import attach_tokenizer, describe
