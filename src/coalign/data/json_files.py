@@ -10,24 +10,19 @@ from typing import Any, cast
 from coalign.errors import InputError
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises InputError where it cannot be read."""
+def read_json(path: Path, encoding: str | None = None) -> Any:
+    """What a JSON file holds; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
+    text = _text(path, encoding)
     try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON: {error}") from None
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file with their line numbers; empty lines are passed over."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     found: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -40,6 +35,15 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not found:
         raise InputError(f"{path}: holds no line")
     return found
+
+
+def _text(path: Path, encoding: str | None = None) -> str:
+    try:
+        return path.read_text(encoding or "utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (UnicodeError, LookupError) as error:
+        raise InputError(f"{path}: is not {encoding or 'UTF-8'}: {error}") from None
 
 
 def field_of(row: Any, name: str, where: str) -> Any:

@@ -28,11 +28,12 @@ from coalign.data.collate import Example
 from coalign.data.decode import ImageLike
 from coalign.data.folders import image_files
 from coalign.data.hub import is_saved
+from coalign.data.json_files import read_json
 from coalign.data.mixing import Mixing
 from coalign.data.samples import Ids, InMemory, PairsBuilder, Problem, Sample, Source, Subset
 from coalign.data.shards import TEXT_ENDINGS, TarShards, find_shards
 from coalign.data.sources import METADATA, open_source
-from coalign.data.tables import AnyOf, load_json
+from coalign.data.tables import AnyOf
 from coalign.errors import InputError
 from coalign.types import Batch, Images
 
@@ -90,7 +91,7 @@ class Classes:
             lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
             return _of_lines(path, [line for line in lines if line])
         try:
-            return _of_json(load_json(path))
+            return _of_json(read_json(path))
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: not a list of classes: {error}") from error
 

@@ -12,9 +12,10 @@ from coalign.data.captions import is_coco, is_karpathy, read_coco, read_karpathy
 from coalign.data.decode import ImageLike
 from coalign.data.folders import read_folder
 from coalign.data.hub import is_saved, open_named, open_saved
+from coalign.data.json_files import read_json
 from coalign.data.samples import InMemory, Sample, Source
 from coalign.data.shards import TarShards, find_shards
-from coalign.data.tables import is_table, load_json, read_table
+from coalign.data.tables import is_table, read_table
 from coalign.errors import InputError
 
 Data = str | os.PathLike[str] | Source | Sequence[Sample | tuple[ImageLike, str | Sequence[str]]]
@@ -88,7 +89,7 @@ def open_source(
     if not is_table(path):
         raise InputError(f"{name}: not a kind of data that is known; give {_TAKES}")
     if path.suffix.lower() == ".json":
-        document = load_json(path, encoding)
+        document = read_json(path, encoding)
         if is_coco(document):
             _refuse_split(name, split)
             return read_coco(path, cast("dict[str, object]", document), folder)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from coalign.data.json_files import read_json
 from coalign.data.samples import Problem, Where
-from coalign.data.tables import load_json
 from coalign.errors import InputError
 
 
@@ -59,7 +59,7 @@ def read_squad(path: str | Path) -> Questions:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{file}: no such file")
-    document = load_json(file)
+    document = read_json(file)
     articles = _list(_field(document, "data", str(file)), f"{file}, data")
     rows: list[Question] = []
     problems: list[Problem] = []
@@ -80,7 +80,7 @@ def read_squad(path: str | Path) -> Questions:
                 with_negatives |= negative
                 rows.append(row)
                 if wrong:
-                    problems.append(Problem(Where(str(file), row.id), wrong))
+                    problems.append(Problem(Where(str(file), f"with the id {row.id!r}"), wrong))
     if not rows:
         raise InputError(f"{file}: holds no question")
     return Questions(str(file), tuple(rows), with_negatives, tuple(problems))

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from coalign.data.json_files import read_json
 from coalign.data.samples import Pairs, PairsBuilder, texts_of
 from coalign.errors import InputError
 
@@ -317,23 +318,11 @@ def _parsed(number: int, line: str) -> Row:
 
 
 def _read_json(path: Path, encoding: str | None) -> Opened:
-    document = load_json(path, encoding)
+    document = read_json(path, encoding)
     if not isinstance(document, list):
         raise InputError(f"{path}: expected a list of records, COCO captions or a Karpathy split")
     records = cast("list[object]", document)
     return _with_names(_record(number, record) for number, record in enumerate(records, 1))
-
-
-def load_json(path: Path, encoding: str | None = None) -> object:
-    """A whole JSON file.
-
-    Raises:
-        InputError: It is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding=encoding or "utf-8-sig"))
-    except (ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
 
 
 def _record(number: int, record: object, note: str = "") -> Row:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coalign.data.json_files import read_json
 from coalign.data.series.utterances import (
     SPLITS,
     SeriesData,
@@ -27,7 +28,6 @@ from coalign.data.series.utterances import (
     places_in_words,
     split_by_hash,
 )
-from coalign.data.tables import load_json
 from coalign.errors import InputError
 
 SPLITS_FILE = "splits.json"
@@ -202,7 +202,7 @@ def _splits(folder: Path, videos: Sequence[str]) -> tuple[dict[str, str], str]:
     if not path.is_file():
         note = f"no {SPLITS_FILE}: the videos are split 70 : 10 : 20 by a hash of their ids, not as published"
         return {video: split_by_hash(video) for video in videos}, note
-    content = load_json(path)
+    content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(ids, list) for ids in cast("Any", content).values()):
         raise InputError(f'{path}: should be {{"train": [ids], "valid": [ids], "test": [ids]}}')
     assign: dict[str, str] = {}

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from coalign.data.json_files import read_json
 from coalign.data.series.utterances import SeriesData, Utterance
-from coalign.data.tables import load_json
 from coalign.errors import InputError
 
 FILE = "series.json"
@@ -62,7 +62,7 @@ def write_files(data: SeriesData, folder: Path) -> dict[str, Any]:
 
 def read_folder(folder: Path) -> SeriesData:
     """Reads what `write_files` wrote. Errors: `InputError` that names the file that is missing or damaged."""
-    about = load_json(folder / FILE)
+    about = read_json(folder / FILE)
     if not isinstance(about, dict) or cast("dict[str, Any]", about).get("format") != _FORMAT:
         raise InputError(f"{folder / FILE}: is not of the format {_FORMAT!r}")
     known = cast("dict[str, Any]", about)

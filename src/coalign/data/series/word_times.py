@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from coalign.data.tables import load_json
+from coalign.data.json_files import read_json
 from coalign.errors import InputError
 
 SUFFIXES = (".json", ".ctm", ".textgrid")
@@ -62,7 +62,7 @@ def _escaped(name: str) -> str:
 
 
 def _from_json(path: Path) -> Iterator[tuple[str, float, float]]:
-    content = load_json(path)
+    content = read_json(path)
     for number, entry in enumerate(_entries(path, content)):
         word, start, end = (_first(entry, names) for names in (_WORD, _START, _END))
         try:
