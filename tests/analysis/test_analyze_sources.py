@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,24 @@ def test_other_columns_become_labels_and_numbers(table: Path) -> None:
     assert list(chosen.labels) == ["who1"] and not chosen.numbers
     with pytest.raises(InputError, match=r"pairs.csv: no column 'sort'; the columns there are: image, caption"):
         pair_columns(open_source(table), labels=["sort"])
+
+
+def test_a_label_of_many_numbers_is_cut_into_quarters(table: Path, tmp_path: Path) -> None:
+    lines = ["image,text,n", *(f"{table.parent}/{i % 12}.png,text {i},{i * 1.5}" for i in range(80))]
+    (tmp_path / "n.csv").write_text("\n".join(lines))
+    counts = Counter(pair_columns(open_source(tmp_path / "n.csv"), labels=["n"]).labels["n"])
+    assert len(counts) == 4 and set(counts.values()) <= {19, 20, 21} and "over 88.875" in counts
+
+
+def test_images_in_class_folders(capsys: pytest.CaptureFixture[str], table: Path, tmp_path: Path) -> None:
+    for i in range(12):
+        folder = tmp_path / "data" / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.png").write_bytes((table.parent / f"{i}.png").read_bytes())
+    status, out, err = call(capsys, "analyze", tmp_path / "data", "--out", tmp_path / "r", "--vit-steps", 0, "--json")
+    assert status == 0 and json.loads(out)["rows"] == 12, err
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["labels"][0]["counts"] == {"cat": 6, "dog": 6} and report["texts"] is None
 
 
 def test_rows_of_one_image_are_one_group(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ HELP = Help("your own data", "DATA", "what is in a data set, and what a model wo
 
 DATA_HELP = (
     "What training reads: image-text pairs (a table, a folder of images with a .txt beside each, COCO or Karpathy "
-    "JSON, .tar shards, the name of a Hugging Face data set), a folder of videos with subtitles, series (a .pkl of "
-    'MulT, MAG or MMSA, a folder of .csd files or of coalign convert-data), or "emoji", the quick start\'s pairs.'
+    "JSON, .tar shards, the name of a Hugging Face data set), images alone or in class folders, a folder of videos "
+    "with subtitles, series (a .pkl of MulT, MAG or MMSA, a folder of .csd files or of coalign convert-data), or "
+    '"emoji", the quick start\'s pairs.'
 )
 Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 T = TypeVar("T")
@@ -41,6 +42,7 @@ def command(
     captions: OptionalPath = None,
     info: OptionalPath = None,
     sense: Names = (),
+    layers: Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")] = (),
     pairs: int = 4000,
     decode: int = 20_000,
     vit_steps: int = 200,
@@ -71,6 +73,7 @@ def command(
         captions: Where the subtitles of videos are, if not beside them: a folder, or HowTo100M's caption.json.
         info: A table of the videos with video_id, task and category, such as HowTo100M_v1.csv.
         sense: Words whose uses in context are laid out. By default those common ones that fall apart most.
+        layers: Layers of the encoders whose maps are drawn beside the last; words' uses are laid out after the first.
         pairs: How many pairs are encoded.
         decode: How many images are decoded.
         vit_steps: How long a small ViT is trained on the images; 0 leaves it out.
@@ -102,7 +105,7 @@ def command(
     if run is not None:
         towers = run_towers(run, load_run(run), towers)
     tokenizer = Tokenizer.load(minilm_folder()) if len(columns.texts) else None
-    chosen = Options(decode, pairs, senses=sense, seed=seed)
+    chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
     cache = out / "cache"
     found = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
     if other is not None:
@@ -126,11 +129,14 @@ def _open(options: Pairs, asked: dict[str, Any]) -> Any:
     """The columns of whatever kind of data it is."""
     from coalign.analysis.datasets.sources import (
         emoji_columns,
+        image_columns,
         pair_columns,
         region_columns,
         series_columns,
         video_columns,
     )
+    from coalign.data.folders import image_files
+    from coalign.data.labelled_images import is_plain, open_images, open_labelled
     from coalign.data.narrated import open_narrated
     from coalign.data.region_files import open_regions
     from coalign.data.region_pairs import RegionPairs
@@ -146,6 +152,12 @@ def _open(options: Pairs, asked: dict[str, Any]) -> Any:
     if path.is_dir() and find_videos(path) and not any(path.glob("*.txt")):
         videos = open_narrated(path, captions=asked["captions"], info=asked["info"])
         return video_columns(videos, _progress(videos.videos, "reading videos"))
+    if is_plain(path) and not any(map(_captioned, image_files(path))):
+        if any(place.is_dir() for place in path.iterdir()):
+            return image_columns(open_labelled(path, split=options.split))
+        if any(True for _ in image_files(path)):
+            say(f"{path}: no .txt or .json beside any image, so the images alone are looked at")
+            return image_columns(open_images(path, split=options.split))
     source = open_source(
         options.data,
         image_column=options.image_column,
@@ -157,6 +169,10 @@ def _open(options: Pairs, asked: dict[str, Any]) -> Any:
         return region_columns(RegionPairs(source, open_regions(asked["regions"])))
     read = [name for name in (options.image_column, *options.text_column) if name]
     return pair_columns(source, labels=list(asked["label"]) or None, annotators=asked["annotators"], read=read)
+
+
+def _captioned(image: Path) -> bool:
+    return any(image.with_suffix(ending).is_file() for ending in (".txt", ".json"))
 
 
 def _is_series(path: Path) -> bool:

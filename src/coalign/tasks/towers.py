@@ -109,23 +109,24 @@ class BertTower:
         return found | {BERT: found[f"{BERT}, layer {self.depth}"]}
 
     def word_states(self, texts: Sequence[str], word: str, most: int = 400) -> tuple[Ints, Floats, int]:
-        """The states of a word two layers before the last, where senses part best, in each of its first texts."""
-        layer = max(self.depth - 2, 1)
+        """The states [n, L + 1, D] of a word in each of its first texts, after the embedding and every layer; senses
+        part best two layers before the last."""
         pieces = self._tokenizer.ids(word)
         rows = [i for i, text in enumerate(texts) if word in words_of(text)][:most]
         kept: list[int] = []
         found: list[Tensor] = []
         for part in _batches(rows, 64):
-            states = self._states([texts[i] for i in part])[layer]
+            layers = self._states([texts[i] for i in part])
             batch = self._encode([texts[i] for i in part])
-            ids = batch.values.split(batch.lengths.tolist())
-            for i, own, values in zip(part, ids, states.values.split(states.lengths.tolist()), strict=True):
+            ids, lengths = batch.values.split(batch.lengths.tolist()), batch.lengths.tolist()
+            states = torch.stack([layer.values for layer in layers], 1).split(lengths)
+            for i, own, values in zip(part, ids, states, strict=True):
                 at = _find(own.tolist(), pieces)
                 if at is not None:
                     kept.append(i)
                     found.append(values[at : at + len(pieces)].mean(0))
-        vectors = torch.stack(found).numpy() if found else np.empty((0, 1), np.float32)
-        return np.array(kept, np.int64), vectors, layer
+        vectors = torch.stack(found).numpy() if found else np.empty((0, self.depth + 1, 1), np.float32)
+        return np.array(kept, np.int64), vectors, max(self.depth - 2, 1)
 
     def _encode(self, texts: Sequence[str]) -> Packed:
         return self._tokenizer.encode(list(texts), 256).ids

@@ -2,120 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from scipy.stats import norm, skew, t
-from sklearn.model_selection import GroupKFold
-from torch import Tensor, nn
 
 from coalign.analysis.datasets.columns import Floats, Ints
 from coalign.analysis.datasets.drawing import bars, histograms
-from coalign.analysis.datasets.representations import mean_interval, unit_rows
+from coalign.analysis.datasets.representations import mean_interval
+from coalign.analysis.datasets.shared_space import SharedSpace
 from coalign.errors import InputError
 
-HEADS, STEPS, BATCH, TEMPERATURE = 64, 300, 256, 0.07
 TAIL = 8  # degrees of freedom of the scores of right pairs
-Folds = list[Ints]
-
-
-# ---------------------------------------------------------------------------------------------------- a shared space
-@dataclass(frozen=True)
-class SharedSpace:
-    """Unit vectors [N, D] of images and texts. `folds` part the rows: only vectors of one fold may be compared, since
-    each fold's were made by heads that had not seen its rows. A run's vectors are all of one fold."""
-
-    image: Floats
-    text: Floats
-    folds: Folds
-    by: str
-    heads: list[tuple[nn.Linear, nn.Linear]] = field(default_factory=list[tuple[nn.Linear, nn.Linear]], repr=False)
-    scales: tuple[Tensor, ...] = field(default=(), repr=False)
-
-    def text_vectors(self, features: Floats, fold: int) -> Floats:
-        """Vectors of other texts from their features, by the heads of a fold."""
-        if not self.heads:
-            return unit_rows(features)
-        mean, deviation = self.scales[2:]
-        with torch.no_grad():
-            rows = (torch.as_tensor(features).float() - mean) / deviation
-            return F.normalize(self.heads[fold][1](rows), dim=1).numpy()
-
-
-def whole_space(image: Floats, text: Floats, by: str) -> SharedSpace:
-    """The space of a model that compares images with texts itself."""
-    return SharedSpace(unit_rows(image), unit_rows(text), [np.arange(len(image))], by)
-
-
-def linear_heads(
-    image: Floats,
-    text: Floats,
-    groups: Ints,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    by: str = "linear heads",
-    shown: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> SharedSpace:
-    """Two linear maps into one space, trained contrastively on frozen features [N, ·] (InfoNCE, van den Oord et al.
-    2018), for each fold on the other folds. So no pair is judged by heads that learnt it by heart."""
-    folds = min(folds, len(np.unique(groups)))
-    if folds < 2:
-        raise InputError("a space for images and texts needs at least 2 different images")
-    parts = [test for _, test in GroupKFold(folds, shuffle=True, random_state=seed).split(image, groups=groups)]
-    a, b = torch.as_tensor(image).float(), torch.as_tensor(text).float()
-    scales = (*_scale(a), *_scale(b))
-    a, b = (a - scales[0]) / scales[1], (b - scales[2]) / scales[3]
-    vectors = np.zeros((len(a), HEADS), np.float32), np.zeros((len(a), HEADS), np.float32)
-    heads: list[tuple[nn.Linear, nn.Linear]] = []
-    ids = torch.as_tensor(groups)
-    for fold in shown(range(folds)):
-        train = torch.as_tensor(np.setdiff1d(np.arange(len(a)), parts[fold]))
-        pair = _train(a[train], b[train], ids[train], seed)
-        heads.append(pair)
-        test = torch.as_tensor(parts[fold])
-        with torch.no_grad():
-            vectors[0][parts[fold]] = F.normalize(pair[0](a[test]), dim=1).numpy()
-            vectors[1][parts[fold]] = F.normalize(pair[1](b[test]), dim=1).numpy()
-    return SharedSpace(*vectors, parts, by, heads, scales)
-
-
-def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of features [N, D]; of those that hardly vary it is infinite, which leaves them out:
-    nothing is learnt of them, and a changed text would be a thousand deviations away."""
-    deviation = x.std(0)
-    return x.mean(0), deviation.masked_fill(deviation < 0.05 * deviation.mean(), float("inf"))
-
-
-def _train(a: Tensor, b: Tensor, ids: Tensor, seed: int) -> tuple[nn.Linear, nn.Linear]:
-    generator = torch.Generator().manual_seed(seed)
-    heads = nn.Linear(a.shape[1], HEADS), nn.Linear(b.shape[1], HEADS)
-    for head in heads:
-        bound = 1 / head.in_features**0.5
-        with torch.no_grad():
-            head.weight.uniform_(-bound, bound, generator=generator)
-            head.bias.zero_()
-    parameters = [p for head in heads for p in head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, 3e-3, weight_decay=0.3)
-    for step in range(STEPS):
-        rows = torch.randperm(len(a), generator=generator)[:BATCH]
-        noise = [torch.rand(len(rows), x.shape[1], generator=generator) > 0.2 for x in (a, b)]  # dropout of features
-        image, text = (
-            F.normalize(head(x[rows] * keep / 0.8), dim=1) for head, x, keep in zip(heads, (a, b), noise, strict=True)
-        )
-        same = ids[rows][:, None] == ids[rows][None]
-        logits = (image @ text.T / TEMPERATURE).masked_fill(same & ~torch.eye(len(rows), dtype=torch.bool), -1e4)
-        target = torch.arange(len(rows))
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        optimiser.param_groups[0]["lr"] = 3e-3 * (1 - step / STEPS)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return heads
+DRAWN = 20_000  # similarities of mismatched pairs that are kept of each fold
 
 
 # ------------------------------------------------------------------------------------------------------- comparisons
@@ -131,7 +33,9 @@ class Comparison:
     deviations of mismatched pairs.
     `mismatch` [N] is the posterior probability that a pair is mismatched, `expected` their number; `usable` says
     whether matched pairs stand out enough for these two to mean anything. `rank` [N]: the place of a row's own text
-    among all texts of the fold.
+    among all texts of the fold for its image, `text_rank` [N] that of its image for its text; `above` [N] the share of
+    mismatched pairs of its image or text that are less similar than the matched one; `near` [N] how often a row's text
+    (or image) is among the 10 nearest; `apart` [N] its image minus its text, along the line between the means.
     """
 
     by: str
@@ -141,6 +45,10 @@ class Comparison:
     score: Floats = field(repr=False)
     mismatch: Floats = field(repr=False)
     rank: Ints = field(repr=False)
+    text_rank: Ints = field(repr=False)
+    above: Floats = field(repr=False)
+    near: dict[str, Floats] = field(repr=False)
+    apart: Floats = field(repr=False)
     separation: float
     gap: float
     hubness: dict[str, float]
@@ -173,67 +81,75 @@ def compare_pairs(
     """Compares the pairs of a shared space; pairs of one group or text are no mismatch of each other."""
     n = len(groups)
     matched = (space.image * space.text).sum(1)
-    score, rank, hits = np.zeros(n), np.zeros(n, np.int64), {"image to text": np.zeros(n), "text to image": np.zeros(n)}
-    counts = {"texts": np.zeros(n), "images": np.zeros(n)}
+    score, above, apart = np.zeros(n), np.full(n, np.nan), np.zeros(n)
+    ranks = {"image to text": np.ones(n, np.int64), "text to image": np.ones(n, np.int64)}
+    near: dict[str, Floats] = {"texts": np.zeros(n), "images": np.zeros(n)}
     null: list[Floats] = []
     raw: list[Floats] = []
-    generator = np.random.default_rng(seed)
-    kinds = (
-        np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)[1] if len(texts) else np.arange(n)
-    )
     gaps: list[float] = []
+    generator = np.random.default_rng(seed)
+    kinds = np.unique(np.asarray(texts, dtype=str), return_inverse=True)[1] if len(texts) else np.arange(n)
     for fold in space.folds:
         image, text = space.image[fold], space.text[fold]
         scores = image @ text.T
         same = (groups[fold][:, None] == groups[fold][None]) | (kinds[fold][:, None] == kinds[fold][None])
-        other = np.where(same, np.nan, scores)
-        if np.isnan(other).all():
+        if same.all():
             continue
-        rows = np.nan_to_num(np.nanmean(other, 1, keepdims=True)) if len(fold) > 1 else 0.0
-        columns = np.nan_to_num(np.nanmean(other, 0, keepdims=True))
-        centred = scores - rows - columns
-        own = np.diagonal(centred)
-        away = centred[~same]
-        away = away if len(away) < 200_000 else generator.choice(away, 200_000, replace=False)
-        score[fold] = (own - away.mean()) / (away.std() + 1e-9)
+        own = np.diagonal(scores)
+        others = np.where(same, 0.0, scores)
+        number = np.maximum((~same).sum(1), 1)
+        of_image, of_text = others.sum(1) / number, others.sum(0) / number
+        centred = scores - of_image[:, None] - of_text[None]
+        away = _drawn(centred[~same], 10 * DRAWN, generator)
+        score[fold] = (np.diagonal(centred) - away.mean()) / (away.std() + 1e-9)
         null.append((away - away.mean()) / (away.std() + 1e-9))
-        seen = scores[~same]
-        raw.append(seen if len(seen) < 20_000 else generator.choice(seen, 20_000, replace=False))
-        diagonal = np.diagonal(scores)
-        beaten = {"image to text": (np.where(same, -np.inf, scores) > diagonal[:, None]).sum(1)}
-        beaten["text to image"] = (np.where(same, -np.inf, scores) > diagonal[None]).sum(0)
-        for way, number in beaten.items():
-            hits[way][fold] = number
-        rank[fold] = beaten["image to text"] + 1
-        near = min(k, len(fold))
-        counts["texts"][fold] = np.bincount(np.argsort(-scores, 1)[:, :near].ravel(), minlength=len(fold))
-        counts["images"][fold] = np.bincount(np.argsort(-scores, 0)[:near].ravel(), minlength=len(fold))
-        gaps.append(float(np.linalg.norm(image.mean(0) - text.mean(0))))
+        raw.append(_drawn(scores[~same], DRAWN, generator))
+        lost = np.where(same, -np.inf, scores) > own[:, None], np.where(same, -np.inf, scores) > own[None]
+        ranks["image to text"][fold], ranks["text to image"][fold] = 1 + lost[0].sum(1), 1 + lost[1].sum(0)
+        above[fold] = 1 - (lost[0].sum(1) + lost[1].sum(0)) / (2 * number)
+        several = min(k, len(fold))
+        near["texts"][fold] = np.bincount(np.argsort(-scores, 1)[:, :several].ravel(), minlength=len(fold))
+        near["images"][fold] = np.bincount(np.argsort(-scores, 0)[:several].ravel(), minlength=len(fold))
+        between = image.mean(0) - text.mean(0)
+        gaps.append(float(np.linalg.norm(between)))
+        apart[fold] = (image - text) @ (between / max(gaps[-1], 1e-9))
     if not null:
         raise InputError("all pairs have one image or one text, so no pair can be told from a mismatched one")
     mismatch, usable = posterior(score, np.concatenate(null))
-    away = np.concatenate(raw)
     gallery = int(np.median([len(fold) for fold in space.folds]))
-    recall = {f"{way}, R@{c}": float((number < c).mean()) for way, number in hits.items() for c in (1, 10)}
+    recall = {f"{way}, R@{c}": float((rank <= c).mean()) for way, rank in ranks.items() for c in (1, 10)}
     recall |= {f"chance, R@{c}": min(1.0, c / gallery) for c in (1, 10)}
-    hubs = np.argsort(-counts["texts"])[:10].tolist()
+    away = np.concatenate(raw)
     return Comparison(
-        space.by,
-        n,
-        matched,
-        away,
-        score,
-        mismatch,
-        rank,
-        float((np.searchsorted(np.sort(away), matched) / len(away)).mean()),
-        float(np.mean(gaps)),
-        {name: float(skew(number)) if number.std() > 0 else 0.0 for name, number in counts.items()},
-        [(i, int(counts["texts"][i])) for i in hubs],
-        recall,
-        gallery,
-        float(mismatch.sum()) if usable else float("nan"),
-        usable,
+        by=space.by,
+        pairs=n,
+        matched=matched,
+        mismatched=away,
+        score=score,
+        mismatch=mismatch,
+        rank=ranks["image to text"],
+        text_rank=ranks["text to image"],
+        above=above,
+        near=near,
+        apart=apart,
+        separation=float((np.searchsorted(np.sort(away), matched) / len(away)).mean()),
+        gap=float(np.mean(gaps)),
+        hubness={name: skewness(number) for name, number in near.items()},
+        text_hubs=[(i, int(near["texts"][i])) for i in np.argsort(-near["texts"])[:10].tolist()],
+        recall=recall,
+        gallery=gallery,
+        expected=float(mismatch.sum()) if usable else float("nan"),
+        usable=usable,
     )
+
+
+def skewness(values: Floats) -> float:
+    """The skewness of [n] values, 0 where all are equal."""
+    return float(skew(values)) if values.std() > 0 else 0.0
+
+
+def _drawn(values: Floats, most: int, generator: np.random.Generator) -> Floats:
+    return values if len(values) <= most else generator.choice(values, most, replace=False)
 
 
 def own_above_others(space: SharedSpace) -> Floats:
@@ -292,10 +208,12 @@ class GroundedWord:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The words that were tried, the most grounded first."""
+    """The words that were tried, the most grounded first, in `texts` changed texts; `by_row` [N] is the mean fall in a
+    row's text, NaN where none of its words was left out."""
 
     words: list[GroundedWord]
     texts: int
+    by_row: Floats = field(repr=False)
 
     def plot(self) -> Any:
         shown = self.words if len(self.words) <= 30 else [*self.words[:20], *self.words[-10:]]
@@ -324,8 +242,6 @@ def ground_words(
         words: Which words to try.
         uses: In how many texts at most.
     """
-    import re
-
     generator = np.random.default_rng(seed)
     fold_of = np.zeros(len(texts), np.int64)
     for number, fold in enumerate(space.folds):
@@ -343,17 +259,20 @@ def ground_words(
             places += [(word, i) for i in found]
             changed += [re.sub(r"\s+", " ", pattern.sub("", texts[i])).strip(" ,;") for i in found]
     if not changed:
-        return Grounding([], 0)
+        return Grounding([], 0, np.full(len(texts), np.nan))
     features = without(changed)
     falls: dict[str, list[float]] = {}
+    by_row: dict[int, list[float]] = {}
     for (word, i), row in zip(places, features, strict=True):
         fold = space.folds[fold_of[i]]
         after = space.text_vectors(row[None], int(fold_of[i]))[0]
         change = space.image[fold] @ (space.text[i] - after)
         own = float(space.image[i] @ (space.text[i] - after))
-        falls.setdefault(word, []).append(own - float(change.mean()))
+        for part in (falls.setdefault(word, []), by_row.setdefault(i, [])):
+            part.append(own - float(change.mean()))
     found = [GroundedWord(word, len(part), *mean_interval(np.array(part), seed)) for word, part in falls.items()]
-    return Grounding(sorted(found, key=lambda w: -w.fall), len(changed))
+    rows = np.array([np.mean(by_row[i]) if i in by_row else np.nan for i in range(len(texts))])
+    return Grounding(sorted(found, key=lambda w: -w.fall), len(changed), rows)
 
 
 # ------------------------------------------------------------------------------------------------------ information

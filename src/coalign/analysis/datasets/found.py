@@ -32,6 +32,8 @@ class Options:
     """Words whose grounding is tried."""
     senses: tuple[str, ...] = ()
     """Words whose occurrences are laid out; without, the three that fall apart most of some common ones."""
+    layers: tuple[int, ...] = ()
+    """Layers of the encoders that are laid out and compared beside their last; of a word's states, the first."""
     seed: int = 0
 
 
@@ -54,6 +56,7 @@ class Study:
     offset: Offset | None = None
     maps: list[Map] = field(default_factory=list[Map])
     similarity: Similarity | None = None
+    layer_similarity: Similarity | None = None
     probes: list[Probes] = field(default_factory=list[Probes])
     senses: list[Senses] = field(default_factory=list[Senses])
     comparison: Comparison | None = None

@@ -97,6 +97,7 @@ class ImageStatistics:
         """Every figure with its caption."""
         return [
             ("Sizes", self.plot()),
+            ("Aspect", histogram(self.aspect, "width over height", "images")),
             ("Brightness", histogram(self.brightness, "mean grey, 0 to 255", "images")),
             ("Contrast", histogram(self.contrast, "deviation of grey", "images")),
             ("Colourfulness", histogram(self.colourfulness, "colourfulness", "images")),
@@ -225,8 +226,9 @@ def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
     if len(unique) > 1:
         hashes = np.stack([looks[i].hash for i in unique]).view(np.uint64)[:, 0]  # pyright: ignore[reportArgumentType, reportCallIssue]
         small = np.stack([looks[i].small for i in unique]).reshape(len(unique), -1).astype(np.float32)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        for begin in range(0, len(unique), 512):
-            part = hashes[begin : begin + 512]
+        size = max(16, 8_000_000 // len(unique))  # 64 MB at once
+        for begin in range(0, len(unique), size):
+            part = hashes[begin : begin + size]
             near = np.bitwise_count(part[:, None] ^ hashes[None, begin:]) <= BITS
             for a, b in zip(*(np.nonzero(np.triu(near, 1))), strict=True):
                 if np.abs(small[begin + a] - small[begin + b]).max() <= ALIKE:

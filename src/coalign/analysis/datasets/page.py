@@ -19,6 +19,7 @@ from coalign.analysis.datasets.columns import plain
 from coalign.analysis.datasets.findings import SEVERITY
 from coalign.analysis.datasets.found import Study, row_table
 from coalign.analysis.datasets.sections import picture, sections_of
+from coalign.analysis.datasets.series import SeriesStatistics
 from coalign.analysis.pictures import replacing, write_text
 from coalign.errors import InputError
 
@@ -36,27 +37,110 @@ def write_study(found: Study, folder: Path) -> Path:
 
 
 def tables(found: Study) -> dict[str, Any]:
-    """The study's tables (`pyarrow.Table`) by name: "pairs", a row a pair that was looked at, with every measure;
-    "words"; "findings"; "slices"; "probes"."""
-    parts: dict[str, Any] = {}
+    """The study's tables (`pyarrow.Table`) by name: "pairs" has a row for each pair that was looked at, with every
+    measure; the others are those of the page, and what its figures are drawn from. Empty ones are left out, but
+    "findings" is always there."""
+    data, parts = found.columns, dict[str, Any]()
     if len(found.rows):
         parts["pairs"] = pa.table(row_table(found))
+    columns = [(name, pa.string()) for name in ("kind", "title", "detail", "subject")]
+    schema = pa.schema([*columns, ("severity", pa.int64()), ("rows", pa.list_(pa.int64()))])
+    parts["findings"] = pa.Table.from_pylist([plain(finding) for finding in found.findings], schema=schema)
+    lists: dict[str, list[dict[str, Any]]] = {
+        "slices": [{"slice": s.name, "size": s.size} | plain(d) for s in found.slices for d in s.differences],
+        "probes": [
+            {"label": p.label, "majority": p.majority} | {k: v for k, v in plain(q).items() if not isinstance(v, dict)}
+            for p in found.probes
+            for q in p.probes
+        ],
+        "labels": [{"label": p.name, "value": v, "rows": n} for p in found.labels for v, n in p.counts.items()],
+        "label_words": [
+            {"label": name, "value": value, "word": word, "z": z}
+            for name, by_value in found.label_words.items()
+            for value, words in by_value.items()
+            for word, z in words
+        ],
+        "leaks": [plain(leak) for leak in found.leaks],
+        "agreement": [plain(part) for part in found.agreements],
+        "series": [_series(part) for part in found.series],
+        "information": [
+            {"label": p.label, "part": part, "bits": value, "low": low, "high": high}
+            for p in found.information
+            for part in ("text", "image", "both", "only_text", "only_image", "redundancy")
+            for value, low, high in [getattr(p, part)]
+        ],
+        "maps": [
+            {"map": m.name, "row": row, "x": float(x), "y": float(y), "cluster": c + 1}
+            for m in found.maps
+            for row, (x, y), c in zip(m.rows.tolist(), m.places, m.cluster.tolist(), strict=True)
+        ],
+        "clusters": [
+            {"map": m.name, "cluster": c + 1, "items": size, "words": m.cluster_words[c]}
+            for m in found.maps
+            for c, size in enumerate(m.cluster_sizes)
+        ],
+        "neighbours": [
+            {"map": m.name, "row": row, "neighbours": near} for m in found.maps for row, near in m.neighbours
+        ],
+        "similarity": [
+            {"a": a, "b": b, "cka": part.cka[i, j], "mutual_knn": part.mutual_knn[i, j], "items": part.items}
+            for part in (found.similarity, found.layer_similarity)
+            if part is not None
+            for i, a in enumerate(part.names)
+            for j, b in enumerate(part.names[:i])
+        ],
+        "senses": [
+            {"word": s.word, "layer": s.layer, "row": row, "x": float(x), "y": float(y), "cluster": c + 1}
+            for s in found.senses
+            for row, (x, y), c in zip(s.rows.tolist(), s.places, s.cluster.tolist(), strict=True)
+        ],
+    }
     if found.texts is not None:
-        top = found.texts.top_words
-        parts["words"] = pa.table({"word": [w for w, _ in top], "count": [n for _, n in top]})
-    findings = [plain(finding) for finding in found.findings]
-    schema = pa.schema(
-        [(name, pa.string()) for name in ("kind", "title", "detail", "subject")]
-        + [("severity", pa.int64()), ("rows", pa.list_(pa.int64()))]
-    )
-    parts["findings"] = pa.Table.from_pylist(findings, schema=schema)
-    differences = [{"slice": s.name, "size": s.size} | plain(d) for s in found.slices for d in s.differences]
-    if differences:
-        parts["slices"] = pa.Table.from_pylist(differences)
-    probes = [{"label": p.label, "majority": p.majority} | plain(q) for p in found.probes for q in p.probes]
-    if probes:
-        parts["probes"] = pa.Table.from_pylist(probes)
-    return parts
+        text = found.texts
+        lists["words"] = [{"word": word, "count": count} for word, count in text.counts.most_common(10_000)]
+        lists["duplicate_texts"] = [{"rows": group, "text": data.texts[group[0]]} for group in text.duplicates]
+        lists["near_duplicate_texts"] = [{"row": a, "other": b, "overlap": o} for a, b, o in text.near_duplicates]
+    if found.images is not None:
+        lists["duplicate_images"] = [{"rows": group} for group in found.images.duplicates]
+        lists["broken_images"] = [{"row": row, "reason": reason} for row, reason in found.images.broken]
+    if found.videos is not None:
+        names = ("category", "tasks", "videos", "clips", "hours")
+        lists["videos"] = [dict(zip(names, line, strict=True)) for line in found.videos.table]
+    if found.offset is not None:
+        lists["offset"] = [
+            {"shift": shift, "fit": fit, "low": low, "high": high}
+            for shift, fit, low, high in zip(
+                found.offset.shifts, found.offset.fit, found.offset.low, found.offset.high, strict=True
+            )
+        ]
+    if found.comparison is not None and found.comparison.usable:
+        compared = found.comparison
+        lists["mismatched"] = [
+            {"row": int(found.rows[i]), "probability": float(compared.mismatch[i]), "score": float(compared.score[i])}
+            for i in compared.suspects[:1000]
+        ]
+    if found.grounding is not None:
+        lists["grounded_words"] = [plain(word) | {"grounded": word.grounded} for word in found.grounding.words]
+    if found.against is not None:
+        lists["against"] = [plain(d) for d in found.against.measures.differences]
+        lists["shifts"] = [plain(shift) for shift in found.against.shifts]
+    return parts | {name: pa.Table.from_pylist(rows) for name, rows in lists.items() if rows}
+
+
+def _series(part: SeriesStatistics) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "features": part.width,
+        "mean_steps": float(part.lengths.mean()),
+        "missing": part.missing.tolist(),
+        "infinite": part.infinite.tolist(),
+        "minimum": part.minimum.tolist(),
+        "maximum": part.maximum.tolist(),
+        "constant": part.constant,
+        "exploding": [feature for feature, _ in part.exploding],
+        "empty": part.empty,
+        "zero": part.zero,
+    }
 
 
 def render(found: Study) -> str:

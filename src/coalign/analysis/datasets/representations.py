@@ -29,13 +29,16 @@ FOLDS, RESAMPLES, WIDTH = 5, 1000, 64
 @dataclass(frozen=True)
 class Similarity:
     """How alike representations of the same `items` are, [R, R] each: linear CKA (Kornblith et al. 2019, equation 5)
-    and the mean share of the `k` nearest neighbours that two have in common (mutual k-NN; Huh et al. 2024)."""
+    and the mean share of the `k` nearest neighbours that two have in common (mutual k-NN; Huh et al. 2024). `rows`
+    [n] are the items' places, `shared` the shares [n] of each two representations."""
 
     names: list[str]
     cka: Floats
     mutual_knn: Floats
     k: int
     items: int
+    rows: Ints = field(repr=False)
+    shared: dict[tuple[str, str], Floats] = field(repr=False)
 
     def plot(self) -> Any:
         return heatmap(self.cka, self.names, "CKA")
@@ -57,8 +60,12 @@ def linear_cka(x: Floats, y: Floats) -> float:
 
 def mutual_knn(x: Floats, y: Floats, k: int = 10) -> float:
     """The mean share of an item's `k` nearest neighbours (cosine) in `x` that are so in `y` too."""
-    a, b = nearest(x, k), nearest(y, k)
-    return float(np.mean([len(set(p) & set(q)) / len(p) for p, q in zip(a.tolist(), b.tolist(), strict=True)]))
+    return float(_shared(nearest(x, k), nearest(y, k)).mean())
+
+
+def _shared(a: Ints, b: Ints) -> Floats:
+    """[N] the share of [N, k] neighbours that are in [N, k] others."""
+    return np.array([len(set(p) & set(q)) / max(len(p), 1) for p, q in zip(a.tolist(), b.tolist(), strict=True)])
 
 
 def nearest(x: Floats, k: int) -> Ints:
@@ -80,14 +87,17 @@ def similarity(representations: Mapping[str, Floats], k: int = 10, most: int = 2
     rows = sample_rows(len(representations[names[0]]), most, seed)
     if len(rows) < 4:
         raise InputError("comparing representations needs at least 4 items")
-    parts = [representations[name][rows].astype(float) for name in names]
+    parts = [representations[name][rows] for name in names]
     k = min(k, len(rows) - 1)
+    near = [nearest(part, k) for part in parts]
     cka, overlap = np.eye(len(names)), np.eye(len(names))
+    shared: dict[tuple[str, str], Floats] = {}
     for i in range(len(names)):
         for j in range(i):
-            cka[i, j] = cka[j, i] = linear_cka(parts[i], parts[j])
-            overlap[i, j] = overlap[j, i] = mutual_knn(parts[i], parts[j], k)
-    return Similarity(names, cka, overlap, k, len(rows))
+            cka[i, j] = cka[j, i] = linear_cka(parts[i].astype(float), parts[j].astype(float))
+            shared[names[j], names[i]] = _shared(near[i], near[j])
+            overlap[i, j] = overlap[j, i] = shared[names[j], names[i]].mean()
+    return Similarity(names, cka, overlap, k, len(rows), rows, shared)
 
 
 def unit_rows(x: Floats) -> Floats:
@@ -152,12 +162,17 @@ def map_items(
 
 def reduced(x: Floats, width: int) -> Floats:
     """The first principal components, at most `width`; x [N, D]. What does not vary has none: zeros."""
+    return x if min(width, *x.shape) >= x.shape[1] else (x - x.mean(0)) @ principal_axes(x, width)
+
+
+def principal_axes(x: Floats, width: int) -> Floats:
+    """[D, k] the axes of the first principal components of [N, D], at most `width`."""
     width = min(width, *x.shape)
     if width >= x.shape[1]:
-        return x
+        return np.eye(x.shape[1])
     if len(x) < 2 or not float(np.ptp(x, axis=0).max()) > 0:
-        return np.zeros((len(x), width))
-    return np.asarray(PCA(width, svd_solver="randomized", random_state=0).fit_transform(x))
+        return np.zeros((x.shape[1], width))
+    return np.asarray(PCA(width, svd_solver="randomized", random_state=0).fit(x).components_).T
 
 
 def _places(vectors: Floats, seed: int) -> tuple[Floats, str]:
@@ -292,21 +307,26 @@ def mean_interval(values: Floats, seed: int = 0) -> tuple[float, float, float]:
 
 
 def resampled_means(values: Floats, seed: int = 0) -> Floats:
-    """[1000] means of resamples of [n] or [n, k] values along the first axis."""
+    """[1000] or [1000, k] means of resamples of [n] or [n, k] values along the first axis, NaN aside."""
     generator = np.random.default_rng(seed)
+    real = np.isfinite(values).astype(float)
+    filled, whole = np.nan_to_num(values, posinf=0.0, neginf=0.0), bool(real.all())
     parts: list[Floats] = []
     for begin in range(0, RESAMPLES, 50):
         size = min(50, RESAMPLES - begin)
-        weights = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size)
-        parts.append(weights @ values / len(values))
+        weights = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size).astype(float)
+        number = len(values) if whole else weights @ real
+        with np.errstate(invalid="ignore"):
+            parts.append(weights @ filled / number)
     return np.concatenate(parts)
 
 
 # --------------------------------------------------------------------------------------------- one word, many senses
 @dataclass(frozen=True)
 class Senses:
-    """The occurrences of one word by its vectors in context, in two clusters. `silhouette` (0 to 1) says how far apart
-    they are; `examples` are texts of each cluster, with the words that set it apart."""
+    """The occurrences of one word by its vectors in context after `layer`, in two clusters. `silhouette` (0 to 1) says
+    how far apart they are, `by_layer` the same after every layer; `examples` are texts of each cluster, with the words
+    that set it apart."""
 
     word: str
     layer: int
@@ -314,6 +334,7 @@ class Senses:
     places: Floats = field(repr=False)
     cluster: Ints = field(repr=False)
     silhouette: float
+    by_layer: list[float]
     examples: list[list[str]]
     words: list[list[str]]
     hover: list[str] = field(repr=False)
@@ -323,13 +344,22 @@ class Senses:
         return scatter(self.places, self.hover, names, self.rows.tolist())
 
 
-def senses(word: str, layer: int, vectors: Floats, rows: Ints, texts: Sequence[str], seed: int = 0) -> Senses | None:
-    """Parts the occurrences `vectors` [n, D], in the texts numbered `rows`; None where there are too few."""
+def senses(word: str, layer: int, states: Floats, rows: Ints, texts: Sequence[str], seed: int = 0) -> Senses | None:
+    """Parts the occurrences of a word in the texts numbered `rows`; None where there are too few.
+
+    Args:
+        word: The word.
+        layer: The layer after which they are parted.
+        states: [n, L, D] the word's states, of every layer.
+        rows: [n] the rows of the texts that it is in.
+        texts: All texts of the data.
+        seed: Of the clusters.
+    """
     own = pick(texts, rows)
-    if len(rows) < 10 or len(np.unique(vectors.round(4), axis=0)) < 4:
+    if len(rows) < 10 or len(np.unique(states[:, layer].round(4), axis=0)) < 4:
         return None
-    flat = reduced(unit_rows(vectors.astype(float)), WIDTH)
-    cluster = np.asarray(KMeans(2, random_state=seed).fit_predict(flat), np.int64)
+    parted = [_parted(states[:, i], seed) for i in range(states.shape[1])]
+    flat, cluster, silhouette = parted[layer]
     found = label_words(own, [str(c) for c in cluster.tolist()])
     words = [[w for w, _ in found.get(str(c), []) if w != word] for c in range(2)]
     centres = [flat[cluster == c].mean(0) for c in range(2)]
@@ -338,15 +368,24 @@ def senses(word: str, layer: int, vectors: Floats, rows: Ints, texts: Sequence[s
         members = np.nonzero(cluster == c)[0]
         order = members[np.argsort(np.linalg.norm(flat[members] - centres[c], axis=1))]
         examples.append(list(dict.fromkeys(own[i] for i in order.tolist()))[:4])
-    places = reduced(flat - flat.mean(0), 2)
     return Senses(
         word,
         layer,
         rows,
-        places,
+        reduced(flat - flat.mean(0), 2),
         cluster,
-        float(silhouette_score(flat, cluster)),
+        silhouette,
+        [part[2] for part in parted],
         examples,
         words,
         [_hover(text, row) for text, row in zip(own, rows.tolist(), strict=True)],
     )
+
+
+def _parted(vectors: Floats, seed: int) -> tuple[Floats, Ints, float]:
+    """Unit vectors of fewer components, two clusters of them, and their silhouette."""
+    flat = reduced(unit_rows(vectors.astype(float)), WIDTH)
+    if len(np.unique(flat.round(4), axis=0)) < 3:
+        return flat, np.zeros(len(flat), np.int64), 0.0
+    cluster = np.asarray(KMeans(2, random_state=seed).fit_predict(flat), np.int64)
+    return flat, cluster, float(silhouette_score(flat, cluster))

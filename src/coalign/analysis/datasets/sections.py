@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coalign.analysis.datasets.drawing import lines
 from coalign.analysis.datasets.found import Study
+from coalign.analysis.datasets.slices import Difference
 from coalign.analysis.pictures import data_uri, fit
 from coalign.data.decode import BadSample, decode_image
 from coalign.errors import InputError
@@ -16,11 +19,12 @@ MOST = 24  # suspects, duplicates ... that are shown
 
 @dataclass(frozen=True)
 class Table:
-    """Columns with a name each, and rows of what stands in them."""
+    """Columns with a name each, and rows of what stands in them; those from `fold` on are shown on demand."""
 
     columns: list[str]
     rows: list[list[Any]]
     caption: str = ""
+    fold: int = 1000
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,10 @@ def _similarity(found: Study) -> list[Section]:
     if found.similarity is None:
         return []
     lead = "How alike the representations are: 1 is the same up to rotation and scale (CKA), or the same neighbours."
-    return [Section("similarity", "Representations side by side", lead, found.similarity.plots())]
+    figures = found.similarity.plots()
+    if found.layer_similarity is not None:
+        figures += [(f"Layer by layer. {caption}", figure) for caption, figure in found.layer_similarity.plots()]
+    return [Section("similarity", "Representations side by side", lead, figures)]
 
 
 def _probes(found: Study) -> list[Section]:
@@ -242,6 +249,8 @@ def _senses(found: Study) -> list[Section]:
             rows.append([part.word, c + 1, ", ".join(part.words[c][:6]), examples, f"{part.silhouette:.2f}"])
     columns = ["word", "cluster", "words beside it", "examples", "silhouette"]
     lead = "One word, its vectors in context parted in two. A large silhouette means two uses far apart."
+    depths = {part.word: (list(range(len(part.by_layer))), part.by_layer) for part in found.senses}
+    figures.append(("How far the two uses are apart after each layer", lines(depths, "layer", "silhouette")))
     return [Section("senses", "One word, different senses", lead, figures, [Table(columns, rows)])]
 
 
@@ -264,6 +273,8 @@ def _pairs(found: Study) -> list[Section]:
         f"{part.gap:.2f}; hubness (skewness) of texts {part.hubness['texts']:.1f}, of images "
         f"{part.hubness['images']:.1f}. By {part.by}."
     )
+    if part.by.startswith("linear maps"):
+        lead += " Such maps put the mean image and the mean text in one place: the gap of a trained run says more."
     if not part.usable:
         lead += " Matched pairs do not stand out enough to tell single mismatched ones; the order is still shown."
     title = "Most likely mismatched" if part.usable else "Least like their texts"
@@ -295,6 +306,7 @@ def _ideas(found: Study) -> list[Section]:
                 _DIFFERENCE,
                 [_difference(d) for d in part.differences],
                 f"{part.name}: {part.size:,} of {part.of:,} pairs",
+                _shown(part.differences),
             )
             for part in found.slices
         ]
@@ -310,7 +322,12 @@ def _ideas(found: Study) -> list[Section]:
         shifts = [[s.by, f"{s.accuracy:.3f}", f"{s.low:.3f} to {s.high:.3f}", _p(s.p), s.rows] for s in part.shifts]
         tables = [
             Table(["by", "told right", "95%", "p", "rows"], shifts),
-            Table([part.name if c == "inside" else part.other if c == "outside" else c for c in _DIFFERENCE], rows),
+            Table(
+                [part.name if c == "inside" else part.other if c == "outside" else c for c in _DIFFERENCE],
+                rows,
+                "Every measure",
+                _shown(part.measures.differences),
+            ),
         ]
         figures = [("How often the set is told right", part.plot())] if part.shifts else []
         sections.append(Section("against", "Two data sets", lead, figures, tables))
@@ -318,6 +335,11 @@ def _ideas(found: Study) -> list[Section]:
 
 
 _DIFFERENCE = ["measure", "inside", "outside", "difference", "95%", "p", "corrected p"]
+
+
+def _shown(differences: Sequence[Difference]) -> int:
+    """How many rows are worth showing at once: those that are sure, within reason."""
+    return min(max(sum(d.corrected < 0.05 for d in differences), 8), 24)
 
 
 def _difference(d: Any) -> list[Any]:

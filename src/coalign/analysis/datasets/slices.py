@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import fisher_exact, mannwhitneyu
+import numpy.typing as npt
+from scipy.stats import fisher_exact, mannwhitneyu, norm
 
 from coalign.analysis.datasets.columns import Floats, Ints
 from coalign.analysis.datasets.drawing import bars
 from coalign.analysis.datasets.representations import probe, resampled_means
 from coalign.errors import InputError
 
+Bools = npt.NDArray[np.bool_]
 Row = Mapping[str, Any]
 Predicate = Callable[[Row], bool]
 
@@ -30,6 +32,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "contains": lambda a, b: re.search(rf"(?<!\w){re.escape(str(b))}(?!\w)", str(a), re.IGNORECASE) is not None,
     "matches": lambda a, b: re.search(str(b), str(a)) is not None,
 }
+DRAWS = 200  # resamples and random parts for a figure of sets
 GRAMMAR = "COLUMN OPERATOR VALUE, the operators being > < >= <= == != contains matches, joined by and, or, not, ( )"
 
 
@@ -158,8 +161,8 @@ def _equal(a: Any, b: str) -> bool:
 @dataclass(frozen=True)
 class Difference:
     """A measure inside a slice and outside it: means, their difference with its 95% bootstrap interval, the p-value
-    (Fisher's exact test of yes-or-no measures, else Mann-Whitney), and the same corrected over all slices and measures
-    (Holm 1979)."""
+    (Fisher's exact test of yes-or-no measures, else Mann-Whitney; of figures that are no means, by random parts of the
+    same sizes), and the same corrected over all slices and measures (Holm 1979)."""
 
     measure: str
     inside: float
@@ -186,32 +189,89 @@ class Slice:
         return bars(strength, "-log10 of the corrected p")
 
 
-def compare_slices(masks: Mapping[str, Any], measures: Mapping[str, Floats], seed: int = 0) -> list[Slice]:
-    """Every measure [n] (NaN where a row has none) inside each mask [n] against the rest."""
-    raw: list[tuple[str, list[tuple[str, Floats, Floats]], int, int]] = []
+@dataclass(frozen=True)
+class SetFigure:
+    """A figure that a set of rows has and a single one has not.
+
+    `parts` are arrays with a value a row; those of two data sets can be joined. `make(*parts)` gives the function from
+    row numbers (with repeats, in a bootstrap) to the figure, NaN where they are too few.
+    """
+
+    name: str
+    parts: tuple[Any, ...]
+    make: Callable[..., Callable[[Ints], float]]
+
+    def joined(self, other: SetFigure) -> SetFigure:
+        """The figure over the rows of both."""
+        both = tuple(np.concatenate([a, b]) for a, b in zip(self.parts, other.parts, strict=True))
+        return SetFigure(self.name, both, self.make)
+
+
+def compare_slices(
+    masks: Mapping[str, Any], measures: Mapping[str, Floats], seed: int = 0, figures: Sequence[SetFigure] = ()
+) -> list[Slice]:
+    """Every measure [n] (NaN where a row has none) and every figure inside each mask [n] against the rest."""
+    made = [(figure.name, figure.make(*figure.parts)) for figure in figures]
+    raw: list[tuple[str, Ints, list[Difference]]] = []
     for name, mask in masks.items():
         inside = np.asarray(mask, bool)
-        pairs: list[tuple[str, Floats, Floats]] = []
-        for measure, values in measures.items():
-            real = np.isfinite(values)
-            a, b = values[inside & real], values[~inside & real]
-            if len(a) >= 2 and len(b) >= 2 and np.ptp(values[real]) > 0:
-                pairs.append((measure, a, b))
-        raw.append((name, pairs, int(inside.sum()), len(inside)))
-    p = [_p_value(a, b) for _, pairs, _, _ in raw for _, a, b in pairs]
-    corrected = iter(holm(p))
-    plain = iter(p)
+        found = _of_rows(inside, measures, seed)
+        for title, function in made:
+            difference = _of_sets(title, inside, function, seed)
+            found += [] if difference is None else [difference]
+        raw.append((name, inside.astype(np.int64), found))
+    corrected = iter(holm([d.p for _, _, found in raw for d in found]))
     slices: list[Slice] = []
-    for name, pairs, size, total in raw:
-        found: list[Difference] = []
-        for measure, a, b in pairs:
-            drawn = resampled_means(a, seed) - resampled_means(b, seed + 1)
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            means = float(a.mean()), float(b.mean())
-            interval = means[0] - means[1], float(low), float(high)
-            found.append(Difference(measure, *means, *interval, next(plain), next(corrected)))
-        slices.append(Slice(name, size, total, sorted(found, key=lambda d: d.corrected)))
+    for name, inside, found in raw:
+        sure = [replace(d, corrected=next(corrected)) for d in found]
+        slices.append(Slice(name, int(inside.sum()), len(inside), sorted(sure, key=lambda d: (d.corrected, d.p))))
     return slices
+
+
+def _of_rows(inside: Bools, measures: Mapping[str, Floats], seed: int) -> list[Difference]:
+    """The differences of the measures; all are resampled together."""
+    kept: dict[str, Floats] = {}
+    for name, values in measures.items():
+        real = np.isfinite(values)
+        if min((inside & real).sum(), (~inside & real).sum()) >= 2 and np.ptp(values[real]) > 0:
+            kept[name] = values
+    if not kept:
+        return []
+    table = np.stack(list(kept.values()), 1)
+    drawn = resampled_means(table[inside], seed) - resampled_means(table[~inside], seed + 1)
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    found: list[Difference] = []
+    for i, (name, values) in enumerate(kept.items()):
+        real = np.isfinite(values)
+        a, b = values[inside & real], values[~inside & real]
+        means = float(a.mean()), float(b.mean())
+        p = _p_value(a, b)
+        found.append(Difference(name, *means, means[0] - means[1], float(low[i]), float(high[i]), p, p))
+    return found
+
+
+def _of_sets(name: str, inside: Bools, function: Callable[[Ints], float], seed: int) -> Difference | None:
+    """The difference of a figure of sets. Its p-value: how far it is out, in deviations, among differences between
+    random parts of the same sizes."""
+    generator = np.random.default_rng(seed)
+    a, b = np.nonzero(inside)[0], np.nonzero(~inside)[0]
+    values = function(a), function(b)
+    if not np.isfinite(values).all():
+        return None
+    both, null, drawn = np.concatenate([a, b]), list[float](), list[float]()
+    for _ in range(DRAWS):
+        mixed = generator.permutation(both)
+        null.append(function(mixed[: len(a)]) - function(mixed[len(a) :]))
+        drawn.append(function(generator.choice(a, len(a))) - function(generator.choice(b, len(b))))
+    difference, spread = values[0] - values[1], float(np.nanstd(null))
+    if max(spread, abs(difference)) < 1e-9:
+        return None
+    out = abs(difference - float(np.nanmean(null)))
+    p = float(2 * norm.sf(out / spread)) if spread > 1e-9 else 1 / (DRAWS + 1)
+    # a resample holds fewer different rows than the set, which moves such figures: the interval is set about the value
+    shift = difference - float(np.nanmean(drawn))
+    low, high = np.nanquantile(drawn, [0.025, 0.975]) + shift
+    return Difference(name, *values, difference, float(low), float(high), p, p)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from coalign.analysis.datasets.columns import Columns, Floats, LazyImages, VideoFacts
+from coalign.analysis.datasets.columns import Columns, Floats, Lazy, VideoFacts
 from coalign.data.decode import BadSample, ImageLike
 from coalign.data.emoji import STYLES, load_emoji
+from coalign.data.labelled_images import LabelledImages
 from coalign.data.narrated import NarratedVideos
 from coalign.data.region_pairs import RegionPairs
 from coalign.data.samples import Source
@@ -37,7 +39,8 @@ def pair_columns(
 
     Args:
         source: The pairs.
-        labels: The label columns of a table; None takes every other column that has few values.
+        labels: The label columns of a table, numbers with many values by quarters; None takes every other column that
+            has few values.
         annotators: Columns that are the answers of several annotators to one question.
         read: The columns that hold images and texts, where they were named.
 
@@ -66,7 +69,7 @@ def pair_columns(
         source.name,
         len(samples),
         texts,
-        LazyImages(samples, lambda index: source[index].image),
+        Lazy(samples, lambda index: source[index].image),
         ids,
         where=[f"row {row}" for row in rows],
         problems=problems,
@@ -74,19 +77,44 @@ def pair_columns(
     )
 
 
+def image_columns(source: Source) -> Columns:
+    """Images without texts; of labelled ones (`LabelledImages`) the class is a label."""
+    samples = [source[index] for index in range(len(source))]
+    labels: dict[str, Sequence[str | None]] = {}
+    if isinstance(source, LabelledImages):
+        labels["class"] = [sample.texts[0] for sample in samples]
+    return Columns(
+        source.name,
+        len(samples),
+        images=Lazy(range(len(source)), lambda index: source[index].image),
+        labels=labels,
+        where=[str(sample.where.row) for sample in samples],
+        problems=[str(problem) for problem in source.problems if not problem.used],
+    )
+
+
 def region_columns(pairs: RegionPairs) -> Columns:
-    """Image-text pairs whose images are regions: a stream "regions" of their features."""
-    items = [pairs[i] for i in range(len(pairs))]
-    texts = [(i, text) for i, item in enumerate(items) for text in item.texts]
-    rows = [i for i, _ in texts]
-    features = [np.asarray(item.regions["features"], np.float32) for item in items]
+    """Image-text pairs whose images are regions: a stream "regions" of their features, read when looked at."""
+    samples: list[int] = []
+    texts: list[str] = []
+    names: list[str] = []
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        samples += [index] * len(pair.texts)
+        texts += pair.texts
+        names += [pair.name] * len(pair.texts)
+
+    def features(index: int) -> Floats:
+        return np.asarray(pairs[index].regions["features"], np.float32)
+
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return Columns(
         pairs.regions.name,
-        len(rows),
-        [text for _, text in texts],
-        groups=np.array([items[i].id for i in rows], np.int64),
-        series={"regions": [features[i] for i in rows]},
-        where=[items[i].name for i in rows],
+        len(samples),
+        texts,
+        groups=np.array([number[name] for name in names], np.int64),
+        series={"regions": Lazy(samples, features)},
+        where=names,
         problems=[f"no regions of image {image}" for image in pairs.missing],
     )
 
@@ -123,7 +151,7 @@ def video_columns(videos: NarratedVideos, progress: Iterable[Any] | None = None)
             return None
         return read_frames(paths[video], [time + shift], short_side=224, past_end="hold")[0]
 
-    labels = {
+    labels: dict[str, Sequence[str | None]] = {
         name: [getattr(facts[video], name) or None for video, _, _ in rows]
         for name in ("category", "task")
         if any(getattr(fact, name) for fact in facts)
@@ -132,8 +160,9 @@ def video_columns(videos: NarratedVideos, progress: Iterable[Any] | None = None)
         videos.name,
         len(rows),
         [text for _, _, text in rows],
-        LazyImages(range(len(rows)), lambda row: _first(frame(row, 0.0))),
+        Lazy(range(len(rows)), lambda row: _first(frame(row, 0.0))),
         np.arange(len(rows)),
+        np.array([video for video, _, _ in rows]),
         labels=labels,
         videos=facts,
         moments=frame,
@@ -178,12 +207,18 @@ def emoji_columns() -> Columns:
     """The quick start's pairs: every concept in three drawing styles with its words; the group and the style."""
     concepts = load_emoji()
     rows = [(i, style) for style in STYLES for i in range(len(concepts))]
+
+    def image(row: int) -> ImageLike:
+        concept, style = rows[row]
+        return concepts[concept].images[style]
+
     return Columns(
         "emoji",
         len(rows),
         [concepts[i].text for i, _ in rows],
-        LazyImages(rows, lambda row: concepts[row[0]].images[row[1]]),
+        Lazy(range(len(rows)), image),
         np.arange(len(rows)),
+        np.array([i for i, _ in rows]),
         labels={"group": [concepts[i].group for i, _ in rows], "style": [style for _, style in rows]},
         where=[f"{concepts[i].char} {style}" for i, style in rows],
     )
@@ -239,7 +274,7 @@ def _table_columns(
         answers = [None if value is None or value == "" else str(value) for value in values]
         distinct = len({value for value in answers if value is not None})
         if labels is not None and name in labels:
-            found["labels"][name] = answers
+            found["labels"][name] = answers if numbers is None or distinct <= FEW else _quarters(numbers)
         elif numbers is not None and (distinct > 10 or distinct < 2):
             found["numbers"][name] = numbers
         elif 0 < distinct <= min(FEW, max(len(values) // 2, 2)):
@@ -250,6 +285,14 @@ def _table_columns(
             ", ".join(annotators): [[None if a is None or a == "" else str(a) for a in row] for row in answered]
         }
     return found
+
+
+def _quarters(numbers: Floats) -> list[str | None]:
+    """Numbers as labels: which quarter of them each is in."""
+    ends = np.unique(np.nanquantile(numbers, [0.25, 0.5, 0.75]))
+    names = [f"up to {ends[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(ends.tolist())), f"over {ends[-1]:g}"]
+    places = np.searchsorted(ends, numbers).tolist()
+    return [None if np.isnan(n) else names[place] for n, place in zip(numbers.tolist(), places, strict=True)]
 
 
 def _read_columns(names: Sequence[str], file: str) -> set[str]:

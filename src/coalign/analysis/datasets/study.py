@@ -11,22 +11,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from coalign.analysis.datasets.cache import Tower, Towers, encode_all
-from coalign.analysis.datasets.columns import Columns, Floats, Ints, first_of_groups, pick, sample_rows
+from coalign.analysis.datasets.columns import Columns, Floats, Ints, Lazy, first_of_groups, pick, sample_rows
 from coalign.analysis.datasets.cross_modal import (
     Grounding,
     Information,
-    SharedSpace,
     compare_pairs,
     ground_words,
     information,
-    linear_heads,
     own_above_others,
-    whole_space,
 )
 from coalign.analysis.datasets.findings import Leak, find_leaks
 from coalign.analysis.datasets.found import Options, Show, Study, row_table, silent
 from coalign.analysis.datasets.images import ImageStatistics, image_statistics
+from coalign.analysis.datasets.measures import at_images, row_measures, set_figures
 from coalign.analysis.datasets.representations import (
+    FOLDS,
     Map,
     Probes,
     Senses,
@@ -44,6 +43,7 @@ from coalign.analysis.datasets.series import (
     series_statistics,
     video_statistics,
 )
+from coalign.analysis.datasets.shared_space import SharedSpace, canonical_space, whole_space
 from coalign.analysis.datasets.slices import (
     Against,
     Predicate,
@@ -62,6 +62,7 @@ T = TypeVar("T")
 SHIFTS = (-10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0)
 POOLED = ", mean and deviation"
 LABEL_VALUES = 60  # a label column with more values is not probed
+LAYER_ITEMS = 600  # items by which layers are compared with each other
 
 
 def study(
@@ -101,6 +102,10 @@ class _Run:
         self.columns, self.towers, self.options = columns, towers, options
         self.tokenizer, self.cache, self.show = tokenizer, cache, show
         self.notes: list[str] = []
+        self.units = columns.units
+        if len(np.unique(self.units)) < FOLDS <= len(np.unique(columns.groups)):
+            self.units = columns.groups
+            self.notes.append(f"With fewer than {FOLDS} sources, rows of one stand on both sides of a fold.")
 
     def study(self, slices: Mapping[str, Predicate | str]) -> Study:
         data, options = self.columns, self.options
@@ -110,6 +115,8 @@ class _Run:
             assert found.texts is not None
             if found.texts.compared < data.count:
                 self.notes.append(f"Near-duplicates were looked for among {found.texts.compared:,} texts, drawn.")
+            if found.texts.guessed < data.count:
+                self.notes.append(f"Languages and pieces of words are those of {found.texts.guessed:,} texts, drawn.")
         found = replace(found, images=self.images())
         streams = {**as_series(data.numbers), **data.series}
         found = replace(
@@ -124,10 +131,10 @@ class _Run:
                 if len(data.texts) and len(set(values)) <= LABEL_VALUES
             },
         )
-        rows = self.rows(found.images)
-        found = replace(found, rows=rows, measures=self.measures(found, rows))
+        found = replace(found, rows=self.rows(found.images))
         found = replace(found, leaks=self.leaks(found))
         found = self.representations(found)
+        found = replace(found, measures=row_measures(found, self.tokenizer))
         found = replace(found, slices=self.slices(found, slices))
         return replace(found, notes=self.notes)
 
@@ -153,33 +160,18 @@ class _Run:
             self.notes.append(f"{len(rows):,} of {len(usable):,} pairs were encoded, drawn.")
         return rows
 
-    def measures(self, found: Study, rows: Ints) -> dict[str, Floats]:
-        """One number a pair that needs no encoder."""
-        data, measures = self.columns, dict[str, Floats]()
-        if found.texts is not None:
-            measures |= {"length": found.texts.words[rows].astype(float)}
-            measures |= {"characters": found.texts.characters[rows].astype(float)}
-        if found.images is not None:
-            place = {int(group): i for i, group in enumerate(data.groups[found.images.rows])}
-            at = np.array([place[int(group)] for group in data.groups[rows]], np.int64)
-            measures |= {name.removeprefix("image "): part[at] for name, part in found.images.measures().items()}
-        measures |= {n: np.asarray(v, float)[rows] for n, v in data.numbers.items() if np.ndim(v) == 1}
-        measures |= {f"{n} steps": np.array([len(v[int(i)]) for i in rows], float) for n, v in data.series.items()}
-        return measures
-
     def leaks(self, found: Study) -> list[Leak]:
         data, rows, leaks = self.columns, found.rows, list[Leak]()
         image: dict[str, Floats] = {}
         if found.images is not None:
-            place = {int(group): i for i, group in enumerate(data.groups[found.images.rows])}
-            at = np.array([place[int(group)] for group in data.groups[rows]], np.int64)
+            at = at_images(found)
             image = {name: part[at] for name, part in found.images.trivial().items()}
         for label, values in data.labels.items():
             if 2 <= len(set(values)) <= LABEL_VALUES:
                 leaks += find_leaks(
                     label,
                     pick(values, rows),
-                    data.groups[rows],
+                    self.units[rows],
                     texts=pick(data.texts, rows) if len(data.texts) else (),
                     image=image,
                     numbers={name: np.asarray(part)[rows] for name, part in data.numbers.items()},
@@ -198,7 +190,7 @@ class _Run:
         vectors: dict[str, Floats] = {}
         for tower in [*self.towers.image, *self.towers.text]:
             if tower.modality == "image" and len(data.images):
-                once = self.encode(tower, [data.images[int(i)] for i in rows[first]])
+                once = self.encode(tower, Lazy(rows[first], lambda row: data.images[int(row)]))
                 vectors |= {name: part[inverse] for name, part in once.items()}
             elif tower.modality == "text" and texts:
                 vectors |= self.encode(tower, texts)
@@ -207,7 +199,8 @@ class _Run:
         found = replace(found, vectors=vectors)
         if not vectors:
             return found
-        main = {name: part for name, part in vectors.items() if ", layer " not in name}
+        laid = {f", layer {number}" for number in self.options.layers}
+        main = {n: part for n, part in vectors.items() if ", layer " not in n or any(n.endswith(end) for end in laid)}
         points = sample_rows(len(rows), self.options.points, self.options.seed)
         if len(points) < len(rows):
             self.notes.append(f"Maps show {len(points):,} of the encoded pairs, drawn.")
@@ -216,7 +209,14 @@ class _Run:
             maps.append(map_items(title, main[title][points], rows[points], data.texts, seed=self.options.seed))
         found = replace(found, maps=maps)
         if len(main) > 1 and len(rows) >= 4:
-            found = replace(found, similarity=similarity(main, seed=self.options.seed))
+            alike = similarity(main, seed=self.options.seed)
+            found = replace(found, similarity=alike)
+            if alike.items < len(rows):
+                self.notes.append(f"Representations are compared by {alike.items:,} of the encoded pairs, drawn.")
+        if len(vectors) > len(main) and len(rows) >= 4:
+            layers = {n: part for n, part in vectors.items() if ", layer " in n or n.endswith(POOLED)}
+            if len(layers) > 1:
+                found = replace(found, layer_similarity=similarity(layers, most=LAYER_ITEMS, seed=self.options.seed))
         probes = [
             self.probe(label, found)
             for label, values in data.labels.items()
@@ -231,7 +231,7 @@ class _Run:
         if (pair := self.main_pair(found)) is not None:
             vectors["both together"] = np.concatenate([_scaled(vectors[name]) for name in pair], 1)
         values = pick(self.columns.labels[label], rows)
-        result = probe_label(label, values, vectors, self.columns.groups[rows], rows=rows, seed=self.options.seed)
+        result = probe_label(label, values, vectors, self.units[rows], rows=rows, seed=self.options.seed)
         if result is None:
             self.notes.append(f"Label {label!r} has too few rows a value to be probed.")
         return result
@@ -253,10 +253,14 @@ class _Run:
             chosen = tuple(word for word, n in counts.most_common(24) if n >= 15)
         found: list[Senses] = []
         for word in chosen:
-            places, vectors, layer = states(texts, word)
-            part = senses(word, layer, vectors, rows[places], self.columns.texts, self.options.seed)
+            places, layers, best = states(texts, word)
+            layer = min(self.options.layers[0], layers.shape[1] - 1) if self.options.layers else best
+            part = senses(word, layer, layers, rows[places], self.columns.texts, self.options.seed)
             found += [] if part is None else [part]
         if self.options.senses:
+            missing = [word for word in self.options.senses if word not in {part.word for part in found}]
+            if missing:
+                self.notes.append(f"Too few encoded texts hold {', '.join(missing)} to tell senses apart.")
             return found
         return sorted(found, key=lambda s: -s.silhouette)[:3]
 
@@ -272,30 +276,16 @@ class _Run:
         except InputError as error:
             self.notes.append(f"Across modalities: {error}.")
             return found
-        measures = {
-            "similarity": comparison.matched,
-            "match score": comparison.score,
-            "rank of its text": comparison.rank.astype(float),
-            "found at 1": (comparison.rank == 1).astype(float),
-        }
-        if comparison.usable:
-            measures["mismatched"] = comparison.mismatch
         informations: list[Information] = []
-        if (pair := self.main_pair(found)) is not None and found.probes:
+        if (pair := self.main_pair(found)) is not None:
             for probes in found.probes:
-                by = {p.name: p for p in probes.probes}
-                image, text, both = by[pair[0]], by[pair[1]], by["both together"]
-                informations.append(information(probes.label, pair, text.gained, image.gained, both.gained, seed))
-                at = np.searchsorted(rows, probes.rows)
-                for name, part in ((pair[1], text), (pair[0], image), ("both", both)):
-                    column = np.full(len(rows), np.nan)
-                    column[at] = part.correct
-                    measures[f"{probes.label} told by {name}"] = column
+                by = {p.name: p.gained for p in probes.probes}
+                gained = by[pair[1]], by[pair[0]], by["both together"]
+                informations.append(information(probes.label, pair, *gained, seed))
         return replace(
             found,
             comparison=comparison,
             information=informations,
-            measures=found.measures | measures,
             grounding=self.grounding(space, texts) if texts and self.towers.text else None,
             offset=self.offset(found),
         )
@@ -307,19 +297,19 @@ class _Run:
         if self.towers.shared is not None and texts and len(data.images):
             image, text = self.towers.shared
             first, inverse = np.unique(data.groups[rows], return_index=True, return_inverse=True)[1:]
-            once = self.encode(image, [data.images[int(i)] for i in rows[first]])[image.name]
+            once = self.encode(image, Lazy(rows[first], lambda row: data.images[int(row)]))[image.name]
             return whole_space(once[inverse], self.encode(text, texts)[text.name], image.name)
         if (pair := self.main_pair(found)) is None:
             return None
-        by = f"linear heads on {pair[0]} and {pair[1]}, trained here, each pair judged by heads that did not see it"
+        by = f"linear maps of {pair[0]} and {pair[1]}, found here, each pair judged by maps that have not seen it"
         try:
-            return linear_heads(
+            return canonical_space(
                 found.vectors[pair[0]],
                 found.vectors[pair[1]],
-                data.groups[rows],
+                self.units[rows],
                 seed=self.options.seed,
                 by=by,
-                shown=lambda part: self.show(part, "training linear heads"),
+                shown=lambda part: self.show(part, "looking for a shared space"),
             )
         except InputError as error:
             self.notes.append(f"Across modalities: {error}.")
@@ -340,24 +330,37 @@ class _Run:
         if moments is None or (not self.towers.image and self.towers.shared is None):
             return None
         image, text = self.towers.shared or (self.towers.image[0], self.towers.text[0])
-        chosen = sample_rows(len(rows), most, seed)
-        frames = {s: [moments(int(rows[i]), s) for i in chosen] for s in self.show(SHIFTS, "frames around narration")}
-        kept = [k for k in range(len(chosen)) if all(frames[s][k] is not None for s in SHIFTS)]
+        chosen = rows[sample_rows(len(rows), most, seed)]
+        of_text = self.encode(text, pick(self.columns.texts, chosen))[text.name]
+        found_at = {shift: self._frames(image, chosen, shift) for shift in self.show(SHIFTS, "frames around narration")}
+        kept = [k for k in range(len(chosen)) if all(k in frames for frames in found_at.values())]
         if len(kept) < 30:
             self.notes.append("Too few clips lie within their videos to say how far narration is off in time.")
             return None
-        texts = self.encode(text, [self.columns.texts[int(rows[chosen[k]])] for k in kept])[text.name]
         values: list[tuple[float, float, float]] = []
-        for shift in SHIFTS:
-            images = self.encode(image, [frames[shift][k] for k in kept])[image.name]
+        for frames in found_at.values():
+            images = np.stack([frames[k] for k in kept])
             if self.towers.shared is not None:
-                space = whole_space(images, texts, image.name)
+                space = whole_space(images, of_text[kept], image.name)
             else:
-                space = linear_heads(images, texts, np.arange(len(kept)), folds=3, seed=seed)
+                space = canonical_space(images, of_text[kept], self.units[chosen[kept]], seed=seed)
             values.append(mean_interval(own_above_others(space), seed))
         best = SHIFTS[int(np.argmax([value[0] for value in values]))]
         columns = [[value[i] for value in values] for i in range(3)]
         return Offset(list(SHIFTS), columns[0], columns[1], columns[2], best, len(kept))
+
+    def _frames(self, image: Tower, rows: Ints, shift: float, size: int = 64) -> dict[int, Floats]:
+        """Vectors of the frames `shift` seconds after those of the rows, by place, where there are some; few frames
+        are in memory at once."""
+        assert self.columns.moments is not None
+        found: dict[int, Floats] = {}
+        for begin in range(0, len(rows), size):
+            part = {k: self.columns.moments(int(rows[k]), shift) for k in range(begin, min(begin + size, len(rows)))}
+            there = {k: frame for k, frame in part.items() if frame is not None}
+            if there:
+                vectors = encode_all(image, list(there.values()), self.cache)[image.name]
+                found |= dict(zip(there, vectors, strict=True))
+        return found
 
     # ---------------------------------------------------------------------------------------------------------- slices
     def slices(self, found: Study, wanted: Mapping[str, Predicate | str]) -> list[Slice]:
@@ -372,20 +375,22 @@ class _Run:
         for name, mask in masks.items():
             if not mask.any() or mask.all():
                 self.notes.append(f"Slice {name!r} holds {'all' if mask.all() else 'none'} of the pairs looked at.")
-        return compare_slices(masks, found.measures, self.options.seed)
+        return compare_slices(masks, found.measures, self.options.seed, set_figures(found))
 
 
 def compare_sets(found: Study, other: Study, seed: int = 0) -> Against:
     """Two studies made with the same encoders: shift by classifier two-sample test, and the measures of both."""
-    groups = found.columns.groups[found.rows], other.columns.groups[other.rows]
+    units = found.columns.units[found.rows], other.columns.units[other.rows]
     shifts: list[Shift] = []
     for name in found.vectors:
         if name in other.vectors and ", layer " not in name:
-            shifts.append(two_sample_test(name, found.vectors[name], other.vectors[name], *groups, seed))
+            shifts.append(two_sample_test(name, found.vectors[name], other.vectors[name], *units, seed))
     shared = [name for name in found.measures if name in other.measures]
     measures = {name: np.concatenate([found.measures[name], other.measures[name]]) for name in shared}
     mask = np.arange(len(found.rows) + len(other.rows)) < len(found.rows)
-    (difference,) = compare_slices({found.name: mask}, measures, seed)
+    others = {figure.name: figure for figure in set_figures(other)}
+    figures = [figure.joined(others[figure.name]) for figure in set_figures(found) if figure.name in others]
+    (difference,) = compare_slices({found.name: mask}, measures, seed, figures)
     return Against(found.name, other.name, shifts, difference)
 
 

@@ -39,10 +39,12 @@ class Tokenisation:
 class TextStatistics:
     """What is in the texts.
 
-    `words` [N] and `characters` [N] are lengths; `frequencies` the word counts, largest first; `once` the share of
-    distinct words that occur once; `zipf` the slope of log frequency over log rank (natural language: about -1).
-    `languages` and `scripts` are shares; `duplicates` are groups of rows with one text (case and spaces aside),
-    `near_duplicates` pairs of rows with the Jaccard similarity of their letter 5-grams, found among `compared` texts.
+    `words` [N] and `characters` [N] are lengths; `counts` say how often each word comes, `frequencies` the same,
+    largest first; `once` the share of distinct words that occur once; `zipf` the slope of log frequency over log rank
+    (natural language: about -1). `languages` and `scripts` are shares; `duplicates` are groups of rows with one text
+    (case and spaces aside), `near_duplicates` pairs of rows with the Jaccard similarity of their letter 5-grams, found
+    among `compared` texts. Languages are guessed, and pieces counted, for `guessed` texts, drawn, of which
+    `languages_of` were long enough.
     """
 
     count: int
@@ -51,6 +53,7 @@ class TextStatistics:
     distinct_words: int
     top_words: list[tuple[str, int]]
     frequencies: Ints = field(repr=False)
+    counts: Counter[str] = field(repr=False)
     once: float
     zipf: float
     languages: dict[str, float]
@@ -59,6 +62,7 @@ class TextStatistics:
     duplicates: list[list[int]]
     near_duplicates: list[tuple[int, int, float]]
     compared: int
+    guessed: int
     tokenisation: Tokenisation | None
 
     @property
@@ -129,6 +133,7 @@ def text_statistics(
         len(counts),
         counts.most_common(100),
         frequencies,
+        counts,
         float((frequencies == 1).mean()) if len(frequencies) else 0.0,
         _zipf(frequencies),
         languages,
@@ -137,6 +142,7 @@ def text_statistics(
         duplicate_texts(texts),
         near_duplicate_texts(texts, compared),
         len(compared),
+        len(guessed),
         None if tokenizer is None else tokenisation(pick(texts, guessed), tokenizer, limit),
     )
 
@@ -243,17 +249,20 @@ def script_of(text: str) -> str:
     return found.most_common(1)[0][0].capitalize().replace("Cjk", "CJK") if found else "none"
 
 
-def _languages(texts: Sequence[str]) -> tuple[dict[str, float], int]:
-    long = [text for text in texts if len(text) >= _SHORT]
-    if not long:
-        return {}, 0
+def language_of(text: str) -> str | None:
+    """The language of a text as a code of two letters, guessed; None where it is too short for that."""
+    if len(text) < _SHORT:
+        return None
     try:
         from py3langid import langid
     except ImportError as error:
         raise InputError("guessing languages needs py3langid: pip install 'coalign[analysis]'") from error
+    return str(langid.classify(text)[0])
 
-    found = Counter(str(langid.classify(text)[0]) for text in long)
-    return {name: count / len(long) for name, count in found.most_common(12)}, len(long)
+
+def _languages(texts: Sequence[str]) -> tuple[dict[str, float], int]:
+    found = Counter(language for language in map(language_of, texts) if language is not None)
+    return {name: count / found.total() for name, count in found.most_common(12)}, found.total()
 
 
 def _zipf(frequencies: Ints) -> float:
