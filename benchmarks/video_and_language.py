@@ -47,9 +47,9 @@ class Arguments:
     noise: float = 0.7
     """Deviation of a feature's noise, against vectors of deviation 1."""
     seeds: int = 3
-    steps: int = 500
+    steps: int = 1500
     """Training steps of VideoBERT."""
-    actbert_steps: int = 300
+    actbert_steps: int = 200
     connections: tuple[str, ...] = ("tangled", "joint", "apart")
 
 
@@ -125,7 +125,7 @@ def main(a: Arguments) -> None:
         data = ("--data", films / "train", "--features", train, "--dropout", 0)
         for seed in range(a.seeds):
             out = folder / f"videobert{seed}"
-            how = ("--words", folder / "words", "--from", "scratch", "--stride", 1, "--join", 4, "--lr", 1e-3)
+            how = ("--words", folder / "words", "--from", "scratch", "--stride", 1, "--join", 2, "--lr", 1e-3)
             run("train", "videobert-pretrain", *data, *how, "--steps", a.steps, "--seed", seed, "--out", out)
             asked = ("--template", "now the [MASK] [MASK] [MASK]", "--slots", "colour", "shape", "verb")
             slots = ("--task", "slot-filling", "--data", films / "slots_test.csv", *asked)

@@ -1,8 +1,8 @@
 """What VideoBERT reads of narrated videos: sentences, and the features of the clips that are shown meanwhile.
 
-Sun et al. 2019: a sentence goes with the clips of its time (section 4.2), where nothing is said 16 clips in a row are
-a segment. Narration and picture do not keep step, so neighbouring sentences are joined at random, and of the clips
-only every n-th is taken, n drawn from 1 to 5 (section 3.2).
+Sun et al. 2019: a sentence goes with the clips of its time (section 4.2), where nothing is said up to 16 clips in a
+row are a segment. Narration and picture do not keep step, so neighbouring sentences are joined at random, and of the
+clips only every n-th is taken, n drawn from 1 to 5 (section 3.2).
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class VideoSentences:
             if regime != "video":
                 texts.append(" ".join(narration.text for narration in told))
             if regime != "text":
-                clips.append(self.thinned(self.shown(item, told if regime == "both" else ()), generator))
+                shown = self.shown(item, told) if regime == "both" else self.stretch(self.shown(item, ()), generator)
+                clips.append(self.thinned(shown, generator))
         text = self.tokenizer.encode(texts, self.spec.max_text_length, self.spec.separator) if texts else None
         video = Video(features=Packed.from_items(clips)) if clips else None
         ids = torch.tensor([zlib.crc32(text.encode()) for text in texts]) if texts else None  # alike: no wrong texts
@@ -100,6 +101,15 @@ class VideoSentences:
             first = rows_within(times, item.said[item.number].start, item.said[item.number].end)[0]
             first = max(min(first, len(features) - self.length), 0)
         return features[first : first + self.length].float()
+
+    @staticmethod
+    def stretch(clips: Tensor, generator: torch.Generator) -> Tensor:
+        """Some of these clips in a row, two at least: as short as the beginnings from which a forecast is made."""
+        if len(clips) < 2:
+            return clips
+        count = int(torch.randint(2, len(clips) + 1, (), generator=generator))
+        first = int(torch.randint(len(clips) - count + 1, (), generator=generator))
+        return clips[first : first + count]
 
     def thinned(self, clips: Tensor, generator: torch.Generator) -> Tensor:
         """Every n-th clip, n drawn, from a drawn one of the first n on; never fewer than two where there are two."""
