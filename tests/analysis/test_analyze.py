@@ -251,6 +251,7 @@ def test_a_browser_draws_every_figure_without_network(found: Study, tmp_path: Pa
     command = ["chromium", *options, *offline, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert 'data-title="Zoom"' in done.stdout and 'data-title="Share chart' not in done.stdout  # it would send it off
     assert done.stdout.count('data-drawn="1"') == len(Page(path.read_text("utf-8")).figures)
 
 

@@ -251,7 +251,7 @@ def _evenness(values: Any) -> Callable[[Ints], float]:
         own = place[at]
         counts = np.bincount(own[own >= 0], minlength=len(names)).astype(float)
         share = counts[counts > 0] / max(counts.sum(), 1)
-        return float(-(share * np.log(share)).sum() / np.log(kinds)) if len(share) else float("nan")
+        return float((share * np.log(1 / share)).sum() / np.log(kinds)) if len(share) else float("nan")
 
     return figure
 

@@ -162,7 +162,7 @@ def _labels(found: Study) -> list[Section]:
     tables = [
         Table(
             ["value", "words that set its texts apart"],
-            [[value, ", ".join(word for word, _ in words)] for value, words in list(by_value.items())[:25]],
+            [[value, ", ".join(word for word, _ in words) or "none"] for value, words in list(by_value.items())[:25]],
             f"Words of {name!r}",
         )
         for name, by_value in found.label_words.items()
@@ -277,7 +277,7 @@ def _pairs(found: Study) -> list[Section]:
         lead += " Such maps put the mean image and the mean text in one place: the gap of a trained run says more."
     if not part.usable:
         lead += " Matched pairs do not stand out enough to tell single mismatched ones; the order is still shown."
-    title = "Most likely mismatched" if part.usable else "Least like their texts"
+    title = "Most likely mismatched" if part.flagged else "Least like their texts"
     table = Table(["recall", ""], recall, f"Galleries of {part.gallery:,}")
     return [
         Section("pairs", "Across modalities", lead, [("Similarity of pairs", part.plot())], [table], [(title, cards)])

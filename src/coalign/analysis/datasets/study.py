@@ -126,7 +126,7 @@ class _Run:
             agreements=[agreement(name, answers) for name, answers in data.annotators.items()],
             videos=video_statistics(data.videos) if data.videos else None,
             label_words={
-                name: label_words(data.texts, values)
+                name: label_words(data.texts, values, least=1.96)
                 for name, values in data.labels.items()
                 if len(data.texts) and len(set(values)) <= LABEL_VALUES
             },

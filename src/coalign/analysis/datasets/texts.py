@@ -216,10 +216,11 @@ def tokenisation(texts: Sequence[str], tokenizer: Tokenizer, limit: int) -> Toke
 
 
 def label_words(
-    texts: Sequence[str], labels: Sequence[str | None], most: int = 8
+    texts: Sequence[str], labels: Sequence[str | None], most: int = 8, least: float = 0.0
 ) -> dict[str, list[tuple[str, float]]]:
     """The words that set each label's texts apart, by the z-score of the log-odds with an informative Dirichlet prior
-    (Monroe, Colaresi and Quinn 2008, equations 16, 19 and 22); a word counts once a text."""
+    (Monroe, Colaresi and Quinn 2008, equations 16, 19 and 22), those of more than `least`; a word counts once a text.
+    """
     by_label: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for text, label in zip(texts, labels, strict=True):
         if label is not None:
@@ -237,7 +238,7 @@ def label_words(
         mine = np.array([counts[word] for word in vocabulary], float)
         z = _log_odds(mine, all_counts - mine, prior)
         order = np.argsort(-z)[:most]
-        found[label] = [(vocabulary[i], float(z[i])) for i in order if z[i] > 0]
+        found[label] = [(vocabulary[i], float(z[i])) for i in order if z[i] > least]
     return found
 
 
