@@ -198,6 +198,15 @@ def test_a_plan_that_does_not_fit_the_budget_is_shortened(tmp_path: Path, monkey
     assert fit(Line(), Points(), settings(steps=1000, time_budget=100.0), Run(tmp_path)).resumed_from == 49
 
 
+@pytest.mark.parametrize(
+    "written", ["", "[]", '{"planned": 1000, "steps": 49, "since": 4}', '{"planned": 9, "changes": [1]}']
+)
+def test_a_damaged_plan_is_an_error_that_names_it(tmp_path: Path, written: str) -> None:
+    (tmp_path / "plan.json").write_text(written)
+    with pytest.raises(InputError, match=r"plan\.json: not a plan.*delete it"):
+        fit(Line(), Points(), settings(steps=10, time_budget=100.0), Run(tmp_path))
+
+
 def test_a_resumed_run_keeps_its_shortened_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(steps=1000, time_budget=100.0, save_every=2, log_every=2)
     numbers: list[list[tuple[int, float, float]]] = []

@@ -122,8 +122,13 @@ class Run:
         path = self.folder / "plan.json"
         if not path.exists():
             return None
-        written = json.loads(path.read_text(encoding="utf-8"))
-        plan = Plan(written["planned"], tuple((since, steps) for since, steps in written["changes"]))
+        try:
+            written = json.loads(path.read_text(encoding="utf-8"))
+            plan = Plan(int(written["planned"]), tuple((int(since), int(steps)) for since, steps in written["changes"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}: not a plan that this version wrote ({error!r}); delete it, and the run goes on to its planned steps or the end of its time budget"
+            ) from error
         return plan if plan.planned == planned else None
 
     def save_plan(self, plan: Plan) -> None:
