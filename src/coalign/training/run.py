@@ -127,8 +127,8 @@ class Run:
             plan = Plan(int(written["planned"]), tuple((int(since), int(steps)) for since, steps in written["changes"]))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{path}: not a plan that this version wrote ({error!r}); delete it, and the run goes on to its planned "
-                "steps or the end of its time budget"
+                f"{path}: not a plan that this version wrote ({error!r}); delete it, and the run goes on to its "
+                "planned steps or the end of its time budget"
             ) from error
         return plan if plan.planned == planned else None
 
