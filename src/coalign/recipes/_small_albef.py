@@ -72,7 +72,7 @@ TRAINING = TrainConfig(
     objectives=("itc", "itm", "mlm"),
     every={"itm": 2, "mlm": 4},
     loss_weights={"mlm": 0.3},
-    precision="bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32",
+    precision="bf16" if getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16") else "fp32",
     threads=2,
     save_every=300,
 )
