@@ -24,7 +24,9 @@ from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.heads import MaskedLMHead
 from coalign.models.actbert_trunk import ActBertConfig, ActBertTrunk, StreamConfig
-from coalign.models.bert import BertConfig, init_bert, label_of, layer_rules
+from coalign.models.bert import BertConfig, init_bert
+from coalign.models.bert_names import layer_rules
+from coalign.models.reading import label_of
 from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionDistribution

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import Pooler
 from coalign.layers.transformer import BlockConfig, Encoder, TransformerBlock
@@ -150,7 +151,7 @@ class TangledLayer(nn.Module):
         self.blocks = nn.ModuleDict(
             {name: TransformerBlock(replace(block, self_attention=False)) for name, block in blocks.items()}
         )
-        self.drop = nn.Dropout(t.dropout)
+        self.drop = Dropout(t.dropout)
 
     def forward(self, seen: Mapping[str, Packed], record: Record | None = None, name: str = "") -> dict[str, Packed]:
         """The three streams, from their states before the layer. `record` gets `{name}{stream}.attended`."""
@@ -268,7 +269,7 @@ class ActBertTrunk(nn.Module):
         self.connections = nn.ModuleList(TangledLayer(c) for _ in c.text_connections)
         widths = {"text": t.dim, "regions": c.regions.dim, "actions": c.actions.dim}
         self.poolers = nn.ModuleDict({name: Pooler(width, c.co_dim, "relu") for name, width in widths.items()})
-        self.dropout = nn.Dropout(t.dropout)
+        self.dropout = Dropout(t.dropout)
 
     def embed_text(self, text: Text) -> Packed:
         """Word rows. The padding word has its position and segment only: its row of the table is read as zeros."""

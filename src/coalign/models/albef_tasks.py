@@ -12,17 +12,15 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from coalign.checkpoints import Carry, Rename, StateMap
-from coalign.checkpoints.statemap import Rule
 from coalign.layers.attention import Attention
 from coalign.layers.heads import ClassifierHead, MaskedLMHead
 from coalign.layers.momentum import momentum_copy, momentum_update
 from coalign.layers.transformer import Context
 from coalign.models.albef import Albef
-from coalign.models.albef_names import original
+from coalign.models.albef_names import assignment_original, classifier_original, original, vqa_original
 from coalign.models.albef_trunk import AlbefConfig, input_spec_of
-from coalign.models.bert import BertTrunk, trunk_rules, word_head_rules
-from coalign.models.vit import VitTrunk, timm_rules
+from coalign.models.bert import BertTrunk
+from coalign.models.vit import VitTrunk
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_hard_negatives
@@ -346,50 +344,6 @@ class AlbefVqa(_Followed[VqaTowers]):
         total = losses.new_zeros(size * k).index_add(0, answers.layout.item[rows], losses)
         score, order = (probability.log() - total.view(size, k)).softmax(1).sort(1, descending=True)
         return shortlist.gather(1, order), score
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-def classifier_original(config: AlbefClassifierConfig) -> StateMap:
-    """The authors' entailment and NLVR2 files."""
-    rules: list[Rule] = []
-    for ours, suffix in (("online.", ""), ("momentum.", "_m")):
-        rules += [
-            *timm_rules(f"visual_encoder{suffix}.", f"{ours}image."),
-            *trunk_rules(f"text_encoder{suffix}.", f"{ours}text.", config.albef.text, position_ids=True),
-            Rename(f"cls_head{suffix}.0.{{p}}", f"{ours}head.up.{{p}}"),
-            Rename(f"cls_head{suffix}.2.{{p}}", f"{ours}head.down.{{p}}"),
-        ]
-    return StateMap(rules)
-
-
-def assignment_original(config: AlbefClassifierConfig) -> StateMap:
-    """The authors' text-assignment file; its text projection and temperature are never used."""
-    return StateMap(
-        timm_rules("visual_encoder.", "online.image."),
-        trunk_rules("text_encoder.", "online.text.", config.albef.text, position_ids=True),
-        Rename("ta_head.{p}", "online.head.{p}"),
-        Rename("vision_proj.{p}", "image_projection.{p}"),
-        Carry("text_proj.{p}"),
-        Carry("temp"),
-    )
-
-
-def vqa_original(config: AlbefVqaConfig) -> StateMap:
-    """The authors' VQA file."""
-    text = config.albef.text
-    decoder = replace(text, cross_from=0, context_dim=text.dim)
-    rules: list[Rule] = []
-    for ours, suffix in (("online.", ""), ("momentum.", "_m")):
-        file = f"text_decoder{suffix}."
-        rules += [
-            *timm_rules(f"visual_encoder{suffix}.", f"{ours}image."),
-            *trunk_rules(f"text_encoder{suffix}.", f"{ours}text.", text, position_ids=True),
-            *trunk_rules(f"{file}bert.", f"{ours}decoder.", decoder, position_ids=True),
-            *word_head_rules(
-                f"{file}cls.predictions.", f"{ours}words.", f"{file}bert.embeddings.word_embeddings.weight"
-            ),
-        ]
-    return StateMap(rules)
 
 
 def for_retrieval(config: AlbefConfig) -> AlbefConfig:

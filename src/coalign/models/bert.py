@@ -20,14 +20,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coalign.checkpoints import Alias, Carry, Constant, Rename, StateMap, Tie, Transpose
-from coalign.checkpoints.statemap import Rule
+from coalign.checkpoints import Carry, Rename, StateMap
 from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import MaskedLMHead, Pooler
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Context, Encoder
+from coalign.models.bert_names import (
+    alias_rules,
+    dense_rules,
+    norm_rules,
+    tensorflow_rules,
+    trunk_rules,
+    word_head_rules,
+)
+from coalign.models.reading import label_of, text_of
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.next_sentence import NextSentence
 from coalign.ops.attention import Mask
@@ -272,87 +280,7 @@ def text_spec(trunk: BertConfig, max_text_length: int) -> InputSpec:
     return InputSpec(vocab_size=trunk.vocab_size, max_text_length=min(max_text_length, trunk.positions))
 
 
-def text_of(batch: Batch) -> Text:
-    if batch.text is None:
-        raise InputError("this model reads texts, and the batch has none")
-    return batch.text
-
-
-def label_of(batch: Batch, name: str) -> Tensor:
-    """The batch's labels of that name."""
-    if name not in batch.labels:
-        raise InputError(f"training needs labels[{name!r}], the batch has {sorted(batch.labels) or 'none'}")
-    return batch.labels[name]
-
-
 # ------------------------------------------------------------------------------------------------------- checkpoints
-def layer_rules(file: str, ours: str, cross: bool = False, suffix: str = ".{p}") -> list[Rule]:
-    """Hugging Face names of BERT layers; `file` and `ours` are the prefixes up to a layer: "encoder.layer.{i}."."""
-    names = {
-        "attention.self.query": "attention.query",
-        "attention.self.key": "attention.key",
-        "attention.self.value": "attention.value",
-        "attention.output.dense": "attention.out",
-        "attention.output.LayerNorm": "attention_norm",
-        "intermediate.dense": "feed_forward.up",
-        "output.dense": "feed_forward.down",
-        "output.LayerNorm": "feed_forward_norm",
-    }
-    if cross:
-        names |= {
-            f"cross{theirs}": f"cross_{mine}" for theirs, mine in names.items() if theirs.startswith("attention.")
-        }
-    return [Rename(f"{file}{theirs}{suffix}", f"{ours}{mine}{suffix}") for theirs, mine in names.items()]
-
-
-def embedding_rules(file: str, ours: str, positions: int | None = None) -> list[Rule]:
-    """Hugging Face names of BERT embeddings; `positions` adds the stored row of position numbers."""
-    rules: list[Rule] = [
-        Rename(f"{file}word_embeddings.weight", f"{ours}word.weight"),
-        Rename(f"{file}position_embeddings.weight", f"{ours}position.weight"),
-        Rename(f"{file}token_type_embeddings.weight", f"{ours}segment.weight"),
-        Rename(f"{file}LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
-    ]
-    if positions is not None:
-        rules.append(Constant(f"{file}position_ids", lambda: torch.arange(positions)[None]))
-    return rules
-
-
-def trunk_rules(file: str, ours: str, config: BertConfig, position_ids: bool = False) -> list[Rule]:
-    """Hugging Face names of a whole trunk."""
-    return [
-        *embedding_rules(f"{file}embeddings.", f"{ours}embedding.", config.positions if position_ids else None),
-        *layer_rules(
-            f"{file}encoder.layer.{{i}}.", f"{ours}encoder.blocks.{{i}}.", cross=config.context_dim is not None
-        ),
-    ]
-
-
-def word_head_rules(file: str, ours: str, table: str) -> list[Rule]:
-    """Hugging Face names of a tied masked-word head; `table` is the file's name of the word table."""
-    return [
-        Rename(f"{file}bias", f"{ours}bias"),
-        Rename(f"{file}transform.dense.{{p}}", f"{ours}dense.{{p}}"),
-        Rename(f"{file}transform.LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
-        Tie(f"{file}decoder.weight", table),
-        Tie(f"{file}decoder.bias", f"{file}bias"),
-    ]
-
-
-def alias_rules(prefix: str) -> list[Rule]:
-    """Older Hugging Face names (gamma and beta, no prefix or one too many), and the stored position numbers."""
-    parts = ("embeddings", "encoder", "pooler")
-    with_prefix: list[Rule] = [Alias(f"{part}.{{rest}}", f"{prefix}{part}.{{rest}}") for part in parts if prefix]
-    without_prefix: list[Rule] = [] if prefix else [Alias("bert.{rest}", "{rest}")]
-    return [
-        Alias("{rest}LayerNorm.gamma", "{rest}LayerNorm.weight"),
-        Alias("{rest}LayerNorm.beta", "{rest}LayerNorm.bias"),
-        *with_prefix,
-        *without_prefix,
-        Carry(f"{prefix}embeddings.position_ids"),
-    ]
-
-
 def transformers(config: BertPretrainingConfig | BertConfig) -> StateMap:
     """Hugging Face's BertForPreTraining; BertModel without objectives; of a `BertConfig` the trunk, whatever heads
     the file has."""
@@ -369,33 +297,6 @@ def transformers(config: BertPretrainingConfig | BertConfig) -> StateMap:
     if "nsp" in config.objectives:
         rules.append(Rename("cls.seq_relationship.{p}", "next_sentence.{p}"))
     return StateMap(rules)
-
-
-def dense_rules(file: str, ours: str) -> list[Rule]:
-    """A TensorFlow dense layer: its kernel is [in, out]."""
-    return [Transpose(f"{file}/kernel", f"{ours}.weight"), Rename(f"{file}/bias", f"{ours}.bias")]
-
-
-def norm_rules(file: str, ours: str) -> list[Rule]:
-    return [Rename(f"{file}/LayerNorm/gamma", f"{ours}.weight"), Rename(f"{file}/LayerNorm/beta", f"{ours}.bias")]
-
-
-def tensorflow_rules(ours: str) -> list[Rule]:
-    """Google's names of the trunk; what the optimiser left in the file is kept aside."""
-    layer, block = "bert/encoder/layer_{i}/", f"{ours}encoder.blocks.{{i}}."
-    tables = {"word": "word", "position": "position", "token_type": "segment"}
-    rules: list[Rule] = [Carry(f"{{rest}}/adam_{moment}") for moment in "mv"]
-    rules.append(Carry("global_step"))
-    for theirs, mine in tables.items():
-        rules.append(Rename(f"bert/embeddings/{theirs}_embeddings", f"{ours}embedding.{mine}.weight"))
-    rules += norm_rules("bert/embeddings", f"{ours}embedding.norm")
-    for part in ("query", "key", "value"):
-        rules += dense_rules(f"{layer}attention/self/{part}", f"{block}attention.{part}")
-    rules += dense_rules(f"{layer}attention/output/dense", f"{block}attention.out")
-    rules += norm_rules(f"{layer}attention/output", f"{block}attention_norm")
-    rules += dense_rules(f"{layer}intermediate/dense", f"{block}feed_forward.up")
-    rules += dense_rules(f"{layer}output/dense", f"{block}feed_forward.down")
-    return rules + norm_rules(f"{layer}output", f"{block}feed_forward_norm")
 
 
 def google(config: Any) -> Any:

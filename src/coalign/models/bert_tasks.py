@@ -21,24 +21,21 @@ from torch import Tensor, nn
 from coalign.checkpoints import Carry, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.heads import Pooler
 from coalign.models.bert import (
     Bert,
     BertConfig,
     BertPretrainingConfig,
     BertTrunk,
-    alias_rules,
-    dense_rules,
     google,
     init_bert,
-    label_of,
     original,
-    tensorflow_rules,
-    text_of,
     text_spec,
     transformers,
-    trunk_rules,
 )
+from coalign.models.bert_names import alias_rules, dense_rules, tensorflow_rules, trunk_rules
+from coalign.models.reading import label_of, text_of
 from coalign.objectives.classification import Classification
 from coalign.objectives.span_extraction import SpanExtraction
 from coalign.ops.masking import predicted_rows
@@ -74,7 +71,7 @@ class BertTask(nn.Module):
         self.config = config
         self.trunk = BertTrunk(config.trunk)
         self.pooler = Pooler(config.trunk.dim) if self.pooled else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.trunk.dim, self.outputs or config.classes)
         for part in (self.pooler, self.head):
             if part is not None:

@@ -10,19 +10,20 @@ Without words ([CLS] alone before the streams) it is early fusion over unaligned
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from coalign.checkpoints import own_names
+from coalign.layers.dropout import Dropout
 from coalign.layers.heads import Pooler
+from coalign.models.answering import Answering
 from coalign.models.bert import SIZES as BERT_SIZES
-from coalign.models.bert import Bert, BertConfig, BertTrunk, init_bert, label_of, text_of
-from coalign.models.mult import stream_of
+from coalign.models.bert import Bert, BertConfig, BertTrunk, init_bert
+from coalign.models.reading import stream_of, text_of
 from coalign.objectives.answer import Answer
 from coalign.ops.attention import Mask
 from coalign.ops.packing import shorten
@@ -63,15 +64,15 @@ class StreamEmbedding(nn.Module):
         self.position = nn.Embedding(steps, trunk.dim)
         self.kind = nn.Parameter(torch.zeros(trunk.dim))
         self.norm = nn.LayerNorm(trunk.dim, trunk.eps)
-        self.dropout = nn.Dropout(trunk.dropout)
+        self.dropout = Dropout(trunk.dropout)
 
     def forward(self, x: Packed) -> Packed:
         rows = self.projection(x.values) + self.position(x.layout.position) + self.kind
         return x.with_values(self.dropout(self.norm(rows)))
 
 
-class Concat(nn.Module):
-    """BERT over words and streams side by side."""
+class Concat(Answering):
+    """BERT over words and streams side by side. Scores are trained by squared error."""
 
     def __init__(self, config: ConcatConfig) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class Concat(nn.Module):
         self.trunk = BertTrunk(c.trunk)
         self.streams = nn.ModuleDict({name: StreamEmbedding(width, c.trunk, c.max_steps) for name, width in c.streams})
         self.pooler = Pooler(c.trunk.dim)
-        self.dropout = nn.Dropout(c.trunk.dropout)
+        self.dropout = Dropout(c.trunk.dropout)
         self.head = nn.Linear(c.trunk.dim, c.outputs)
         for part in (self.streams, self.pooler, self.head):
             part.apply(init_bert)
@@ -127,24 +128,6 @@ class Concat(nn.Module):
         return Encoding(
             {"joint": states}, {"pooled": pooled, "logits": self.head(self.dropout(pooled))}, {}, kept or {}
         )
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of `labels["label"]`, by the task's name (see `objectives.answer`); scores by squared error."""
-        del generator, choices, only
-        return {self.config.task: self.loss(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 SYSTEM = System(

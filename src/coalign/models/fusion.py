@@ -15,7 +15,7 @@ These are what MulT and MAG-BERT are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,11 +24,13 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import own_names
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.heads import ClassifierHead, Pooler
 from coalign.layers.recurrent import LastState
+from coalign.models.answering import Answering
 from coalign.models.bert import SIZES as BERT_SIZES
-from coalign.models.bert import Bert, BertConfig, BertTrunk, init_bert, label_of, text_of
-from coalign.models.mult import stream_of
+from coalign.models.bert import Bert, BertConfig, BertTrunk, init_bert
+from coalign.models.reading import stream_of, text_of
 from coalign.objectives.answer import Answer
 from coalign.ops.packing import resample
 from coalign.types import Batch, Encoding, InputSpec, System
@@ -69,7 +71,7 @@ SIZES = {
 }
 
 
-class Fusion(nn.Module):
+class Fusion(Answering):
     """The encoders, and the way their states meet."""
 
     def __init__(self, config: FusionConfig) -> None:
@@ -90,7 +92,7 @@ class Fusion(nn.Module):
             self.trunk, self.pooler = BertTrunk(c.trunk), Pooler(c.trunk.dim)
             self.pooler.apply(init_bert)
             dims = {TEXT: c.trunk.dim, **dims}
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
 
         def answer(dim: int) -> ClassifierHead:
             return ClassifierHead(dim, c.hidden_dim, c.outputs, activation="relu", dropout=c.dropout)
@@ -143,24 +145,6 @@ class Fusion(nn.Module):
         else:
             logits = self.answer(torch.cat([*states.values()], 1))
         return Encoding({}, {**states, "logits": logits})
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of `labels["label"]`, by the task's name (see `objectives.answer`)."""
-        del generator, choices, only
-        return {self.config.task: self.loss(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 def outer(states: Sequence[Tensor]) -> Tensor:

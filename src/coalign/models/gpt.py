@@ -24,6 +24,7 @@ from coalign.checkpoints import Alias, Carry, Rename, Split, StateMap, Tie, Tran
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.attention import Activation
+from coalign.layers.dropout import Dropout
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.objectives.causal_lm import CausalLM
@@ -96,7 +97,7 @@ class GptTrunk(nn.Module):
         c = self.config = config
         self.word = nn.Embedding(c.vocab_size + c.special, c.dim)
         self.position = nn.Embedding(c.positions, c.dim)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         self.encoder = Encoder(c.block(), c.depth)
         self.apply(init_gpt)
 

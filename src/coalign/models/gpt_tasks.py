@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from coalign.checkpoints import Rename, StateMap, Tie, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.models.gpt import (
     Gpt,
     GptConfig,
@@ -82,7 +83,7 @@ class GptTask(nn.Module):
             raise InputError("fine-tuning reads the extract token: the trunk needs special=3")
         self.config = config
         self.trunk = GptTrunk(config.gpt)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.gpt.dim, self.outputs or config.classes, config.head_bias)
         self.head.apply(init_gpt)
         self.classify, self.score = Classification(), nn.MSELoss()

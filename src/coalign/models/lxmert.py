@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from coalign.errors import InputError
 from coalign.layers.attention import Attention, activation
+from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
 from coalign.layers.joint import with_words
@@ -83,7 +84,7 @@ class RegionEmbedding(nn.Module):
         super().__init__()
         self.feature, self.feature_norm = nn.Linear(width, dim), nn.LayerNorm(dim, eps)
         self.box, self.box_norm = nn.Linear(4, dim), nn.LayerNorm(dim, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         """[T, dim] of features [T, width] and boxes [T, 4] in fractions of the image."""
@@ -100,7 +101,7 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.attention = Attention(config.dim, heads=config.heads, dropout=config.dropout)
         self.attention_norm = nn.LayerNorm(config.dim, config.eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.text, self.regions = TransformerBlock(config.block(0)), TransformerBlock(config.block(0))
 
     def forward(self, seen: Streams, masks: StreamMasks, record: Record | None = None, name: str = "") -> Streams:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coalign.checkpoints import Rename, StateMap, Tie
 from coalign.checkpoints.statemap import Rule
-from coalign.models.bert import embedding_rules, layer_rules
+from coalign.models.bert_names import embedding_rules, layer_rules
 
 
 def trunk_rules(file: str, ours: str) -> list[Rule]:

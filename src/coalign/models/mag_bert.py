@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from coalign.checkpoints import Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.gating import AdaptationGate
 from coalign.layers.heads import Pooler
 from coalign.models.bert import SIZES as BERT_SIZES
-from coalign.models.bert import Bert, BertConfig, BertTrunk, alias_rules, init_bert, label_of, text_of, trunk_rules
-from coalign.models.mult import stream_of
+from coalign.models.bert import Bert, BertConfig, BertTrunk, init_bert
+from coalign.models.bert_names import alias_rules, trunk_rules
+from coalign.models.reading import label_of, stream_of, text_of
 from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Text
@@ -67,7 +69,7 @@ class MagBert(nn.Module):
             c.trunk.dim, {"visual": c.visual_dim, "acoustic": c.acoustic_dim}, beta=c.beta, dropout=c.gate_dropout
         )
         self.pooler = Pooler(c.trunk.dim)
-        self.dropout = nn.Dropout(c.trunk.dropout)
+        self.dropout = Dropout(c.trunk.dropout)
         self.head = nn.Linear(c.trunk.dim, c.classes)
         for part in (self.gate, self.pooler, self.head):
             part.apply(init_bert)

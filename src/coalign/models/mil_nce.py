@@ -23,7 +23,7 @@ from coalign.checkpoints import Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.s3d import Branches, S3d, S3dConfig
-from coalign.models.bert import text_of
+from coalign.models.reading import text_of
 from coalign.objectives.mil_nce import MilNce
 from coalign.ops.collectives import gather
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System

@@ -33,7 +33,7 @@ from coalign.layers.ctc_alignment import CtcAlignment
 from coalign.layers.grouped import run_grouped
 from coalign.layers.sincos import sincos_steps
 from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
-from coalign.models.bert import label_of
+from coalign.models.reading import label_of, stream_of
 from coalign.objectives.answer import Answer
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
@@ -277,16 +277,6 @@ class MulT(nn.Module):
 
     def after_step(self) -> None:
         """Nothing to do."""
-
-
-def stream_of(batch: Batch, name: str, width: int) -> Packed:
-    """The batch's stream of that name. Errors: `InputError` where there is none, or of another width."""
-    if batch.series is None or name not in batch.series.streams:
-        raise InputError(f"this model reads a stream {name!r}, and the batch has none")
-    rows = batch.series.streams[name]
-    if rows.values.shape[-1] != width:
-        raise InputError(f"stream {name!r} has {rows.values.shape[-1]} features, the model reads {width}")
-    return rows
 
 
 def last_rows(x: Packed) -> Tensor:

@@ -10,19 +10,18 @@ that this was held against; the tests hold it against the formula.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from coalign.checkpoints import own_names
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.gating import ModalityShift
 from coalign.layers.recurrent import LastState, by_place
-from coalign.models.bert import label_of
-from coalign.models.mult import stream_of
+from coalign.models.answering import Answering
+from coalign.models.reading import stream_of
 from coalign.objectives.answer import Answer
 from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System
 
@@ -49,7 +48,7 @@ SIZES = {
 }
 
 
-class Raven(nn.Module):
+class Raven(Answering):
     """The LSTMs of sub-word sequences, the shift, the LSTM of words, and a linear answer."""
 
     def __init__(self, config: RavenConfig) -> None:
@@ -58,7 +57,7 @@ class Raven(nn.Module):
         self.nonverbal = nn.ModuleDict({name: LastState(width, c.nonverbal_dim) for name, width in c.others})
         self.shift = ModalityShift(c.word_dim, dict.fromkeys((n for n, _ in c.others), c.nonverbal_dim), beta=c.beta)
         self.words = LastState(c.word_dim, c.dim)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         self.head = nn.Linear(c.dim, c.outputs)
         self.loss = Answer(c.task)
 
@@ -90,24 +89,6 @@ class Raven(nn.Module):
         words = self.shifted(batch, kept)
         pooled = self.words(words)
         return Encoding({"text": words}, {"pooled": pooled, "logits": self.head(self.dropout(pooled))}, {}, kept or {})
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of `labels["label"]`, by the task's name (see `objectives.answer`)."""
-        del generator, choices, only
-        return {self.config.task: self.loss(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 SYSTEM = System(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
 from coalign.layers.joint import Joint, same_items, with_words
@@ -94,7 +95,7 @@ class RegionEmbedding(nn.Module):
         self.box, self.box_norm = nn.Linear(7, config.dim), nn.LayerNorm(config.dim, config.eps)
         self.hidden_feature = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(config.dim, config.eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

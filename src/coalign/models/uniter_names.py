@@ -6,7 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from coalign.checkpoints import Alias, Rename, StateMap, Tie
 from coalign.checkpoints.statemap import Rule
-from coalign.models.bert import BertConfig, trunk_rules
+from coalign.models.bert import BertConfig
+from coalign.models.bert_names import trunk_rules
 from coalign.models.visualbert import word_head_rules
 
 

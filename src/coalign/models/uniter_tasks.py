@@ -17,6 +17,7 @@ from coalign.checkpoints import Carry, Rename, Split, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.attention import Attention
+from coalign.layers.dropout import Dropout
 from coalign.layers.heads import ClassifierHead
 from coalign.layers.joint import Joint
 from coalign.models.bert import init_bert
@@ -132,7 +133,7 @@ class UniterPairedAttention(_Task):
         self.left_to_right = Attention(text.dim, heads=text.heads, dropout=text.dropout)
         self.right_to_left = Attention(text.dim, heads=text.heads, dropout=text.dropout)
         self.mix = nn.Linear(2 * text.dim, text.dim)
-        self.dropout = nn.Dropout(text.dropout)
+        self.dropout = Dropout(text.dropout)
         self.score = nn.Linear(text.dim, 1)
         self.head = nn.Linear(2 * text.dim, config.classes)
         for part in (self.left_to_right, self.right_to_left, self.mix, self.score, self.head):

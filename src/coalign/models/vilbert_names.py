@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coalign.checkpoints import Carry, Rename, Tie
 from coalign.checkpoints.statemap import Rule
-from coalign.models.bert import embedding_rules, layer_rules
+from coalign.models.bert_names import embedding_rules, layer_rules
 
 
 def vilbert_rules() -> list[Rule]:

@@ -15,6 +15,7 @@ from torch.nn.parameter import Parameter
 from coalign.checkpoints import Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.heads import ClassifierHead
 from coalign.layers.two_streams import Streams
 from coalign.models.bert import init_bert
@@ -92,7 +93,7 @@ class WeightNormHead(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, out_dim: int, dropout: float = 0.5) -> None:
         super().__init__()
         self.up, self.down = WeightNormLinear(dim, hidden_dim), WeightNormLinear(hidden_dim, out_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.dropout(self.up(x).relu()))
@@ -120,7 +121,7 @@ class VilbertTasks(nn.Module):
         self.word = nn.Linear(v.text.dim, 1)
         for part in (self.choice, self.region, self.word):
             part.apply(init_bert)
-        self.dropout = nn.Dropout(v.text.dropout)
+        self.dropout = Dropout(v.text.dropout)
         self.soft, self.hard = SoftAnswers(), Matching()
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from coalign.errors import InputError
 from coalign.layers.attention import Activation, Attention
+from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import Pooler
 from coalign.layers.transformer import BlockConfig, Encoder, TransformerBlock
@@ -84,7 +85,7 @@ class RegionEmbedding(nn.Module):
         self.feature = nn.Linear(config.region_width, config.region_dim)
         self.location = nn.Linear(5, config.region_dim)
         self.norm = nn.LayerNorm(config.region_dim, config.text.eps)
-        self.dropout = nn.Dropout(config.text.dropout)
+        self.dropout = Dropout(config.text.dropout)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         """[T, region_dim] of features [T, width] and boxes [T, 5], in fractions of the image."""
@@ -122,7 +123,7 @@ class Connection(nn.Module):
         self.text_norm, self.region_norm = nn.LayerNorm(t.dim, t.eps), nn.LayerNorm(c.region_dim, t.eps)
         self.text = TransformerBlock(replace(t.block(0), self_attention=False))
         self.regions = TransformerBlock(replace(c.region_block(), self_attention=False))
-        self.dropout = nn.Dropout(t.dropout)
+        self.dropout = Dropout(t.dropout)
 
     def forward(self, seen: Streams, masks: StreamMasks, record: Record | None = None, name: str = "") -> Streams:
         """Both streams read the other's rows from before the layer."""
@@ -157,7 +158,7 @@ class VilbertTrunk(nn.Module):
         self.connections = nn.ModuleList(Connection(c) for _ in c.text_connections)
         self.text_pooler = Pooler(t.dim, c.co_dim, "relu")
         self.region_pooler = Pooler(c.region_dim, c.co_dim, "relu")
-        self.dropout = nn.Dropout(t.dropout)
+        self.dropout = Dropout(t.dropout)
 
     @property
     def text_alone(self) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import PatchEmbedding, TextEmbedding
 from coalign.layers.heads import MaskedLMHead, Pooler
 from coalign.layers.joint import Joint, same_items, with_words
@@ -81,7 +82,7 @@ class ViltTrunk(nn.Module):
         self.patch = PatchEmbedding(v.patch_size, v.dim)
         self.class_token = Parameter(torch.zeros(1, 1, v.dim))
         self.positions = Parameter(torch.zeros(1, 1 + v.grid**2, v.dim))
-        self.dropout = nn.Dropout(v.dropout)
+        self.dropout = Dropout(v.dropout)
         self.encoder = Encoder(v.block, v.depth)
         self.apply(init_vit)
         nn.init.trunc_normal_(self.positions, std=0.02)

@@ -8,8 +8,9 @@ import torch
 
 from coalign.checkpoints import Alias, Carry, Default, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
-from coalign.models.bert import embedding_rules
-from coalign.models.vit import VitConfig, timm_rules
+from coalign.models.bert_names import embedding_rules
+from coalign.models.vit import VitConfig
+from coalign.models.vit_names import timm_rules
 
 
 @runtime_checkable

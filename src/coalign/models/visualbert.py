@@ -26,7 +26,8 @@ from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import MaskedLMHead, Pooler
 from coalign.layers.joint import Joint, same_items, with_words
 from coalign.layers.transformer import Encoder
-from coalign.models.bert import BertConfig, init_bert, trunk_rules
+from coalign.models.bert import BertConfig, init_bert
+from coalign.models.bert_names import trunk_rules
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import Carry, Rename, StateMap
 from coalign.errors import InputError
+from coalign.layers.dropout import Dropout
 from coalign.layers.joint import Joint
 from coalign.models.bert import init_bert
 from coalign.models.visualbert import (
@@ -44,7 +45,7 @@ class _Task(nn.Module):
         super().__init__()
         self.base = base
         self.trunk = VisualBertTrunk(base)
-        self.dropout = nn.Dropout(base.text.dropout)
+        self.dropout = Dropout(base.text.dropout)
 
     @property
     def input_spec(self) -> InputSpec:

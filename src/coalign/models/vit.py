@@ -25,6 +25,7 @@ from coalign.checkpoints import Alias, Rename, StateMap
 from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
+from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Encoder
@@ -122,7 +123,7 @@ class VitTrunk(nn.Module):
             self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
         self.class_token = Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
         self.positions = Parameter(torch.zeros(1, self.prefix + c.grid_size[0] * c.grid_size[1], c.dim))
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         self.encoder = Encoder(c.blocks, final_norm=c.final_norm)
         self.apply(init_vit)
         nn.init.trunc_normal_(self.positions, std=0.02)

@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from coalign.checkpoints import StateMap
 from coalign.layers.embeddings import resize_positions
 from coalign.models.albef import Albef
-from coalign.models.albef_names import original
+from coalign.models.albef_names import assignment_original, classifier_original, original, vqa_original
 from coalign.models.albef_tasks import (
     AlbefClassifier,
     AlbefClassifierConfig,
     AlbefTextAssignment,
     AlbefVqa,
     AlbefVqaConfig,
-    assignment_original,
-    classifier_original,
-    vqa_original,
 )
 from coalign.models.albef_trunk import AlbefConfig
 from coalign.models.bert import BertConfig
