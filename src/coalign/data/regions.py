@@ -117,12 +117,18 @@ def image_key(image: str | int) -> str:
     return stem.lstrip("0") or "0" if stem.isdecimal() else stem
 
 
+class _Checked(dict[str, Any]):
+    """Regions that `checked` gave: what a file read is not checked again when a batch is made of it."""
+
+
 def checked(regions: RegionSet, name: str) -> dict[str, Any]:
     """The regions as tensors, features and boxes as float32.
 
     Raises:
         InputError: features, boxes and what else there is differ in number, or are not finite numbers.
     """
+    if isinstance(regions, _Checked):
+        return _Checked(regions)
     found: dict[str, Any] = {key: torch.as_tensor(value) for key, value in regions.items() if key != "size"}
     features, boxes = found.get("features"), found.get("boxes")
     if features is None or boxes is None:
@@ -136,7 +142,7 @@ def checked(regions: RegionSet, name: str) -> dict[str, Any]:
     found["features"], found["boxes"] = features.float(), boxes.float()
     if not (found["features"].isfinite().all() and found["boxes"].isfinite().all()):
         raise InputError(f"{name}: features or boxes are not finite numbers")
-    return {**found, "size": regions["size"]} if "size" in regions else found
+    return _Checked(found | ({"size": regions["size"]} if "size" in regions else {}))
 
 
 def in_fractions(boxes: Tensor, width: int | float, height: int | float) -> Tensor:
