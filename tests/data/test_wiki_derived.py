@@ -3,7 +3,7 @@ import json
 from coalign.data.conll import entities, read_conll
 from coalign.data.squad import read_squad
 from coalign.data.wiki import Lead
-from coalign.data.wiki_derived import descriptions, questions, subject_tags
+from coalign.data.wiki_derived import alike, descriptions, questions, statements, subject_tags
 
 ADA = Lead(
     "Ada Lovelace (mathematician)",
@@ -49,3 +49,18 @@ def test_one_of_two_descriptions_is_the_leads_own():
         assert row["context"] == lead.text and row[f"ending{row['label']}"] == lead.description
         assert row["ending0"] != row["ending1"]
     assert descriptions([FLUTE, FLUTE]) == []
+
+
+def test_a_statement_is_the_leads_own_or_another_s():
+    rows = statements([ADA, *[FLUTE] * 20])
+    assert {row["label"] for row in rows} == {"own", "other"}
+    for lead, row in zip([ADA, *[FLUTE] * 20], rows, strict=True):
+        assert row["premise"] == lead.text and (row["hypothesis"] == lead.description) == (row["label"] == "own")
+
+
+def test_alike_are_descriptions_of_one_topic():
+    topics = {lead.description: lead.topic for lead in (ADA, FLUTE)}
+    rows = alike([*[ADA] * 10, *[FLUTE] * 10, NONE])
+    assert len(rows) == 20 and {row["label"] for row in rows} == {"same", "other"}
+    assert all((topics[row["sentence1"]] == topics[row["sentence2"]]) == (row["label"] == "same") for row in rows)
+    assert alike([ADA, NONE]) == []

@@ -11,6 +11,8 @@
   something else;
 * `descriptions-SPLIT.csv`: a lead, and two short descriptions ("English mathematician") of which one is its own and one
   another article's; which is its own?
+* `statements-SPLIT.csv`: a lead, and one short description, its own ("own") or another's ("other");
+* `alike-SPLIT.csv`: the short descriptions of two articles, of one topic ("same") or of two ("other").
 
 No human has checked them. They show that a system learns the form of a task, and compare systems; they are not
 a benchmark of reading.
@@ -23,7 +25,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +130,37 @@ def descriptions(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str | i
     return rows
 
 
+def statements(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str]]:
+    """Rows of `premise`, `hypothesis` and `label`, one a lead that has a description."""
+    rng = random.Random(seed)
+    rows: list[dict[str, str]] = []
+    for choice in descriptions(found, seed):
+        shown = rng.randrange(2)
+        label = "own" if shown == choice["label"] else "other"
+        rows.append({"premise": str(choice["context"]), "hypothesis": str(choice[f"ending{shown}"]), "label": label})
+    return rows
+
+
+def alike(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str]]:
+    """Rows of `sentence1`, `sentence2` and `label`, one a lead that has a topic and a description.
+
+    Either label has the same topics in the first text, and nearly so in the second: one alone says next to nothing.
+    """
+    rng = random.Random(seed)
+    known = [(lead.topic, lead.description) for lead in found if lead.topic and lead.description]
+    by_topic = {topic: [pair for pair in known if pair[0] == topic] for topic, _ in known}
+    rows: list[dict[str, str]] = []
+    for topic, text in known if len(by_topic) > 1 else ():
+        same = rng.randrange(2) == 1
+        other = rng.choice(by_topic[topic] if same else known)
+        while not same and other[0] == topic:
+            other = rng.choice(known)
+        rows.append({"sentence1": text, "sentence2": other[1], "label": "same" if same else "other"})
+    return rows
+
+
 def write_files(folder: Path) -> None:
-    """Writes the three files of every split."""
+    """Writes the five files of every split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         kept = list(leads(split))
@@ -137,10 +168,16 @@ def write_files(folder: Path) -> None:
         lines = ("\n".join(f"{word} {tag}" for word, tag in pairs) for pairs in tagged)
         (folder / f"subjects-{split}.conll").write_text("\n\n".join(lines) + "\n", "utf-8")
         (folder / f"questions-{split}.json").write_text(json.dumps(questions(kept), ensure_ascii=False), "utf-8")
-        with (folder / f"descriptions-{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, ["context", "ending0", "ending1", "label"])
-            table.writeheader()
-            table.writerows(descriptions(kept))
+        _write_table(folder / f"descriptions-{split}.csv", descriptions(kept))
+        _write_table(folder / f"statements-{split}.csv", statements(kept))
+        _write_table(folder / f"alike-{split}.csv", alike(kept))
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]) if rows else [])
+        table.writeheader()
+        table.writerows(rows)
 
 
 if __name__ == "__main__":
