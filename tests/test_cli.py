@@ -185,7 +185,7 @@ class Recipe:
     steps: int = 10
 
     def run(self) -> None:
-        from coalign.training.loop import DivergenceError
+        from coalign.training.meter import DivergenceError
         if self.steps == 0:
             raise DivergenceError("the loss 'itc' became nan in step 1")
         self.out.write_text(f"{self.data} {self.steps}")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from coalign.errors import InputError
-from coalign.training.loop import Callback, DivergenceError, Trainable, TrainConfig, fit
+from coalign.training.loop import Callback, Trainable, TrainConfig, fit
+from coalign.training.meter import DivergenceError
 from coalign.training.run import Run
 from coalign.training.tracking import curves, read_metrics
 from coalign.types import Batch, Images, Model

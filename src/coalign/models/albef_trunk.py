@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,14 @@ from coalign.layers.attention import FeedForward
 from coalign.layers.convolution import EfficientNetStem
 from coalign.layers.dropout import Dropout
 from coalign.layers.heads import MaskedLMHead
+from coalign.layers.momentum import momentum_update
 from coalign.layers.transformer import Context, TransformerBlock
 from coalign.models.bert import BertConfig, BertTrunk
 from coalign.models.vit import VitConfig, VitTrunk
 from coalign.ops.attention import Mask
 from coalign.types import Images, InputSpec, Layout, Packed, Record, Text
+
+T = TypeVar("T", bound=nn.Module)
 
 STEM_MEAN, STEM_STD = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -185,3 +188,22 @@ def input_spec_of(config: AlbefConfig) -> InputSpec:
         max_text_length=config.max_text_length,
         separator=config.separator,
     )
+
+
+class Followed(nn.Module, Generic[T]):
+    """Online towers followed by a momentum copy, and nothing to enqueue."""
+
+    online: T
+    momentum: T
+    albef: AlbefConfig
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return input_spec_of(self.albef)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        momentum_update(self.momentum, self.online, self.albef.momentum)
+
+    def after_step(self) -> None:
+        """Nothing to do."""

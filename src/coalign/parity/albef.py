@@ -15,10 +15,9 @@ from coalign.models.albef_tasks import (
     AlbefClassifier,
     AlbefClassifierConfig,
     AlbefTextAssignment,
-    AlbefVqa,
-    AlbefVqaConfig,
 )
 from coalign.models.albef_trunk import AlbefConfig
+from coalign.models.albef_vqa import AlbefVqa, AlbefVqaConfig
 from coalign.models.bert import BertConfig
 from coalign.models.vit import VitConfig
 from coalign.ops.attention import Mask
