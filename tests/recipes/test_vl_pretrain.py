@@ -99,6 +99,9 @@ def test_a_run_starts_from_another_and_goes_on(world: Path, tmp_path: Path) -> N
         recipe(**{**first, "steps": 3}).run()
     with pytest.raises(InputError, match="no size 'huge'"):
         recipe(**settings(world, "uniter", tmp_path / "c", size="huge")).run()
+    with pytest.raises(InputError, match="--dropout, --alignment-weight: set fresh weights"):
+        again = {"init": tmp_path / "a", "alignment_weight": 0.0, "dropout": 0.0}
+        recipe(**settings(world, "uniter", tmp_path / "c", **again)).run()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from coalign.training.loop import Loader as Batched
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
 
+OF_FRESH_WEIGHTS = ("size", "dropout", "words", "image_size", "patch_size", "alignment_weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(ABC):
@@ -85,6 +87,11 @@ class Pretrain(ABC):
     def model(self, texts: Sequence[str], **settings: Any) -> nn.Module:
         """The model with its vocabulary; fresh weights have `settings` in their configuration."""
         if self.init is not None:
+            fields = [field for field in dataclasses.fields(self) if field.name in OF_FRESH_WEIGHTS]
+            given = [f"--{field.name}" for field in fields if getattr(self, field.name) != field.default]
+            if given:
+                names = ", ".join(given).replace("_", "-")
+                raise InputError(f"{names}: set fresh weights, and {self.init} brings its own; leave out either")
             model = load(self.init, self.system, vocab=self.vocab)
             if getattr(model, "tokenizer", None) is None:
                 raise InputError(f"{self.init}: brings no vocabulary; give its vocab.txt by --vocab")
