@@ -100,9 +100,9 @@ def test_classification_is_learned_and_starts_from_the_pretrained_trunk(pretrain
 
 def test_the_auxiliary_loss_can_be_left_out(tmp_path):
     train = table(tmp_path / "t.tsv", sentences(16), ("sentence", "label"))
-    gpt_classify.Recipe(data=train, out=tmp_path / "run", steps=2, lm_weight=0.0, **SMALL).run()
+    gpt_classify.Recipe(data=train, out=tmp_path / "run", steps=2, warmup=0.75, lm_weight=0.0, **SMALL).run()
     logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert set(logged["losses"]) == {"task"}
+    assert set(logged["losses"]) == {"task"} and logged["lr"] == SMALL["lr"]  # by default half of it
 
 
 def test_entailment_and_similarity(tmp_path, capsys):

@@ -56,6 +56,8 @@ class FineTuning:
     lr: OptionalFloat = None
     """The peak learning rate. By default the paper's 6.25e-5 for 768 wide models, more for narrower ones in inverse
     proportion."""
+    warmup: float = 0.002
+    """The share of the steps in which the rate rises; the paper's, who has thousands of steps."""
     lm_weight: float = 0.5
     """The weight of the auxiliary next-word loss; 0 leaves it out."""
     dropout: float = 0.1
@@ -94,7 +96,7 @@ class FineTuning:
             lr=scaled_lr(self.lr, 6.25e-5, model.config.gpt.dim),
             weight_decay=0.01,
             schedule="linear",
-            warmup=0.002,
+            warmup=self.warmup,
             precision=self.precision,
             seed=self.seed,
         )
