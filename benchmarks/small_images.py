@@ -1,15 +1,15 @@
 """Image classifiers on real small images, side by side: the figures of docs/results.md, "Vision".
 
     python benchmarks/small_images.py DATA              writes the drawings as folders
-    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, networks, full, positions,
-                                                        photographs
+    python benchmarks/small_images.py DATA PART ...     runs parts: choose, pretraining, rates, networks, full,
+                                                        positions, photographs
 
 The images are emoji drawings of 32 pixels in three styles, the class Unicode's group (9 of them). A quarter of the
-concepts is held out, in all styles: `val`. `few` holds the labels of a tenth of the training concepts; `dev` measures
-on other training concepts than these, and settings are chosen there (`choose`), never on `val`. `photographs` draws
-reconstructions: it needs scikit-image, learns from cuttings of some of its photographs and rebuilds cuttings of others.
-Every part runs three seeds and prints one line a run and the mean with its standard deviation. What was stopped goes
-on where it was.
+concepts is held out, in all styles: `all/val`. `few` holds the labels of a tenth of the training concepts. Settings are
+chosen (`choose`) on a fifth of the other training concepts, never on `all/val`: `dev` trains on the few labels, `most`
+on all but that fifth. `photographs` draws reconstructions: it needs scikit-image, learns from cuttings of some of its
+photographs and rebuilds cuttings of others. Every part runs three seeds and prints one line a run and the mean with its
+standard deviation. What was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from coalign.registry import load
 from coalign.training.tracking import read_metrics
 
 SEEDS = (0, 1, 2)
-PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 1500, 150, 150, 150
+PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 3000, 150, 150, 200
 PHOTOGRAPH_STEPS = 1000
 COMMON: dict[str, Any] = {
     "batch_size": 32,
@@ -52,13 +52,14 @@ COMMON: dict[str, Any] = {
 
 
 def write_drawings(root: Path) -> None:
-    """all/train/GROUP, all/val/GROUP: all drawings; few: labels of a tenth of the training concepts; dev: see above."""
+    """all/train/GROUP, all/val/GROUP: all drawings; few: labels of a tenth of the training concepts; see above."""
     split = split_concepts(load_emoji(32), seed=0, unseen_fraction=0.25, development_fraction=0.075)
     put(root / "all" / "train", [*split.train, *split.development])
     put(root / "all" / "val", split.unseen)
     put(root / "few" / "train", split.development)
     put(root / "dev" / "val", split.train[::5])
-    for link, folder in (("few/val", "all/val"), ("dev/train", "few/train")):
+    put(root / "most" / "train", [*split.development, *(c for i, c in enumerate(split.train) if i % 5)])
+    for link, folder in (("few/val", "all/val"), ("dev/train", "few/train"), ("most/val", "dev/val")):
         (root / link).symlink_to((root / folder).resolve(), target_is_directory=True)
 
 
@@ -70,43 +71,60 @@ def put(folder: Path, concepts: list[EmojiConcept]) -> None:
             Image.fromarray(pixels).save(place / f"{concept.key}-{style}.png")
 
 
-# all of about 460,000 parameters, as the ViT, and maps of 8 by 8 after the stem
-RESNET: dict[str, Any] = {"width": 30, "attention": "none", "stem": "convolution"}
-SASA: dict[str, Any] = {"width": 36, "kernel": 5, "attention": "all", "stem": "convolution"}
+# all of about 460,000 parameters, as the ViT, and maps of 8 by 8 after the stem; rates by `rates`
+RESNET: dict[str, Any] = {"width": 30, "attention": "none", "stem": "convolution", "lr": 3e-3}
+SASA: dict[str, Any] = {"width": 36, "kernel": 5, "attention": "all", "stem": "convolution", "lr": 3e-3}
 LATE: dict[str, Any] = SASA | {"attention": "late"}
 FULL: dict[str, Any] = SASA | {"stem": "attention", "stem_pool": 4}
+VIT: dict[str, Any] = {"lr": 1e-3}
 
 
 def sasa(data: Path, out: Path, **choices: Any) -> Callable[[int], Sasa]:
-    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "clip": 1.0, "lr": 3e-3}
+    common: dict[str, Any] = COMMON | {"data": str(data), "steps": STEPS, "clip": 1.0}
     return lambda seed: Sasa(out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
+
+
+def vit(data: Path, out: Path, **choices: Any) -> Callable[[int], Vit]:
+    common: dict[str, Any] = COMMON | {"data": str(data), "steps": STEPS}
+    return lambda seed: Vit(out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
+
+
+def rates(data: Path, runs: Path) -> None:
+    """Learning rates for `networks`, by training drawings that are left out; one seed."""
+    most = data / "most"
+    made: dict[str, Callable[[int], Any]] = {}
+    for lr in (1e-3, 3e-3, 1e-2):
+        made[f"ResNet, {lr}"] = sasa(most, runs / f"most-resnet-{lr}", **RESNET | {"lr": lr})
+    for lr in (1e-3, 3e-3):
+        made[f"ViT, {lr}"] = vit(most, runs / f"most-vit-{lr}", lr=lr)
+        made[f"SASA, {lr}"] = sasa(most, runs / f"most-sasa-{lr}", **SASA | {"lr": lr})
+    compare(made, SEEDS[:1])
 
 
 def networks(data: Path, runs: Path) -> None:
     """(a) ViT, SASA and a convolutional ResNet of equal parameters, equal steps."""
-    common: dict[str, Any] = COMMON | {"data": str(data / "all"), "steps": STEPS, "lr": 1e-3}
     compare(
         {
-            "ResNet": sasa(data, runs / "resnet", **RESNET),
-            "ViT": lambda seed: Vit(out=runs / f"vit-{seed}", seed=seed, **common),
-            "SASA, attention late": sasa(data, runs / "late", **LATE),
-            "SASA, all stages": sasa(data, runs / "sasa", **SASA),
+            "ResNet": sasa(data / "all", runs / "resnet", **RESNET),
+            "ViT": vit(data / "all", runs / "vit", **VIT),
+            "SASA, attention late": sasa(data / "all", runs / "late", **LATE),
+            "SASA, all stages": sasa(data / "all", runs / "sasa", **SASA),
         }
     )
 
 
 def full(data: Path, runs: Path) -> None:
     """(a) SASA whose stem attends too."""
-    compare({"SASA, full": sasa(data, runs / "full", **FULL)})
+    compare({"SASA, full": sasa(data / "all", runs / "full", **FULL)})
 
 
 def positions(data: Path, runs: Path) -> None:
     """(d) SASA with relative positions (the run of `networks`), absolute ones, and none."""
     compare(
         {
-            "relative": sasa(data, runs / "sasa", **SASA),
-            "absolute": sasa(data, runs / "absolute", **SASA, positions="absolute"),
-            "none": sasa(data, runs / "none", **SASA, positions="none"),
+            "relative": sasa(data / "all", runs / "sasa", **SASA),
+            "absolute": sasa(data / "all", runs / "absolute", **SASA, positions="absolute"),
+            "none": sasa(data / "all", runs / "none", **SASA, positions="none"),
         }
     )
 
@@ -147,6 +165,11 @@ def tuned(data: Path, out: Path, start: str, lr: float, decay: float | None) -> 
     )
 
 
+def probed(data: Path, out: Path, start: str) -> Callable[[int], MaeProbe]:
+    common: dict[str, Any] = COMMON | {"data": str(data), "steps": PROBE_STEPS, "pool": "mean"}
+    return lambda seed: MaeProbe(out=out.with_name(f"{out.name}-{seed}"), start=start, seed=seed, **common)
+
+
 def choose(data: Path, runs: Path) -> None:
     """Learning rates for `pretraining`, by drawings outside of `few` and `val`; one seed."""
     start = pretrained(data, runs)
@@ -160,24 +183,13 @@ def choose(data: Path, runs: Path) -> None:
 def pretraining(data: Path, runs: Path) -> None:
     """(b) MAE fine-tuned against from scratch, and (c) probed against random features; few labels."""
     start = pretrained(data, runs)
-
-    def probed(name: str, start: str) -> Callable[[int], Any]:
-        return lambda seed: MaeProbe(
-            data=str(data / "few"),
-            out=runs / f"{name}-{seed}",
-            start=start,
-            steps=PROBE_STEPS,
-            pool="mean",
-            seed=seed,
-            **COMMON,
-        )
-
+    few = data / "few"
     compare(
         {
-            "fine-tuned from MAE": tuned(data / "few", runs / "tuned", start, 1e-3, 0.75),
-            "fine-tuned from scratch": tuned(data / "few", runs / "scratch", "scratch", 1e-3, None),
-            "probe of MAE": probed("probe", start),
-            "probe of random features": probed("random", "scratch"),
+            "fine-tuned from MAE": tuned(few, runs / "tuned", start, 1e-3, 0.75),
+            "fine-tuned from scratch": tuned(few, runs / "scratch", "scratch", 1e-3, None),
+            "probe of MAE": probed(few, runs / "probe", start),
+            "probe of random features": probed(few, runs / "random", "scratch"),
         }
     )
 
@@ -256,6 +268,7 @@ def main(words: list[str]) -> None:
     parts = {
         "choose": choose,
         "pretraining": pretraining,
+        "rates": rates,
         "networks": networks,
         "full": full,
         "positions": positions,
