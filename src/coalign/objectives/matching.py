@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from coalign.errors import InputError
 from coalign.objectives.reduce import Reduction, reduced
 
 
@@ -29,7 +30,7 @@ def draw_hard_negatives(
     ALBEF, section 3.2. A row whose candidates are all the same item takes any other row. Needs two columns.
     """
     if similarity.shape[1] < 2:
-        raise ValueError("hard negatives need a batch of at least two pairs")
+        raise InputError("hard negatives need batches of at least two pairs: raise the batch size")
     weights = similarity.softmax(1).masked_fill(same, 0.0)
     others = 1.0 - torch.eye(*similarity.shape, device=similarity.device)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others)
