@@ -104,6 +104,19 @@ def test_a_run_starts_from_another_and_goes_on(world: Path, tmp_path: Path) -> N
         recipe(**settings(world, "uniter", tmp_path / "c", **again)).run()
 
 
+def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: Path) -> None:
+    for system in ("vilt", "albef"):
+        recipe = find_recipe(f"{system}-pretrain")
+        made: list[Any] = []
+        for how in ("paper", "xavier"):
+            made.append(recipe(**settings(world, system, tmp_path, initialiser=how)).model(["a star"]).state_dict())
+        (name, paper), *_ = [(n, t) for n, t in made[0].items() if "feed_forward" in n and t.dim() == 2]
+        assert 2 * paper.std() < made[1][name].std()
+        if system == "albef":
+            held = {n.removeprefix("momentum."): t for n, t in made[1].items() if n.startswith("momentum.")}
+            assert held and all(torch.equal(t, made[1][f"online.{n}"]) for n, t in held.items())
+
+
 @dataclass(frozen=True)
 class Regions:
     """A region file of some images in a folder."""

@@ -34,6 +34,7 @@ def command(
     batch_size: int = 64,
     lr: float = 5e-4,
     dropout: OptionalFloat = None,
+    initialiser: Literal["paper", "xavier"] = "paper",
     task_steps: int = 300,
     task_lr: float = 5e-4,
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -64,6 +65,7 @@ def command(
         batch_size: Of each pre-training.
         lr: Of each pre-training.
         dropout: Of all. By default each size's own; 0 learns faster in short runs.
+        initialiser: How fresh weights are drawn; with xavier small sizes learn sooner.
         task_steps: Of each fine-tuning.
         task_lr: Of each fine-tuning.
         precision: Of each training; bf16 is faster where the processor has it.
@@ -78,7 +80,7 @@ def command(
     if sum(given is not None for given in (world, data, plan)) != 1:
         raise InputError("give one of --world, --data (with --held-out) and --plan")
     budget: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision}
-    budget |= {} if dropout is None else {"dropout": dropout}
+    budget |= {"initialiser": initialiser} | ({} if dropout is None else {"dropout": dropout})
     if plan is not None:
         chosen = Plan.read(plan)
     elif world is not None:
