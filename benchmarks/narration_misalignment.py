@@ -40,7 +40,7 @@ from coalign.training.schedule import lr_factor
 from coalign.types import Batch, Video
 
 LEVELS = (0.0, 0.6, 0.9)
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3)
 METHODS = {"nce": (1, "sum"), "max-nce": (5, "max"), "mil-nce": (5, "sum")}
 BAG, OFF_TOPIC, SECONDS = 5, 0.2, 3.2
 Row = dict[str, Any]

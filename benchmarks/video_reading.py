@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,10 @@ def moving_noise(frames: int, side: int = 48) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(np.roll(ground, number, 1)[:, :side])
 
 
-def memory(folder: Path, run: Path) -> list[dict[str, Any]]:
+def memory(folder: Path, run: Path, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Peak resident memory in MB of an extraction, by the length of the video."""
     rows: list[dict[str, Any]] = []
-    for minutes in MINUTES:
+    for minutes in lengths:
         place = folder / f"{minutes}min"
         place.mkdir()
         write_video(place / "v.mp4", moving_noise(minutes * 60 * 5), 5.0)
@@ -118,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=int, nargs="+", default=MINUTES)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -135,7 +136,7 @@ def main() -> None:
         ways = {
             "real": lambda: real_clips(model),
             "speed": lambda: speed(folder / "films", model, words, args.workers),
-            "memory": lambda: memory(folder, run),
+            "memory": lambda: memory(folder, run, args.minutes),
         }
         found: dict[str, Any] = {}
         for part in args.parts:

@@ -108,3 +108,14 @@ def test_paddles_pickles_are_read_without_running_anything(tmp_path):
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"a": print}))
     with pytest.raises(InputError, match=r"builtins\.print, which is refused"):
         read_tensors(tmp_path / "x.pdparams")
+    whole = pickle.dumps(cut)
+    for damaged in (
+        whole[:-40],
+        whole[40:],
+        b"",
+        pickle.dumps([1]),
+        pickle.dumps(cut | {"UnpackBigParamInfor@@": [1]}),
+    ):
+        (tmp_path / "x.pdparams").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"x\.pdparams"):
+            read_tensors(tmp_path / "x.pdparams")

@@ -57,6 +57,15 @@ def test_sentences_of_published_files(tmp_path: Path, files: VideoFiles, name: s
     assert captions(found) == wanted and found.missing == missing
 
 
+def test_names_that_lead_elsewhere_are_not_followed(tmp_path: Path, files: VideoFiles) -> None:
+    (tmp_path / "secret.mp4").touch()
+    for name in ("../secret", "../secret.mp4", str(tmp_path / "secret.mp4"), "..", "", "a.mp4/../../secret"):
+        assert files.find(name) is None
+    (tmp_path / "x.csv").write_text("video_id,text\n../secret,x\n..,y\n")
+    with pytest.raises(InputError, match="none of its videos"):
+        read_captioned(tmp_path / "x.csv", files)
+
+
 def test_splits_and_what_is_wrong(tmp_path: Path, files: VideoFiles) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(youcook()))

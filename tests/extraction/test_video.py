@@ -10,6 +10,8 @@ from video_files import make_sound, make_video
 
 from coalign.data.clip_features import read_features
 from coalign.errors import InputError
+from coalign.extraction.boxes import Extract as Boxes
+from coalign.extraction.frames import Extract as Frames
 from coalign.extraction.video import extract_folder
 from coalign.types import Batch, Encoding, InputSpec
 
@@ -93,3 +95,20 @@ def test_bad_input_is_one_line(videos: Path, tmp_path: Path) -> None:
     make_video(videos / "a.mkv", 3)
     with pytest.raises(InputError, match="same name"):
         extract_folder(videos, tmp_path / "out", Means(), SPEC)
+
+
+def test_pictures_of_a_video_stay_in_the_folder_and_names_do_not_clash(videos: Path, tmp_path: Path) -> None:
+    (videos / "..hidden").mkdir()
+    make_video(videos / "..hidden" / "x.mp4", 4)
+    Frames(videos=videos, out=tmp_path / "deep" / "out", short_side=16).run()
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
+    folders = {path.name for path in (tmp_path / "deep" / "out").iterdir() if path.is_dir()}
+    assert folders == {"a", "sub__b", "..hidden__x"}
+    make_video(videos / "sub__b.mp4", 3)
+    with pytest.raises(InputError, match="same name"):
+        Frames(videos=videos, out=tmp_path / "other", short_side=16).run()
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("picture,x1,y1,x2,y2,label\n../../a/0000000,0,0,1,1,red\n/a/0000000,0,0,1,1,red\n")
+    with pytest.raises(InputError, match="boxes of none"):
+        Boxes(pictures=tmp_path / "deep" / "out", boxes=boxes, out=tmp_path / "regions").run()
+    assert not (tmp_path / "regions").exists()

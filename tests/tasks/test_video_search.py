@@ -77,6 +77,8 @@ def test_the_commands(
     assert search_command.command(run, "blue", k=1, json=True) == 0
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["video"].endswith("a.mp4") and answer["end"] - answer["start"] == 1
+    assert search_command.command(run, "../../../blue", k=1, open=True) == 0
+    assert Path(capsys.readouterr().out.splitlines()[1]).parent == run / "searches"
     with pytest.raises(InputError, match="in words alone"):
         search_command.command(run, "blue", rerank=True)
 

@@ -72,7 +72,10 @@ def _read_paddle(path: Path) -> dict[str, Tensor]:
         for name, value in content.items()
         if not str(name).endswith("@@")
     }
-    for name, cut in (content.get("UnpackBigParamInfor@@") or {}).items():
+    slices: Any = content.get("UnpackBigParamInfor@@") or {}
+    if not isinstance(slices, dict):
+        raise InputError(f"{path}: damaged: it does not say which slices make which array")
+    for name, cut in slices.items():
         try:
             pieces = [found.pop(piece) for piece in cut["slices"]]
             found[str(name)] = np.concatenate([piece.reshape(-1) for piece in pieces]).reshape(cut["OriginShape"])

@@ -5,7 +5,7 @@ A file has "features" [n, width] and "times" [n, 2], the beginning and end of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +21,21 @@ SUFFIX = ".safetensors"
 def feature_name(video: Path, folder: Path) -> str:
     """What the features of a video in a folder or below are called: its path from there, joined by "__"."""
     return "__".join(video.relative_to(folder).with_suffix("").parts)
+
+
+def feature_names(videos: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """What the features of each of these are called.
+
+    Raises:
+        InputError: Two would be called the same.
+    """
+    names: dict[str, Path] = {}
+    for video in videos:
+        name = feature_name(video, folder)
+        if name in names:
+            raise InputError(f"{names[name]} and {video.name} would get the same name; rename one of them")
+        names[name] = video
+    return {video: name for name, video in names.items()}
 
 
 def read_features(file: Path) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from coalign.data.clip_features import feature_name
+from coalign.data.clip_features import feature_names
 from coalign.data.decode import BadSample
 from coalign.data.quarantine import Quarantine
 from coalign.data.samples import Problem, Where
@@ -46,6 +46,7 @@ class Extract:
         paths = find_videos(self.videos) if self.videos.is_dir() else []
         if not paths:
             raise InputError(f"{self.videos}: no folder of videos")
+        names = feature_names(paths, self.videos)
         self._same()
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         count = 0
@@ -54,7 +55,7 @@ class Extract:
         )
         for number, path in enumerate(bar):
             try:
-                count += self._write(path)
+                count += self._write(path, names[path])
             except BadSample as error:
                 quarantine.add(Problem(Where(str(self.videos), number), error.reason, str(path)))
         broken = f"; {quarantine.broken} cannot be read, see {quarantine.path}" if quarantine.broken else ""
@@ -68,17 +69,20 @@ class Extract:
             raise InputError(f"{self.out}: holds pictures made in another way ({path}); give another folder")
         path.write_text(json.dumps(settings) + "\n", "utf-8")
 
-    def _write(self, video: Path) -> int:
-        name = feature_name(video, self.videos)
+    def _write(self, video: Path, name: str) -> int:
         if (self.out / name).is_dir():
             return 0
         part = self.out / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         count = 0
-        for time, frame in stream_frames(video, 1 / self.every, short_side=self.short_side):
-            file = Path(picture_name(name, time)).name
-            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(part / f"{file}.jpg", quality=92)
-            count += 1
+        try:
+            for time, frame in stream_frames(video, 1 / self.every, short_side=self.short_side):
+                file = Path(picture_name(name, time)).name
+                Image.fromarray(frame.permute(1, 2, 0).numpy()).save(part / f"{file}.jpg", quality=92)
+                count += 1
+        except BadSample:
+            shutil.rmtree(part)
+            raise
         part.rename(self.out / name)
         return count

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tyro.conf import arg
 
-from coalign.data.clip_features import feature_name
+from coalign.data.clip_features import feature_names
 from coalign.data.clips import stream_clips
 from coalign.data.decode import BadSample
 from coalign.data.quarantine import Quarantine
@@ -110,10 +110,7 @@ def extract_folder(
     paths = find_videos(videos) if videos.is_dir() else []
     if not paths:
         raise InputError(f"{videos}: no folder of videos")
-    names = {path: feature_name(path, videos) for path in paths}
-    doubles = [path for path, name in names.items() if list(names.values()).count(name) > 1]
-    if doubles:
-        raise InputError(f"{doubles[0]} and {doubles[1].name} would get the same name; rename one of them")
+    names = feature_names(paths, videos)
     settings = {"frames": spec.frames, "fps": spec.fps, "image_size": spec.image_size, "step": step, **(about or {})}
     _same_settings(out, settings)
     quarantine = Quarantine(out / "quarantine.jsonl")
