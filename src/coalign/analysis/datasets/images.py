@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from coalign.analysis.datasets.columns import Floats, Ints
 from coalign.analysis.datasets.drawing import figure, graph_objects, histogram
@@ -211,30 +213,40 @@ def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
 
     The hash alone takes all simple drawings of one shape for the same, and the mean difference all grinning faces.
     """
-    parent = list(range(len(looks)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    files: dict[bytes, int] = {}
-    for i, look in enumerate(looks):
-        parent[i] = files.setdefault(look.digest, i)
-    unique = np.array([i for i in range(len(looks)) if parent[i] == i])
-    if len(unique) > 1:
-        hashes = np.stack([looks[i].hash for i in unique]).view(np.uint64)[:, 0]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        small = np.stack([looks[i].small for i in unique]).reshape(len(unique), -1).astype(np.float32)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        size = max(16, 8_000_000 // len(unique))  # 64 MB at once
-        for begin in range(0, len(unique), size):
-            part = hashes[begin : begin + size]
-            near = np.bitwise_count(part[:, None] ^ hashes[None, begin:]) <= BITS
-            for a, b in zip(*(np.nonzero(np.triu(near, 1))), strict=True):
-                if np.abs(small[begin + a] - small[begin + b]).max() <= ALIKE:
-                    i, j = sorted((root(int(unique[begin + a])), root(int(unique[begin + b]))))
-                    parent[j] = i
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for i, look in enumerate(looks):
-        groups[root(i)].append(look.row)
+    if looks:
+        hashes = np.stack([look.hash for look in looks]).view(np.uint64)[:, 0]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        small = np.stack([look.small for look in looks]).reshape(len(looks), -1, 3)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        files: dict[bytes, int] = {}
+        pictures: dict[tuple[bytes, bytes], int] = {}
+        pairs: list[Ints] = []
+        unique: list[int] = []  # of those that are the same to the last cell one is compared with the others
+        for i, look in enumerate(looks):
+            same = files.setdefault(look.digest, i)
+            if same == i:
+                same = pictures.setdefault((hashes[i].tobytes(), small[i].tobytes()), i)
+            if same == i:
+                unique.append(i)
+            else:
+                pairs.append(np.array([[same], [i]]))
+        order = np.array(unique)
+        pairs += [order[pair] for pair in _alike(hashes[order], small[order])]
+        ends = np.concatenate([np.zeros((2, 0), np.int64), *pairs], 1)
+        links = coo_array((np.ones(ends.shape[1], bool), (ends[0], ends[1])), (len(looks), len(looks)))
+        for look, group in zip(looks, connected_components(links, directed=False)[1].tolist(), strict=True):
+            groups[group].append(look.row)
     return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
+
+
+def _alike(hashes: npt.NDArray[np.uint64], small: npt.NDArray[np.uint8]) -> Iterator[Ints]:
+    """Pairs [2, n] of pictures whose hashes agree and none of whose cells [cells, 3] differ by much. Where even the
+    means do, cells need not be compared: of simple drawings most hashes agree."""
+    means, cells = small.mean(1, dtype=np.float32), small.reshape(len(small), -1).astype(np.int16)
+    size = max(16, 8_000_000 // len(small))  # 64 MB at once
+    for begin in range(0, len(small), size):
+        near = np.bitwise_count(hashes[begin : begin + size, None] ^ hashes[None, begin:]) <= BITS
+        for channel in means.T:
+            near &= np.abs(channel[begin : begin + size, None] - channel[None, begin:]) <= ALIKE
+        found = np.stack(np.nonzero(np.triu(near, 1))) + begin
+        for part in np.array_split(found, max(found.shape[1] >> 15, 1), 1):
+            yield part[:, np.abs(cells[part[0]] - cells[part[1]]).max(1, initial=0) <= ALIKE]
