@@ -325,6 +325,9 @@ def test_text_statistics() -> None:
     assert [(a, b) for a, b, _ in made.near_duplicates] == [(2, 3)] and made.scripts["Cyrillic"] == 0.2
     assert made.tokenisation is not None and made.tokenisation.unknown > 0
     assert near_duplicate_texts(["short", "shirt"], np.arange(2)) == []
+    plates = [f"a photograph of the collection of the great exhibition, plate {i}" for i in range(400)]
+    pairs = near_duplicate_texts(plates, np.arange(400))  # not as many as the square of their number
+    assert {row for a, b, _ in pairs for row in (a, b)} == set(range(400)) and len(pairs) < 400 * 60
     words = label_words(["red boat", "red car", "blue sea", "blue sky"] * 3, ["r", "r", "b", "b"] * 3)
     assert words["r"][0][0] == "red" and words["b"][0][0] == "blue"
 

@@ -19,6 +19,7 @@ from coalign.errors import InputError
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _SHORT = 20  # letters below which the language of a text is not guessed
 _SHINGLE, _PERMUTATIONS, _SIMILAR = 5, 64, 0.8
+_CROWD = 50  # of texts with as many candidates, no more are kept to compare others with
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def duplicate_texts(texts: Sequence[str]) -> list[list[int]]:
 def near_duplicate_texts(texts: Sequence[str], rows: Ints) -> list[tuple[int, int, float]]:
     """Pairs of different texts among `rows` whose letter 5-grams overlap by 0.8 or more (Jaccard), most alike first.
 
-    Candidates by MinHash and locality-sensitive hashing (Broder 1997), each then compared exactly.
+    Candidates by MinHash and locality-sensitive hashing (Broder 1997), each then compared exactly. Texts of one pattern
+    are compared with some fifty of it, not with all: there would be as many pairs as the square of their number.
     """
     try:
         from datasketch import MinHash, MinHashLSH
@@ -177,12 +179,14 @@ def near_duplicate_texts(texts: Sequence[str], rows: Ints) -> list[tuple[int, in
     hashes: Any = MinHash.bulk(list(shingles.values()), num_perm=_PERMUTATIONS) if shingles else []
     pairs: list[tuple[int, int, float]] = []
     for row, hashed in zip(shingles, hashes, strict=True):
-        for other in lsh.query(hashed):
+        candidates = lsh.query(hashed)
+        for other in candidates:
             both = len(shingles[row] & shingles[other])
             alike = both / (len(shingles[row]) + len(shingles[other]) - both)
             if alike >= _SIMILAR:
                 pairs.append((other, row, alike))
-        lsh.insert(row, hashed)
+        if len(candidates) < _CROWD:
+            lsh.insert(row, hashed)
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
