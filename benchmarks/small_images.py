@@ -38,7 +38,7 @@ from coalign.registry import load
 from coalign.training.tracking import read_metrics
 
 SEEDS = (0, 1, 2)
-PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 3000, 150, 150, 200
+PRETRAINING_STEPS, FEW_STEPS, PROBE_STEPS, STEPS = 1000, 150, 150, 200
 PHOTOGRAPH_STEPS = 1000
 COMMON: dict[str, Any] = {
     "batch_size": 32,
@@ -138,8 +138,10 @@ def pretrained(data: Path, runs: Path) -> str:
             val=str(data / "all" / "val"),
             out=out,
             size="mini",
+            image_size=24,
             steps=PRETRAINING_STEPS,
             lr=2e-3,
+            least_area=0.4,
             log_every=50,
             save_every=250,
         ).run()
@@ -152,6 +154,7 @@ def tuned(data: Path, out: Path, start: str, lr: float, decay: float | None) -> 
         data=str(data),
         out=out.with_name(f"{out.name}-{seed}"),
         start=start,
+        image_size=24,
         steps=FEW_STEPS,
         lr=lr,
         layer_decay=decay,
@@ -166,7 +169,7 @@ def tuned(data: Path, out: Path, start: str, lr: float, decay: float | None) -> 
 
 
 def probed(data: Path, out: Path, start: str) -> Callable[[int], MaeProbe]:
-    common: dict[str, Any] = COMMON | {"data": str(data), "steps": PROBE_STEPS, "pool": "mean"}
+    common: dict[str, Any] = COMMON | {"data": str(data), "steps": PROBE_STEPS, "image_size": 24, "pool": "mean"}
     return lambda seed: MaeProbe(out=out.with_name(f"{out.name}-{seed}"), start=start, seed=seed, **common)
 
 
