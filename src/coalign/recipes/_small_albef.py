@@ -27,7 +27,7 @@ from coalign.training.loop import TrainConfig
 
 TEXT_BLOCKS = 6
 RETRIEVAL = {"k": 16, "weight": 0.01}
-"""Re-ranking: score = similarity + weight * matching logit over the k best. Chosen on the development split."""
+"""Re-ranking: score = similarity + weight * log sigmoid(matching logit) over the k best; see docs/results.md."""
 
 QUEUE = 64
 """Short, since every concept's text is a candidate with gradient anyway: a longer one costs seen concepts."""

@@ -32,7 +32,7 @@ from coalign.recipes._small_albef import RETRIEVAL, TRAINING, run_description, s
 from coalign.retrieval.embed import Entry, encode_corpus
 from coalign.retrieval.index import Index
 from coalign.retrieval.metrics import chance_recall
-from coalign.retrieval.rerank import Evaluation, add_logit, evaluate_retrieval, score_retrieval
+from coalign.retrieval.rerank import Evaluation, add_log_sigmoid, evaluate_retrieval, score_retrieval
 from coalign.training.loop import fit
 from coalign.training.run import Run
 from coalign.training.tracking import read_metrics
@@ -79,7 +79,7 @@ class Recipe:
             splits[name] = {
                 "gallery": len(gallery.concepts),
                 "model": scored[name].recall(),
-                "reranked": scored[name].recall(add_logit(RETRIEVAL["weight"])),
+                "reranked": scored[name].recall(add_log_sigmoid(RETRIEVAL["weight"])),
                 "baseline": baseline[name],
                 "untrained": untrained[name],
                 "chance": {"image_to_text": chance, "text_to_image": chance},
@@ -350,7 +350,7 @@ def groups_of(tests: Mapping[str, Gallery], scored: Mapping[str, Evaluation]) ->
     """The re-ranked recall of flags, people and the other groups, each within the whole gallery."""
     groups: list[Group] = []
     for name, gallery in tests.items():
-        ranks = scored[name].ranks(add_logit(RETRIEVAL["weight"]))
+        ranks = scored[name].ranks(add_log_sigmoid(RETRIEVAL["weight"]))
         for group in sorted({concept.group for concept in gallery.concepts}):
             rows = torch.tensor([i for i, c in enumerate(gallery.concepts) if c.group == group])
             recall = {d: {f"R@{k}": float((r[rows] <= k).float().mean()) for k in (1, 5, 10)} for d, r in ranks.items()}
@@ -367,7 +367,7 @@ def make_report(
     groups: list[Group],
 ) -> Report:
     generator = torch.Generator().manual_seed(0)
-    combine = add_logit(RETRIEVAL["weight"])
+    combine = add_log_sigmoid(RETRIEVAL["weight"])
     retrievals: list[Retrieval] = []
     for name, gallery in tests.items():
         ranks = scored[name].ranks(combine)

@@ -45,11 +45,6 @@ def add_log_sigmoid(weight: float) -> Combine:
     return lambda similarity, logit: similarity + weight * logsigmoid(logit)
 
 
-def add_logit(weight: float) -> Combine:
-    """score = similarity + weight · logit."""
-    return lambda similarity, logit: similarity + weight * logit
-
-
 def matching_only(_: Tensor, logit: Tensor) -> Tensor:
     """score = logit, as in the paper."""
     return logit

@@ -1,7 +1,7 @@
 """Image-text retrieval on held-out pairs: Recall@K in both directions, by the vectors alone and after re-ranking.
 
 An image with several texts is one query and has several right answers, as on Flickr30k and COCO (Karpathy and Fei-Fei
-2015). Re-ranking is ALBEF's (Li et al. 2021, section 4.1), with both scores: similarity + weight · matching logit.
+2015). Re-ranking is ALBEF's (Li et al. 2021, section 4.1), with both scores: similarity + weight · log P(match).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.retrieval.embed import Corpus, Encoder, encode_corpus, join_items
 from coalign.retrieval.metrics import CUTS, chance_recall
-from coalign.retrieval.rerank import Matcher, TokenSource, add_logit, score_retrieval
+from coalign.retrieval.rerank import Matcher, TokenSource, add_log_sigmoid, score_retrieval
 from coalign.tasks.arguments import OptionalFloat, OptionalInt, PairsOptions, RunFolder, load_run, say
 from coalign.types import Batch, InputSpec
 
@@ -37,10 +37,10 @@ Recall = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Reranking:
-    """The `k` best answers of each query are scored again: similarity + `weight` · matching logit.
+    """The `k` best answers of each query are scored again: similarity + `weight` · log P(match).
 
-    The default weight is the paper's temperature τ: similarity / τ and the matching logit are both log-odds, and
-    adding them with equal rights gives this weight.
+    The default weight is the paper's temperature τ: similarity / τ is a log-probability but for a constant, and adding
+    both with equal rights gives this weight.
     """
 
     k: int = 32
@@ -106,7 +106,7 @@ class Evaluate:
     k: OptionalInt = None
     """How many answers are re-ranked. By default what the run's config.json says, else 32."""
     weight: OptionalFloat = None
-    """Score = similarity + weight * matching logit. By default what the run's config.json says, else 0.07."""
+    """Score = similarity + weight * log P(match). By default what the run's config.json says, else 0.07."""
     batch_size: int = 64
     """Images at a time."""
     workers: int = 0
@@ -180,7 +180,7 @@ def evaluate_pairs(
     )
     rows: dict[str, Recall] = {"model": scored.recall(cuts=cuts)}
     if reranking is not None:
-        rows["reranked"] = scored.recall(add_logit(reranking.weight), cuts)
+        rows["reranked"] = scored.recall(add_log_sigmoid(reranking.weight), cuts)
     rows["chance"] = {
         "image_to_text": chance_recall(image.ids, text.ids, cuts),
         "text_to_image": chance_recall(text.ids, image.ids, cuts),

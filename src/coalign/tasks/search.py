@@ -27,7 +27,7 @@ from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.retrieval.embed import Entry, Store, embed
 from coalign.retrieval.index import Hit, Index
-from coalign.retrieval.rerank import Matcher, add_logit
+from coalign.retrieval.rerank import Matcher, add_log_sigmoid
 from coalign.tasks.retrieval import Reranking, as_encoder, device_of, inputs_of, with_progress
 from coalign.types import Batch, Encoding, InputSpec, Model
 
@@ -91,7 +91,7 @@ def search(
     """The `k` best answers of one modality to a text (`str`) or a picture (`Path`), best first.
 
     With `reranking` the best `reranking.k` are scored again by the model's fusion layers: a hit's score is then
-    similarity + weight · matching logit.
+    similarity + weight · log P(match).
     """
     asked: Modality = "image" if isinstance(query, Path) else "text"
     encoding = encode(model, asked, [query])
@@ -108,7 +108,7 @@ def search(
     images, texts = (encoding, found) if asked == "image" else (found, encoding)
     pairs = torch.stack([ones, many] if asked == "image" else [many, ones], 1).to(device_of(model))
     logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
-    combined = add_logit(reranking.weight)(torch.tensor([hit.score for hit in hits]), logits)
+    combined = add_log_sigmoid(reranking.weight)(torch.tensor([hit.score for hit in hits]), logits)
     scores, order = combined.sort(descending=True, stable=True)
     return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)][:k]
 
