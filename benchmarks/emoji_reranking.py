@@ -1,7 +1,7 @@
 """How the quick start joins both scores: ways and weights of re-ranking on the development split.
 
-Trains the quick start's model on OpenMoji drawings and tests it on Noto, on the concepts that training has and on another
-tenth that it has not. Prints what each way adds to R@1 of the vectors alone, in points.
+Trains the quick start's model on OpenMoji drawings and tests it on Noto, on the concepts that training has and on
+another tenth that it has not. Prints what each way adds to R@1 of the vectors alone, in points.
 
     OMP_WAIT_POLICY=passive uv run --extra quickstart python benchmarks/emoji_reranking.py [--steps 400] [--seeds 0 1 2]
 """
