@@ -305,3 +305,13 @@ def test_an_unknown_stem_is_said():
     object.__setattr__(config, "stem", "resnet50")  # past the tests' own check of types
     with pytest.raises(InputError, match="no stem 'resnet50'; there are: none, efficientnet_lite0"):
         config.__post_init__()
+
+
+def test_fresh_weights_follow_the_width():
+    """Xavier-uniform, LeCun-normal patches, as in Google's code: a narrow model starts with larger weights."""
+    config = VitConfig(image_size=32, patch_size=8, dim=96, depth=1, heads=3, hidden_dim=384)
+    trunk = Vit(VitClassifierConfig(config, 5)).trunk
+    up, patch = trunk.encoder.blocks[0].feed_forward.up, trunk.patch.projection
+    assert up.weight.std().item() == pytest.approx((2 / (96 + 384)) ** 0.5, rel=0.05)
+    assert patch.weight.std().item() == pytest.approx((3 * 8 * 8) ** -0.5, rel=0.05)
+    assert not up.bias.any() and not patch.bias.any()
