@@ -11,9 +11,9 @@ At the papers' sizes, with random weights, since time does not depend on their v
   of the bottom-up-attention kind on up to 100 regions, which is no lighter.
 * UNITER-base on these regions with the same text: alone it is what is left when the detector has run beforehand.
 
-The three take turns in one process; medians and their ratios are printed: of the time that the processor worked where
-there is one thread, so that other work on the machine counts little; of the clock where there are more. Absolute times
-mean little elsewhere.
+The three take turns in one process; medians are printed, and of the rounds' ratios the least, the median and the
+greatest: of the time that the processor worked where there is one thread, so that other work on the machine counts
+little; of the clock where there are more. Absolute times mean little elsewhere.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from coalign.types import Batch, Images, Packed, Text
 HEIGHT, WIDTH = 384, 640
 
 
-def measure(sides: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """The median milliseconds of each side; the sides take turns."""
+def measure(sides: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """The milliseconds of each side in each round; the sides take turns."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, call in sides.items():
@@ -44,7 +44,14 @@ def measure(sides: dict[str, Callable[[], object]], repeats: int, clock: Callabl
             call()
             if turn:  # the first turn warms up
                 times[name].append(1000 * (clock() - began))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return times
+
+
+def spread(over: list[float], under: list[float]) -> dict[str, float]:
+    """The least, the median and the greatest ratio of the rounds."""
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    found = {"least": min(ratios), "median": statistics.median(ratios), "greatest": max(ratios)}
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 @torch.no_grad()
@@ -69,14 +76,15 @@ def main() -> None:
         "uniter": lambda: uniter.encode(Batch(text=text, regions=ready)),
     }
     found = measure(sides, args.repeats, time.process_time if args.threads == 1 else time.perf_counter)
-    pipeline = found["detector"] + found["uniter"]
+    pipeline = [detected + read for detected, read in zip(found["detector"], found["uniter"], strict=True)]
     print(
         json.dumps(
             {
-                "milliseconds": {name: round(value, 1) for name, value in found.items()},
-                "region pipeline / ViLT": round(pipeline / found["vilt"], 2),
-                "UNITER on ready features / ViLT": round(found["uniter"] / found["vilt"], 3),
-                "detector's share of the pipeline": round(found["detector"] / pipeline, 3),
+                "milliseconds": {name: round(statistics.median(each), 1) for name, each in found.items()},
+                "region pipeline / ViLT": spread(pipeline, found["vilt"]),
+                "UNITER on ready features / ViLT": spread(found["uniter"], found["vilt"]),
+                "detector's share of the pipeline": spread(found["detector"], pipeline),
+                "rounds": args.repeats,
                 "regions": len(ready.boxes),
                 "threads": args.threads,
                 "torch": torch.__version__,
