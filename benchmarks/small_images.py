@@ -168,8 +168,10 @@ def tuned(data: Path, out: Path, start: str, lr: float, decay: float | None) -> 
     )
 
 
-def probed(data: Path, out: Path, start: str) -> Callable[[int], MaeProbe]:
+def probed(data: Path, out: Path, start: str, lr: float) -> Callable[[int], MaeProbe]:
+    """Probes by AdamW: LARS, whose steps are a share of the size of the weights, is not through after so few."""
     common: dict[str, Any] = COMMON | {"data": str(data), "steps": PROBE_STEPS, "image_size": 24, "pool": "mean"}
+    common |= {"optimiser": "adamw", "lr": lr}
     return lambda seed: MaeProbe(out=out.with_name(f"{out.name}-{seed}"), start=start, seed=seed, **common)
 
 
@@ -180,6 +182,9 @@ def choose(data: Path, runs: Path) -> None:
     for lr in (5e-4, 1e-3, 2e-3):
         made[f"scratch, {lr}"] = tuned(data / "dev", runs / f"dev-scratch-{lr}", "scratch", lr, None)
         made[f"MAE, {lr}"] = tuned(data / "dev", runs / f"dev-mae-{lr}", start, lr, 0.75)
+    for lr in (1e-2, 5e-2):
+        made[f"probe of MAE, {lr}"] = probed(data / "dev", runs / f"dev-probe-{lr}", start, lr)
+        made[f"probe of random features, {lr}"] = probed(data / "dev", runs / f"dev-random-{lr}", "scratch", lr)
     compare(made, SEEDS[:1])
 
 
@@ -191,8 +196,8 @@ def pretraining(data: Path, runs: Path) -> None:
         {
             "fine-tuned from MAE": tuned(few, runs / "tuned", start, 1e-3, 0.75),
             "fine-tuned from scratch": tuned(few, runs / "scratch", "scratch", 1e-3, None),
-            "probe of MAE": probed(few, runs / "probe", start),
-            "probe of random features": probed(few, runs / "random", "scratch"),
+            "probe of MAE": probed(few, runs / "probe", start, 5e-2),
+            "probe of random features": probed(few, runs / "random", "scratch", 5e-2),
         }
     )
 
