@@ -169,6 +169,7 @@ def test_pictures_by_any_name(make_images: Any, tokenizer: Tokenizer) -> None:
     picture(0).save(folder / "more" / "001.png")
     again = FolderPictures(folder, spec)
     assert "001" not in again and "more/001.png" in again
+    assert again.find(str(folder / "more" / "001.png")) == folder / "more" / "001.png"  # as tables give their paths
     with pytest.raises(InputError, match="--regions"):
         open_pictures(SPEC, None, folder)
     with pytest.raises(InputError, match="no such folder"):

@@ -93,8 +93,9 @@ class FolderPictures(Pictures):
         return self.find(image) is not None
 
     def find(self, image: str | int) -> Path | None:
-        """The file of an image: by its path in the folder, else by its name."""
-        exact = self._files.get(str(image))
+        """The file of an image: by its path in the folder, by the path that leads to it, else by its name."""
+        inside = os.path.relpath(image, self.name) if isinstance(image, str) and image else ""
+        exact = self._files.get(str(image)) or self._files.get(Path(inside).as_posix())
         return self._alike.get(image_key(image)) if exact is None else exact
 
     def batch(self, images: Sequence[str | int]) -> Seen:
