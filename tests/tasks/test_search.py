@@ -3,6 +3,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from colours import COLOURS, ColourModel, write_table
 from PIL import Image
 
@@ -39,7 +40,7 @@ def test_a_text_finds_images_and_reranking_mends_the_order(run, model, tmp_path)
     assert plain[0].score == pytest.approx(0.8) and plain[0].modality == "image"
     mended = search(model, index, "a red thing", 1, reranking=Reranking(3, 1.0))
     assert [hit.entry.text for hit in mended] == ["a red thing"]
-    assert mended[0].score == pytest.approx(0.6 + 4)
+    assert mended[0].score == pytest.approx(0.6 + F.logsigmoid(torch.tensor(4.0)).item())
     assert mended[0].entry.image == str(tmp_path / "red.png") and mended[0].entry.meta["row"] == 2
 
 
