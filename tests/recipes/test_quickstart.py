@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from coalign.data.drawings import augment_drawings
 from coalign.data.emoji import load_emoji
+from coalign.data.prepare import prepare
+from coalign.data.sources import open_source
 from coalign.models.albef_trunk import AlbefConfig
 from coalign.recipes._small_albef import CONFIG, small_albef, standardise
+from coalign.recipes.albef_small import bank_of
 from coalign.recipes.quickstart import TEXTS, VIEWS, CachedPairs, Gallery, pixels_of
 from coalign.types import Batch
 
@@ -41,6 +45,24 @@ def test_cached_states_and_features_are_what_the_model_computes(model, concepts)
     cached = model.encode(batch)
     text = model.encode(Batch(text=replace(batch.text, states=None)))
     torch.testing.assert_close(cached.vectors["text"], text.vectors["text"], atol=2e-3, rtol=0)
+
+
+def test_the_bank_holds_the_vectors_of_the_training_drawings_and_of_full_texts(model, pairs, concepts):
+    bank = pairs.querybank(model)
+    assert bank.image.shape[0] == 2 * len(concepts) and bank.text.shape[0] == len(concepts)
+    gallery = Gallery.of(model, concepts, "openmoji")
+    gallery.score(model)
+    torch.testing.assert_close(bank.image[len(concepts) :], gallery.vectors["image"], atol=2e-3, rtol=0)
+    torch.testing.assert_close(bank.text, gallery.vectors["text"], atol=2e-3, rtol=0)
+
+
+def test_users_pairs_have_a_bank_too(model, concepts):
+    source = open_source([(Image.fromarray(c.images["noto"]), c.text) for c in concepts[:5]])
+    bank = bank_of(model, source)
+    seen = model.encode(prepare(model, images=[Image.fromarray(concepts[0].images["noto"])], texts=[concepts[0].text]))
+    for vectors, own in ((bank.image, seen.vectors["image"]), (bank.text, seen.vectors["text"])):
+        assert len(vectors) == 5
+        assert (vectors @ own[0]).max() > 0.999
 
 
 def test_a_stopped_epoch_goes_on_with_the_same_batches(pairs):

@@ -6,6 +6,7 @@ from colours import ColourModel, write_table
 
 from coalign.data.sources import open_source
 from coalign.errors import InputError
+from coalign.retrieval.querybank import Querybank
 from coalign.tasks.retrieval import Reranking, evaluate_pairs
 
 BOTH = ("image_to_text", "text_to_image")
@@ -71,7 +72,7 @@ def test_a_model_that_cannot_match_or_read_says_so(model, tmp_path):
 def test_json_and_table_say_the_same(model, tmp_path):
     result = evaluate_pairs(model, open_source(write_table(tmp_path)), reranking=Reranking(3, 0.5))
     plain = json.loads(json.dumps(result.to_json()))
-    assert plain["reranking"] == {"k": 3, "weight": 0.5}
+    assert plain["reranking"] == {"k": 3, "weight": 0.5, "hubness": 0.0}
     assert plain["model"]["image_to_text"]["R@1"] == 0 and plain["images"] == 3
     lines = result.table().splitlines()
     assert [line.split()[0] for line in lines[3:]] == ["model", "reranked", "chance"]
@@ -85,6 +86,12 @@ def test_reranking_of_a_run_comes_from_its_configuration(tmp_path):
     assert Reranking.of_run(tmp_path) == Reranking()
     config.write_text('{"retrieval": {"k": 8, "weight": 0.2}}')
     assert Reranking.of_run(tmp_path) == Reranking(8, 0.2)
+    config.write_text('{"retrieval": {"k": 8, "weight": 0.2, "hubness": 0.25}}')
+    with pytest.raises(InputError, match="querybank"):
+        Reranking.of_run(tmp_path)
+    Querybank(torch.eye(2), torch.eye(2)).save(tmp_path / "querybank.safetensors")
+    found = Reranking.of_run(tmp_path)
+    assert found.bank is not None and (found.k, found.weight, found.hubness) == (8, 0.2, 0.25)
     config.write_text('{"retrieval": {"top": 8}}')
     with pytest.raises(InputError, match="retrieval"):
         Reranking.of_run(tmp_path)

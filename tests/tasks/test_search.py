@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from coalign.data.sources import open_source
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
+from coalign.retrieval.querybank import Querybank
 from coalign.tasks.retrieval import Reranking
 from coalign.tasks.search import embed_pairs, index_pairs, search, vector_table
 
@@ -42,6 +44,19 @@ def test_a_text_finds_images_and_reranking_mends_the_order(run, model, tmp_path)
     assert [hit.entry.text for hit in mended] == ["a red thing"]
     assert mended[0].score == pytest.approx(0.6 + F.logsigmoid(torch.tensor(4.0)).item())
     assert mended[0].entry.image == str(tmp_path / "red.png") and mended[0].entry.meta["row"] == 2
+
+
+def test_a_hub_stands_back_when_the_best_are_scored_again(run, model, tmp_path):
+    build(run, model, open_source(write_table(tmp_path)))
+    bank = Querybank(torch.eye(3), torch.tensor([[0.0, 1.0, 0.0]]))  # training texts are all near to green
+    index, nothing = Index.open(run / "index"), Reranking(3, 0.0)
+    first = search(model, index, "a red thing", 3, reranking=nothing)
+    assert [round(hit.score, 3) for hit in first] == [0.8, 0.6, 0.0]
+    held_back = search(model, index, "a red thing", 3, reranking=replace(nothing, hubness=0.5, bank=bank))
+    assert [(hit.entry.text, round(hit.score, 3)) for hit in held_back[:2]] == [
+        ("a red thing", 0.6),
+        ("a green thing", 0.3),
+    ]
 
 
 def test_a_picture_finds_texts_or_pictures(run, model, tmp_path):

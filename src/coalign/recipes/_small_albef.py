@@ -26,8 +26,8 @@ from coalign.registry import attach_tokenizer, describe
 from coalign.training.loop import TrainConfig
 
 TEXT_BLOCKS = 6
-RETRIEVAL = {"k": 16, "weight": 0.01}
-"""Re-ranking: score = similarity + weight * log sigmoid(matching logit) over the k best; see docs/results.md."""
+RETRIEVAL = {"k": 16, "weight": 0.01, "hubness": 0.25}
+"""Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
 QUEUE = 64
 """Short, since every concept's text is a candidate with gradient anyway: a longer one costs seen concepts."""

@@ -9,10 +9,21 @@ import torch
 
 from coalign.data.loader import Loader
 from coalign.data.quarantine import Quarantine, check_source
+from coalign.data.samples import Source, Subset
 from coalign.data.sources import open_source
+from coalign.models.albef import Albef
 from coalign.recipes._small_albef import TRAINING, run_description, small_albef, standardise
+from coalign.retrieval import querybank
+from coalign.retrieval.embed import encode_corpus
+from coalign.retrieval.querybank import Querybank
+from coalign.tasks.retrieval import by_modality
+from coalign.tasks.search import MODALITIES
+from coalign.training.files import replace_file
 from coalign.training.loop import fit
 from coalign.training.run import Run
+
+BANK = 2000
+"""Training images by which hubs are told; each brings its texts."""
 
 
 @dataclass(frozen=True)
@@ -60,5 +71,18 @@ class Recipe:
         config = replace(TRAINING, steps=self.steps, lr=self.lr, seed=self.seed)
         run = Run(self.out, run_description(model, "albef-small"))
         result = fit(model, loader, config, run)
+        replace_file(self.out / querybank.FILE, bank_of(model, checked.source).save)
         model.tokenizer.save(self.out)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT")
+
+
+def bank_of(model: Albef, source: Source) -> Querybank:
+    """The vectors of some training images, all of them where there are few, and of their texts."""
+    model.eval()
+    some = Subset(source, source.order(torch.Generator().manual_seed(0))[:BANK].tolist())
+    loader = Loader(some, model.input_spec, model.tokenizer, 64, train=False)  # pyright: ignore[reportArgumentType]
+    parts = [
+        [encode_corpus(model, [part], name).vectors for part, name in zip(by_modality(batch), MODALITIES, strict=True)]
+        for batch in loader
+    ]
+    return Querybank(*(torch.cat(vectors) for vectors in zip(*parts, strict=True)))

@@ -29,10 +29,13 @@ from coalign.layers.convolution import MEAN, STD, EfficientNetLite0
 from coalign.models.albef import Albef
 from coalign.objectives.contrastive import Contrastive, matching_targets
 from coalign.recipes._small_albef import RETRIEVAL, TRAINING, run_description, small_albef, standardise
+from coalign.retrieval import querybank
 from coalign.retrieval.embed import Entry, encode_corpus
 from coalign.retrieval.index import Index
 from coalign.retrieval.metrics import chance_recall
+from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Evaluation, add_log_sigmoid, evaluate_retrieval, score_retrieval
+from coalign.training.files import replace_file
 from coalign.training.loop import fit
 from coalign.training.run import Run
 from coalign.training.tracking import read_metrics
@@ -64,16 +67,18 @@ class Recipe:
         pairs = CachedPairs(model, seen, self.seed)
         standardise(model, pairs.grids[:, 0])
         tests = {"seen": Gallery.of(model, seen), "unseen": Gallery.of(model, unseen)}
-        untrained = {name: gallery.score(model, rerank=False).recall() for name, gallery in tests.items()}
+        untrained = {name: gallery.score(model).recall() for name, gallery in tests.items()}
         run = Run(self.out, run_description(model, "quickstart"))
         config = replace(TRAINING, steps=self.steps, seed=self.seed, time_budget=self.seconds)
         result = fit(model, pairs, config, run)
         tokenizer_of(model).save(self.out)
+        bank = pairs.querybank(model)
+        replace_file(self.out / querybank.FILE, bank.save)
         baseline = pooled_baseline(pairs, tests, self.seed)
         splits: dict[str, Any] = {}
         scored: dict[str, Evaluation] = {}
         for name, gallery in tests.items():
-            scored[name] = gallery.score(model, rerank=True)
+            scored[name] = gallery.score(model, bank)
             ids = torch.arange(len(gallery.concepts))
             chance = chance_recall(ids, ids)
             splits[name] = {
@@ -152,7 +157,7 @@ def texts_of(model: Albef, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
     return [item for item in found if item is not None]
 
 
-def batch_of(texts: Sequence[tuple[Tensor, Tensor]], images: Images, ids: Tensor) -> Batch:
+def batch_of(texts: Sequence[tuple[Tensor, Tensor]], images: Images | None = None, ids: Tensor | None = None) -> Batch:
     packed = Packed.from_items([ids for ids, _ in texts])
     states = torch.cat([rows for _, rows in texts]).float()
     return Batch(text=Text(packed, states=states), images=images, ids=ids)
@@ -218,6 +223,13 @@ class CachedPairs:
         view = torch.randint(VIEWS, rows.shape, generator=generator)
         return Images(grid=self.grids[rows, view].float())
 
+    def querybank(self, model: Albef) -> Querybank:
+        """The vectors of all drawings as they are, and of every concept's full text."""
+        model.eval()
+        images = (Batch(images=Images(grid=part.float())) for part in self.grids[:, 0].split(CHUNK))
+        texts = (batch_of(part) for part in batched(self.texts[::TEXTS], CHUNK))
+        return Querybank(*(encode_corpus(model, b, m).vectors for b, m in ((images, "image"), (texts, "text"))))
+
     def _variants(self, count: int, generator: torch.Generator) -> Tensor:
         part = torch.randint(1, TEXTS, (count,), generator=generator)
         return torch.where(torch.rand(count, generator=generator) < 0.5, 0, part)
@@ -264,8 +276,10 @@ class Gallery:
         for rows in torch.arange(len(self.concepts)).split(CHUNK):
             yield batch_of([self.texts[i] for i in rows.tolist()], Images(grid=self.grids[rows].float()), rows)
 
-    def score(self, model: Albef, rerank: bool) -> Evaluation:
+    def score(self, model: Albef, bank: Querybank | None = None, hubness: float = RETRIEVAL["hubness"]) -> Evaluation:
+        """By the vectors, and ready to be re-ranked where there is a bank."""
         model.eval()
+        rerank = bank is not None
         images = encode_corpus(model, (replace(b, text=None) for b in self.batches()), "image", tokens=rerank)
         texts = encode_corpus(model, (replace(b, images=None) for b in self.batches()), "text", tokens=rerank)
         self.vectors = {"image": images.vectors, "text": texts.vectors}
@@ -278,6 +292,8 @@ class Gallery:
             images.tokens,
             texts.tokens,
             k=int(RETRIEVAL["k"]),
+            bank=bank,
+            hubness=hubness,
         )
 
 

@@ -2,11 +2,14 @@
 "we first retrieve the top-k candidates by s_itc, then re-rank them by their s_itm").
 
 The paper orders the shortlist by the matching score alone; here `combine` joins it with the similarity, and
-`matching_only` is the paper's choice. What stands outside a query's shortlist keeps its order behind it.
+`matching_only` is the paper's choice. Hubs may be held back by a `Querybank`. What stands outside a query's shortlist
+keeps its order behind it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,10 +18,12 @@ from torch.nn.functional import logsigmoid
 
 from coalign.errors import InputError
 from coalign.retrieval.metrics import CUTS, recall_at, vector_ranks
+from coalign.retrieval.querybank import Querybank
 from coalign.types import Packed
 
 Direction = Literal["image_to_text", "text_to_image"]
 DIRECTIONS: tuple[Direction, Direction] = ("image_to_text", "text_to_image")
+ANSWERS: dict[Direction, Literal["image", "text"]] = {"image_to_text": "text", "text_to_image": "image"}
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 """(similarity, matching logit) -> score, elementwise."""
@@ -53,11 +58,15 @@ def matching_only(_: Tensor, logit: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False)
 class Shortlist:
     """The k best items of every query by similarity: `indices` [Q, k] into the gallery and `similarity` [Q, k], best
-    first; `logits` [Q, k] once a matcher has scored them."""
+    first, from which `less` takes a penalty of each; `logits` [Q, k] once a matcher has scored them."""
 
     indices: Tensor
     similarity: Tensor
     logits: Tensor | None = None
+
+    def less(self, penalty: Tensor) -> Shortlist:
+        """The same items, each with its similarity less its `penalty` [G]."""
+        return replace(self, similarity=self.similarity - penalty[self.indices])
 
     def scores(self, combine: Combine) -> Tensor:
         """[Q, k] the combined scores, in the order of `indices`."""
@@ -177,6 +186,8 @@ def score_retrieval(
     text_tokens: TokenSource | None = None,
     *,
     k: int = 32,
+    bank: Querybank | None = None,
+    hubness: float = 0.25,
     chunk: int = 1024,
 ) -> Evaluation:
     """Everything an evaluation is read from. Arguments as in `evaluate_retrieval`.
@@ -198,6 +209,8 @@ def score_retrieval(
     if image_tokens is None or text_tokens is None:
         raise ValueError("re-ranking needs image_tokens and text_tokens")
     lists: dict[Direction, Shortlist] = {d: shortlist(*vectors[d], k) for d in DIRECTIONS}
+    if bank is not None:
+        lists = {d: lists[d].less(hubness * bank.hubness(vectors[d][1], ANSWERS[d])) for d in DIRECTIONS}
     return Evaluation(first, ids, score_shortlists(matcher, image_tokens, text_tokens, lists, chunk))
 
 
@@ -213,6 +226,8 @@ def evaluate_retrieval(
     k: int = 32,
     weight: float = 1.0,
     combine: Callable[[float], Combine] = add_log_sigmoid,
+    bank: Querybank | None = None,
+    hubness: float = 0.25,
     cuts: Sequence[int] = CUTS,
     chunk: int = 1024,
 ) -> dict[str, dict[str, float]]:
@@ -220,10 +235,21 @@ def evaluate_retrieval(
 
     `image_vectors` [I, d] and `text_vectors` [T, d] are compared by inner product; an image and a text belong together
     where `image_ids` [I] and `text_ids` [T] agree. With a `matcher`, the `k` best of every query are re-ranked by
-    `combine(weight)`, at most `chunk` pairs being matched at a time.
+    `combine(weight)`, at most `chunk` pairs being matched at a time. With a `bank`, the similarities that are combined
+    are less `hubness` times each answer's; the shortlist is by similarity as it is.
     """
     scored = score_retrieval(
-        image_vectors, text_vectors, image_ids, text_ids, matcher, image_tokens, text_tokens, k=k, chunk=chunk
+        image_vectors,
+        text_vectors,
+        image_ids,
+        text_ids,
+        matcher,
+        image_tokens,
+        text_tokens,
+        k=k,
+        bank=bank,
+        hubness=hubness,
+        chunk=chunk,
     )
     return scored.recall(None if matcher is None else combine(weight), cuts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,6 +25,7 @@ from coalign.data.tokenise import Tokenizer
 from coalign.errors import InputError
 from coalign.retrieval.embed import Corpus, Encoder, encode_corpus, join_items
 from coalign.retrieval.metrics import CUTS, chance_recall
+from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Matcher, TokenSource, add_log_sigmoid, score_retrieval
 from coalign.tasks.arguments import OptionalFloat, OptionalInt, PairsOptions, RunFolder, load_run, say
 from coalign.types import Batch, InputSpec
@@ -40,20 +41,23 @@ class Reranking:
     """The `k` best answers of each query are scored again: similarity + `weight` · log P(match).
 
     The default weight is the paper's temperature τ: similarity / τ is a log-probability but for a constant, and adding
-    both with equal rights gives this weight.
+    both with equal rights gives this weight. With a `bank`, the similarity is less `hubness` times
+    the answer's.
     """
 
     k: int = 32
     weight: float = 0.07
+    hubness: float = 0.0
+    bank: Querybank | None = None
 
     @staticmethod
     def of_run(run: str | Path) -> Reranking:
-        """What the run's config.json says under "retrieval", which its training chose on development data."""
+        """What the run's config.json says under "retrieval", and the bank that its training left there."""
         path = Path(run) / "config.json"
         chosen: Any = json.loads(path.read_text("utf-8")).get("retrieval") or {}
-        if not isinstance(chosen, dict) or not chosen.keys() <= {"k", "weight"}:
-            raise InputError(f'{path}: "retrieval" should be {{"k": number, "weight": number}}, it is {chosen}')
-        return Reranking(**chosen)
+        if not isinstance(chosen, dict) or not chosen.keys() <= {"k", "weight", "hubness"}:
+            raise InputError(f'{path}: "retrieval" should be {{"k": number, "weight": number, …}}, it is {chosen}')
+        return Reranking(**chosen, bank=Querybank.load(Path(run)) if chosen.get("hubness") else None)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class RetrievalResult:
 
     def to_json(self) -> dict[str, Any]:
         """{"images", "texts", "left_out", "model": Recall, "reranked": Recall, "chance": Recall, "reranking"}."""
-        used = None if self.reranking is None else {"k": self.reranking.k, "weight": self.reranking.weight}
+        names = ("k", "weight", "hubness")
+        used = None if self.reranking is None else {name: getattr(self.reranking, name) for name in names}
         sizes = {"images": self.images, "texts": self.texts, "left_out": self.left_out}
         return {**sizes, **self.rows, "reranking": used}
 
@@ -118,9 +123,9 @@ class Evaluate:
         matches: bool = isinstance(model, Matcher)
         reranking = None
         if self.rerank and matches:
-            chosen = Reranking.of_run(self.run)
-            k, weight = self.k, self.weight
-            reranking = Reranking(chosen.k if k is None else k, chosen.weight if weight is None else weight)
+            given = {"k": self.k, "weight": self.weight}
+            chosen = {name: value for name, value in given.items() if value is not None}
+            reranking = replace(Reranking.of_run(self.run), **chosen)
         result = evaluate_pairs(
             model,
             self.pairs.open(prefer="test"),
@@ -177,6 +182,8 @@ def evaluate_pairs(
         _tokens_on(image, device),
         _tokens_on(text, device),
         k=1 if reranking is None else reranking.k,
+        bank=None if reranking is None else reranking.bank,
+        hubness=0.0 if reranking is None else reranking.hubness,
     )
     rows: dict[str, Recall] = {"model": scored.recall(cuts=cuts)}
     if reranking is not None:

@@ -91,7 +91,7 @@ def search(
     """The `k` best answers of one modality to a text (`str`) or a picture (`Path`), best first.
 
     With `reranking` the best `reranking.k` are scored again by the model's fusion layers: a hit's score is then
-    similarity + weight · log P(match).
+    similarity + weight · log P(match), the similarity less `hubness` times the hit's where there is a bank.
     """
     asked: Modality = "image" if isinstance(query, Path) else "text"
     encoding = encode(model, asked, [query])
@@ -108,7 +108,10 @@ def search(
     images, texts = (encoding, found) if asked == "image" else (found, encoding)
     pairs = torch.stack([ones, many] if asked == "image" else [many, ones], 1).to(device_of(model))
     logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
-    combined = add_log_sigmoid(reranking.weight)(torch.tensor([hit.score for hit in hits]), logits)
+    similarity = torch.tensor([hit.score for hit in hits])
+    if reranking.bank is not None:
+        similarity -= reranking.hubness * reranking.bank.hubness(_vector(found, answers).cpu(), answers)
+    combined = add_log_sigmoid(reranking.weight)(similarity, logits)
     scores, order = combined.sort(descending=True, stable=True)
     return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)][:k]
 

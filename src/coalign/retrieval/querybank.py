@@ -1,0 +1,49 @@
+"""Holds back hubs: candidates that are near to whatever is asked, and so come first where they should not.
+
+How near a candidate is to training items of the other modality tells a hub without a look at the other queries
+(querybank normalisation, Bogolin et al., CVPR 2022). The measure is that of CSLS (Conneau et al., ICLR 2018, equations
+1 to 3), which takes half of it off every similarity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from coalign.errors import InputError
+
+FILE = "querybank.safetensors"
+NEIGHBOURS = 10
+"""As in the paper of CSLS."""
+
+
+@dataclass(frozen=True, eq=False)
+class Querybank:
+    """Unit vectors of training images [I, d] and training texts [T, d]."""
+
+    image: Tensor
+    text: Tensor
+
+    def hubness(self, candidates: Tensor, modality: Literal["image", "text"]) -> Tensor:
+        """[G]: the mean similarity of each of `candidates` [G, d], which are of `modality`, to the training items of
+        the other modality that are nearest to it."""
+        bank = (self.text if modality == "image" else self.image).to(candidates.device)
+        count = min(NEIGHBOURS, len(bank))
+        means = [(part @ bank.T).topk(count, dim=1).values.mean(1) for part in candidates.split(1024)]
+        return torch.cat(means)
+
+    def save(self, path: Path) -> None:
+        save_file({"image": self.image.contiguous(), "text": self.text.contiguous()}, path)
+
+    @staticmethod
+    def load(run: Path) -> Querybank:
+        """Raises InputError where the run has none."""
+        path = run / FILE
+        if not path.is_file():
+            raise InputError(f"{path} is missing: the training that writes it has not ended; start it again")
+        return Querybank(**load_file(path))
