@@ -27,11 +27,12 @@ from coalign.errors import InputError
 from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import PatchEmbedding, TextEmbedding
 from coalign.layers.heads import MaskedLMHead, Pooler
+from coalign.layers.initialise import init_truncated
 from coalign.layers.joint import Joint, same_items, with_words
 from coalign.layers.transformer import Encoder
 from coalign.models.bert import init_bert
 from coalign.models.vilt_names import original, transformers
-from coalign.models.vit import VitConfig, init_vit
+from coalign.models.vit import VitConfig
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
@@ -84,7 +85,7 @@ class ViltTrunk(nn.Module):
         self.positions = Parameter(torch.zeros(1, 1 + v.grid**2, v.dim))
         self.dropout = Dropout(v.dropout)
         self.encoder = Encoder(v.block, v.depth)
-        self.apply(init_vit)
+        self.apply(init_truncated)
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         self.embedding = TextEmbedding(

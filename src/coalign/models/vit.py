@@ -27,7 +27,7 @@ from coalign.layers.attention import Activation
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
 from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
-from coalign.layers.initialise import zero_bias
+from coalign.layers.initialise import init_truncated, init_xavier
 from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.models.vit_names import google_rules, timm_rules, transformers_rules
 from coalign.objectives.classification import Classification
@@ -125,7 +125,7 @@ class VitTrunk(nn.Module):
         self.positions = Parameter(torch.zeros(1, self.prefix + c.grid_size[0] * c.grid_size[1], c.dim))
         self.dropout = Dropout(c.dropout)
         self.encoder = Encoder(c.blocks, final_norm=c.final_norm)
-        self.apply(init_vit)
+        self.apply(init_truncated)
         nn.init.trunc_normal_(self.positions, std=0.02)
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=0.02)
@@ -221,7 +221,7 @@ class Vit(nn.Module):
             raise ValueError('pool="token" needs a trunk with a class token')
         dim = c.trunk.dim
         self.stem = None if c.trunk.stem == "none" else EfficientNetStem(EfficientNetLite0())
-        self.trunk = VitTrunk(c.trunk).apply(init_original).requires_grad_(not c.probe)
+        self.trunk = VitTrunk(c.trunk).apply(init_xavier).requires_grad_(not c.probe)
         self.norm = nn.Identity() if c.trunk.final_norm else nn.LayerNorm(dim, c.trunk.eps)
         self.representation = None if c.representation_dim is None else nn.Linear(dim, c.representation_dim)
         width = c.representation_dim or dim
@@ -230,7 +230,7 @@ class Vit(nn.Module):
         self.classify = Classification(c.label_smoothing)
         for layer in (self.representation, self.head):
             if layer is not None:
-                init_vit(layer)
+                init_truncated(layer)
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.01 if c.probe else 2e-5)
 
@@ -304,27 +304,6 @@ class Vit(nn.Module):
         """
         record = self.encode(Batch(images=images), record=True).record
         return self.trunk.rollout(record, self.config.pool == "token")
-
-
-def init_vit(module: nn.Module) -> None:
-    """Weights truncated normal with deviation 0.02, biases zero (timm's and ALBEF's initialiser)."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-    zero_bias(module)
-
-
-def init_original(module: nn.Module) -> None:
-    """The initialiser of Google's code: Xavier-uniform linear layers, LeCun-normal patches, zero biases.
-
-    It follows the width; a fixed deviation of 0.02 suits 768 channels, and leaves a ViT of 96 near chance for long.
-    """
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-    elif isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    zero_bias(module)
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

@@ -23,8 +23,8 @@ from coalign.data.sources import open_source
 from coalign.data.tokenise import Tokenizer
 from coalign.data.transforms import ImageOptions
 from coalign.errors import InputError
+from coalign.layers.initialise import init_xavier
 from coalign.models.albef import Albef
-from coalign.models.vit import init_original
 from coalign.registry import attach_tokenizer, create, describe, find, load
 from coalign.tasks.arguments import say
 from coalign.training.loop import Loader as Batched
@@ -107,7 +107,7 @@ class Pretrain(ABC):
             torch.manual_seed(self.seed)
             model = create(self.system, with_vocabulary(config, tokenizer))
             if self.initialiser == "xavier":
-                model.apply(init_original)
+                model.apply(init_xavier)
                 if isinstance(model, Albef):
                     model.momentum.load_state_dict(model.online.state_dict())
         attach_tokenizer(model, tokenizer)
