@@ -27,7 +27,7 @@ from coalign.training.run import Run
 
 STYLES = (("openmoji", "noto"), ("noto", "openmoji"))
 """(trained on, tested on)."""
-HUBNESS, WEIGHTS = (0.0, 0.25, 0.5), (0.0, 0.005, 0.01, 0.02, 0.04)
+HUBNESS, WEIGHTS = (0.0, 0.05, 0.15, 0.25, 0.5), (0.0, 0.005, 0.01, 0.02, 0.04)
 
 
 def add_logit(weight: float) -> Combine:

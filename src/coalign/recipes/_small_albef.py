@@ -26,7 +26,7 @@ from coalign.registry import attach_tokenizer, describe
 from coalign.training.loop import TrainConfig
 
 TEXT_BLOCKS = 6
-RETRIEVAL = {"k": 16, "weight": 0.01, "hubness": 0.25}
+RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
 """Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
 QUEUE = 64

@@ -187,7 +187,7 @@ def score_retrieval(
     *,
     k: int = 32,
     bank: Querybank | None = None,
-    hubness: float = 0.25,
+    hubness: float = 0.5,
     chunk: int = 1024,
 ) -> Evaluation:
     """Everything an evaluation is read from. Arguments as in `evaluate_retrieval`.
@@ -227,7 +227,7 @@ def evaluate_retrieval(
     weight: float = 1.0,
     combine: Callable[[float], Combine] = add_log_sigmoid,
     bank: Querybank | None = None,
-    hubness: float = 0.25,
+    hubness: float = 0.5,
     cuts: Sequence[int] = CUTS,
     chunk: int = 1024,
 ) -> dict[str, dict[str, float]]:
