@@ -425,8 +425,7 @@ def make_report(
         notes=[
             "Groups differ: a flag is learnt by heart when it was seen, and cannot be guessed when it was not.",
             "The baseline is two linear maps on pooled frozen features of the same networks, trained in this run.",
-            f"Re-ranking lets the fusion layers score the {RETRIEVAL['k']} best and holds back hubs, answers that are near "
-            "to most training items.",
+            "Re-ranking: the fusion layers score the best again; what is near to most training items is held back.",
         ],
         commands=next_commands(out),
     )
