@@ -129,6 +129,7 @@ def heatmap(values: Any, names: Sequence[str], title: str) -> Any:
         text=[[f"{value:.2f}" for value in row] for row in shown],
         texttemplate="%{text}",
         colorbar={"title": title},
+        showscale=len(names) > 5,  # a bar as low as a small table is illegible, and the numbers stand there anyway
     )
     return figure(
         [trace],

@@ -123,7 +123,7 @@ class Map:
     def plot(self, colours: Sequence[str] | None = None) -> Any:
         """The map, coloured by cluster or by what is given for each of `rows`."""
         if colours is None:
-            colours = [f"{c + 1}: {', '.join(self.cluster_words[c][:3])}" for c in self.cluster.tolist()]
+            colours = [_cluster_name(c, self.cluster_words[c][:3]) for c in self.cluster.tolist()]
         return scatter(self.places, self.hover, colours, self.rows.tolist())
 
 
@@ -340,7 +340,7 @@ class Senses:
     hover: list[str] = field(repr=False)
 
     def plot(self) -> Any:
-        names = [f"{c + 1}: {', '.join(self.words[c][:4])}" for c in self.cluster.tolist()]
+        names = [_cluster_name(c, self.words[c][:4]) for c in self.cluster.tolist()]
         return scatter(self.places, self.hover, names, self.rows.tolist())
 
 
@@ -389,3 +389,7 @@ def _parted(vectors: Floats, seed: int) -> tuple[Floats, Ints, float]:
         return flat, np.zeros(len(flat), np.int64), 0.0
     cluster = np.asarray(KMeans(2, random_state=seed).fit_predict(flat), np.int64)
     return flat, cluster, float(silhouette_score(flat, cluster))
+
+
+def _cluster_name(number: int, words: Sequence[str]) -> str:
+    return f"{number + 1}: {', '.join(words)}" if words else f"cluster {number + 1}"
