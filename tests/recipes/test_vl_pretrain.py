@@ -117,6 +117,15 @@ def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: 
             assert held and all(torch.equal(t, made[1][f"online.{n}"]) for n, t in held.items())
 
 
+def test_the_temperature_of_albef_learns_slowly(world: Path, tmp_path: Path) -> None:
+    """At the full rate it runs away, since it is one number and small models take large rates."""
+    recipe = find_recipe("albef-pretrain")
+    recipe(**settings(world, "albef", tmp_path / "run", lr=1e-3, warmup=0.0, dropout=0.0)).run()
+    trained: Any = coalign.load(tmp_path / "run")
+    moved = abs(trained.temperature.item() - 0.07)
+    assert 0 < moved < 2 * 2e-4  # two steps of about a tenth of the rate each
+
+
 @dataclass(frozen=True)
 class Regions:
     """A region file of some images in a folder."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -39,6 +39,8 @@ class Pretrain(ABC):
     """Fields that every pre-training has. A run that was stopped goes on from its last checkpoint."""
 
     system: ClassVar[str]
+    lr_multipliers: ClassVar[Mapping[str, float]] = {}
+    """Of parameters whose names begin so."""
 
     data: str
     """A table, folder, COCO or Karpathy JSON, tar shards, or a `datasets` name."""
@@ -132,6 +134,7 @@ class Pretrain(ABC):
             seed=self.seed,
             precision=self.precision,
             objectives=self.objectives or None,
+            lr_multipliers=dict(self.lr_multipliers),
         )
         name = f"{self.system}-pretrain"
         run = Run(self.out, describe(model) | {"recipe": name, "task": "matching"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ class Recipe(PixelPretrain):
     """Pre-trains ALBEF: contrast, matching with hard negatives, masked words, momentum distillation (section 3)."""
 
     system: ClassVar[str] = "albef"
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"temperature": 0.1}  # at the rates of small models it runs away
     out: Path = Path("runs/albef-pretrain")
     """The run's folder."""
 
