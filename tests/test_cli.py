@@ -236,7 +236,7 @@ def test_quickstart_is_a_recipe_with_a_command_of_its_own(capsys, recipe, tmp_pa
 def test_evaluate(capsys, run, pairs):
     found = call_json(capsys, "evaluate", run, "--data", pairs)
     assert (found["task"], found["images"], found["texts"]) == ("retrieval", 4, 4)
-    assert found["reranking"] == {"k": 3, "weight": 0.5}  # as the run's config.json says
+    assert found["reranking"] == {"k": 3, "weight": 0.5, "hubness": 0.0}  # as the run's config.json says
     assert found["chance"]["text_to_image"]["R@1"] == 0.25 and found["reranked"]["image_to_text"]["R@5"] == 1
     assert call_json(capsys, "evaluate", run, "--data", pairs, "--k", 2)["reranking"] == {"k": 2, "weight": 0.5}
     assert "reranked" not in call_json(capsys, "evaluate", run, "--data", pairs, "--no-rerank")
