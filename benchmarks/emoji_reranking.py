@@ -4,6 +4,8 @@ Trains the quick start's model on drawings of one training style and tests it on
 training has and on another tenth that it has not. Prints what each way adds to R@1 of the vectors alone, in points.
 
     OMP_WAIT_POLICY=passive uv run --extra quickstart python benchmarks/emoji_reranking.py [--steps 400] [--seeds 0 1]
+
+With `--runs RUN ...` it trains nothing, and parts what re-ranking adds to finished quick starts on their test style.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+import coalign
 from coalign.data.emoji import load_emoji, split_concepts
+from coalign.models.albef import Albef
 from coalign.recipes._small_albef import TRAINING, small_albef, standardise
 from coalign.recipes.quickstart import CachedPairs, Gallery
+from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import ANSWERS, DIRECTIONS, Combine, Evaluation, add_log_sigmoid
 from coalign.training.loop import fit
 from coalign.training.run import Run
@@ -42,6 +48,14 @@ def add_logit(weight: float) -> Combine:
 WAYS: dict[str, Callable[[float], Combine]] = {"logit": add_logit, "log P(match)": add_log_sigmoid}
 
 
+def of_run(run: Path) -> dict[tuple[str, float], Evaluation]:
+    """A finished quick start on the test style, by part of the concepts and by hubness."""
+    split = split_concepts(load_emoji(96), seed=0, development_fraction=0.0)
+    model: Any = coalign.load(run)
+    tests = {"seen": Gallery.of(model, split.train), "held out": Gallery.of(model, split.unseen)}
+    return tested(model, Querybank.load(run), tests)
+
+
 def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> dict[tuple[str, float], Evaluation]:
     """The model of one seed, trained and tested, by part of the concepts and by hubness."""
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1)
@@ -51,10 +65,14 @@ def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> d
     with tempfile.TemporaryDirectory() as folder:
         config = replace(TRAINING, steps=steps, seed=seed, threads=threads)
         fit(model, pairs, config, Run(Path(folder) / "run", {}))
-    bank = pairs.querybank(model)
+    parts = {"seen": split.train, "held out": split.development}
+    tests = {name: Gallery.of(model, concepts, test) for name, concepts in parts.items()}
+    return tested(model, pairs.querybank(model), tests)
+
+
+def tested(model: Albef, bank: Querybank, tests: dict[str, Gallery]) -> dict[tuple[str, float], Evaluation]:
     found: dict[tuple[str, float], Evaluation] = {}
-    for name, concepts in {"seen": split.train, "held out": split.development}.items():
-        gallery = Gallery.of(model, concepts, test)
+    for name, gallery in tests.items():
         scored = gallery.score(model, bank, hubness=0.0)
         hubs = {d: bank.hubness(gallery.vectors[ANSWERS[d]], ANSWERS[d]) for d in DIRECTIONS}
         for hubness in HUBNESS:
@@ -68,9 +86,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = [evaluations(seed, args.steps, train, test, args.threads) for seed in args.seeds for train, test in STYLES]
+    models = [(seed, train, test) for seed in args.seeds for train, test in STYLES] if not args.runs else []
+    found = [of_run(run) for run in args.runs]
+    found += [evaluations(seed, args.steps, train, test, args.threads) for seed, train, test in models]
     print(
         f"mean of {len(found)} models",
         *(f"{part}, {d}" for part in ("seen", "held out") for d in DIRECTIONS),

@@ -4,7 +4,8 @@ import pytest
 import torch
 from recorded import failures, rewritten
 
-from coalign.models.vit import Vit, VitClassifierConfig, VitConfig, original, original_linen
+from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
+from coalign.models.vit_names import original, original_linen
 from coalign.parity import vit
 from coalign.parity.verify import verify_manifest
 

@@ -48,6 +48,16 @@ def test_a_bank_is_kept_in_the_run_and_missed_by_name(tmp_path):
     bank = Querybank(*random_units(3, 2))
     with pytest.raises(InputError, match=FILE):
         Querybank.load(tmp_path)
-    bank.save(tmp_path / FILE)
+    bank.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
     again = Querybank.load(tmp_path)
     assert torch.equal(again.image, bank.image) and torch.equal(again.text, bank.text)
+
+
+def test_a_broken_bank_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / FILE).write_bytes(b"half a file")
+    with pytest.raises(InputError, match=FILE):
+        Querybank.load(tmp_path)
+    Querybank(torch.zeros(0, 4), torch.zeros(2, 4)).save(tmp_path)
+    with pytest.raises(InputError, match=f"{FILE}: not a bank"):
+        Querybank.load(tmp_path)

@@ -89,7 +89,7 @@ def test_reranking_of_a_run_comes_from_its_configuration(tmp_path):
     config.write_text('{"retrieval": {"k": 8, "weight": 0.2, "hubness": 0.25}}')
     with pytest.raises(InputError, match="querybank"):
         Reranking.of_run(tmp_path)
-    Querybank(torch.eye(2), torch.eye(2)).save(tmp_path / "querybank.safetensors")
+    Querybank(torch.eye(2), torch.eye(2)).save(tmp_path)
     found = Reranking.of_run(tmp_path)
     assert found.bank is not None and (found.k, found.weight, found.hubness) == (8, 0.2, 0.25)
     config.write_text('{"retrieval": {"top": 8}}')

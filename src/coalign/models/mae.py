@@ -24,7 +24,7 @@ from coalign.layers.initialise import zero_bias
 from coalign.layers.sincos import sincos_positions
 from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.models.vit import Vit, VitClassifierConfig, VitConfig, VitTrunk
-from coalign.models.vit import timm as classifier
+from coalign.models.vit_names import timm as classifier
 from coalign.models.vit_names import timm_block_rules, timm_rules, transformers_block_rules, transformers_rules
 from coalign.models.vit_sizes import Told, count, timm_trunk, transformers_trunk
 from coalign.objectives.reconstruction import Reconstruction

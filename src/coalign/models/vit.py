@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Alias, Rename, StateMap
 from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
@@ -29,7 +28,7 @@ from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
 from coalign.layers.initialise import init_truncated, init_xavier
 from coalign.layers.transformer import BlockConfig, Encoder
-from coalign.models.vit_names import google_rules, timm_rules, transformers_rules
+from coalign.models.vit_names import original, original_linen, timm, transformers
 from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
 from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
@@ -304,45 +303,6 @@ class Vit(nn.Module):
         """
         record = self.encode(Batch(images=images), record=True).record
         return self.trunk.rollout(record, self.config.pool == "token")
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoints
-def timm(config: VitClassifierConfig) -> StateMap:
-    """timm's names, which MAE's classifiers share (`head.0`, `head.1` where a probe's BatchNorm comes first)."""
-    return StateMap(
-        Rename("fc_norm.{p}", "norm.{p}"),
-        Rename("pre_logits.fc.{p}", "representation.{p}"),
-        [Rename("head.0.{p}", "head_norm.{p}"), Rename("head.1.{p}", "head.{p}")] if config.probe else [],
-        [] if config.probe else [Rename("head.{p}", "head.{p}")],
-        timm_rules("", "trunk."),
-    )
-
-
-def transformers(config: VitClassifierConfig) -> StateMap:
-    """Hugging Face's names: ViTForImageClassification, or ViTModel where there are no classes."""
-    prefix = "" if config.classes is None else "vit."
-    return StateMap(
-        Rename(f"{prefix}pooler.dense.{{p}}", "representation.{p}"),
-        Rename("classifier.{p}", "head.{p}"),
-        transformers_rules(prefix, "trunk."),
-    )
-
-
-def original(config: VitClassifierConfig) -> StateMap:
-    """Google's released .npz files; the block numbering of their present code is read too."""
-    block = "Transformer/encoderblock_{i}/"
-    renumbered = (
-        ("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1"),
-        ("LayerNorm_1", "LayerNorm_2"),
-        ("MlpBlock_0", "MlpBlock_3"),
-    )
-    aliases = [Alias(f"{block}{new}/{{rest}}", f"{block}{old}/{{rest}}") for new, old in renumbered]
-    return StateMap(aliases, google_rules(config.trunk.dim, config.trunk.heads, (1, 2, 3)))
-
-
-def original_linen(config: VitClassifierConfig) -> StateMap:
-    """Google's .npz files with the block numbering of their present code."""
-    return StateMap(google_rules(config.trunk.dim, config.trunk.heads, (0, 1, 0)))
 
 
 def google(config: VitClassifierConfig) -> VitClassifierConfig:

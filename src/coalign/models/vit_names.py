@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
-from coalign.checkpoints import Rename, Reshape, Split, Transpose
+from typing import TYPE_CHECKING
+
+from coalign.checkpoints import Alias, Rename, Reshape, Split, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
+
+if TYPE_CHECKING:
+    from coalign.models.vit import VitClassifierConfig
 
 
 def timm_rules(file: str, ours: str) -> list[Rule]:
@@ -98,3 +103,41 @@ def google_rules(dim: int, heads: int, numbers: tuple[int, int, int]) -> list[Ru
     ):
         rules += [Transpose(f"{theirs}/kernel", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
     return rules
+
+
+def timm(config: VitClassifierConfig) -> StateMap:
+    """timm's names, which MAE's classifiers share (`head.0`, `head.1` where a probe's BatchNorm comes first)."""
+    return StateMap(
+        Rename("fc_norm.{p}", "norm.{p}"),
+        Rename("pre_logits.fc.{p}", "representation.{p}"),
+        [Rename("head.0.{p}", "head_norm.{p}"), Rename("head.1.{p}", "head.{p}")] if config.probe else [],
+        [] if config.probe else [Rename("head.{p}", "head.{p}")],
+        timm_rules("", "trunk."),
+    )
+
+
+def transformers(config: VitClassifierConfig) -> StateMap:
+    """Hugging Face's names: ViTForImageClassification, or ViTModel where there are no classes."""
+    prefix = "" if config.classes is None else "vit."
+    return StateMap(
+        Rename(f"{prefix}pooler.dense.{{p}}", "representation.{p}"),
+        Rename("classifier.{p}", "head.{p}"),
+        transformers_rules(prefix, "trunk."),
+    )
+
+
+def original(config: VitClassifierConfig) -> StateMap:
+    """Google's released .npz files; the block numbering of their present code is read too."""
+    block = "Transformer/encoderblock_{i}/"
+    renumbered = (
+        ("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1"),
+        ("LayerNorm_1", "LayerNorm_2"),
+        ("MlpBlock_0", "MlpBlock_3"),
+    )
+    aliases = [Alias(f"{block}{new}/{{rest}}", f"{block}{old}/{{rest}}") for new, old in renumbered]
+    return StateMap(aliases, google_rules(config.trunk.dim, config.trunk.heads, (1, 2, 3)))
+
+
+def original_linen(config: VitClassifierConfig) -> StateMap:
+    """Google's .npz files with the block numbering of their present code."""
+    return StateMap(google_rules(config.trunk.dim, config.trunk.heads, (0, 1, 0)))

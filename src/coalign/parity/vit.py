@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
 from coalign.layers.embeddings import Resize
-from coalign.models.vit import Vit, VitClassifierConfig, original, original_linen, timm, transformers
+from coalign.models.vit import Vit, VitClassifierConfig
+from coalign.models.vit_names import original, original_linen, timm, transformers
 from coalign.models.vit_sizes import Told, classifier_of, google_classifier
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs

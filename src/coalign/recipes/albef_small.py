@@ -13,12 +13,10 @@ from coalign.data.samples import Source, Subset
 from coalign.data.sources import open_source
 from coalign.models.albef import Albef
 from coalign.recipes._small_albef import TRAINING, run_description, small_albef, standardise
-from coalign.retrieval import querybank
 from coalign.retrieval.embed import encode_corpus
 from coalign.retrieval.querybank import Querybank
 from coalign.tasks.retrieval import by_modality
 from coalign.tasks.search import MODALITIES
-from coalign.training.files import replace_file
 from coalign.training.loop import fit
 from coalign.training.run import Run
 
@@ -71,7 +69,7 @@ class Recipe:
         config = replace(TRAINING, steps=self.steps, lr=self.lr, seed=self.seed)
         run = Run(self.out, run_description(model, "albef-small"))
         result = fit(model, loader, config, run)
-        replace_file(self.out / querybank.FILE, bank_of(model, checked.source).save)
+        bank_of(model, checked.source).save(self.out)
         model.tokenizer.save(self.out)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT")
 

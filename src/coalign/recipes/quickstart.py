@@ -29,13 +29,11 @@ from coalign.layers.convolution import MEAN, STD, EfficientNetLite0
 from coalign.models.albef import Albef
 from coalign.objectives.contrastive import Contrastive, matching_targets
 from coalign.recipes._small_albef import RETRIEVAL, TRAINING, run_description, small_albef, standardise
-from coalign.retrieval import querybank
 from coalign.retrieval.embed import Entry, encode_corpus
 from coalign.retrieval.index import Index
 from coalign.retrieval.metrics import chance_recall
 from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Evaluation, add_log_sigmoid, evaluate_retrieval, score_retrieval
-from coalign.training.files import replace_file
 from coalign.training.loop import fit
 from coalign.training.run import Run
 from coalign.training.tracking import read_metrics
@@ -73,7 +71,7 @@ class Recipe:
         result = fit(model, pairs, config, run)
         tokenizer_of(model).save(self.out)
         bank = pairs.querybank(model)
-        replace_file(self.out / querybank.FILE, bank.save)
+        bank.save(self.out)
         baseline = pooled_baseline(pairs, tests, self.seed)
         splits: dict[str, Any] = {}
         scored: dict[str, Evaluation] = {}

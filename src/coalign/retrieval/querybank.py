@@ -7,14 +7,17 @@ How near a candidate is to training items of the other modality tells a hub with
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 
 FILE = "querybank.safetensors"
@@ -37,13 +40,20 @@ class Querybank:
         means = [(part @ bank.T).topk(count, dim=1).values.mean(1) for part in candidates.split(1024)]
         return torch.cat(means)
 
-    def save(self, path: Path) -> None:
-        save_file({"image": self.image.contiguous(), "text": self.text.contiguous()}, path)
+    def save(self, run: Path) -> None:
+        """Writes the run's file, whole or not at all; several processes may write it at once."""
+        handle, temporary = tempfile.mkstemp(dir=run, prefix=FILE, suffix=".part")
+        os.close(handle)
+        save_file({"image": self.image.contiguous(), "text": self.text.contiguous()}, temporary)
+        Path(temporary).replace(run / FILE)
 
     @staticmethod
     def load(run: Path) -> Querybank:
-        """Raises InputError where the run has none."""
+        """Raises InputError where the run has none, or it is broken."""
         path = run / FILE
         if not path.is_file():
             raise InputError(f"{path} is missing: the training that writes it has not ended; start it again")
-        return Querybank(**load_file(path))
+        tensors = read_tensors(path)
+        if tensors.keys() != {"image", "text"} or any(t.ndim != 2 or not len(t) for t in tensors.values()):
+            raise InputError(f"{path}: not a bank of vectors [N, d] of images and texts; train to the end again")
+        return Querybank(**tensors)
