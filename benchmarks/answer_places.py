@@ -12,8 +12,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from coalign.data.squad import Question, read_squad
-from coalign.tasks.text_metrics import squad_metrics
+from coalign.data.texts.squad import Question, read_squad
+from coalign.tasks.texts.text_metrics import squad_metrics
 
 
 def kind(row: Question) -> tuple[str, ...]:

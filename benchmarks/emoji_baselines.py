@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coalign.data.emoji import load_emoji, split_concepts
+from coalign.data.pairs.emoji import load_emoji, split_concepts
 from coalign.objectives.contrastive import Contrastive, matching_targets
-from coalign.recipes._small_albef import small_albef
-from coalign.recipes.quickstart import (
+from coalign.recipes.pairs._small_albef import small_albef
+from coalign.recipes.pairs.quickstart import (
     TEST_STYLE,
     TEXTS,
     TRAIN_STYLES,

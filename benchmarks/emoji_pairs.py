@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from coalign.data.emoji import EmojiConcept, load_emoji, split_concepts
+from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
 
 TRAIN, TEST = ("noto", "openmoji"), ("twemoji",)
 

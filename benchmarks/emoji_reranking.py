@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 import coalign
-from coalign.data.emoji import load_emoji, split_concepts
-from coalign.models.albef import Albef
-from coalign.recipes._small_albef import TRAINING, small_albef, standardise
-from coalign.recipes.quickstart import CachedPairs, Gallery
+from coalign.data.pairs.emoji import load_emoji, split_concepts
+from coalign.models.albef.model import Albef
+from coalign.recipes.pairs._small_albef import TRAINING, small_albef, standardise
+from coalign.recipes.pairs.quickstart import CachedPairs, Gallery
 from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import ANSWERS, DIRECTIONS, Combine, Evaluation, add_log_sigmoid
 from coalign.training.loop import fit

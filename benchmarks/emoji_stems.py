@@ -19,18 +19,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coalign.data.drawings import augment_drawings
-from coalign.data.emoji import EmojiConcept, load_emoji, split_concepts
-from coalign.data.tokenise import Tokenizer
-from coalign.models.albef import Albef
-from coalign.models.vit import VitConfig
-from coalign.recipes._small_albef import CONFIG, TRAINING, minilm_folder, small_albef, standardise, start_from_minilm
-from coalign.recipes.quickstart import CachedPairs, Gallery, batch_of, normalised, pixels_of
+from coalign.data.images.drawings import augment_drawings
+from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.models.albef.model import Albef
+from coalign.recipes.pairs._small_albef import (
+    CONFIG,
+    TRAINING,
+    minilm_folder,
+    small_albef,
+    standardise,
+    start_from_minilm,
+)
+from coalign.recipes.pairs.quickstart import CachedPairs, Gallery, batch_of, normalised, pixels_of
 from coalign.registry import attach_tokenizer
 from coalign.retrieval.embed import encode_corpus
 from coalign.retrieval.rerank import evaluate_retrieval
 from coalign.training.loop import fit
 from coalign.training.run import Run
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images
 
 STYLES, TEST = ("openmoji",), "noto"

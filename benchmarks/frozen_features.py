@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import f1_score
 
-from coalign.data.text_tables import read_texts
+from coalign.data.texts.text_tables import read_texts
 
 
 def read(table: str, vectors: str) -> tuple[np.ndarray, list[str]]:

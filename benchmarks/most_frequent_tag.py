@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from coalign.data.conll import read_conll
-from coalign.tasks.tagging import most_frequent_tags, score_tags
+from coalign.data.texts.conll import read_conll
+from coalign.tasks.texts.tagging import most_frequent_tags, score_tags
 
 
 def main() -> None:

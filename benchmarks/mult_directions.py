@@ -18,8 +18,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from coalign.models import mult
-from coalign.models.mult import MulT, MulTConfig
+from coalign.models.mult import model as mult
+from coalign.models.mult.model import MulT, MulTConfig
 from coalign.types import Batch, Layout, Packed, Series
 
 CASES = ((1, 20, True), (4, 20, True), (16, 20, True), (24, 50, False), (24, 50, True))

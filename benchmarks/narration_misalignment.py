@@ -28,16 +28,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coalign.data.clips import Clip, read_clip
-from coalign.data.narrated import bag_of, clip_start
-from coalign.data.subtitles import read_subtitles
-from coalign.data.words import WordList
-from coalign.data.worlds_video import CHAT, STEPS, Narrating, WorldVideo, make_videos, to_srt, write_videos
+from coalign.data.videos.clips import Clip, read_clip
+from coalign.data.videos.narrated import bag_of, clip_start
+from coalign.data.videos.subtitles import read_subtitles
+from coalign.data.words.word_list import WordList
 from coalign.layers.s3d import S3dConfig
-from coalign.models.mil_nce import SIZES, MilNceModel
+from coalign.models.mil_nce.model import SIZES, MilNceModel
 from coalign.retrieval.metrics import ranks, summarise
 from coalign.training.schedule import lr_factor
 from coalign.types import Batch, Video
+from coalign.worlds.videos import CHAT, STEPS, Narrating, WorldVideo, make_videos, to_srt, write_videos
 
 LEVELS = (0.0, 0.6, 0.9)
 RATES = (1e-3, 2e-3)

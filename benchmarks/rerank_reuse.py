@@ -17,8 +17,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from coalign.models.albef import Albef
-from coalign.models.albef_trunk import SIZES
+from coalign.models.albef.model import Albef
+from coalign.models.albef.trunk import SIZES
 from coalign.types import Batch, Images, Packed, Text
 
 CASES = ((1, 64), (4, 16), (4, 64))

@@ -26,14 +26,14 @@ from typing import Any
 from PIL import Image
 from skimage import data as skimage_data  # pyright: ignore[reportMissingTypeStubs]
 
-from coalign.analysis.pictures import save_picture
-from coalign.analysis.reconstruction import reconstruct, reconstruction_sheet
-from coalign.data.emoji import EmojiConcept, load_emoji, split_concepts
-from coalign.recipes.mae_finetune import Recipe as MaeFinetune
-from coalign.recipes.mae_pretrain import Recipe as MaePretrain
-from coalign.recipes.mae_probe import Recipe as MaeProbe
-from coalign.recipes.sasa_train import Recipe as Sasa
-from coalign.recipes.vit_finetune import Recipe as Vit
+from coalign.analysis.runs.pictures import save_picture
+from coalign.analysis.runs.reconstruction import reconstruct, reconstruction_sheet
+from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
+from coalign.recipes.images.mae_finetune import Recipe as MaeFinetune
+from coalign.recipes.images.mae_pretrain import Recipe as MaePretrain
+from coalign.recipes.images.mae_probe import Recipe as MaeProbe
+from coalign.recipes.images.sasa_train import Recipe as Sasa
+from coalign.recipes.images.vit_finetune import Recipe as Vit
 from coalign.registry import load
 from coalign.training.tracking import read_metrics
 

@@ -24,11 +24,11 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coalign.cli import main as coalign
-from coalign.data.region_files.shards import write_shard
-from coalign.data.video_regions import picture_name
-from coalign.data.worlds_video import COLOUR_NAMES, MOTIONS, SHAPES, STEPS, WorldVideo, box_at, make_videos
-from coalign.data.worlds_video_files import write_video_world
+from coalign.cli.main import main as coalign
+from coalign.data.regions.files.shards import write_shard
+from coalign.data.videos.regions import picture_name
+from coalign.worlds.video_files import write_video_world
+from coalign.worlds.videos import COLOUR_NAMES, MOTIONS, SHAPES, STEPS, WorldVideo, box_at, make_videos
 
 WIDTH, SECONDS = 48, 2.0
 LABELS = [f"{colour} {shape}" for colour in COLOUR_NAMES for shape in SHAPES]

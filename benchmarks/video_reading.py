@@ -26,21 +26,21 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from coalign.data.batches import Batches
-from coalign.data.clips import stream_clips
-from coalign.data.narrated import ClipBags, Moments, open_narrated
-from coalign.data.video import find_videos, probe_video
-from coalign.data.words import WordList
-from coalign.data.worlds_video import make_videos, write_videos
-from coalign.data.write_video import write_video
-from coalign.models.mil_nce import SIZES, MilNceModel
+from coalign.data.core.batches import Batches
+from coalign.data.videos.clips import stream_clips
+from coalign.data.videos.decode import find_videos, probe_video
+from coalign.data.videos.narrated import ClipBags, Moments, open_narrated
+from coalign.data.videos.write import write_video
+from coalign.data.words.word_list import WordList
+from coalign.models.mil_nce.model import SIZES, MilNceModel
 from coalign.registry import attach_tokenizer, describe
+from coalign.worlds.videos import make_videos, write_videos
 
 MINUTES = (1, 10, 60)
 PARTS = ("real", "speed", "memory")
 CHILD = """
 import resource, sys
-from coalign.cli import main
+from coalign.cli.main import main
 try:
     main(["extract", "video", *sys.argv[1:]])
 finally:

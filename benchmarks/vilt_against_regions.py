@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import coalign
-from coalign.data.regions import pack_regions
+from coalign.data.regions.regions import pack_regions
 from coalign.extraction.detector import Detector, faster_rcnn
 from coalign.types import Batch, Images, Packed, Text
 

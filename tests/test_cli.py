@@ -16,13 +16,13 @@ import coalign
 import coalign.extraction
 import coalign.recipes
 import coalign.tasks
-from coalign.cli import main
-from coalign.commands import command_names
-from coalign.commands.systems import systems_table
-from coalign.data.tokenise import Tokenizer
-from coalign.models.bert import BertConfig
-from coalign.models.vit import VitConfig
+from coalign.cli.commands import command_names
+from coalign.cli.commands.systems import systems_table
+from coalign.cli.main import main
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.registry import describe
+from coalign.trunks.bert import BertConfig
+from coalign.trunks.vit import VitConfig
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "grey": (120, 120, 120)}
 README = Path(__file__).parents[1] / "README.md"
@@ -78,7 +78,7 @@ def call_json(capsys, *words: object):
 # ------------------------------------------------------------------------------------------------ help and failures
 def test_help_comes_without_torch():
     script = (
-        "import sys\nfrom coalign.cli import main\n"
+        "import sys\nfrom coalign.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
@@ -227,7 +227,7 @@ def test_quickstart_is_a_recipe_with_a_command_of_its_own(capsys, recipe, tmp_pa
     recipe.joinpath("quickstart.py").write_text(
         RECIPE.replace("data: str", 'data: str = "emoji"').replace("out: Path", 'out: Path = Path("q")')
     )
-    monkeypatch.delitem(sys.modules, "coalign.recipes.quickstart", raising=False)
+    monkeypatch.delitem(sys.modules, "coalign.recipes.pairs.quickstart", raising=False)
     assert call(capsys, "quickstart", "--out", tmp_path / "q", "--steps", 20)[0] == 0
     assert (tmp_path / "q").read_text() == "emoji 20"
 
@@ -248,7 +248,7 @@ TASK = '''
 """Counts lines."""
 from dataclasses import dataclass
 from pathlib import Path
-from coalign.tasks.arguments import RunFolder
+from coalign.arguments import RunFolder
 from coalign.tasks.result import TaskResult
 
 @dataclass(frozen=True)

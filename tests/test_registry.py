@@ -84,7 +84,7 @@ def test_only_the_system_that_is_asked_for_is_imported():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_system_is_called_like_its_module():
+def test_a_system_is_called_like_its_folder():
     for name, entry in coalign.systems().items():
         assert entry.name == name
         described = describe(coalign.create(name, next(iter(entry.sizes)))) if name in ("gpt", "vit") else None

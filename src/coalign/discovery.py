@@ -1,6 +1,7 @@
 """Finds what a folder of modules offers: a recipe, a task, a command is one file that nobody has to list.
 
-A module whose name begins with "_" is shared by its neighbours. The command line writes "-" for "_".
+Modules may lie in sub-folders, one deep: a module's name alone is what the command line knows it by. A module or folder
+whose name begins with "_" is shared by its neighbours. The command line writes "-" for "_".
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from coalign.errors import InputError
@@ -15,13 +18,12 @@ from coalign.errors import InputError
 
 def names(package: str) -> tuple[str, ...]:
     """The modules in a package, as the command line names them, sorted; imports none of them."""
-    found = (module.name for module in pkgutil.iter_modules(sys.modules[package].__path__))
-    return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
+    return tuple(sorted(_homes(package)))
 
 
 def module(package: str, name: str) -> Any:
     """The module of that name, "-" or "_"."""
-    return importlib.import_module(f"{package}.{name.replace('-', '_')}")
+    return importlib.import_module(_homes(package)[name.replace("_", "-")])
 
 
 def offers(package: str, attribute: str) -> dict[str, Any]:
@@ -46,3 +48,19 @@ def find(package: str, name: str, attribute: str, kind: str) -> Any:
 def first_line(thing: Any) -> str:
     """The first line of a docstring."""
     return next(iter((thing.__doc__ or "").strip().splitlines()), "")
+
+
+def _homes(package: str) -> dict[str, str]:
+    """Dotted paths of the public modules by name."""
+    return {path.rpartition(".")[2].replace("_", "-"): path for path in _walk(package, sys.modules[package].__path__)}
+
+
+def _walk(package: str, folders: Any, deeper: bool = True) -> Iterator[str]:
+    for found in pkgutil.iter_modules(folders):
+        if found.name.startswith("_"):
+            continue
+        if not found.ispkg:
+            yield f"{package}.{found.name}"
+        elif deeper:
+            inside = [str(Path(folder) / found.name) for folder in folders]
+            yield from _walk(f"{package}.{found.name}", inside, deeper=False)

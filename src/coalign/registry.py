@@ -7,7 +7,7 @@ Each module of `coalign.models` that declares `SYSTEM` is one system, of the mod
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 import math
 import pkgutil
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import coalign.models
 from coalign.checkpoints import StateMap, read_tensors
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.embeddings import resize_positions
 from coalign.types import Head, System
@@ -47,24 +47,26 @@ def find(name: str) -> System:
 
 @cache
 def _modules() -> frozenset[str]:
-    return frozenset(module.name for module in pkgutil.iter_modules(coalign.models.__path__))
+    return frozenset(module.name for module in pkgutil.iter_modules(coalign.models.__path__) if module.ispkg)
 
 
 @cache
 def _system(name: str) -> System | None:
-    """The system that the module of this name declares, with what the modules beside it add; None if it has none."""
+    """The system that the folder of this name declares, with its heads and sizes; None if there is none."""
+    if name not in _modules():
+        return None
 
     def offer(module: str, attribute: str, default: Any) -> Any:
-        if module not in _modules():
+        if importlib.util.find_spec(f"coalign.models.{name}.{module}") is None:
             return default
-        return getattr(importlib.import_module(f"coalign.models.{module}"), attribute, default)
+        return getattr(importlib.import_module(f"coalign.models.{name}.{module}"), attribute, default)
 
-    entry: System | None = offer(name, "SYSTEM", None)
+    entry: System | None = offer("model", "SYSTEM", None)
     if entry is None:
         return None
-    heads = {**entry.heads, **offer(f"{name}_tasks", "HEADS", {})}
+    heads = {**entry.heads, **offer("heads", "HEADS", {})}
     fields = ("of_weights", "of_config", "to_config")
-    sizes = {field: offer(f"{name}_sizes", field.upper(), getattr(entry, field)) for field in fields}
+    sizes = {field: offer("sizes", field.upper(), getattr(entry, field)) for field in fields}
     return dataclasses.replace(entry, heads=heads, **sizes)
 
 
@@ -196,13 +198,10 @@ def told(path: Path) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------ parts
 def _likely_first(kind: type) -> Iterator[System]:
-    """The system whose module, or a module beside it, defines the class; then all of them."""
-    module = kind.__module__.removeprefix("coalign.models.")
-    while module:
-        entry = _system(module)
-        if entry is not None:
-            yield entry
-        module = module.rpartition("_")[0]
+    """The system whose folder defines the class; then all of them."""
+    entry = _system(kind.__module__.removeprefix("coalign.models.").partition(".")[0])
+    if entry is not None:
+        yield entry
     yield from systems().values()
 
 

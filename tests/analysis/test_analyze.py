@@ -27,7 +27,7 @@ from coalign.analysis.datasets.slices import compare_slices, holm, load_slices, 
 from coalign.analysis.datasets.study import compare_sets, study
 from coalign.analysis.datasets.summary import summarise
 from coalign.analysis.datasets.texts import label_words, near_duplicate_texts, text_statistics
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
 COLOURS = {"red": (210, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 210), "yellow": (235, 200, 40)}

@@ -18,15 +18,15 @@ from coalign.analysis.datasets.found import Options
 from coalign.analysis.datasets.sources import pair_columns, region_columns, series_columns, shot_changes, video_columns
 from coalign.analysis.datasets.study import study
 from coalign.analysis.datasets.summary import summarise
-from coalign.cli import main
-from coalign.data.narrated import open_narrated
-from coalign.data.region_pairs import RegionPairs
-from coalign.data.regions import RegionFile
-from coalign.data.series.sources import open_series
-from coalign.data.sources import open_source
-from coalign.data.worlds_video import make_videos, to_srt, write_videos
-from coalign.data.write_video import write_video
+from coalign.cli.main import main
+from coalign.data.pairs.sources import open_source
+from coalign.data.regions.pairs import RegionPairs
+from coalign.data.regions.regions import RegionFile
+from coalign.data.videos.narrated import open_narrated
+from coalign.data.videos.write import write_video
 from coalign.errors import InputError
+from coalign.worlds.speakers import open_series
+from coalign.worlds.videos import make_videos, to_srt, write_videos
 
 
 @pytest.fixture(scope="module")

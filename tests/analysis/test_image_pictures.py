@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from coalign.analysis.reconstruction import reconstruct, reconstruction_sheet
-from coalign.analysis.rollout import rollout_sheet, rollouts
-from coalign.commands.reconstruct import command as reconstruct_command
-from coalign.commands.rollout import command as rollout_command
+from coalign.analysis.runs.reconstruction import reconstruct, reconstruction_sheet
+from coalign.analysis.runs.rollout import rollout_sheet, rollouts
+from coalign.cli.commands.reconstruct import command as reconstruct_command
+from coalign.cli.commands.rollout import command as rollout_command
 from coalign.errors import InputError
-from coalign.models.mae import Mae, MaeConfig
-from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
+from coalign.models.mae.model import Mae, MaeConfig
+from coalign.models.vit.model import Vit, VitClassifierConfig
 from coalign.registry import describe
 from coalign.training.run import Run
+from coalign.trunks.vit import VitConfig
 
 TRUNK = VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64)
 

@@ -6,7 +6,8 @@ import torch
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.models.gpt import Gpt, GptConfig, released
+from coalign.models.gpt.model import Gpt, released
+from coalign.trunks.gpt import GptConfig
 
 CONFIG = GptConfig(vocab_size=20, positions=6, dim=8, depth=2, heads=2)
 

@@ -8,7 +8,8 @@ import torch
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.tensorflow import read_tensorflow
 from coalign.errors import InputError
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig, original
+from coalign.models.bert.model import Bert, BertPretrainingConfig, original
+from coalign.trunks.bert import BertConfig
 
 FLOAT, INT64, STRING, BFLOAT16 = 1, 9, 7, 14
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from files import picture
 
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 
 WORDS = "a the red green blue boat fruit dog cat and ##s ##ing run un ##aff ##able , . é"
 

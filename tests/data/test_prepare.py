@@ -9,9 +9,9 @@ import torch
 from files import encoded, picture
 from torch import Tensor
 
-from coalign.data.decode import BadSample
+from coalign.data.images.decode import BadSample
 from coalign.data.prepare import prepare
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.types import Batch, Encoding, InputSpec, Regions
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from coalign.data.video_actions import read_actions, read_coin, read_crosstask
-from coalign.data.video_captions import Captioned, read_captioned, read_choices
-from coalign.data.video_files import TRAIN_SPLITS, Found, Span, VideoFiles
+from coalign.data.videos.actions import read_actions, read_coin, read_crosstask
+from coalign.data.videos.captions import Captioned, read_captioned, read_choices
+from coalign.data.videos.files import TRAIN_SPLITS, Found, Span, VideoFiles
 from coalign.errors import InputError
 
 

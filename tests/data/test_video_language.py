@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from coalign.data.clip_features import ClipFeatures, rows_within
-from coalign.data.region_files import open_regions
-from coalign.data.region_files.shards import write_shard
-from coalign.data.subtitles import Narration
-from coalign.data.tokenise import Tokenizer
-from coalign.data.video_moments import Moments, Told, read_action_labels, verb_labels
-from coalign.data.video_regions import VideoRegions, picture_name
-from coalign.data.video_sentences import VideoSentences, sentences, windows_of
-from coalign.data.visual_words import VisualWordBook
+from coalign.data.regions.files import open_regions
+from coalign.data.regions.files.shards import write_shard
+from coalign.data.videos.clip_features import ClipFeatures, rows_within
+from coalign.data.videos.moments import Moments, Told, read_action_labels, verb_labels
+from coalign.data.videos.regions import VideoRegions, picture_name
+from coalign.data.videos.sentences import VideoSentences, sentences, windows_of
+from coalign.data.videos.subtitles import Narration
+from coalign.data.videos.visual_words import VisualWordBook
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.types import InputSpec
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from coalign.data.write_video import write_video
+from coalign.data.videos.write import write_video
 
 HEIGHT, WIDTH = 48, 64
 

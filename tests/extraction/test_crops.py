@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from coalign.data.region_files import open_regions
-from coalign.data.worlds import COLOURS, SHAPES, make_scenes
+from coalign.data.regions.files import open_regions
 from coalign.extraction.crops import CropFeatures, write_world_regions
 from coalign.layers.convolution import EfficientNetLite0
+from coalign.worlds.scenes import COLOURS, SHAPES, make_scenes
 
 
 @pytest.fixture(scope="module")

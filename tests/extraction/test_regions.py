@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from coalign.data.region_files import open_regions
+from coalign.data.regions.files import open_regions
 from coalign.errors import InputError
 from coalign.extraction import regions as extraction
 from coalign.extraction.detector import Detector, cells, faster_rcnn, grid_network

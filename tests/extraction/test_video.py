@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from video_files import make_sound, make_video
 
-from coalign.data.clip_features import read_features
+from coalign.data.videos.clip_features import read_features
 from coalign.errors import InputError
 from coalign.extraction.boxes import Extract as Boxes
 from coalign.extraction.frames import Extract as Frames

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from coalign.errors import InputError
-from coalign.models.actbert import ActBert, original
-from coalign.models.actbert_trunk import ActBertConfig, PaddedLengths, StreamConfig, stretched_rows
-from coalign.models.bert import BertConfig
+from coalign.models.actbert.model import ActBert, original
+from coalign.models.actbert.trunk import ActBertConfig, PaddedLengths, StreamConfig, stretched_rows
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Layout, Packed, Regions, Text, Video
 
 CONFIG = ActBertConfig(

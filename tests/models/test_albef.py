@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from coalign.models.albef import Albef
-from coalign.models.albef_trunk import AlbefConfig
-from coalign.models.bert import BertConfig
-from coalign.models.vit import VitConfig
+from coalign.models.albef.model import Albef
+from coalign.models.albef.trunk import AlbefConfig
+from coalign.trunks.bert import BertConfig
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Packed, Text
 
 TINY = AlbefConfig(

@@ -5,16 +5,7 @@ import torch
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.models.bert import (
-    Bert,
-    BertConfig,
-    BertPretrainingConfig,
-    BertTrunk,
-    google,
-    original,
-    transformers,
-)
-from coalign.models.bert_tasks import (
+from coalign.models.bert.heads import (
     BertClassifier,
     BertMultipleChoice,
     BertSpans,
@@ -23,6 +14,8 @@ from coalign.models.bert_tasks import (
     task_original,
     task_transformers,
 )
+from coalign.models.bert.model import Bert, BertPretrainingConfig, google, original, transformers
+from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.types import Batch, Packed, Text
 
 hf = pytest.importorskip("transformers")

@@ -7,14 +7,15 @@ import torch
 from safetensors.torch import save_file
 
 import coalign
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.models import bert
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
-from coalign.models.bert_sizes import of_config, of_weights
-from coalign.models.bert_tasks import BertClassifier, BertTagger, BertTaskConfig
-from coalign.recipes._bert import starting_weights
+from coalign.models.bert import model as bert
+from coalign.models.bert.heads import BertClassifier, BertTagger, BertTaskConfig
+from coalign.models.bert.model import Bert, BertPretrainingConfig
+from coalign.models.bert.sizes import of_config, of_weights
+from coalign.recipes.texts._bert import starting_weights
 from coalign.registry import attach_tokenizer, describe
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Text
 
 transformers = pytest.importorskip("transformers")

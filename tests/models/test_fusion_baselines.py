@@ -8,11 +8,12 @@ import torch
 from coalign.errors import InputError
 from coalign.layers.gating import ModalityShift
 from coalign.layers.recurrent import LastState, by_place
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
-from coalign.models.concat import Concat, ConcatConfig
-from coalign.models.fusion import Fusion, FusionConfig, outer
-from coalign.models.raven import Raven, RavenConfig
+from coalign.models.bert.model import Bert, BertPretrainingConfig
+from coalign.models.concat.model import Concat, ConcatConfig
+from coalign.models.fusion.model import Fusion, FusionConfig, outer
+from coalign.models.raven.model import Raven, RavenConfig
 from coalign.ops.packing import resample, shorten
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Layout, Packed, Series, Text
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=12)

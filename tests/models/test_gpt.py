@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from coalign.errors import InputError
-from coalign.models.gpt import Gpt, GptConfig, GptTrunk, hugging_face, original, released, transformers
-from coalign.models.gpt_tasks import (
+from coalign.models.gpt.heads import (
     GptClassifier,
     GptMultipleChoice,
     GptSimilarity,
@@ -15,6 +14,8 @@ from coalign.models.gpt_tasks import (
     task_original,
     task_transformers,
 )
+from coalign.models.gpt.model import Gpt, original, released, transformers
+from coalign.trunks.gpt import GptConfig, GptTrunk, hugging_face
 from coalign.types import Batch, Packed, Text
 
 hf = pytest.importorskip("transformers")

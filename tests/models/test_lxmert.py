@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from coalign.errors import InputError
-from coalign.models.bert import BertConfig
-from coalign.models.lxmert import Lxmert, LxmertConfig
-from coalign.models.lxmert_names import transformers
-from coalign.models.lxmert_tasks import HEADS
+from coalign.models.lxmert.heads import HEADS
+from coalign.models.lxmert.model import Lxmert, LxmertConfig
+from coalign.models.lxmert.names import transformers
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text
 
 CONFIG = LxmertConfig(

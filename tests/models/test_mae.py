@@ -8,9 +8,10 @@ from safetensors.torch import save_file
 
 import coalign
 from coalign.checkpoints import read_tensors
-from coalign.models import mae
-from coalign.models.mae import Mae, MaeConfig
-from coalign.models.vit import Vit, VitConfig
+from coalign.models.mae import model as mae
+from coalign.models.mae.model import Mae, MaeConfig
+from coalign.models.vit.model import Vit
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images
 
 TINY = MaeConfig(

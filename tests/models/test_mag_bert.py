@@ -5,9 +5,10 @@ import torch
 
 from coalign.errors import InputError
 from coalign.layers.gating import AdaptationGate
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
-from coalign.models.mag_bert import MagBert, MagBertConfig, original
+from coalign.models.bert.model import Bert, BertPretrainingConfig
+from coalign.models.mag_bert.model import MagBert, MagBertConfig, original
 from coalign.ops.attention import Mask
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Series, Text
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=12)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from coalign.data.words import WordList
+from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.layers.s3d import S3dConfig, pool_same, space_to_depth
-from coalign.models.mil_nce import MilNceConfig, MilNceModel, original
+from coalign.models.mil_nce.model import MilNceConfig, MilNceModel, original
 from coalign.objectives.mil_nce import MilNce
 from coalign.types import Batch, Packed, Text, Video
 

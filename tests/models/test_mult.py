@@ -9,7 +9,7 @@ from coalign.errors import InputError
 from coalign.layers.ctc_alignment import CtcAlignment
 from coalign.layers.grouped import run_grouped
 from coalign.layers.sincos import sincos_steps
-from coalign.models.mult import MulT, MulTConfig, Stream, original
+from coalign.models.mult.model import MulT, MulTConfig, Stream, original
 from coalign.types import Batch, Layout, Packed, Series
 
 STREAMS = (Stream("text", 6), Stream("audio", 5), Stream("vision", 3))
@@ -188,7 +188,7 @@ def test_directions_run_together_as_they_run_alone(lengths, targets, causal):
 
 def test_directions_run_together_only_where_streams_keep_step(monkeypatch):
     calls = []
-    monkeypatch.setattr("coalign.models.mult.run_grouped", lambda *a: calls.append(a) or run_grouped(*a))
+    monkeypatch.setattr("coalign.models.mult.model.run_grouped", lambda *a: calls.append(a) or run_grouped(*a))
     model = model_of()
     model.encode(batch_of())
     model.encode(keeping_step(), record=True)

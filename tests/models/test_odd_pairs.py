@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from coalign import create, prepare
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.recipes._vl_pretrain import with_vocabulary
+from coalign.recipes.pairs._vl_pretrain import with_vocabulary
 from coalign.registry import attach_tokenizer, find
 
 WIDTH, CLASSES, LONG = 8, 5, "a red boat " * 60

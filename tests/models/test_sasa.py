@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from coalign.models.sasa import SIZES, Bottleneck, Sasa, SasaConfig, count, leaderj, merhs
+from coalign.models.sasa.model import SIZES, Bottleneck, Sasa, SasaConfig, count, leaderj, merhs
 from coalign.types import Batch, Images
 
 TINY = SasaConfig(

@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from coalign.errors import InputError
-from coalign.models.bert import BertConfig
-from coalign.models.uniter import Uniter, UniterConfig, draw_regions, likeliest_class
-from coalign.models.uniter_names import original
-from coalign.models.uniter_tasks import HEADS, UniterGrounding, UniterRetrieval, UniterTaskConfig
+from coalign.models.uniter.heads import HEADS, UniterGrounding, UniterRetrieval, UniterTaskConfig
+from coalign.models.uniter.model import Uniter, UniterConfig, draw_regions, likeliest_class
+from coalign.models.uniter.names import original
 from coalign.ops.transport import transport
 from coalign.parity.case import read_case
 from coalign.parity.uniter import Recorded
 from coalign.parity.verify import adaptor_for, load
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Layout, Packed, Regions, Text
 
 CONFIG = UniterConfig(

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from coalign.errors import InputError
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
-from coalign.models.videobert import VideoBert, VideoBertConfig
+from coalign.models.bert.model import Bert, BertPretrainingConfig
+from coalign.models.videobert.model import VideoBert, VideoBertConfig
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Text, Video
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=24)

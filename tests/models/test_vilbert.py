@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from coalign.errors import InputError
-from coalign.models.bert import BertConfig
-from coalign.models.vilbert import Vilbert
-from coalign.models.vilbert_tasks import HEADS, VilbertTasks, VilbertTasksConfig
-from coalign.models.vilbert_trunk import VilbertConfig
+from coalign.models.vilbert.heads import HEADS, VilbertTasks, VilbertTasksConfig
+from coalign.models.vilbert.model import Vilbert
+from coalign.models.vilbert.trunk import VilbertConfig
 from coalign.ops.boxes import overlaps_chosen
 from coalign.ops.packing import insert_row, moved_rows
 from coalign.ops.pairing import draw_rows
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Layout, Packed, Regions, Text
 
 CONFIG = VilbertConfig(

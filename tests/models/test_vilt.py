@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from coalign import prepare
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.models.vilt import Vilt, ViltConfig
-from coalign.models.vilt_names import original, transformers
-from coalign.models.vilt_tasks import HEADS, ViltClassifier, ViltRetrieval
-from coalign.models.vit import VitConfig
+from coalign.models.vilt.heads import HEADS, ViltClassifier, ViltRetrieval
+from coalign.models.vilt.model import Vilt, ViltConfig
+from coalign.models.vilt.names import original, transformers
 from coalign.registry import attach_tokenizer
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Packed, Text
 
 CONFIG = ViltConfig(

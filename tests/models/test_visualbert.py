@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from coalign.errors import InputError
-from coalign.models.bert import BertConfig
-from coalign.models.visualbert import VisualBert, VisualBertConfig, transformers
-from coalign.models.visualbert_tasks import (
+from coalign.models.visualbert.heads import (
     HEADS,
     VisualBertClassifier,
     VisualBertGrounding,
@@ -14,6 +12,8 @@ from coalign.models.visualbert_tasks import (
     grounding_accuracy,
     vqa_accuracy,
 )
+from coalign.models.visualbert.model import VisualBert, VisualBertConfig, transformers
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text
 
 CONFIG = VisualBertConfig(

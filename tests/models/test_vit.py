@@ -12,10 +12,11 @@ import coalign
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.layers.transformer import BlockConfig, TransformerBlock
-from coalign.models import vit
-from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
+from coalign.models.vit import model as vit
+from coalign.models.vit.model import Vit, VitClassifierConfig
 from coalign.ops.attention import Mask
 from coalign.training.optimiser import parameter_groups
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Layout
 
 TINY = VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64)

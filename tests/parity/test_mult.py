@@ -50,7 +50,7 @@ def test_a_wrong_fact_is_seen(golden, monkeypatch, wrong):
 
 
 def test_the_triangle_is_wider_where_lengths_differ(golden, monkeypatch):
-    from coalign.models import mult as model
+    from coalign.models.mult import model
     from coalign.ops.attention import Mask
 
     monkeypatch.setattr(model, "cross_mask", lambda queries, keys, causal: Mask(queries, keys, causal=1))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from recorded import failures, rewritten
 
-from coalign.models.vilbert_trunk import Gate
+from coalign.models.vilbert.trunk import Gate
 from coalign.parity import vilbert
 from coalign.parity.verify import verify, verify_manifest
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from recorded import failures, rewritten
 
-from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
-from coalign.models.vit_names import original, original_linen
+from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.names import original, original_linen
 from coalign.parity import vit
 from coalign.parity.verify import verify_manifest
+from coalign.trunks.vit import VitConfig
 
 
 def test_recorded_case(golden):

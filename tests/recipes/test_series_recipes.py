@@ -6,15 +6,23 @@ import pytest
 import torch
 
 import coalign
-from coalign.cli import main
+from coalign.cli.main import main
 from coalign.data.series.utterances import SeriesData, Utterance
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.recipes import bert_mosi, concat_mosi, fusion_bert_mosi, fusion_mosi, mag_bert_mosi, mult_mosi, raven_mosi
-from coalign.recipes.sentiment_table import error_of, markdown, permutation_test, row
-from coalign.tasks.missing_modality import Evaluate as Missing
-from coalign.tasks.sentiment import Evaluate
-from coalign.tasks.stream_attention import Evaluate as Attention
+from coalign.recipes.series import (
+    bert_mosi,
+    concat_mosi,
+    fusion_bert_mosi,
+    fusion_mosi,
+    mag_bert_mosi,
+    mult_mosi,
+    raven_mosi,
+)
+from coalign.recipes.series.sentiment_table import error_of, markdown, permutation_test, row
+from coalign.tasks.series.missing_modality import Evaluate as Missing
+from coalign.tasks.series.sentiment import Evaluate
+from coalign.tasks.series.stream_attention import Evaluate as Attention
 
 WORLD = "world:joint,items=32,events=1"
 SMALL = {"steps": 4, "evaluate_every": 2, "batch_size": 8, "quiet": True}
@@ -24,7 +32,7 @@ MULT = {"dim": 8, "heads": 2, "layers": 1}
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     """A vocabulary of the world's words."""
-    from coalign.data.worlds_series import ASPECTS, FILLERS
+    from coalign.worlds.speakers import ASPECTS, FILLERS
 
     words = [*ASPECTS, *(w for pair in ASPECTS.values() for w in pair), *FILLERS, "the", "was"]
     folder = tmp_path_factory.mktemp("vocabulary")

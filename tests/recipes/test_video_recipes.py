@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from coalign import load
-from coalign.data.worlds_video import make_videos
-from coalign.data.worlds_video_files import write_video_world
 from coalign.errors import InputError
-from coalign.models import mil_nce
-from coalign.recipes import mil_nce_finetune, mil_nce_train
-from coalign.tasks import video_retrieval
+from coalign.models.mil_nce import model as mil_nce
+from coalign.recipes.videos import mil_nce_finetune, mil_nce_train
+from coalign.tasks.videos import video_retrieval
 from coalign.types import Batch, Video
+from coalign.worlds.video_files import write_video_world
+from coalign.worlds.videos import make_videos
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from coalign.cli import main
-from coalign.data.video_regions import picture_name
-from coalign.data.worlds_video import STEPS, make_videos
-from coalign.data.worlds_video_files import write_video_world
+from coalign.cli.main import main
+from coalign.data.videos.regions import picture_name
+from coalign.worlds.video_files import write_video_world
+from coalign.worlds.videos import STEPS, make_videos
 
 KINDS, SHOWN = 12, 6
 

@@ -16,16 +16,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import coalign
-from coalign.data.labelled_images import Classes
+from coalign.data.images.labelled_images import Classes
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
-from coalign.models import vit
-from coalign.models.mae import SIZES as MAE_SIZES
-from coalign.models.mae import Mae
-from coalign.models.mae import original as mae_original
-from coalign.models.vit import Vit, VitClassifierConfig, VitConfig
+from coalign.models.mae.model import SIZES as MAE_SIZES
+from coalign.models.mae.model import Mae
+from coalign.models.mae.model import original as mae_original
+from coalign.models.vit import model as vit
+from coalign.models.vit.model import Vit, VitClassifierConfig
 from coalign.recipes import find_recipe
-from coalign.tasks.image_classification import Evaluate
+from coalign.tasks.images.image_classification import Evaluate
+from coalign.trunks.vit import VitConfig
 
 COLOURS = {"green": (40, 200, 40), "red": (210, 40, 40), "violet": (120, 40, 200)}
 QUICK: dict[str, Any] = {"batch_size": 6, "log_every": 4, "least_area": 0.7}

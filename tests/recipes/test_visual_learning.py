@@ -10,20 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from coalign.data.pictures import open_pictures
-from coalign.data.region_files.shards import write_shard
-from coalign.data.sources import open_source
-from coalign.data.tokenise import Tokenizer
+from coalign.data.pairs.sources import open_source
+from coalign.data.questions.pictures import open_pictures
+from coalign.data.regions.files.shards import write_shard
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.recipes import find_recipe
-from coalign.recipes.nlvr2 import Recipe as Nlvr2
-from coalign.recipes.referring import Recipe as Referring
-from coalign.recipes.retrieval_finetune import Candidates
-from coalign.recipes.retrieval_finetune import Recipe as Retrieval
-from coalign.recipes.vqa import Recipe as Vqa
-from coalign.tasks.cross_retrieval import Evaluate as RetrievalTask
-from coalign.tasks.nlvr2 import Evaluate as Nlvr2Task
-from coalign.tasks.referring import Evaluate as ReferringTask
-from coalign.tasks.vqa import Evaluate as VqaTask
+from coalign.recipes.pairs.retrieval_finetune import Candidates
+from coalign.recipes.pairs.retrieval_finetune import Recipe as Retrieval
+from coalign.recipes.questions.nlvr2 import Recipe as Nlvr2
+from coalign.recipes.questions.referring import Recipe as Referring
+from coalign.recipes.questions.vqa import Recipe as Vqa
+from coalign.tasks.pairs.cross_retrieval import Evaluate as RetrievalTask
+from coalign.tasks.questions.nlvr2 import Evaluate as Nlvr2Task
+from coalign.tasks.questions.referring import Evaluate as ReferringTask
+from coalign.tasks.questions.vqa import Evaluate as VqaTask
 from coalign.types import InputSpec
 
 COLOURS = ("red", "green", "blue")

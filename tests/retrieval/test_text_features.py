@@ -4,14 +4,15 @@ import torch
 from safetensors.torch import save_file
 
 import coalign
-from coalign.commands import run_command
-from coalign.data.tokenise import Tokenizer
+from coalign.cli.commands import run_command
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig
+from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.registry import attach_tokenizer, describe
 from coalign.retrieval.text_features import text_states, text_vectors, word_vectors
-from coalign.tasks.text_features import embed_texts, read_lines
+from coalign.tasks.texts.text_features import embed_texts, read_lines
 from coalign.training.run import Run
+from coalign.trunks.bert import BertConfig
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "river", "bank", "##s", "rob", "a"]
 TEXTS = ["the river bank", "rob the Banks", "a river"]

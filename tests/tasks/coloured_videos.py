@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from coalign.data.words import WordList
-from coalign.data.write_video import write_video
+from coalign.data.videos.write import write_video
+from coalign.data.words.word_list import WordList
 from coalign.types import Batch, Encoding, InputSpec
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}

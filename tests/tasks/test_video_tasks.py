@@ -10,8 +10,14 @@ import torch
 from coloured_videos import ColourClips, coloured_video
 
 from coalign.errors import InputError
-from coalign.tasks import action_recognition, action_segmentation, step_localisation, video_choice, video_retrieval
-from coalign.tasks.video_metrics import assign_in_order, frame_accuracy, mean_recall, step_hits, steps_by_second
+from coalign.tasks.videos import (
+    action_recognition,
+    action_segmentation,
+    step_localisation,
+    video_choice,
+    video_retrieval,
+)
+from coalign.tasks.videos.video_metrics import assign_in_order, frame_accuracy, mean_recall, step_hits, steps_by_second
 
 TASKS = (action_recognition, action_segmentation, step_localisation, video_choice, video_retrieval)
 

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from coalign import create
-from coalign.data.asked import Item
-from coalign.data.pictures import open_pictures
-from coalign.data.region_files import write_shard
-from coalign.data.tokenise import Tokenizer
-from coalign.data.vqa import Question
-from coalign.recipes._vl_pretrain import with_vocabulary
+from coalign.data.questions.items import Item
+from coalign.data.questions.pictures import open_pictures
+from coalign.data.questions.vqa import Question
+from coalign.data.regions.files import write_shard
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.recipes.pairs._vl_pretrain import with_vocabulary
 from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist
-from coalign.tasks import _matching, cross_retrieval, gqa, matching, nlvr2, vqa
-from coalign.tasks._matching import PairScorer, match_scores
-from coalign.tasks._visual import Model
+from coalign.tasks.pairs import _matching, cross_retrieval, matching
+from coalign.tasks.pairs._matching import PairScorer, match_scores
+from coalign.tasks.questions import gqa, nlvr2, vqa
+from coalign.tasks.questions._visual import Model
 from coalign.types import Encoding
 
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coalign.layers.momentum import FeatureQueue, momentum_copy, momentum_update
-from coalign.models.albef import Albef
-from coalign.models.albef_trunk import AlbefConfig
-from coalign.models.bert import BertConfig
-from coalign.models.vit import VitConfig
+from coalign.models.albef.model import Albef
+from coalign.models.albef.trunk import AlbefConfig
 from coalign.ops.collectives import gather, rank, world_size
 from coalign.training.loop import Callback, FitResult, TrainConfig, fit
 from coalign.training.run import Run
+from coalign.trunks.bert import BertConfig
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Packed, Text
 
 WORDS, LENGTH, WIDTH = 11, 5, 8

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from coalign.data.clips import Clip, ClipLike, read_clip
-from coalign.data.collate import stack_pictures
-from coalign.data.decode import ImageLike, decode_image
-from coalign.data.loader import check_vocabulary
-from coalign.data.regions import RegionSet, pack_regions
-from coalign.data.tokenise import Tokenizer
-from coalign.data.transforms import ImageTransform
+from coalign.data.images.decode import ImageLike, decode_image
+from coalign.data.images.transforms import ImageTransform
+from coalign.data.pairs.collate import stack_pictures
+from coalign.data.pairs.loader import check_vocabulary
+from coalign.data.regions.regions import RegionSet, pack_regions
+from coalign.data.videos.clips import Clip, ClipLike, read_clip
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.types import Batch, Images, InputSpec, Model, Packed, Regions, Text, Video
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tyro.conf import Positional, arg
 
-from coalign.data.decode import decode_image
-from coalign.data.pictures import picture_files
-from coalign.data.region_files.shards import write_shard
-from coalign.data.regions import RegionSet
-from coalign.data.video_files import table_rows
+from coalign.data.images.decode import decode_image
+from coalign.data.questions.pictures import picture_files
+from coalign.data.regions.files.shards import write_shard
+from coalign.data.regions.regions import RegionSet
+from coalign.data.videos.files import table_rows
 from coalign.errors import InputError
 
 COLUMNS = ("picture", "x1", "y1", "x2", "y2", "label")

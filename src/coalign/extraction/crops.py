@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from coalign.data.region_files.shards import write_shard
-from coalign.data.worlds import COLOURS, SHAPES, Scene
+from coalign.data.regions.files.shards import write_shard
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
+from coalign.worlds.scenes import COLOURS, SHAPES, Scene
 
 SCALE = 0.25
 """The network's last maps are multiplied by this, which makes their deviation about 1, like that of detectors' features

@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from torchvision.transforms import v2
 
 from coalign.checkpoints import read_tensors
-from coalign.data.regions import RegionSet
+from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
 

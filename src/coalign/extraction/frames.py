@@ -16,12 +16,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from coalign.data.clip_features import feature_names
-from coalign.data.decode import BadSample
-from coalign.data.quarantine import Quarantine
-from coalign.data.samples import Problem, Where
-from coalign.data.video import find_videos, stream_frames
-from coalign.data.video_regions import picture_name
+from coalign.data.core.quarantine import Quarantine
+from coalign.data.core.samples import Problem, Where
+from coalign.data.images.decode import BadSample
+from coalign.data.videos.clip_features import feature_names
+from coalign.data.videos.decode import find_videos, stream_frames
+from coalign.data.videos.regions import picture_name
 from coalign.errors import InputError
 
 ABOUT = "frames.json"

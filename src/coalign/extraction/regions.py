@@ -16,13 +16,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tyro.conf import Positional, arg
 
-from coalign.data.decode import BadSample, ImageLike, decode_image
-from coalign.data.pictures import image_of, picture_files
-from coalign.data.quarantine import Quarantine
-from coalign.data.region_files.shards import write_shard
-from coalign.data.regions import RegionSet
-from coalign.data.samples import Problem, Where
-from coalign.data.sources import open_source
+from coalign.data.core.quarantine import Quarantine
+from coalign.data.core.samples import Problem, Where
+from coalign.data.images.decode import BadSample, ImageLike, decode_image
+from coalign.data.pairs.sources import open_source
+from coalign.data.questions.pictures import image_of, picture_files
+from coalign.data.regions.files.shards import write_shard
+from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
 
 SETTINGS = "regions.json"

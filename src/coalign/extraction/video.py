@@ -21,12 +21,12 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tyro.conf import arg
 
-from coalign.data.clip_features import feature_names
-from coalign.data.clips import stream_clips
-from coalign.data.decode import BadSample
-from coalign.data.quarantine import Quarantine
-from coalign.data.samples import Problem, Where
-from coalign.data.video import find_videos
+from coalign.data.core.quarantine import Quarantine
+from coalign.data.core.samples import Problem, Where
+from coalign.data.images.decode import BadSample
+from coalign.data.videos.clip_features import feature_names
+from coalign.data.videos.clips import stream_clips
+from coalign.data.videos.decode import find_videos
 from coalign.errors import InputError
 from coalign.types import Batch, InputSpec, Video
 

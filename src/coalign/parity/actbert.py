@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.actbert import ActBert, original
-from coalign.models.actbert_trunk import ActBertConfig, PaddedLengths, StreamConfig
-from coalign.models.bert import BertConfig
+from coalign.models.actbert.model import ActBert, original
+from coalign.models.actbert.trunk import ActBertConfig, PaddedLengths, StreamConfig
 from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text, Video
 
 LETTERS = {"text": "t", "regions": "v", "actions": "a"}

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.layers.embeddings import resize_positions
-from coalign.models.albef import Albef
-from coalign.models.albef_names import assignment_original, classifier_original, original, vqa_original
-from coalign.models.albef_tasks import (
+from coalign.models.albef.heads import (
     AlbefClassifier,
     AlbefClassifierConfig,
     AlbefTextAssignment,
 )
-from coalign.models.albef_trunk import AlbefConfig
-from coalign.models.albef_vqa import AlbefVqa, AlbefVqaConfig
-from coalign.models.bert import BertConfig
-from coalign.models.vit import VitConfig
+from coalign.models.albef.model import Albef
+from coalign.models.albef.names import assignment_original, classifier_original, original, vqa_original
+from coalign.models.albef.trunk import AlbefConfig
+from coalign.models.albef.vqa import AlbefVqa, AlbefVqaConfig
 from coalign.ops.attention import Mask
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Packed, Text
 
 

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import Rename, StateMap
-from coalign.data.pretraining_text import Pieces, Plan, document_examples, hide_words
+from coalign.data.texts.pretraining_text import Pieces, Plan, document_examples, hide_words
 from coalign.layers.attention import Activation
-from coalign.models.bert import Bert, BertConfig, BertPretrainingConfig, original, transformers
-from coalign.models.bert_tasks import (
+from coalign.models.bert.heads import (
     BertClassifier,
     BertMultipleChoice,
     BertSpans,
@@ -25,10 +24,12 @@ from coalign.models.bert_tasks import (
     BertTask,
     BertTaskConfig,
 )
+from coalign.models.bert.model import Bert, BertPretrainingConfig, original, transformers
 from coalign.ops.spans import SpanSettings, Window, answer
 from coalign.parity.case import Case, Described
 from coalign.parity.compare import ABSOLUTE, Line
 from coalign.parity.verify import Adaptor, Outputs, load
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Text
 
 T = TypeVar("T", bound=BertTask)

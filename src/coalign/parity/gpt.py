@@ -13,20 +13,14 @@ from torch import Tensor, nn
 from coalign.checkpoints import Default, Rename, StateMap, Tie, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
-from coalign.models.gpt import (
-    Gpt,
-    GptConfig,
-    joint_rules,
-    next_word_labels,
-    released,
-    transformers_rules,
-)
-from coalign.models.gpt_sizes import sizes_of, transformers_prefix
-from coalign.models.gpt_tasks import GptClassifier, GptMultipleChoice, GptTask, GptTaskConfig
+from coalign.models.gpt.heads import GptClassifier, GptMultipleChoice, GptTask, GptTaskConfig
+from coalign.models.gpt.model import Gpt, next_word_labels, released
+from coalign.models.gpt.sizes import sizes_of, transformers_prefix
 from coalign.objectives.causal_lm import CausalLM
 from coalign.ops.masking import predicted_rows
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.gpt import GptConfig, joint_rules, transformers_rules
 from coalign.types import Batch, Packed, Text
 
 T = TypeVar("T", bound=GptTask)

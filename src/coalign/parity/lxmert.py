@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models import lxmert_names, lxmert_tasks
-from coalign.models.bert import BertConfig
-from coalign.models.lxmert import Lxmert, LxmertConfig, Objective
-from coalign.models.lxmert_tasks import LxmertClassifier, LxmertClassifierConfig
+from coalign.models.lxmert import heads as lxmert_tasks
+from coalign.models.lxmert import names as lxmert_names
+from coalign.models.lxmert.heads import LxmertClassifier, LxmertClassifierConfig
+from coalign.models.lxmert.model import Lxmert, LxmertConfig, Objective
 from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text
 
 

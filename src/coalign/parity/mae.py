@@ -9,9 +9,18 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
-from coalign.models.mae import Mae, MaeConfig, encoder, fine_tuning, linear_probe, of_weights, original, transformers
-from coalign.models.vit import Vit
-from coalign.models.vit_sizes import rows_of, timm_trunk
+from coalign.models.mae.model import (
+    Mae,
+    MaeConfig,
+    encoder,
+    fine_tuning,
+    linear_probe,
+    of_weights,
+    original,
+    transformers,
+)
+from coalign.models.vit.model import Vit
+from coalign.models.vit.sizes import rows_of, timm_trunk
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs

@@ -7,10 +7,10 @@ import re
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.bert import BertConfig
-from coalign.models.mag_bert import MagBert, MagBertConfig, original
+from coalign.models.mag_bert.model import MagBert, MagBertConfig, original
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Series, Text
 
 

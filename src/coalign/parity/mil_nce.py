@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.data.words import WordList
+from coalign.data.words.word_list import WordList
 from coalign.layers.s3d import BLOCKS, Branches, S3dConfig
-from coalign.models.mil_nce import MilNceConfig, MilNceModel, original
+from coalign.models.mil_nce.model import MilNceConfig, MilNceModel, original
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.types import Packed

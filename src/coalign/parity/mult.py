@@ -7,7 +7,7 @@ import re
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.mult import MulT, MulTConfig, Stream, original
+from coalign.models.mult.model import MulT, MulTConfig, Stream, original
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.types import Batch, Packed, Series

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import Carry, Rename, StateMap
 from coalign.layers.local_attention import AttentionStem, Border, LocalAttention
-from coalign.models.sasa import Bottleneck, Sasa, SasaConfig, leaderj, merhs, merhs_block_rules
+from coalign.models.sasa.model import Bottleneck, Sasa, SasaConfig, leaderj, merhs, merhs_block_rules
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
 from coalign.layers.joint import Joint
-from coalign.models.bert import BertConfig
-from coalign.models.uniter import Uniter, UniterConfig, UniterTrunk, likeliest_class
-from coalign.models.uniter_names import original
-from coalign.models.uniter_tasks import (
+from coalign.models.uniter.heads import (
     Task,
     UniterClassifier,
     UniterGrounding,
@@ -24,12 +21,15 @@ from coalign.models.uniter_tasks import (
     task_model,
     task_original,
 )
+from coalign.models.uniter.model import Uniter, UniterConfig, UniterTrunk, likeliest_class
+from coalign.models.uniter.names import original
 from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.objectives.ranking import Ranking
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text
 
 Produced = dict[str, Tensor | Packed]

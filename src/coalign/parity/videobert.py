@@ -7,7 +7,7 @@ import re
 from torch import nn
 
 from coalign.checkpoints import Rename, StateMap
-from coalign.models.videobert import VisualWords
+from coalign.models.videobert.model import VisualWords
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 

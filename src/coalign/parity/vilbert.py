@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.bert import BertConfig
-from coalign.models.vilbert import Vilbert, original
-from coalign.models.vilbert_tasks import VilbertTasks, VilbertTasksConfig, region_loss, tasks_original
-from coalign.models.vilbert_trunk import VilbertConfig
+from coalign.models.vilbert.heads import VilbertTasks, VilbertTasksConfig, region_loss, tasks_original
+from coalign.models.vilbert.model import Vilbert, original
+from coalign.models.vilbert.trunk import VilbertConfig
 from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text
 
 TARGETS: dict[int, Literal["classes", "features", "contrast"]] = {0: "classes", 1: "features", 2: "contrast"}

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.layers.joint import Joint
-from coalign.models.vilt import Vilt, ViltConfig, ViltTrunk
-from coalign.models.vilt_names import original, transformers
-from coalign.models.vilt_tasks import ViltClassifier, ViltRetrieval, ViltTaskConfig, task_original, task_transformers
-from coalign.models.vit import VitConfig
+from coalign.models.vilt.heads import ViltClassifier, ViltRetrieval, ViltTaskConfig, task_original, task_transformers
+from coalign.models.vilt.model import Vilt, ViltConfig, ViltTrunk
+from coalign.models.vilt.names import original, transformers
 from coalign.ops.patches import pack_patches
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Packed, Text
 
 Produced = dict[str, Tensor | Packed]

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.bert import BertConfig
-from coalign.models.visualbert import VisualBert, VisualBertConfig, VisualBertTrunk, original, transformers
-from coalign.models.visualbert_tasks import (
+from coalign.models.visualbert.heads import (
     VisualBertClassifier,
     VisualBertGrounding,
     VisualBertTaskConfig,
@@ -21,8 +19,10 @@ from coalign.models.visualbert_tasks import (
     grounding_original,
     vqa_accuracy,
 )
+from coalign.models.visualbert.model import VisualBert, VisualBertConfig, VisualBertTrunk, original, transformers
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Text
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
 from coalign.layers.embeddings import Resize
-from coalign.models.vit import Vit, VitClassifierConfig
-from coalign.models.vit_names import original, original_linen, timm, transformers
-from coalign.models.vit_sizes import Told, classifier_of, google_classifier
+from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.names import original, original_linen, timm, transformers
+from coalign.models.vit.sizes import Told, classifier_of, google_classifier
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.types import Batch, Encoding, Images

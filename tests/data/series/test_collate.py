@@ -6,10 +6,10 @@ import torch
 from coalign.data.series.collate import Collate, Scaling, widths_for
 from coalign.data.series.folder import read_folder, write_files
 from coalign.data.series.utterances import SeriesData, Utterance, cleaned, even_places, places_in_words, word_means
-from coalign.data.tokenise import Tokenizer
-from coalign.data.worlds_series import RATES, SeriesWorld, make_world, open_world
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.types import InputSpec
+from coalign.worlds.speakers import RATES, SeriesWorld, make_world, open_world
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "so", "good", "##ness", "don", "'", "t"]
 

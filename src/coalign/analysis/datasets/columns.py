@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from coalign.data.decode import ImageLike
+from coalign.data.images.decode import ImageLike
 from coalign.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from coalign.analysis.datasets.columns import Floats, Ints
 from coalign.analysis.datasets.drawing import figure, graph_objects, histogram
-from coalign.data.decode import BadSample, ImageLike, decode_image
+from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.errors import InputError
 
 SMALL = 16  # side of the pictures that are kept to compare with

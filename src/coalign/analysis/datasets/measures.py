@@ -21,7 +21,7 @@ from coalign.analysis.datasets.found import Study
 from coalign.analysis.datasets.representations import linear_cka, reduced
 from coalign.analysis.datasets.slices import SetFigure
 from coalign.analysis.datasets.texts import language_of, script_of, words_of
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 
 VALUES = 12  # values of a label whose shares are compared
 CKA_ROWS, CKA_WIDTH = 1000, 32

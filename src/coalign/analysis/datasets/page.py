@@ -20,7 +20,7 @@ from coalign.analysis.datasets.findings import SEVERITY
 from coalign.analysis.datasets.found import Study, row_table
 from coalign.analysis.datasets.sections import picture, sections_of
 from coalign.analysis.datasets.series import SeriesStatistics
-from coalign.analysis.pictures import replacing, write_text
+from coalign.analysis.runs.pictures import replacing, write_text
 from coalign.errors import InputError
 
 HOVER = 56  # longer side in pixels of a picture that is shown with a point of a map
@@ -151,7 +151,7 @@ def render(found: Study) -> str:
         raise InputError("the report needs plotly: pip install 'coalign[analysis]'") from error
 
     environment = Environment(
-        loader=PackageLoader("coalign.analysis", "templates"),
+        loader=PackageLoader("coalign.analysis.runs", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,15 +12,15 @@ import numpy as np
 from torch import Tensor
 
 from coalign.analysis.datasets.columns import Columns, Floats, Lazy, VideoFacts
-from coalign.data.decode import BadSample, ImageLike
-from coalign.data.emoji import STYLES, load_emoji
-from coalign.data.labelled_images import LabelledImages
-from coalign.data.narrated import NarratedVideos
-from coalign.data.region_pairs import RegionPairs
-from coalign.data.samples import Source
+from coalign.data.core.samples import Source
+from coalign.data.images.decode import BadSample, ImageLike
+from coalign.data.images.labelled_images import LabelledImages
+from coalign.data.pairs.emoji import STYLES, load_emoji
+from coalign.data.pairs.tables import SPLIT_COLUMN, choose_columns, is_table, open_rows
+from coalign.data.regions.pairs import RegionPairs
 from coalign.data.series.utterances import SeriesData
-from coalign.data.tables import SPLIT_COLUMN, choose_columns, is_table, open_rows
-from coalign.data.video import probe_video, read_frames, stream_frames
+from coalign.data.videos.decode import probe_video, read_frames, stream_frames
+from coalign.data.videos.narrated import NarratedVideos
 from coalign.errors import InputError
 
 FEW = 60  # values up to which a text column counts as labels

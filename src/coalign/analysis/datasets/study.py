@@ -54,7 +54,7 @@ from coalign.analysis.datasets.slices import (
     two_sample_test,
 )
 from coalign.analysis.datasets.texts import label_words, text_statistics, words_of
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import numpy as np
 
 from coalign.analysis.datasets.columns import Floats, Ints, pick, sample_rows
 from coalign.analysis.datasets.drawing import bars, histogram, lines
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coalign.data.series.utterances import SeriesData, Utterance, even_places, word_means
-from coalign.data.tokenise import Tokenizer
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.types import Batch, InputSpec, Layout, Packed, Series, Text
 

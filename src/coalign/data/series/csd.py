@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.data.json_files import read_json
+from coalign.data.core.json_files import read_json
 from coalign.data.series.utterances import (
     SPLITS,
     SeriesData,

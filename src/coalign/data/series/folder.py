@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from coalign.data.json_files import read_json
+from coalign.data.core.json_files import read_json
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from coalign.data.pairs.tables import is_table
 from coalign.data.series.csd import read_csd
 from coalign.data.series.folder import FILE, is_series_folder, read_folder
 from coalign.data.series.pickles import FUNNY, Padding, read_pickle, read_ur_funny
 from coalign.data.series.utterances import SeriesData
-from coalign.data.tables import is_table
-from coalign.data.worlds_series import WORLD, open_world
 from coalign.errors import InputError
 
 
@@ -26,15 +25,13 @@ def open_series(
 
     Args:
         source: A pickle of MulT, MAG or MMSA; a folder of .csd files, of UR-FUNNY's pickles, or one that
-            `coalign convert-data` wrote; or "world:joint,lag=2" for the generated world (see `worlds_series`).
+            `coalign convert-data` wrote.
         padding: What becomes of a pickle's padding (see `read_pickle`).
         by_word, streams, labels: For .csd files (see `read_csd`).
 
     Raises:
         InputError: It is none of these, or damaged.
     """
-    if str(source).startswith(WORLD):
-        return open_world(str(source))
     path = Path(source)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")

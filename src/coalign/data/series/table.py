@@ -17,8 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from coalign.data.audio import RATE, frame_times, log_mel, mfcc, read_sound
-from coalign.data.decode import BadSample
+from coalign.data.images.decode import BadSample
+from coalign.data.pairs.tables import open_rows
+from coalign.data.series.audio import RATE, frame_times, log_mel, mfcc, read_sound
 from coalign.data.series.utterances import (
     SPLITS,
     SeriesData,
@@ -29,8 +30,7 @@ from coalign.data.series.utterances import (
     word_means,
 )
 from coalign.data.series.word_times import TimedWords, find_beside, read_word_times, uniform_times
-from coalign.data.tables import open_rows
-from coalign.data.video import probe_video, stream_frames
+from coalign.data.videos.decode import probe_video, stream_frames
 from coalign.errors import InputError
 
 LABELS = ("label", "sentiment", "score", "emotion", "class")

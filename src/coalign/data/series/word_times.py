@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from coalign.data.json_files import read_json
+from coalign.data.core.json_files import read_json
 from coalign.errors import InputError
 
 SUFFIXES = (".json", ".ctm", ".textgrid")

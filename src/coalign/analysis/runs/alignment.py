@@ -1,0 +1,249 @@
+"""Word-to-patch and word-to-region alignment: from maps of word pieces to maps of words, pictures, JSON, HTML.
+
+The maps themselves are the model's: attention of its layers, Grad-CAM (ALBEF, Li et al. 2021, section 6), or a plan of
+optimal transport (UNITER, Chen et al. 2020, section 3.2; ViLT, Kim et al. 2021, figure 4). Here they are gathered by
+word, scaled for the eye and laid over the picture: patches as heat, regions as boxes.
+"""
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from matplotlib.colors import LinearSegmentedColormap
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
+from coalign.analysis.runs.pictures import Picture, data_uri, fit, open_picture, write_text
+from coalign.errors import InputError
+from coalign.types import Batch
+
+Method = Literal["cross_attention", "grad_cam", "transport"]
+Scaling = Literal["word", "pair", "none"]
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+# Lightness falls evenly, so strength reads without colour too.
+HEAT = LinearSegmentedColormap.from_list("heat", ["#fff3d6", "#fdbb5a", "#ee6c3b", "#c0265d", "#4c0f5c"])
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """What alignment maps need of a model."""
+
+    def alignment(self, batch: Batch, method: Method = "cross_attention") -> list[Tensor]:
+        """One tensor a pair, [pieces, h, w] or [pieces, regions]: how much each word piece (special ones included)
+        draws on each patch or region."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class AlignmentMap:
+    """One pair's map: `values` [W, h, w], one grid a word of `words`.
+
+    `box` (x1, y1, x2, y2, fractions) is the part of the picture that the grid covers: all of it where the model sees
+    the picture resized, less where it sees a crop.
+    """
+
+    words: tuple[str, ...]
+    values: Tensor
+    method: str = "cross_attention"
+    box: Box = WHOLE
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 3 or len(self.words) != self.values.shape[0]:
+            raise InputError(f"{len(self.words)} words need maps [words, h, w], got {tuple(self.values.shape)}")
+
+    def scaled(self, scaling: Scaling = "word") -> Tensor:
+        """[W, h, w] in [0, 1]: from the least to the greatest value of each word, or of the pair; a flat map is 0.
+
+        With "none" the values stand as they are, cut to [0, 1].
+        """
+        return _scaled(self.values, scaling)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"words", "grid": [h, w], "method", "box", "values": [W][h][w]}; values as the model gave them."""
+        return {
+            "words": list(self.words),
+            "grid": list(self.values.shape[1:]),
+            "method": self.method,
+            "box": list(self.box),
+            "values": self.values.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RegionAlignment:
+    """One pair's map onto regions: `values` [W, R], a row a word of `words`; `boxes` [R, 4] in fractions."""
+
+    words: tuple[str, ...]
+    values: Tensor
+    boxes: Tensor
+    method: str = "cross_attention"
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.words), len(self.boxes)):
+            shape = f"[{len(self.words)}, {len(self.boxes)}]"
+            raise InputError(f"words and regions need a map {shape}, got {tuple(self.values.shape)}")
+
+    def scaled(self, scaling: Scaling = "word") -> Tensor:
+        """[W, R] in [0, 1], as `AlignmentMap.scaled`."""
+        return _scaled(self.values, scaling)
+
+    def best(self) -> list[int]:
+        """The region that each word draws on most; -1 where there are no regions."""
+        return self.values.argmax(1).tolist() if len(self.boxes) else [-1] * len(self.words)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"words", "boxes": [R][4], "method", "values": [W][R], "best": [W]}."""
+        said = {"words": list(self.words), "boxes": self.boxes.tolist(), "method": self.method}
+        return {**said, "values": self.values.tolist(), "best": self.best()}
+
+
+Alignment = AlignmentMap | RegionAlignment
+
+
+def _scaled(values: Tensor, scaling: Scaling) -> Tensor:
+    if scaling == "none" or values.numel() == 0:
+        return values.clamp(0, 1)
+    dims = tuple(range(1 if scaling == "word" else 0, values.dim()))
+    low, high = values.amin(dims, keepdim=True), values.amax(dims, keepdim=True)
+    return (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def word_maps(pieces: Tensor, words: Tensor) -> Tensor:
+    """[W, ...]: the mean of the maps of each word's pieces.
+
+    `pieces` is [L, ...]; `words` [L] is the word 0 … W-1 of every piece, -1 at special tokens, which are dropped.
+    """
+    if pieces.dim() < 2 or words.shape != pieces.shape[:1]:
+        raise InputError(f"maps {tuple(pieces.shape)} and word numbers {tuple(words.shape)} do not belong together")
+    real = words >= 0
+    count = int(words.max()) + 1 if bool(real.any()) else 0
+    total = pieces.new_zeros(count, *pieces.shape[1:]).index_add(0, words[real], pieces[real])
+    number = pieces.new_zeros(count).index_add(0, words[real], pieces.new_ones(int(real.sum())))
+    return total / number.clamp(min=1).view(-1, *[1] * (pieces.dim() - 1))
+
+
+def align(
+    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: Method = "cross_attention", box: Box = WHOLE
+) -> list[AlignmentMap]:
+    """The word-level map of every pair of `batch` onto patches.
+
+    `words[i]` are the words of text i as `batch.text.words` counts them. Words beyond the end of a text that was cut
+    have no map and are left out. `box` is the part of the picture that the model saw.
+    """
+    return [
+        AlignmentMap(tuple(names[: len(values)]), values, method, box)
+        for names, values in zip(words, _maps(model, batch, method), strict=True)
+    ]
+
+
+def align_regions(
+    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: Method = "cross_attention"
+) -> list[RegionAlignment]:
+    """The word-level map of every pair of `batch` onto its regions; `words` as of `align`."""
+    if batch.regions is None:
+        raise InputError("word-to-region maps need a batch with regions")
+    boxes = batch.regions.boxes[:, :4].cpu().split(batch.regions.features.lengths.tolist())
+    return [
+        RegionAlignment(tuple(names[: len(values)]), values, own, method)
+        for names, values, own in zip(words, _maps(model, batch, method), boxes, strict=True)
+    ]
+
+
+def _maps(model: Aligner, batch: Batch, method: Method) -> list[Tensor]:
+    if batch.text is None or batch.text.words is None:
+        raise InputError("alignment maps need a batch whose text says which word each piece belongs to")
+    numbers = batch.text.words.split(batch.text.ids.lengths.tolist())
+    found = model.alignment(batch, method=method)
+    return [word_maps(m.detach(), n).float().cpu() for m, n in zip(found, numbers, strict=True)]
+
+
+def overlay(picture: Picture, heat: Tensor, box: Box = WHOLE, opacity: float = 0.8) -> Image.Image:
+    """The picture, paled, under `heat` [h, w] in [0, 1], enlarged bilinearly to the part `box` of it: same size, RGB.
+
+    The heat's opacity grows with its strength, so that the picture stays visible where a word draws on nothing.
+    """
+    image = open_picture(picture)
+    base = np.asarray(image, dtype=np.float32) / 255
+    grey = base.mean(2, keepdims=True)
+    pale = 0.4 + 0.6 * (0.5 * base + 0.5 * grey)
+    strength = _enlarge(heat, image.height, image.width, box)[..., None]
+    colour = HEAT(strength[..., 0])[..., :3].astype(np.float32)
+    alpha = opacity * strength**0.8
+    mixed = (1 - alpha) * pale + alpha * colour
+    return Image.fromarray((mixed * 255).round().astype(np.uint8))
+
+
+def _enlarge(heat: Tensor, height: int, width: int, box: Box) -> np.ndarray[Any, np.dtype[np.float32]]:
+    x1, x2 = sorted(min(max(round(x * width), 0), width) for x in (box[0], box[2]))
+    y1, y2 = sorted(min(max(round(y * height), 0), height) for y in (box[1], box[3]))
+    if x1 == x2 or y1 == y2:
+        raise InputError(f"box {box} covers nothing of a picture of {width} by {height} pixels")
+    out = np.zeros((height, width), dtype=np.float32)
+    smooth = interpolate(heat[None, None].float(), size=(y2 - y1, x2 - x1), mode="bilinear", align_corners=False)
+    out[y1:y2, x1:x2] = smooth[0, 0].clamp(0, 1).cpu().numpy()
+    return out
+
+
+def boxes_over(picture: Picture, strength: Tensor, boxes: Tensor) -> Image.Image:
+    """The picture, paled, its `boxes` [R, 4] framed by their `strength` [R] in [0, 1]; the strongest is not paled."""
+    image = open_picture(picture)
+    base = np.asarray(image, dtype=np.float32) / 255
+    pale = Image.fromarray(((0.5 + 0.5 * base) * 255).round().astype(np.uint8))
+    width = max(round(min(image.size) / 60), 2)
+    size = torch.tensor([image.width, image.height, image.width, image.height])
+    for place in strength.argsort().tolist():  # the strongest last, over the others
+        corners = tuple((boxes[place] * size).round().int().tolist())
+        colour = tuple(round(255 * part) for part in HEAT(float(strength[place]))[:3])
+        if strength[place] >= strength.max():
+            pale.paste(image.crop(corners), corners[:2])
+        ImageDraw.Draw(pale).rectangle(corners, outline=colour, width=width)
+    return pale
+
+
+def overlays(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 512) -> list[Image.Image]:
+    """One overlay a word, its longer side `side` pixels."""
+    image = fit(open_picture(picture), side, enlarge=True)
+    if isinstance(found, RegionAlignment):
+        return [boxes_over(image, strength, found.boxes) for strength in found.scaled(scaling)]
+    return [overlay(image, heat, found.box) for heat in found.scaled(scaling)]
+
+
+def alignment_sheet(picture: Picture, found: Alignment, scaling: Scaling = "word", size: int = 200) -> Image.Image:
+    """The picture and one panel a word, side by side."""
+    panels = [Cell(open_picture(picture), "")]
+    panels += [
+        Cell(panel, word) for panel, word in zip(overlays(picture, found, scaling, 2 * size), found.words, strict=True)
+    ]
+    return contact_sheet(panels, columns=min(len(panels), 6), size=size, title=" ".join(found.words))
+
+
+def alignment_html(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 160) -> str:
+    """A self-contained `<figure>`: the picture and one captioned panel a word, all text escaped."""
+    image = fit(open_picture(picture), side, enlarge=True)
+    panels = [("", image), *zip(found.words, overlays(image, found, scaling, side), strict=True)]
+    cells = "".join(
+        '<div style="text-align:center">'
+        f'<img src="{data_uri(panel)}" width="{panel.width}" height="{panel.height}" '
+        f'alt="{html.escape(f"where the model looks for {word}" if word else "the picture")}">'
+        f"<div>{html.escape(word) or '&nbsp;'}</div></div>"
+        for word, panel in panels
+    )
+    caption = html.escape(" ".join(found.words))
+    return (
+        '<figure class="alignment" style="margin:0"><div style="display:flex;flex-wrap:wrap;gap:8px">'
+        f"{cells}</div><figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def save_alignment(found: Alignment, path: str | Path) -> Path:
+    """Writes the map as JSON, whole or not at all."""
+    return write_text(path, json.dumps(found.to_json(), ensure_ascii=False))

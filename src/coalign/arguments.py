@@ -1,0 +1,94 @@
+"""What tasks and commands ask of the user: runs, pairs, and how flags look in the help. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from coalign.errors import InputError
+
+Switch = Annotated[bool, arg(help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+OptionalName = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
+
+PAIRS_HELP = (
+    "The pairs: a .csv, .tsv, .jsonl, .json or .parquet table with a column of image paths and one of texts; COCO "
+    "captions or a Karpathy split (.json); a folder of images with a .txt beside each; .tar shards; the name of a "
+    "Hugging Face data set."
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Where image-text pairs are and how to read them."""
+
+    data: Annotated[str, arg(metavar="PAIRS", help=PAIRS_HELP)]
+    images: OptionalPath = None
+    """The folder that image paths are relative to. By default the table's own."""
+    image_column: OptionalName = None
+    """The column of the images. By default found by its name."""
+    text_column: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """The column or columns of the texts. By default found by name."""
+    split: OptionalName = None
+    """Only this split, where the data has several."""
+
+    def open(self, prefer: str | None = None) -> Any:
+        """A `Source` of the usable pairs; what is broken is said on standard error, too much of it is an error."""
+        from coalign.data.core.quarantine import Quarantine, check_source
+        from coalign.data.pairs.sources import open_source
+
+        source = open_source(
+            self.data,
+            image_column=self.image_column,
+            text_column=list(self.text_column) or None,
+            images=self.images,
+            split=self.split,
+            prefer=prefer,
+        )
+        quarantine = Quarantine()
+        checked = check_source(source, quarantine=quarantine, thorough=200, progress=sys.stderr.isatty())
+        if checked.broken:
+            say(f"{self.data}: {quarantine.summary()}; left out")
+        return checked.source
+
+
+PairsOptions = OmitArgPrefixes[Pairs]
+
+
+def run_config(run: Path) -> dict[str, Any]:
+    """What the run's config.json says. Errors: `InputError` where there is no run, or it is damaged."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{run}: no run here (there is no config.json); coalign quickstart and coalign train make runs"
+        )
+    try:
+        config: Any = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not the description of a run: it holds no JSON object")
+    return config  # pyright: ignore[reportUnknownVariableType]
+
+
+def load_run(run: Path) -> Any:
+    """The run's model (an `nn.Module`), on a GPU if there is one."""
+    import torch
+
+    from coalign import load
+
+    run_config(run)
+    return load(run).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def say(message: str) -> None:
+    """Tells the user something on standard error."""
+    print(f"coalign: {message}", file=sys.stderr)

@@ -1,0 +1,191 @@
+"""`coalign analyze`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from coalign.arguments import OptionalName, OptionalPath, Pairs, Switch, load_run, say
+from coalign.cli.commands import Help
+from coalign.cli.output import Json, print_json
+from coalign.errors import InputError
+
+HELP = Help("your own data", "DATA", "what is in a data set, and what a model would find hard in it", 5)
+
+DATA_HELP = (
+    "What training reads: image-text pairs (a table, a folder of images with a .txt beside each, COCO or Karpathy "
+    "JSON, .tar shards, the name of a Hugging Face data set), images alone or in class folders, a folder of videos "
+    "with subtitles, series (a .pkl of MulT, MAG or MMSA, a folder of .csd files or of coalign convert-data), or "
+    '"emoji", the quick start\'s pairs.'
+)
+Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
+T = TypeVar("T")
+
+
+def command(
+    data: Annotated[Positional[str], arg(metavar="DATA", help=DATA_HELP)],
+    out: Path = Path("report"),
+    run: OptionalPath = None,
+    label: Names = (),
+    annotators: Names = (),
+    slice: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="EXPRESSION|FILE.py")] = (),
+    against: OptionalName = None,
+    regions: OptionalPath = None,
+    images: OptionalPath = None,
+    image_column: OptionalName = None,
+    text_column: Names = (),
+    split: OptionalName = None,
+    captions: OptionalPath = None,
+    info: OptionalPath = None,
+    sense: Names = (),
+    layers: Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")] = (),
+    pairs: int = 4000,
+    decode: int = 20_000,
+    vit_steps: int = 200,
+    seed: int = 0,
+    overwrite: Switch = False,
+    json: Json = False,
+) -> int:
+    """What is in a data set, modality by modality and across them, as a page that opens without network.
+
+    Writes OUT/report.html, OUT/report.json with every figure, and the tables as Parquet. Texts are all looked at; of
+    images and pairs samples are, and the report says how many. Started again, it reads the vectors that it has already
+    made from OUT/cache.
+
+    Args:
+        out: The folder of the report.
+        run: Compare images with texts by this run's vectors. Without it, by two linear maps trained on
+            EfficientNet-lite0 and MiniLM features of the data, each pair judged by maps that have not seen it.
+        label: The label columns of a table. By default every other column that has few values.
+        annotators: Columns of a table that hold several annotators' answers to one question.
+        slice: A part of the data to set against the rest: "length > 20", "text contains 'not'", "label == cat and
+            brightness < 60"; or a Python file of yours whose functions take a row and say whether it belongs.
+        against: Another data set of the same kind: what differs between the two.
+        regions: Detected regions of the images (.h5, .lmdb, .npz, .tsv ...), which are then looked at instead of them.
+        images: The folder that image paths are relative to. By default the table's own.
+        image_column: The column of the images. By default found by its name.
+        text_column: The column or columns of the texts. By default found by name.
+        split: Only this split, where the data has several.
+        captions: Where the subtitles of videos are, if not beside them: a folder, or HowTo100M's caption.json.
+        info: A table of the videos with video_id, task and category, such as HowTo100M_v1.csv.
+        sense: Words whose uses in context are laid out. By default those common ones that fall apart most.
+        layers: Layers of the encoders whose maps are drawn beside the last; words' uses are laid out after the first.
+        pairs: How many pairs are encoded.
+        decode: How many images are decoded.
+        vit_steps: How long a small ViT is trained on the images; 0 leaves it out.
+        seed: Of what is drawn.
+        overwrite: Replace a report that is there.
+    """
+    from dataclasses import replace
+
+    from coalign.analysis.datasets.findings import SEVERITY
+    from coalign.analysis.datasets.found import Options
+    from coalign.analysis.datasets.page import write_study
+    from coalign.analysis.datasets.slices import load_slices
+    from coalign.analysis.datasets.study import compare_sets, study
+    from coalign.analysis.datasets.summary import summarise
+    from coalign.data.words.tokenizer import Tokenizer
+    from coalign.tasks.pairs.towers import default_towers, minilm_folder, run_towers
+
+    if (out / "report.html").exists() and not overwrite:
+        raise InputError(f"{out / 'report.html'}: exists already; give another --out, or --overwrite")
+    asked = {"regions": regions, "captions": captions, "info": info, "label": label, "annotators": annotators}
+    options = Pairs(data, images, image_column, text_column, split)
+    slices: dict[str, Any] = {}
+    for part in slice:
+        slices |= load_slices(Path(part)) if part.endswith(".py") else {part: part}
+    columns = _open(options, asked)
+    other = None if against is None else _open(replace(options, data=against), asked)
+    show = sys.stderr.isatty()
+    towers = default_towers(columns, vit_steps=vit_steps, images=pairs, show=show)
+    if run is not None:
+        towers = run_towers(run, load_run(run), towers)
+    tokenizer = Tokenizer.load(minilm_folder()) if len(columns.texts) else None
+    chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
+    cache = out / "cache"
+    found = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
+    if other is not None:
+        beside = study(other, towers, chosen, tokenizer=tokenizer, cache=cache, show=_progress)
+        found = replace(found, against=compare_sets(found, beside, seed))
+    found = replace(found, findings=summarise(found))
+    page = write_study(found, out)
+    if columns.problems:
+        say(f"{data}: {len(columns.problems)} rows could not be read; the first: {columns.problems[0]}")
+    if json:
+        rows = [{"kind": f.kind, "severity": f.severity, "title": f.title, "rows": len(f.rows)} for f in found.findings]
+        print_json({"report": str(page), "rows": columns.count, "findings": rows})
+    else:
+        for finding in found.findings:
+            print(f"{SEVERITY[finding.severity]}  {finding.title}")
+        print(f"\n{page}")
+    return 0
+
+
+def _open(options: Pairs, asked: dict[str, Any]) -> Any:
+    """The columns of whatever kind of data it is."""
+    from coalign.analysis.datasets.sources import (
+        emoji_columns,
+        image_columns,
+        pair_columns,
+        region_columns,
+        series_columns,
+        video_columns,
+    )
+    from coalign.data.images.labelled_images import is_plain, open_images, open_labelled
+    from coalign.data.pairs.folders import image_files
+    from coalign.data.pairs.sources import open_source
+    from coalign.data.regions.files import open_regions
+    from coalign.data.regions.pairs import RegionPairs
+    from coalign.data.videos.decode import find_videos
+    from coalign.data.videos.narrated import open_narrated
+    from coalign.worlds.speakers import open_series
+
+    path = Path(options.data)
+    if options.data == "emoji" and not path.exists():
+        return emoji_columns()
+    if _is_series(path) or options.data.startswith("world:"):
+        return series_columns(open_series(options.data))
+    if path.is_dir() and find_videos(path) and not any(path.glob("*.txt")):
+        videos = open_narrated(path, captions=asked["captions"], info=asked["info"])
+        return video_columns(videos, _progress(videos.videos, "reading videos"))
+    if is_plain(path) and not any(map(_captioned, image_files(path))):
+        if any(place.is_dir() for place in path.iterdir()):
+            return image_columns(open_labelled(path, split=options.split))
+        if any(True for _ in image_files(path)):
+            say(f"{path}: no .txt or .json beside any image, so the images alone are looked at")
+            return image_columns(open_images(path, split=options.split))
+    source = open_source(
+        options.data,
+        image_column=options.image_column,
+        text_column=list(options.text_column) or None,
+        images=options.images,
+        split=options.split,
+    )
+    if asked["regions"] is not None:
+        return region_columns(RegionPairs(source, open_regions(asked["regions"])))
+    read = [name for name in (options.image_column, *options.text_column) if name]
+    return pair_columns(source, labels=list(asked["label"]) or None, annotators=asked["annotators"], read=read)
+
+
+def _captioned(image: Path) -> bool:
+    return any(image.with_suffix(ending).is_file() for ending in (".txt", ".json"))
+
+
+def _is_series(path: Path) -> bool:
+    if path.is_dir():
+        from coalign.data.series.folder import is_series_folder
+        from coalign.data.series.pickles import FUNNY
+
+        return is_series_folder(path) or (path / FUNNY).is_file() or any(path.glob("*.csd"))
+    return path.suffix.lower() in (".pkl", ".pickle", ".p")
+
+
+def _progress(items: Iterable[T], title: str) -> Iterable[T]:
+    from coalign.tasks.pairs.retrieval import with_progress
+
+    total = len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]
+    return with_progress(items, title, total, True)

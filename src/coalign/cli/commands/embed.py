@@ -1,0 +1,109 @@
+"""`coalign embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from coalign.arguments import OptionalInt, OptionalName, OptionalPath, PairsOptions, RunFolder, Switch, load_run
+from coalign.cli.commands import Help
+from coalign.cli.output import Json, answer, new_file
+from coalign.errors import InputError
+
+HELP = Help("a trained run", "RUN --data PAIRS --out T", "the vectors of a corpus as a Parquet table", 40)
+
+
+def dispatch(words: list[str]) -> int:
+    """Vectors of image-text pairs; with --texts of texts, or of words in their context."""
+    texts = any(word == "--texts" or word.startswith("--texts=") for word in words)
+    called = text_command if texts else command
+    return tyro.cli(called, prog="coalign embed", args=words, config=(FlagCreatePairsOff,))
+
+
+def command(
+    run: RunFolder,
+    pairs: PairsOptions,
+    out: Path,
+    overwrite: Switch = False,
+    batch_size: int = 64,
+    workers: int = 0,
+    json: Json = False,
+) -> int:
+    """Writes the vectors of a corpus as a Parquet table: one row an image or text, with the unit vector.
+
+    With --texts FILE instead of --data: vectors of texts, or of words in their context, of any layer
+    (`coalign embed --texts . --help`).
+
+    Args:
+        out: The .parquet file to write. Columns: modality, text, image, meta, vector.
+        overwrite: Replace the file if it exists.
+        batch_size: Images at a time.
+        workers: Processes that read images ahead.
+    """
+    from coalign.tasks.pairs.search import embed_pairs, vector_table, vector_width
+
+    new_file(out, overwrite, (".parquet",))
+    model = load_run(run)
+    source = pairs.open()
+    with vector_table(out, vector_width(model)) as table:
+        added = embed_pairs(model, source, table, batch_size=batch_size, workers=workers, show_progress=True)
+    answer(json, {"out": str(out), **added}, f"{added['image']} images and {added['text']} texts: {out}")
+    return 0
+
+
+def text_command(
+    run: Annotated[Positional[str], arg(metavar="RUN", help="A run, a Hugging Face folder (--system), or minilm.")],
+    texts: Annotated[str, arg(metavar="FILE", help="A .txt with a text a line, or a table with a column of texts.")],
+    out: Path,
+    system: OptionalName = None,
+    vocab: OptionalPath = None,
+    text_column: OptionalName = None,
+    layer: OptionalInt = None,
+    pool: Literal["model", "mean", "cls", "last"] = "model",
+    tokens: Annotated[tuple[str, ...], arg(metavar="WORD ...", help_behavior_hint="")] = (),
+    overwrite: Switch = False,
+    batch_size: int = 64,
+    json: Json = False,
+) -> int:
+    """Writes vectors of texts as a Parquet table: one row a text; with --tokens one row an occurrence of a word.
+
+    Args:
+        out: The .parquet file to write. Columns: row, text, vector; with --tokens also word and position.
+        system: Whose weights RUN has, where it is none of our runs: bert, gpt ...
+        vocab: Their vocabulary, where it does not lie beside them.
+        text_column: The table's column; by default found by its name.
+        layer: 0 is the embedding, i the states after block i. By default what the model gives out.
+        pool: How a text's vector is made: model, as the model makes its own; mean, cls or last of a layer's states.
+        tokens: Vectors of these words, each in its context, instead of whole texts: the mean over a word's pieces.
+        overwrite: Replace the file if it exists.
+        batch_size: Texts at a time.
+    """
+    from coalign.tasks.texts.text_features import embed_texts, read_lines, write_vectors
+
+    new_file(out, overwrite, (".parquet",))
+    model = _text_model(run, system, vocab)
+    rows = embed_texts(
+        model, read_lines(texts, text_column), layer=layer, pool=pool, words=tokens, batch_size=batch_size
+    )
+    if not rows:
+        raise InputError(f"{texts}: none of its texts has the word {' or '.join(tokens)}")
+    write_vectors(out, rows)
+    answer(json, {"out": str(out), "rows": len(rows)}, f"{len(rows)} vectors: {out}")
+    return 0
+
+
+def _text_model(run: str, system: str | None, vocab: Path | None):
+    from coalign import load
+    from coalign.recipes.pairs._small_albef import minilm_folder
+
+    if run == "minilm":
+        folder = minilm_folder()
+        return load(folder, "bert", head="encoder", vocab=folder)
+    path = Path(run)
+    if system is None:
+        return load_run(path)
+    beside = any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    return load(path, system, vocab=vocab or (path if beside else None))

@@ -1,0 +1,69 @@
+"""`coalign index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coalign.arguments import OptionalFloat, OptionalPath, PairsOptions, RunFolder, Switch, load_run, say
+from coalign.cli.commands import Help
+from coalign.cli.output import Json, answer
+
+HELP = Help("a trained run", "RUN --data PAIRS", "embed a corpus and make it searchable", 10)
+
+
+def command(
+    run: RunFolder,
+    pairs: PairsOptions,
+    out: OptionalPath = None,
+    overwrite: Switch = False,
+    batch_size: int = 64,
+    workers: int = 0,
+    step: OptionalFloat = None,
+    json: Json = False,
+) -> int:
+    """Embeds a corpus into an index that `coalign search` reads. Interrupted, it goes on when it is started again.
+
+    For a run that reads videos, --data is a folder of them; the index is then of moments.
+
+    Args:
+        out: The folder of the index. By default RUN/index.
+        overwrite: Replace an index of other data, or one made before the run was trained further.
+        batch_size: Images at a time; of videos an eighth as many clips.
+        workers: Processes that read images ahead.
+        step: Of videos: seconds from one clip's beginning to the next. By default half a clip's length.
+    """
+    from coalign.tasks.pairs.search import index_pairs
+
+    model = load_run(run)
+    path = out or run / "index"
+    if model.input_spec.frames is not None:
+        return _videos(run, model, Path(pairs.data), path, step, overwrite, max(batch_size // 8, 1), json)
+    added = index_pairs(
+        run,
+        model,
+        pairs.open(),
+        path,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        workers=workers,
+        show_progress=True,
+    )
+    words = f"{added['image']} images and {added['text']} texts added: {path}"
+    answer(json, {"index": str(path), **added}, words)
+    return 0
+
+
+def _videos(
+    run: Path, model: Any, folder: Path, path: Path, step: float | None, overwrite: bool, batch_size: int, json: bool
+) -> int:
+    from coalign.data.core.quarantine import Quarantine
+    from coalign.tasks.videos.video_search import index_videos
+
+    quarantine = Quarantine()
+    options: dict[str, Any] = {"step": step, "batch_size": batch_size, "overwrite": overwrite}
+    added = index_videos(run, model, folder, path, quarantine=quarantine, show_progress=True, **options)
+    if quarantine.broken:
+        say(f"{folder}: {quarantine.summary()}; left out")
+    answer(json, {"index": str(path), "video": added}, f"{added} moments added: {path}")
+    return 0

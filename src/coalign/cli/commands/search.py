@@ -1,0 +1,125 @@
+"""`coalign search`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from coalign.arguments import OptionalPath, RunFolder, Switch, load_run, run_config
+from coalign.cli.commands import Help
+from coalign.cli.output import Json, print_json
+from coalign.errors import InputError
+
+HELP = Help("a trained run", 'RUN "TEXT"', "ranked answers to a text (or to --image FILE)", 20)
+
+
+def command(
+    run: RunFolder,
+    text: Annotated[Positional[str | None], arg(metavar="TEXT", help_behavior_hint="")] = None,
+    image: OptionalPath = None,
+    k: Annotated[int, arg(aliases=("-k",))] = 10,
+    answers: Annotated[Literal["image", "text"] | None, arg(metavar="image|text", help_behavior_hint="")] = None,
+    rerank: Switch = False,
+    open: Switch = False,
+    index: OptionalPath = None,
+    json: Json = False,
+) -> int:
+    """Ranked answers out of the run's index: pictures for a text, texts for a picture; moments of videos for a text.
+
+    Args:
+        text: What to search for, in words.
+        image: Search with this picture instead of words.
+        k: How many answers.
+        answers: Whether pictures or texts are wanted. By default what the query is not.
+        rerank: Score the best answers again with the fusion layers, which see the text and the picture together.
+        open: Write a contact sheet of the answers (PNG) and print its path.
+        index: Another index than RUN/index.
+    """
+    from coalign.retrieval.index import Index
+    from coalign.tasks.pairs.retrieval import Reranking
+    from coalign.tasks.pairs.search import picture_of, search
+
+    if (text is None) == (image is None) or (text is not None and not text.strip()):
+        raise InputError('give either words to search for, coalign search RUN "red fruit", or --image FILE')
+    if image is not None and not image.is_file():
+        raise InputError(f"{image}: no such picture")
+    path = index or run / "index"
+    run_config(run)
+    if not path.is_dir():
+        raise InputError(f"{path}: no index; make one with: coalign index {run} --data YOUR_PAIRS")
+    opened = Index.open(path)
+    if opened.count("video"):
+        if text is None or rerank or answers is not None:
+            raise InputError(f"{path}: an index of videos is searched in words alone, without --rerank or --answers")
+        return _moments(run, opened, text, k, open, json)
+    query = image if image is not None else str(text)
+    wanted = answers or ("text" if image is not None else "image")
+    reranking = Reranking.of_run(run) if rerank else None
+    hits = search(load_run(run), opened, query, k, answers=wanted, reranking=reranking)
+    sheet = _contact_sheet(run, query, hits, picture_of) if open else None
+    if json:
+        rows = [
+            {
+                "score": hit.score,
+                "row": hit.row,
+                "modality": hit.modality,
+                "text": hit.entry.text,
+                "image": hit.entry.image,
+                "meta": hit.entry.meta,
+            }
+            for hit in hits
+        ]
+        print_json({"query": str(query), "answers": rows, "sheet": None if sheet is None else str(sheet)})
+        return 0
+    for place, hit in enumerate(hits, 1):
+        where = f"  {hit.entry.image}" if hit.entry.image else ""
+        print(f"{place:3}  {hit.score:7.4f}  {hit.entry.text or ''}{where}")
+    if sheet is not None:
+        print(sheet)
+    return 0
+
+
+def _moments(run: Path, index: Any, text: str, k: int, open: bool, json: bool) -> int:
+    """Answers out of an index of videos: file, time span, and what is said then."""
+    from coalign.tasks.videos.video_search import picture_of_moment, search_moments, span_of
+
+    hits = search_moments(load_run(run), index, text, k)
+
+    def caption(hit: Any) -> str:
+        return f"{span_of(hit.entry)} {Path(hit.entry.meta['video']).name}"
+
+    sheet = _contact_sheet(run, text, hits, picture_of_moment, caption) if open else None
+    if json:
+        rows = [{"score": hit.score, **hit.entry.meta, "said": hit.entry.text} for hit in hits]
+        print_json({"query": text, "answers": rows, "sheet": None if sheet is None else str(sheet)})
+        return 0
+    for place, hit in enumerate(hits, 1):
+        said = f"  {hit.entry.text}" if hit.entry.text else ""
+        print(f"{place:3}  {hit.score:8.4f}  {hit.entry.meta['video']}  {span_of(hit.entry)}{said}")
+    if sheet is not None:
+        print(sheet)
+    return 0
+
+
+def _contact_sheet(
+    run: Path,
+    query: str | Path,
+    hits: Sequence[Any],
+    picture: Callable[[Any], Any],
+    caption: Callable[[Any], str] = lambda hit: hit.entry.text or "",
+) -> Path:
+    """A sheet of the answers' pictures in RUN/searches, named after the query."""
+    from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
+    from coalign.analysis.runs.pictures import save_picture
+
+    pictures = [(picture(hit.entry), hit) for hit in hits]
+    cells = [Cell(shown, caption(hit), hit.score) for shown, hit in pictures if shown is not None]
+    if not cells:
+        raise InputError("no answer has a picture in the index, so there is no contact sheet; leave out --open")
+    words = query.stem if isinstance(query, Path) else query
+    name = re.sub(r"\W+", "-", words.lower()).strip("-")[:60] or "search"
+    return save_picture(contact_sheet(cells, title=words), run / "searches" / f"{name}.png")

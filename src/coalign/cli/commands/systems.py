@@ -1,0 +1,84 @@
+"""`coalign systems`."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from coalign.arguments import OptionalPath
+from coalign.cli.commands import Help
+from coalign.cli.output import Json, print_json
+from coalign.errors import InputError
+
+HELP = Help("start here", "", "the published systems there are", 20)
+
+
+def command(json: Json = False, readme: OptionalPath = None) -> int:
+    """The published systems there are: papers, sizes, objectives, tasks.
+
+    Args:
+        readme: Put the table of systems into this Markdown file, between its two marks.
+    """
+    rows = system_rows()
+    if json:
+        print_json(rows)
+    elif readme is not None:
+        _put_table(readme)
+    else:
+        for row in rows:
+            print(f"{row['name']:12} {row['title']}\n{'':12} {row['paper']}")
+            for key in ("sizes", "objectives", "tasks", "weights", "recipes"):
+                if row[key]:
+                    print(f"{'':12} {key}: {', '.join(row[key])}")
+    return 0
+
+
+def system_rows() -> list[dict[str, Any]]:
+    """What `coalign systems` says of each system."""
+    from coalign import parity, systems
+    from coalign.recipes import recipe_names
+
+    verified = {module.name for module in pkgutil.iter_modules(parity.__path__)}
+    return [
+        {
+            "name": system.name,
+            "title": system.title,
+            "paper": system.paper,
+            "sizes": list(system.sizes),
+            "objectives": list(system.objectives),
+            "tasks": list(system.heads),
+            "weights": list(system.weights),
+            "recipes": [name for name in recipe_names() if name.startswith(f"{system.name.replace('_', '-')}-")],
+            "verified": system.name in verified,
+        }
+        for system in systems().values()
+    ]
+
+
+def systems_table() -> str:
+    """The README's table of systems, in Markdown."""
+    lines = ["| name | system | objectives | tasks | reads weights of | state |", "|---|---|---|---|---|---|"]
+    for row in system_rows():
+        title, *subtitle = row["title"].split(":", 1)
+        state = ["held against recordings" if row["verified"] else "tested against its formulas; no recordings exist"]
+        state += [f"trains: `{name}`" for name in row["recipes"]]
+        cells = [
+            f"`{row['name']}`",
+            f"**{title}**{''.join(subtitle) and ':' + ''.join(subtitle)} ({row['paper']})",
+            *(", ".join(row[key]) or "–" for key in ("objectives", "tasks", "weights")),
+            "; ".join(state),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _put_table(readme: Path) -> None:
+    from coalign.analysis.runs.pictures import write_text
+
+    before, begins, rest = readme.read_text("utf-8").partition("<!-- systems -->\n")
+    _, ends, after = rest.partition("<!-- /systems -->")
+    if not begins or not ends:
+        raise InputError(f"{readme}: has no lines <!-- systems --> and <!-- /systems --> for the table")
+    write_text(readme, f"{before}{begins}{systems_table()}\n{ends}{after}")
+    print(readme)

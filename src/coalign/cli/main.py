@@ -1,0 +1,49 @@
+"""The command line: help, dispatch, and how errors are told. A command is a module of `coalign.cli.commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from coalign.arguments import say
+from coalign.cli.commands import help_lines, run_command
+from coalign.cli.output import DEBUG, report_error
+
+TITLE = "coalign: train, load, compare, search with and look into multimodal aligned representations."
+FOOT = """
+`coalign COMMAND --help` says more. Exit status: 0 done, 1 a check failed, 2 something given is wrong.
+--debug, anywhere, shows the traceback of an error. --version says which coalign this is."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 a check failed, 2 bad input (one line says what and how to mend it)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    token = DEBUG.set("--debug" in words)
+    os.environ.setdefault("LANCEDB_LOG", "error")  # else LanceDB warns of every index that is new
+    try:
+        sys.exit(_dispatch([word for word in words if word != "--debug"]))
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        report_error(error)
+        sys.exit(2)
+    finally:
+        DEBUG.reset(token)
+
+
+def _dispatch(words: list[str]) -> int:
+    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if name in ("-h", "--help"):
+        print("\n".join([TITLE, *help_lines(), FOOT]))
+        return 0
+    if name == "--version":
+        from coalign import __version__
+
+        print(f"coalign {__version__}")
+        return 0
+    return run_command(name, rest)

@@ -1,0 +1,300 @@
+"""Several recipes on the same data with the same budget of steps and several seeds, and one table of what came of it.
+
+A plan says what every recipe is given, and which stages follow: a stage fine-tunes the pre-trained run (or not) and
+measures it on one or more sets. Each finished stage is kept on disk, so that a comparison that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from coalign.errors import InputError
+from coalign.recipes import find_recipe
+from coalign.registry import find, from_plain, load
+from coalign.tasks import find_task
+from coalign.tasks.questions._text_only import text_only
+from coalign.training.files import replace_file
+
+Settings = dict[str, Any]
+"""Flags of a recipe or task by name."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is done with a pre-trained run: `recipe` (with `train`) fine-tunes it, `task` measures it on each of `sets`.
+
+    `figures` are paths into the task's JSON, such as "metrics.accuracy", by the names they have in the table; `chance`
+    are the paths of what a guess gets, by the same names.
+    """
+
+    name: str
+    task: str
+    sets: dict[str, Settings]
+    figures: dict[str, str]
+    chance: dict[str, str] = field(default_factory=dict[str, str])
+    recipe: str = ""
+    train: Settings = field(default_factory=dict[str, Any])
+    baseline: Settings = field(default_factory=dict[str, Any])
+    """Files that the text-only baseline learns from; by default those of `train`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`pretrain` are the settings that every recipe is given as far as it has them."""
+
+    pretrain: Settings
+    stages: tuple[Stage, ...]
+
+    @staticmethod
+    def read(path: Path) -> Plan:
+        """Raises InputError where the file is none, or not a plan."""
+        try:
+            read = from_plain(Plan, json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a plan of a comparison: {error}") from None
+        if not isinstance(read, Plan):
+            raise InputError(f"{path}: not a plan of a comparison: an object with pretrain and stages was expected")
+        return read
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe with settings of its own: "uniter-pretrain", or "uniter-pretrain:alignment_weight=0"."""
+
+    label: str
+
+    @property
+    def recipe(self) -> str:
+        return self.label.split(":", 1)[0]
+
+    @property
+    def settings(self) -> Settings:
+        _, _, given = self.label.partition(":")
+        pairs = [part.partition("=") for part in given.split(",") if part]
+        wrong = [name for name, equals, _ in pairs if not equals]
+        if wrong:
+            raise InputError(f"{self.label}: write RECIPE:field=value,field=value; {wrong[0]!r} has no value")
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def folder(self) -> str:
+        return "".join(letter if letter.isalnum() or letter in "-._=" else "_" for letter in self.label)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A plan carried out in a folder."""
+
+    contenders: Sequence[Contender]
+    plan: Plan
+    out: Path
+    seeds: Sequence[int] = (0,)
+    say: Callable[[str], None] = lambda _: None
+
+    def run(self) -> None:
+        """Runs what is not done yet, seed by seed, and after each run writes comparison.json and comparison.md."""
+        self._begin()
+        runs = [(seed, contender) for seed in self.seeds for contender in self.contenders]
+        for number, (seed, contender) in enumerate(runs, 1):
+            self.say(f"{number} of {len(runs)}: {contender.label}, seed {seed}")
+            self._run(contender, seed)
+            self.write()
+
+    def _begin(self) -> None:
+        for contender in self.contenders:
+            recipe = find_recipe(contender.recipe)
+            unknown = [name for name in contender.settings if name not in _fields(recipe)]
+            if unknown:
+                raise InputError(f"{contender.label}: the recipe has no field {unknown[0]!r}")
+        file, text = self.out / "plan.json", json.dumps(asdict(self.plan), indent=1, default=str) + "\n"
+        if file.exists() and file.read_text("utf-8") != text:
+            raise InputError(f"{file}: a comparison of another plan is in this folder; choose another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
+        replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def _folder(self, contender: Contender, seed: int) -> Path:
+        return self.out / contender.folder / f"seed-{seed}"
+
+    def results(self, contender: Contender, seed: int) -> dict[str, Any]:
+        """What is known of a run: "parameters", and by stage each set's figures, or "skipped" with the reason."""
+        file = self._folder(contender, seed) / "results.json"
+        return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+    def _run(self, contender: Contender, seed: int) -> None:
+        folder, done = self._folder(contender, seed), self.results(contender, seed)
+        start = folder / "pretrain"
+        if "parameters" not in done:
+            shared = {n: v for n, v in self.plan.pretrain.items() if n in _fields(find_recipe(contender.recipe))}
+            settings = {**shared, **contender.settings, "seed": seed, "out": start}
+            _quietly(made(find_recipe(contender.recipe), settings).run)
+            model = load(start)
+            done["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            self._keep(folder, done)
+        system = json.loads((start / "config.json").read_text("utf-8"))["system"]
+        for stage in self.plan.stages:
+            if stage.name not in done:
+                done[stage.name] = self._stage(stage, system, start, folder / stage.name, seed)
+                self._keep(folder, done)
+
+    def _stage(self, stage: Stage, system: str, start: Path, run: Path, seed: int) -> dict[str, Any]:
+        if stage.recipe:
+            given = {**stage.train, "system": system, "start": start, "seed": seed, "out": run}
+            recipe = made(find_recipe(stage.recipe), given)
+            if recipe.head not in find(system).heads:
+                return {"skipped": f"{system} has no head {recipe.head!r}"}
+            _quietly(recipe.run)
+        else:
+            run = start
+        found: dict[str, Any] = {}
+        for name, settings in stage.sets.items():
+            task = made(find_task(stage.task), settings, [str(run)])
+            found[name] = _quietly(task.evaluate).to_json()
+        return found
+
+    def _keep(self, folder: Path, done: Mapping[str, Any]) -> None:
+        text = json.dumps(done, indent=1, ensure_ascii=False) + "\n"
+        replace_file(folder / "results.json", lambda part: part.write_text(text, encoding="utf-8"))
+
+    # -------------------------------------------------------------------------------------------------------- table
+    @cached_property
+    def baselines(self) -> dict[str, float]:
+        """The text-only figure of each column that has one."""
+        found: dict[str, float] = {}
+        for stage in self.plan.stages:
+            for name, settings in stage.sets.items():
+                figure = text_only(stage.task, stage.baseline or stage.train, settings)
+                if figure is not None:
+                    found[self._column(stage, name, next(iter(stage.figures)))] = figure
+        return found
+
+    @staticmethod
+    def _column(stage: Stage, set_name: str, figure: str) -> str:
+        parts = [stage.name, *([figure] if len(stage.figures) > 1 else []), *([set_name] if set_name else [])]
+        return ", ".join(parts)
+
+    def columns(self) -> dict[str, tuple[Stage, str, str, str]]:
+        """The table's columns by name: stage, set, path of the figure, path of a guess's."""
+        return {
+            self._column(stage, name, figure): (stage, name, path, stage.chance.get(figure, ""))
+            for stage in self.plan.stages
+            for figure, path in stage.figures.items()
+            for name in stage.sets
+        }
+
+    def figures(self, contender: Contender) -> dict[str, list[float]]:
+        """Each column's figures over the seeds that are done."""
+        found: dict[str, list[float]] = {}
+        for seed in self.seeds:
+            results = self.results(contender, seed)
+            for column, (stage, name, path, _) in self.columns().items():
+                value = at(results.get(stage.name, {}).get(name, {}), path)
+                if value is not None:
+                    found.setdefault(column, []).append(value)
+        return found
+
+    def chances(self) -> dict[str, float]:
+        """What a guess gets, as the tasks said."""
+        found: dict[str, float] = {}
+        for contender in self.contenders:
+            for seed in self.seeds:
+                results = self.results(contender, seed)
+                for column, (stage, name, _, path) in self.columns().items():
+                    value = at(results.get(stage.name, {}).get(name, {}), path)
+                    if value is not None:
+                        found.setdefault(column, value)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """{"columns", "rows": {label: {column: {"mean", "sd", "seeds"}}}, "chance", "text_only", "parameters"}."""
+        rows = {c.label: {n: _summary(v) for n, v in self.figures(c).items()} for c in self.contenders}
+        sizes = {c.label: self.results(c, s).get("parameters") for c in self.contenders for s in self.seeds[:1]}
+        return {
+            "columns": list(self.columns()),
+            "seeds": list(self.seeds),
+            "rows": rows,
+            "chance": self.chances(),
+            "text_only": self.baselines,
+            "parameters": sizes,
+        }
+
+    def table(self) -> str:
+        """The figures in per cent, mean ± standard deviation over seeds, as Markdown: one row a column's name."""
+        said = self.to_json()
+        labels = list(said["rows"])
+        head = ["", *labels, "text alone", "chance"]
+        lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        counts = [said["parameters"][label] for label in labels]
+        millions = [f"{count / 1e6:.2f} M" if count else "–" for count in counts]
+        lines.append(f"| {' | '.join(['parameters', *millions, '', ''])} |")
+        for column in said["columns"]:
+            cells = [_cell(said["rows"][label].get(column)) for label in labels]
+            beside = [_percent(said[name].get(column)) for name in ("text_only", "chance")]
+            lines.append(f"| {' | '.join([column, *cells, *beside])} |")
+        return "\n".join(lines)
+
+    def write(self) -> None:
+        """comparison.json and comparison.md in the folder."""
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        replace_file(self.out / "comparison.json", lambda part: part.write_text(text, encoding="utf-8"))
+        replace_file(self.out / "comparison.md", lambda part: part.write_text(self.table() + "\n", encoding="utf-8"))
+
+
+def made(kind: Any, settings: Mapping[str, Any], words: Sequence[str] = ()) -> Any:
+    """A recipe or task with these flags, read as the command line reads them."""
+    flags = list(words)
+    for name, value in settings.items():
+        if name not in _fields(kind):
+            there = ", ".join(sorted(_fields(kind)))
+            raise InputError(f"{kind.__module__.rsplit('.', 1)[-1]} has no field {name!r}; it has: {there}")
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return tyro.cli(kind, args=flags)
+
+
+def at(value: Any, path: str) -> float | None:
+    """The number at a path such as "model.text_to_image.R@1"; None where there is none."""
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return None
+        value = value[name]  # pyright: ignore[reportUnknownVariableType]
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _fields(kind: Any) -> set[str]:
+    return {part.name for part in dataclasses.fields(kind)}
+
+
+def _quietly(call: Callable[[], Any]) -> Any:
+    """What recipes and tasks print goes to standard error: the table alone is the answer."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return call()
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+    return {"mean": statistics.fmean(values), "seeds": len(values)} | ({"sd": spread} if len(values) > 1 else {})
+
+
+def _cell(summary: Mapping[str, float] | None) -> str:
+    if summary is None:
+        return "–"
+    return f"{100 * summary['mean']:.1f}" + (f" ± {100 * summary['sd']:.1f}" if "sd" in summary else "")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

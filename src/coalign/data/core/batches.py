@@ -1,0 +1,255 @@
+"""Epochs of batches, the same ones whatever stops and starts again.
+
+A batch is a function of (seed, epoch, number, rank) and nothing else: not of the workers that make it, of what was
+drawn before, or of the global generators. So the position in the data is two numbers.
+
+`EpochLoader` is that position, `Maker` what makes the batch of a number. `Batches` is both for any sequence of items;
+`coalign.data.pairs.loader.Loader` for image-text pairs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from coalign.data.core.samples import Problem
+from coalign.data.images.transforms import derive_seed
+from coalign.errors import InputError
+from coalign.types import Batch
+
+T = TypeVar("T")
+
+_ORDER, _COLLATE = 0, 3  # separate uses of the seed; 1 and 2 are the image-text loader's
+_POOL = 64  # batches whose items are sorted by length together
+
+
+@dataclass
+class Made:
+    """What a worker sends back. Errors travel as text: the loader of torch would wrap them in a traceback."""
+
+    batch: Batch | None = None
+    problems: list[Problem] = field(default_factory=list[Problem])
+    error: str = ""
+
+
+@dataclass
+class Maker(Dataset[Made]):
+    """Makes the batch of a number; this is what workers run."""
+
+    seed: int
+    batch_size: int
+    rank: int
+    world_size: int
+    train: bool
+    epoch: int = field(default=0, init=False)
+    steps: int = field(default=0, init=False)
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), init=False)
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """[total] int64: the order of a training epoch."""
+
+    @abstractmethod
+    def make(self, number: int, problems: list[Problem]) -> Batch | None:
+        """The batch of `indices(number)`; None if nothing in it is usable. What is wrong goes to `problems`."""
+
+    def begin(self, epoch: int, steps: int) -> None:
+        """Draws the order of an epoch."""
+        self.epoch, self.steps = epoch, steps
+        if self.train:
+            self.order = self.shuffled(torch.Generator().manual_seed(derive_seed(self.seed, _ORDER, epoch)))
+        else:
+            self.order = torch.arange(self.total)
+
+    def generator(self, number: int) -> torch.Generator:
+        """What is random about this rank's batch as a whole: seeded by (seed, epoch, number), in evaluation without
+        the epoch."""
+        place = number * self.world_size + self.rank
+        return torch.Generator().manual_seed(derive_seed(self.seed, _COLLATE, self.epoch if self.train else 0, place))
+
+    def indices(self, number: int) -> list[int]:
+        """The samples of this rank's batch."""
+        place = number * self.world_size + self.rank
+        if self.train:
+            return self.order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        total, pieces = len(self.order), self.steps * self.world_size
+        return self.order[place * total // pieces : (place + 1) * total // pieces].tolist()
+
+    def __getitem__(self, number: int) -> Made:
+        made = Made()
+        try:
+            made.batch = self.make(number, made.problems)
+        except InputError as error:
+            made.error = str(error)
+        return made
+
+
+class EpochLoader:
+    """Iterating gives the batches of this epoch that are still to come; after the last one the next epoch begins.
+
+    In training every epoch is a new order, of which the incomplete rest is dropped: all ranks make the same number of
+    steps with full batches. In evaluation nothing is dropped, the samples come in their own order, and all ranks still
+    make the same number of steps, with batches that differ by one sample at most.
+    """
+
+    def __init__(self, maker: Maker, name: str, workers: int = 0) -> None:
+        """Args:
+        maker: Makes the batches.
+        name: What the data is called in errors.
+        workers: Processes that prepare batches ahead; 0 prepares them here. The batches are the same.
+
+        Raises:
+            InputError: There are too few samples for a batch on every rank.
+        """
+        self.name, self.epoch, self.batch = name, 0, 0
+        self._maker, self._workers = maker, workers
+        size, ranks, total = maker.batch_size, maker.world_size, maker.total
+        if size < 1 or not 0 <= maker.rank < ranks:
+            raise InputError(f"no loader with batch size {size}, rank {maker.rank} of {ranks}")
+        whole = size * ranks
+        self._steps = total // whole if maker.train else -(-total // whole)
+        if total < (whole if maker.train else ranks):
+            raise InputError(
+                f"{name}: {total} samples make no batch of {size} on each of {ranks} process(es); lower the batch size"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of this epoch that are still to come. After the last one the next epoch begins.
+
+        The position counts a batch once it has been handed out: saved after the step on batch k, it continues with
+        k + 1.
+        """
+        with closing(self._made(self.epoch, self.batch)) as made:  # so that workers end with the loop
+            for number, result in enumerate(made, self.batch):
+                self.epoch, self.batch = (self.epoch, number + 1) if number + 1 < self._steps else (self.epoch + 1, 0)
+                self.found(result.problems)
+                if result.error:
+                    raise InputError(result.error)
+                if result.batch is not None:
+                    yield result.batch
+
+    def found(self, problems: Sequence[Problem]) -> None:
+        """Told what was wrong with the samples of the next batch."""
+
+    def _made(self, epoch: int, start: int) -> Generator[Made, None, None]:
+        self._maker.begin(epoch, self._steps)
+        if self._workers == 0:
+            yield from (self._maker[number] for number in range(start, self._steps))
+            return
+        yield from DataLoader(
+            self._maker,
+            batch_size=None,
+            sampler=range(start, self._steps),
+            num_workers=self._workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, and what it depends on."""
+        maker = self._maker
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seed": maker.seed,
+            "samples": maker.total,
+            "batch_size": maker.batch_size,
+            "world_size": maker.world_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continues from a position.
+
+        Raises:
+            InputError: The data, the batch size, the number of processes or the seed is another one now, so that the
+                position means nothing.
+        """
+        for key, now in self.state_dict().items():
+            if key not in ("epoch", "batch") and state[key] != now:
+                raise InputError(f"{self.name}: cannot continue, {key} was {state[key]} and is {now} now")
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+
+class Batches(EpochLoader, Generic[T]):
+    """Batches of any sequence of items: what is read, item by item, goes through `collate`."""
+
+    def __init__(
+        self,
+        items: Sequence[T],
+        collate: Callable[[list[T], torch.Generator], Batch],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        train: bool = True,
+        workers: int = 0,
+        length: Callable[[T], int] | None = None,
+        name: str = "data",
+    ) -> None:
+        """Args:
+        items: The data; an item is read when its batch is made.
+        collate: Makes the batch of some items. The generator is seeded by (seed, epoch, number of the batch), in
+            evaluation by (seed, number) alone; every random choice is drawn from it.
+        batch_size: Items in a batch of one rank.
+        seed: Of the order and of collate's generator.
+        rank, world_size: Which of how many processes this is.
+        train: New orders, full batches; otherwise the items' own order and all of them.
+        workers: Processes that prepare batches ahead; 0 prepares them here. The batches are the same.
+        length: An item's length: training batches are then of items of similar length. It reads every item once.
+        name: What the data is called in errors.
+
+        Raises:
+            InputError: There are too few items for a batch.
+        """
+        lengths = None
+        if length is not None and train:
+            lengths = torch.tensor([length(items[index]) for index in range(len(items))], dtype=torch.int64)
+        self.items = items
+        maker = _ItemMaker(seed, batch_size, rank, world_size, train, items=items, collate=collate, lengths=lengths)
+        super().__init__(maker, name, workers)
+
+
+@dataclass
+class _ItemMaker(Maker):
+    items: Sequence[Any]
+    collate: Callable[[list[Any], torch.Generator], Batch]
+    lengths: Tensor | None
+
+    @property
+    def total(self) -> int:
+        return len(self.items)
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        order = torch.randperm(self.total, generator=generator)
+        if self.lengths is None:
+            return order
+        # Sorted within pools, so that neighbours are alike and yet differ from epoch to epoch; then whole steps (the
+        # batches of all ranks) are shuffled, so that lengths do not grow over a pool.
+        whole = self.batch_size * self.world_size
+        pools = order[: self.total - self.total % whole].split(_POOL * whole)
+        steps = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, whole)
+        return steps[torch.randperm(len(steps), generator=generator)].flatten()
+
+    def make(self, number: int, problems: list[Problem]) -> Batch:  # noqa: ARG002
+        return self.collate([self.items[index] for index in self.indices(number)], self.generator(number))
+
+
+def _unchanged(made: Any) -> Any:
+    return made

@@ -1,0 +1,225 @@
+"""What cannot be used is counted, written down and passed over, instead of stopping a run in its middle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from coalign.data.core.samples import Problem, Sample, Source, Where
+from coalign.data.images.decode import MAX_PIXELS, BadSample, check_image, name_of
+from coalign.errors import InputError
+
+FILE = "quarantine.jsonl"
+
+
+class Quarantine:
+    """A list of problems, kept in a JSONL file with one object a line: row, file, image, reason, used.
+
+    A problem that is listed is not listed again, by a later epoch or by a run that goes on after a stop. Several
+    processes may write to the same file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Goes on with the file if it exists; None keeps the list in memory alone."""
+        self.path = None if path is None else Path(path)
+        self.reasons: Counter[str] = Counter()
+        self._known: set[Problem] = set()
+        if self.path is not None and self.path.exists():
+            text = self.path.read_text(encoding="utf-8")
+            for problem in _parse(text):
+                self._remember(problem)
+            if text and not text.endswith("\n"):  # killed while writing: the next line must not join the stump
+                _append(self.path, "\n")
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def broken(self) -> int:
+        """How many problems are of rows that are not used."""
+        return sum(not problem.used for problem in self._known)
+
+    def add(self, problem: Problem) -> None:
+        """Lists a problem, once."""
+        if problem in self._known:
+            return
+        self._remember(problem)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _append(self.path, _line(problem))
+
+    def add_all(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            self.add(problem)
+
+    def _remember(self, problem: Problem) -> None:
+        self._known.add(problem)
+        self.reasons[problem.reason] += 1
+
+    def summary(self) -> str:
+        """One line: how many, and why."""
+        mended = len(self) - self.broken
+        return f"{self.broken} broken, {mended} mended: {_listed(self.reasons)}" if len(self) else "nothing broken"
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a look over a source found: `source` is it without the `indices` that cannot be used."""
+
+    source: Source
+    total: int
+    broken: int
+    indices: tuple[int, ...]
+
+
+def check_source(
+    source: Source,
+    *,
+    limit: float = 0.1,
+    quarantine: Quarantine | None = None,
+    thorough: int = 2000,
+    max_pixels: int = MAX_PIXELS,
+    progress: bool = False,
+    threads: int = 8,
+) -> Preflight:
+    """Looks over every sample before training: is the file there, does its header read, is there a text.
+
+    Args:
+        source: What to check.
+        limit: The largest fraction that may be broken, rows that the reader rejected included.
+        quarantine: Where to list the problems.
+        thorough: So many samples, spread evenly, are decoded whole, which also finds files that are cut short. When
+            too many of these are broken, the source is refused like any other.
+        max_pixels: See `decode_image`.
+        progress: Shows a bar on stderr.
+        threads: How many files are looked at at once.
+
+    Raises:
+        InputError: More than `limit` is broken, or nothing is left.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    quarantine.add_all(source.problems)
+    rejected = [problem for problem in source.problems if not problem.used]
+    total = len(source) + len(rejected)
+    step = max(1, -(-len(source) // thorough)) if thorough > 0 else 0
+    seen: dict[tuple[str, bool], str] = {}
+
+    def look(index: int) -> Problem | None:
+        return _look(source, index, max_pixels, step > 0 and index % step == 0, seen)
+
+    found: list[tuple[int, Problem]] = []
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(threads) as pool:
+        looks = track(
+            pool.map(look, range(len(source))),
+            description="checking the data",
+            total=len(source),
+            disable=not progress,
+            transient=True,
+            console=console,
+        )
+        for index, problem in enumerate(looks):
+            if problem is not None:
+                quarantine.add(problem)
+                found += [] if problem.used else [(index, problem)]
+    indices = tuple(index for index, _ in found)
+    broken = [*rejected, *(problem for _, problem in found)]
+    decoded = len(range(0, len(source), step)) if step else 0
+    broken_of_decoded = sum(index % step == 0 for index in indices) if step else 0
+    _judge(source.name, broken, total, limit, (broken_of_decoded, decoded), quarantine.path)
+    if len(indices) == len(source):
+        raise InputError(f"{source.name}: no sample is usable: {_reasons(broken)}")
+    return Preflight(source.without(indices), total, len(broken), indices)
+
+
+def _look(
+    source: Source, index: int, max_pixels: int, thorough: bool, seen: dict[tuple[str, bool], str]
+) -> Problem | None:
+    """The problem of one sample. `seen` remembers what was found out about files that come again."""
+    try:
+        sample = source[index]
+    except BadSample as error:
+        return Problem(Where(error.file or source.name, index), error.reason)
+    name = name_of(sample.image)
+    reason = "" if sample.texts else "the text is empty"
+    if not reason and (name, thorough) in seen:
+        reason = seen[name, thorough]
+    elif not reason:
+        reason = _image_problem(sample, max_pixels, thorough)
+        if name:
+            seen[name, thorough] = reason
+    if reason:
+        return Problem(sample.where, reason, name)
+    return Problem(sample.where, sample.note, name, used=True) if sample.note else None
+
+
+def _image_problem(sample: Sample, max_pixels: int, thorough: bool) -> str:
+    if isinstance(sample.image, Tensor) and sample.image.is_floating_point():
+        return "" if sample.image.dim() in (3, 4) else f"features have the shape {list(sample.image.shape)}"
+    try:
+        check_image(sample.image, max_pixels=max_pixels, thorough=thorough)
+    except BadSample as error:
+        return error.reason
+    return ""
+
+
+def _judge(
+    name: str, broken: Sequence[Problem], total: int, limit: float, decoded: tuple[int, int], listed: Path | None
+) -> None:
+    """Raises when too much is broken, of everything or of the samples that were decoded whole."""
+    of_all = len(broken) / max(total, 1)
+    of_decoded = decoded[0] / max(decoded[1], 1)
+    if max(of_all, of_decoded) <= limit:
+        return
+    where = f"; all are listed in {listed}" if listed is not None else ""
+    share = f"{len(broken)} of {total} samples ({of_all:.0%})"
+    if of_all <= limit:
+        share = f"{decoded[0]} of {decoded[1]} samples that were decoded ({of_decoded:.0%})"
+    raise InputError(
+        f"{name}: {share} are broken, more than the {limit:.0%} allowed: {_reasons(broken)}; the first: "
+        f"{broken[0]}{where}. Mend the data, or allow more"
+    )
+
+
+def _reasons(problems: Iterable[Problem]) -> str:
+    return _listed(Counter(problem.reason for problem in problems))
+
+
+def _listed(reasons: Counter[str]) -> str:
+    common = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    return common + (f" and {len(reasons) - 3} more reasons" if len(reasons) > 3 else "")
+
+
+def _append(path: Path, line: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line.encode())  # one write: lines of several processes do not mix
+    finally:
+        os.close(descriptor)
+
+
+def _line(problem: Problem) -> str:
+    where = problem.where
+    entry = {"row": where.row, "file": where.file, "image": problem.image, "reason": problem.reason}
+    return json.dumps({**entry, "used": problem.used}) + "\n"
+
+
+def _parse(text: str) -> list[Problem]:
+    problems: list[Problem] = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            where = Where(entry["file"], entry["row"])
+            problems.append(Problem(where, entry["reason"], entry["image"], entry["used"]))
+        except (ValueError, KeyError, TypeError):  # the last line of a process that was killed while writing
+            continue
+    return problems

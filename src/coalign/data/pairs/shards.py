@@ -1,0 +1,190 @@
+"""WebDataset shards: tar files in which a sample's files lie one after another under one key.
+
+Opening reads the tar headers alone and notes where every picture and text lies. From then on a shard is read in
+place, so training knows its length, can begin again at any sample, and splits the data over ranks and workers exactly;
+nothing is unpacked, and no more than a sample is held in memory.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from coalign.data.core.samples import Ids, Problem, Sample, Source, Where, clean_texts
+from coalign.data.images.decode import BadSample
+from coalign.data.pairs.folders import IMAGE_SUFFIXES, decode_text, parse_texts
+from coalign.data.pairs.tables import TEXT_COLUMNS
+from coalign.errors import InputError
+
+TEXT_ENDINGS = ("txt", "text", "caption", "captions", "cap", "json")
+WINDOW = 4096
+"""Samples within which the order is shuffled, after the order of the shards: neighbours are read close together."""
+
+
+@dataclass(frozen=True)
+class _File:
+    ending: str
+    offset: int
+    size: int
+
+
+class TarShards(Source):
+    """Samples in tar shards. `image_column` is the ending of the picture's file; `text_column` that of the text's, or
+    a field of its JSON."""
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        *,
+        image_column: str | None = None,
+        text_column: str | Sequence[str] | None = None,
+        window: int = WINDOW,
+    ) -> None:
+        self.name = str(shards[0]) if len(shards) == 1 else f"{shards[0]} ... ({len(shards)} shards)"
+        self._shards = [str(shard) for shard in shards]
+        self._window = window
+        self._image = image_column
+        self._text = (text_column,) if isinstance(text_column, str) else tuple(text_column or ())
+        places: list[tuple[int, int, int, int, int, bool]] = []
+        ids: list[int] = []
+        keys: list[str] = []
+        problems: list[Problem] = []
+        for number, shard in enumerate(self._shards):
+            for key, files in _samples(shard, problems):
+                image, text = self._choose_image(files), self._choose_text(files)
+                if image is None or text is None:
+                    held = ", ".join(file.ending for file in files)
+                    problems.append(Problem(Where(shard, key), f"no {'text' if image else 'image'} among: {held}"))
+                    continue
+                as_json = text.ending == "json"
+                places.append((number, image.offset, image.size, text.offset, text.size, as_json))
+                ids.append(_stable_id(Path(shard).name, key))
+                keys.append(key)
+        self.problems = tuple(problems)
+        if not keys:
+            why = f": {problems[0]}" if problems else ""
+            raise InputError(f"{self.name}: holds no sample with an image and a text{why}")
+        self._places = np.asarray(places, dtype=np.int64)
+        self._ids = np.asarray(ids, dtype=np.int64)
+        self._keys = pa.array(keys, pa.large_string())
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        shard, image_at, image_size, text_at, text_size, as_json = self._places[index].tolist()
+        where = Where(self._shards[shard], str(self._keys[index].as_py()))
+        try:
+            with Path(self._shards[shard]).open("rb") as file:
+                raw = _read(file, text_at, text_size)
+                image = _read(file, image_at, image_size)
+            text, note = decode_text(raw)
+            texts = parse_texts(text, bool(as_json), self._text or TEXT_COLUMNS)
+        except (ValueError, OSError) as error:
+            raise BadSample(f"{where.row}: {error}", where.file) from error
+        return Sample(image, clean_texts(texts), int(self._ids[index]), where, note)
+
+    @property
+    def ids(self) -> Ids:
+        return self._ids
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Shards in a random order, samples shuffled within windows of it."""
+        counts = torch.bincount(torch.from_numpy(self._places[:, 0].copy()), minlength=len(self._shards))
+        starts = counts.cumsum(0) - counts
+        shards = torch.randperm(len(counts), generator=generator)
+        sequence = torch.cat([torch.arange(int(counts[shard])) + starts[shard] for shard in shards.tolist()])
+        window = torch.arange(len(sequence)) // self._window
+        within = torch.rand(len(sequence), generator=generator, dtype=torch.float64)
+        return sequence[torch.argsort(window + within, stable=True)]
+
+    def _choose_image(self, files: Sequence[_File]) -> _File | None:
+        if self._image is not None:
+            return next((file for file in files if file.ending == self._image), None)
+        return next((file for file in files if "." + file.ending.rpartition(".")[2] in IMAGE_SUFFIXES), None)
+
+    def _choose_text(self, files: Sequence[_File]) -> _File | None:
+        by_ending = {file.ending: file for file in files}
+        endings = TEXT_ENDINGS
+        if self._text:
+            endings = (*(name for name in self._text if name in by_ending), "json")
+        return next((by_ending[ending] for ending in endings if ending in by_ending), None)
+
+
+def find_shards(data: str | Path) -> list[Path]:
+    """The shards that a name stands for: a tar file, a folder of them, a glob, or a range as in `{0000..0009}.tar`.
+
+    Raises:
+        InputError: There are none, or one of a range is missing.
+    """
+    text = os.fspath(data)
+    span = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if span:
+        width = len(span[1])
+        numbers = range(int(span[1]), int(span[2]) + 1)
+        shards = [Path(f"{text[: span.start()]}{number:0{width}d}{text[span.end() :]}") for number in numbers]
+        missing = [shard for shard in shards if not shard.is_file()]
+        if missing:
+            raise InputError(f"{missing[0]}: no such shard ({len(missing)} of {len(shards)} in {text} are missing)")
+    elif Path(text).is_dir():
+        shards = sorted(Path(text).glob("*.tar"))
+    else:
+        shards = [Path(text)] if Path(text).is_file() else [Path(name) for name in sorted(glob.glob(text))]  # noqa: PTH207 - may be absolute
+    if not shards:
+        raise InputError(f"{text}: no such shards")
+    return shards
+
+
+def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File]]]:
+    """Runs of files with one key. A shard that is cut short gives what comes before."""
+    size = Path(shard).stat().st_size
+    key: str | None = None
+    files: list[_File] = []
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, name = os.path.split(member.name)
+                stem, _, ending = name.partition(".")
+                if not member.isfile() or not stem or not ending or name.startswith("__"):
+                    continue
+                if member.offset_data + member.size > size:
+                    problems.append(Problem(Where(shard, member.name), "the shard is cut short here"))
+                    break
+                here = f"{folder}/{stem}" if folder else stem
+                if here != key:
+                    if key is not None:
+                        yield key, files
+                    key, files = here, []
+                files.append(_File(ending.lower(), member.offset_data, member.size))
+    except (tarfile.TarError, OSError) as error:
+        if key is None:
+            raise InputError(f"{shard}: is no plain tar file (a compressed one must be unpacked): {error}") from error
+        problems.append(Problem(Where(shard, key), f"the shard is damaged after this sample: {error}"))
+    if key is not None:
+        yield key, files
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise OSError("the shard has become shorter than it was")
+    return data
+
+
+def _stable_id(shard: str, key: str) -> int:
+    """A number that stays the same whatever other shards there are."""
+    digest = hashlib.blake2b(f"{shard}\0{key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

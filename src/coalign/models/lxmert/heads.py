@@ -1,0 +1,116 @@
+"""LXMERT's task models (Tan & Bansal 2019, section 4): VQA, GQA, NLVR2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from coalign.checkpoints import StateMap
+from coalign.errors import InputError
+from coalign.layers.two_streams import Streams
+from coalign.models.lxmert import model as lxmert
+from coalign.models.lxmert.model import LxmertConfig, LxmertTrunk, answer_head
+from coalign.models.lxmert.names import answer_head_rules, trunk_rules
+from coalign.objectives.matching import Matching
+from coalign.objectives.soft_answers import SoftAnswers
+from coalign.ops.pairing import side_by_side, take_texts
+from coalign.trunks.bert import init_bert
+from coalign.types import Batch, Encoding, Head, InputSpec
+
+
+@dataclass(frozen=True)
+class LxmertClassifierConfig:
+    """`images` an item: 2 for NLVR2. `targets`: "scores" [B, classes] in [0, 1] (VQA, GQA) or one "class" (NLVR2)."""
+
+    lxmert: LxmertConfig = field(default_factory=LxmertConfig)
+    classes: int = 3129
+    images: Literal[1, 2] = 1
+    targets: Literal["scores", "class"] = "scores"
+
+
+class LxmertClassifier(nn.Module):
+    """Two linear layers on the pooled row; with two images on both pooled rows, side by side.
+
+    Of two images the batch's regions have 2 B items, all first images, then all second ones.
+    """
+
+    def __init__(self, config: LxmertClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        text = config.lxmert.text
+        self.trunk = LxmertTrunk(config.lxmert)
+        self.head = answer_head(text, config.images * text.dim, config.classes)
+        self.soft, self.hard = SoftAnswers(), Matching()
+        self.apply(init_bert)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return replace(lxmert.input_spec_of(self.config.lxmert), targets=self.config.targets)
+
+    def read(self, batch: Batch) -> tuple[Streams, Tensor, Tensor]:
+        """States of both streams, pooled rows [images · B, d] and logits [B, classes]."""
+        if batch.text is None or batch.regions is None:
+            raise InputError("LXMERT answers about images: this batch lacks texts or regions")
+        size, images, text = len(batch.text.ids), self.config.images, batch.text
+        if len(batch.regions.features) != images * size:
+            raise InputError(f"{size} texts need {images * size} images' regions, got {len(batch.regions.features)}")
+        if images > 1:
+            text = take_texts(text, torch.arange(size, device=text.ids.offsets.device).repeat(images))
+        seen = self.trunk(text, batch.regions)
+        pooled = self.trunk.pooler(seen.text.first)
+        return seen, pooled, self.head(side_by_side(pooled, images))
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """ "fused" and "fused_regions", pooled "fused" and "logits"."""
+        del record
+        seen, pooled, logits = self.read(batch)
+        return Encoding({"fused": seen.text, "fused_regions": seen.regions}, {"fused": pooled, "logits": logits})
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """The answers' cross-entropy; the targets are `batch.labels["label"]`."""
+        del generator, choices, only
+        _, _, logits = self.read(batch)
+        objective = self.soft if self.config.targets == "scores" else self.hard
+        return {"answers": objective(logits, batch.labels["label"])}
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+def original(config: LxmertClassifierConfig) -> StateMap:
+    """The authors' fine-tuned files."""
+    del config
+    return StateMap(trunk_rules("lxrt_encoder.model.bert.", "trunk."), answer_head_rules("", "head."))
+
+
+def transformers(config: LxmertClassifierConfig) -> StateMap:
+    """Hugging Face's LxmertForQuestionAnswering."""
+    del config
+    return StateMap(trunk_rules("lxmert.", "trunk."), answer_head_rules("answer_head.", "head."))
+
+
+def _head(classes: int, images: Literal[1, 2] = 1, targets: Literal["scores", "class"] = "scores") -> Head:
+    return Head(
+        LxmertClassifier,
+        LxmertClassifierConfig,
+        lambda config: LxmertClassifierConfig(config, classes, images, targets),
+        {"original": original, "transformers": transformers},
+    )
+
+
+HEADS = {"vqa": _head(3129), "gqa": _head(1842), "nlvr2": _head(2, 2, "class")}

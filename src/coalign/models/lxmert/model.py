@@ -1,0 +1,350 @@
+"""LXMERT: Learning Cross-Modality Encoder Representations from Transformers (Tan & Bansal, EMNLP 2019, arXiv
+1908.07490).
+
+Words pass through a language encoder, detected regions through an object-relationship encoder; then cross-modality
+layers let each look at the other. In such a layer ONE attention module serves both directions, both reading the rows
+from before the layer; self-attention and feed-forward follow, apart for each stream. Pre-training predicts hidden
+words, the objects, attributes and features of regions, whether text and image belong together, and answers to
+questions about the image.
+
+Departures from the original: a region that is not there is not computed, so a batch may mix images of any number of
+regions (the original always has 36 and passes no visual mask); an objective with nothing to predict in a batch costs
+0 where the original divides by zero (`empty_loss`); a wrong text comes from the batch, not from the whole corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from coalign.errors import InputError
+from coalign.layers.attention import Attention, activation
+from coalign.layers.dropout import Dropout
+from coalign.layers.embeddings import TextEmbedding
+from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
+from coalign.layers.joint import with_words
+from coalign.layers.transformer import Encoder, TransformerBlock
+from coalign.layers.two_streams import StreamMasks, Streams
+from coalign.models.lxmert.names import original, transformers
+from coalign.objectives.masked_lm import MaskedLM
+from coalign.objectives.masked_region import RegionClassification, RegionRegression
+from coalign.objectives.matching import Matching
+from coalign.objectives.reduce import mean_or
+from coalign.ops.attention import Mask
+from coalign.ops.boxes import box_numbers
+from coalign.ops.detections import detected_attributes, detected_objects, draw_answers
+from coalign.ops.masking import mask_features, mask_tokens, predicted_rows
+from coalign.ops.packing import real_cells
+from coalign.ops.pairing import draw_partners, take_texts
+from coalign.trunks.bert import BertConfig, init_bert
+from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System, Text
+
+Objective = Literal["mlm", "itm", "objects", "attributes", "features", "answers"]
+
+
+@dataclass(frozen=True)
+class LxmertConfig:
+    """Sizes and settings; the defaults are the paper's (sections 2 and 3.3). `text.depth` counts language layers."""
+
+    text: BertConfig = field(default_factory=lambda: BertConfig(depth=9))
+    region_depth: int = 5
+    cross_depth: int = 5
+    region_width: int = 2048
+    objects: int = 1600
+    attributes: int = 400
+    answers: int = 9500
+    objectives: tuple[Objective, ...] = ("mlm", "itm", "objects", "attributes", "features", "answers")
+    region_loss_weight: float = 1 / 0.15
+    mask_probability: float = 0.15
+    mismatch_probability: float = 0.5
+    empty_loss: float = 0.0
+    """The loss of an objective that has nothing to predict in a batch; the original's is nan."""
+    max_text_length: int = 20
+    max_regions: int = 36
+    cls_id: int = 101
+    sep_id: int = 102
+    mask_id: int = 103
+
+
+_TINY = BertConfig(dim=128, depth=2, heads=4, hidden_dim=512)
+SIZES = {
+    "base": LxmertConfig(),
+    "tiny": LxmertConfig(text=_TINY, region_depth=1, cross_depth=2),
+}
+
+
+class RegionEmbedding(nn.Module):
+    """(LayerNorm(W feature) + LayerNorm(W box)) / 2 (equation 2)."""
+
+    def __init__(self, width: int, dim: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.feature, self.feature_norm = nn.Linear(width, dim), nn.LayerNorm(dim, eps)
+        self.box, self.box_norm = nn.Linear(4, dim), nn.LayerNorm(dim, eps)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """[T, dim] of features [T, width] and boxes [T, 4] in fractions of the image."""
+        if features.shape[-1] != self.feature.in_features:
+            raise InputError(f"regions are {features.shape[-1]} wide, this model reads {self.feature.in_features}")
+        rows = self.feature_norm(self.feature(features)) + self.box_norm(self.box(box_numbers(boxes, 4)))
+        return self.dropout(rows / 2)
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention by one module for both directions, then self-attention and feed-forward a stream (2.2)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config.dim, heads=config.heads, dropout=config.dropout)
+        self.attention_norm = nn.LayerNorm(config.dim, config.eps)
+        self.dropout = Dropout(config.dropout)
+        self.text, self.regions = TransformerBlock(config.block(0)), TransformerBlock(config.block(0))
+
+    def forward(self, seen: Streams, masks: StreamMasks, record: Record | None = None, name: str = "") -> Streams:
+        """Both directions read the rows from before the layer."""
+        t, v = seen.text.values, seen.regions.values
+        to_regions = self.attention(t, masks.text_to_regions, v, record=record, name=f"{name}text_to_regions")
+        to_text = self.attention(v, masks.regions_to_text, t, record=record, name=f"{name}regions_to_text")
+        t = self.attention_norm(t + self.dropout(to_regions))
+        v = self.attention_norm(v + self.dropout(to_text))
+        return Streams(
+            seen.text.with_values(self.text(t, masks.text, record=record, name=f"{name}text.")),
+            seen.regions.with_values(self.regions(v, masks.regions, record=record, name=f"{name}regions.")),
+        )
+
+
+class LxmertTrunk(nn.Module):
+    """The three encoders and the pooler."""
+
+    def __init__(self, config: LxmertConfig) -> None:
+        super().__init__()
+        t = config.text
+        self.embedding = TextEmbedding(
+            t.vocab_size, t.dim, positions=t.positions, types=t.types, eps=t.eps, dropout=t.dropout
+        )
+        self.region_embedding = RegionEmbedding(config.region_width, t.dim, t.eps, t.dropout)
+        self.text = Encoder(t.block(0), t.depth)
+        self.regions = Encoder(t.block(0), config.region_depth)
+        self.cross = nn.ModuleList(CrossBlock(t) for _ in range(config.cross_depth))
+        self.pooler = Pooler(t.dim)
+
+    def read(self, text: Text, record: Record | None = None) -> Packed:
+        """The language encoder alone."""
+        rows = self.embedding(text.ids, text.types)
+        return text.ids.with_values(self.text(rows, Mask.within(text.ids), record=record, name="text."))
+
+    def look(self, regions: Regions, record: Record | None = None) -> Packed:
+        """The object-relationship encoder alone."""
+        rows = self.region_embedding(regions.features.values, regions.boxes)
+        return regions.features.with_values(
+            self.regions(rows, Mask.within(regions.features), record=record, name="regions.")
+        )
+
+    def fuse(self, text: Packed, regions: Packed, record: Record | None = None) -> Streams:
+        """The cross-modality layers: text i and the regions of image i."""
+        seen = Streams(text, regions)
+        masks = StreamMasks.of(seen)
+        for i, block in enumerate(self.cross):
+            seen = block(seen, masks, record, f"cross.{i}.")
+        return seen
+
+    def forward(self, text: Text, regions: Regions) -> Streams:
+        return self.fuse(self.read(text), self.look(regions))
+
+
+class RegionHead(nn.Module):
+    """One transform, then a decoder each for objects, attributes and features (section 3.1.2)."""
+
+    def __init__(self, config: LxmertConfig) -> None:
+        super().__init__()
+        dim = config.text.dim
+        self.dense, self.norm = nn.Linear(dim, dim), nn.LayerNorm(dim, config.text.eps)
+        self.activation = activation(config.text.activation)
+        sizes = {"objects": config.objects, "attributes": config.attributes, "features": config.region_width}
+        self.decoders = nn.ModuleDict(
+            {name: nn.Linear(dim, size) for name, size in sizes.items() if name in config.objectives}
+        )
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        """Scores [T, size] by what they predict."""
+        hidden = self.norm(self.activation(self.dense(rows)))
+        return {name: decoder(hidden) for name, decoder in self.decoders.items()}
+
+
+class Lxmert(nn.Module):
+    """The pre-training model. Match logits: class 1 says that text and image belong together."""
+
+    def __init__(self, config: LxmertConfig) -> None:
+        super().__init__()
+        c, t = config, config.text
+        self.config = config
+        self.trunk = LxmertTrunk(c)
+        self.words = MaskedLMHead(t.dim, t.vocab_size, eps=t.eps, activation=t.activation)
+        self.match_head = nn.Linear(t.dim, 2)
+        self.region_head = RegionHead(c)
+        answers = "answers" in c.objectives
+        self.answer_head = answer_head(t, t.dim, c.answers) if answers else None
+        self.mlm, self.itm, self.answer = MaskedLM("none"), Matching(), Matching("none")
+        self.classify, self.regress = RegionClassification("none"), RegionRegression("smooth", "none")
+        self.apply(init_bert)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return input_spec_of(self.config)
+
+    # ------------------------------------------------------------------------------------------------------- use
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """ "text" and "regions" as their own encoders see them; with both also "fused" (text) and "fused_regions".
+
+        `pooled` then has "fused" and "match_logits". With `record`: "text.{i}.attention", "regions.{i}.attention",
+        "cross.{i}.text_to_regions", "cross.{i}.regions_to_text" and the self-attentions after them.
+        """
+        kept: Record | None = {} if record else None
+        tokens: dict[str, Packed] = {}
+        pooled: dict[str, Tensor] = {}
+        if batch.text is not None:
+            tokens["text"] = self.trunk.read(batch.text, kept)
+        if batch.regions is not None:
+            tokens["regions"] = self.trunk.look(batch.regions, kept)
+        if len(tokens) == 2:
+            seen = self.trunk.fuse(tokens["text"], tokens["regions"], kept)
+            tokens["fused"], tokens["fused_regions"] = seen.text, seen.regions
+            pooled["fused"] = self.trunk.pooler(seen.text.first)
+            pooled["match_logits"] = self.match_head(pooled["fused"])
+        return Encoding(tokens, pooled, record=kept or {})
+
+    def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
+        """Log-odds [P] that the pairs [P, 2] of (image, text) numbers match, from unimodal states of `encode`.
+
+        Each pair runs the cross-modality layers in both directions: nothing but the two encoders is shared.
+        """
+        seen = self.trunk.fuse(texts.select(pairs[:, 1]), images.select(pairs[:, 0]))
+        logits = self.match_head(self.trunk.pooler(seen.text.first))
+        return logits[:, 1] - logits[:, 0]
+
+    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
+        """Word-to-region maps [L_i, R_i]: the last cross-modality layer's attention, mean over heads."""
+        if method != "cross_attention" or batch.text is None or batch.regions is None:
+            raise InputError("LXMERT aligns the words of a text with regions, by cross_attention")
+        with torch.no_grad():
+            seen = self.encode(batch, record=True)
+        maps = seen.record[f"cross.{self.config.cross_depth - 1}.text_to_regions"].mean(1)
+        return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
+
+    # -------------------------------------------------------------------------------------------------- training
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """The objectives on pairs whose words and regions are partly hidden, and whose text is the wrong one at times.
+
+        Region losses are means over ALL regions, weighted by confidence and by 1/0.15, as published. "answers" needs
+        `batch.labels["answer"]`: class numbers [B], -1 where there is none, or scores [B, answers].
+        """
+        c = self.config
+        wanted = [name for name in c.objectives if only is None or name in only]
+        d = self.draw(batch, generator, choices or {}, wanted)
+        assert batch.text is not None and batch.regions is not None
+        text = with_words(take_texts(batch.text, d["partner"]), d["mlm_input_ids"])
+        features = batch.regions.features.with_values(d["region_features"])
+        seen = self.trunk(text, replace(batch.regions, features=features))
+        pooled = self.trunk.pooler(seen.text.first)
+        scores = self.region_head(seen.regions.values)
+        losses: dict[str, Tensor] = {}
+        if "mlm" in wanted:
+            rows = predicted_rows(d["mlm_labels"])
+            losses["mlm"] = mean_or(self.mlm(self.predict(seen.text, rows), d["mlm_labels"][rows]), c.empty_loss)
+        if "itm" in wanted:
+            losses["itm"] = self.itm(self.match_head(pooled), d["matched"].long())
+        for name in ("objects", "attributes"):
+            if name in wanted:
+                each = self.classify(scores[name], d[name].clamp(min=0)) * (d[name] >= 0)
+                losses[name] = c.region_loss_weight * mean_or(each * d[f"{name}_weight"], c.empty_loss)
+        if "features" in wanted:
+            each = self.regress(scores["features"], d["features"]) * d["features_weight"]
+            losses["features"] = c.region_loss_weight * mean_or(each, c.empty_loss)
+        if "answers" in wanted and self.answer_head is not None:
+            rows = (d["answer"] >= 0).nonzero().squeeze(1)
+            losses["answers"] = mean_or(self.answer(self.answer_head(pooled[rows]), d["answer"][rows]), c.empty_loss)
+        return losses
+
+    def predict(self, text: Packed, rows: Tensor) -> Tensor:
+        """Vocabulary logits [n, V] at these rows only."""
+        return self.words(text.values[rows], self.trunk.embedding.word.weight)
+
+    @torch.no_grad()
+    def draw(
+        self, batch: Batch, generator: torch.Generator | None, choices: Mapping[str, Tensor], wanted: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Every random choice of a step, and the targets, by name. `choices` go first."""
+        if batch.text is None or batch.regions is None:
+            raise InputError("LXMERT trains on pairs: this batch lacks texts or regions")
+        c, d, regions = self.config, dict(choices), batch.regions
+        size, device = len(batch.text.ids), batch.text.ids.offsets.device
+        if "partner" not in d:
+            chance = c.mismatch_probability if "itm" in wanted else 0.0
+            d["partner"] = draw_partners(size, batch.ids, probability=chance, generator=generator, device=device)
+        d.setdefault("matched", d["partner"] == torch.arange(size, device=device))
+        if "mlm_input_ids" not in d:
+            words = batch.text.ids.select(d["partner"]).values
+            d["mlm_input_ids"], d["mlm_labels"] = mask_tokens(
+                words,
+                (words != c.cls_id) & (words != c.sep_id),
+                probability=c.mask_probability if "mlm" in wanted else 0.0,
+                mask_id=c.mask_id,
+                vocab_size=c.text.vocab_size,
+                generator=generator,
+            )
+        if "region_features" not in d:
+            chance = c.mask_probability if {"objects", "attributes", "features"} & set(wanted) else 0.0
+            d["region_features"], chosen = mask_features(
+                regions.features.values, probability=chance, generator=generator
+            )
+            d["features"], d["features_weight"] = regions.features.values, chosen.float()
+        if "objects" in wanted and "objects" not in d:
+            d["objects"], d["objects_weight"] = detected_objects(regions, c.objects)
+        if "attributes" in wanted and "attributes" not in d:
+            d["attributes"], d["attributes_weight"] = detected_attributes(regions)
+        if "answers" in wanted and "answer" not in d:
+            d["answer"] = draw_answers(batch.labels.get("answer"), d["matched"], generator)
+        return d
+
+
+def input_spec_of(config: LxmertConfig) -> InputSpec:
+    return InputSpec(
+        vocab_size=config.text.vocab_size,
+        max_text_length=config.max_text_length,
+        region_width=config.region_width,
+        max_regions=config.max_regions,
+    )
+
+
+def answer_head(text: BertConfig, dim: int, answers: int) -> ClassifierHead:
+    """Linear - GELU - LayerNorm - Linear over pooled rows, twice as wide as the model between."""
+    return ClassifierHead(dim, 2 * text.dim, answers, eps=text.eps)
+
+
+SYSTEM = System(
+    name="lxmert",
+    title="LXMERT: cross-modality encoder representations from transformers",
+    paper="Tan & Bansal, EMNLP 2019, arXiv 1908.07490",
+    model=Lxmert,
+    config=LxmertConfig,
+    sizes=SIZES,
+    weights={"original": original, "transformers": transformers},
+    objectives=("mlm", "itm", "objects", "attributes", "features", "answers"),
+)

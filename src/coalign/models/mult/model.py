@@ -1,0 +1,332 @@
+"""MulT: Multimodal Transformer for Unaligned Multimodal Language Sequences (Tsai et al., ACL 2019, arXiv 1906.00295).
+
+Several streams of one utterance (words, sound, face), each of its own rate and length. For each target stream and
+each other stream a cross-modal transformer lets the target's steps look at the other's raw ones, the same at every
+layer; the results for one target are put side by side and pass through a transformer of its own. The last step of
+each target goes to the answer: a sentiment score, or several yes-or-no emotions.
+
+What follows the authors' code: attention is causal unless `causal` is off, one LayerNorm serves queries, keys and
+values, and the last part has at least three layers. A frame whose first projected feature is
+exactly 0 has no position, as in their code: that is how it tells frames of zeros, which their data pads with. Padding
+otherwise takes part there as any frame does; here a packed batch has none, and an item's last step is its own.
+
+Where all streams keep step (aligned data), the directions have equal shapes and run as one (`layers.grouped`), on a CPU
+for small batches alone: with more rows than `GROUPED_ROWS` the products are large enough one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coalign.errors import InputError
+from coalign.layers.ctc_alignment import CtcAlignment
+from coalign.layers.grouped import run_grouped
+from coalign.layers.sincos import sincos_steps
+from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
+from coalign.models.mult.names import original
+from coalign.objectives.answer import Answer
+from coalign.ops.attention import Mask
+from coalign.trunks.reading import label_of, stream_of
+from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
+
+GROUPED_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream's name in `Batch.series`, its feature width, and the dropout of attention to it from other streams."""
+
+    name: str
+    width: int
+    attention_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class MulTConfig:
+    """The defaults are the authors' for CMU-MOSEI (their main.py).
+
+    `targets` are the streams that look at the others, None for all. `outputs` is 1 for a score; `task` "emotions" has
+    two for each emotion. A stream as wide as `dim` is not projected (as in the authors' code). `aligned` names streams
+    that a CTC module first moves to the steps of the stream `align_to`, which has `align_steps` at most; MulT itself
+    needs none. `grouped` off runs the directions one by one in any case.
+    """
+
+    streams: tuple[Stream, ...] = (Stream("text", 300, 0.1), Stream("audio", 74), Stream("vision", 35))
+    targets: tuple[str, ...] | None = None
+    dim: int = 30
+    heads: int = 5
+    layers: int = 5
+    causal: bool = True
+    outputs: int = 1
+    task: Literal["regression", "emotions", "classes"] = "regression"
+    memory_attention_dropout: float = 0.1
+    embedding_dropout: float = 0.25
+    relu_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    output_dropout: float = 0.0
+    aligned: tuple[str, ...] = ()
+    align_to: str = "text"
+    align_steps: int = 50
+    grouped: bool = True
+
+    @cached_property
+    def asking(self) -> tuple[Stream, ...]:
+        """The target streams, in the order of the answer."""
+        known = [stream.name for stream in self.streams]
+        if len(known) < 2 or len(set(known)) != len(known):
+            raise InputError(f"MulT takes two or more streams of different names, got {known}")
+        if self.align_to in self.aligned:
+            raise InputError(f"stream {self.align_to!r} cannot be aligned to itself")
+        for kind, names in (("target", self.targets or ()), ("aligned", (*self.aligned, self.align_to))):
+            unknown = [name for name in names if name not in known]
+            if unknown and (kind == "target" or self.aligned):
+                raise InputError(f"{kind} {unknown[0]!r} is no stream; there are: {', '.join(known)}")
+        return tuple(stream for stream in self.streams if self.targets is None or stream.name in self.targets)
+
+    def others(self, target: str) -> tuple[Stream, ...]:
+        """The streams that a target looks at."""
+        return tuple(stream for stream in self.streams if stream.name != target)
+
+    def block(self, stream: Stream, cross: bool) -> BlockConfig:
+        dim = self.dim if cross else self.dim * (len(self.streams) - 1)
+        return BlockConfig(
+            dim,
+            self.heads,
+            4 * dim,
+            norm="pre",
+            eps=1e-5,
+            activation="relu",
+            self_attention=not cross,
+            context_dim=dim if cross else None,
+            dropout=self.residual_dropout,
+            attention_dropout=stream.attention_dropout if cross else self.memory_attention_dropout,
+            hidden_dropout=self.relu_dropout,
+        )
+
+
+def _streams(audio: int, vision: int) -> tuple[Stream, ...]:
+    return (Stream("text", 300, 0.1), Stream("audio", audio), Stream("vision", vision))
+
+
+SIZES = {
+    "tiny": MulTConfig(dim=16, heads=4, layers=2),
+    "mosei": MulTConfig(),
+    "mosi": MulTConfig(_streams(5, 20)),
+    "iemocap": MulTConfig(outputs=8, task="emotions"),
+    "mosei-text": MulTConfig(targets=("text",)),
+}
+
+
+class MulT(nn.Module):
+    """The cross-modal transformers, one of each target's own, and the answer's residual head."""
+
+    def __init__(self, config: MulTConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.projections = nn.ModuleDict(
+            {s.name: nn.Linear(s.width, c.dim, bias=False) for s in c.streams if s.width != c.dim}
+        )
+        self.cross = nn.ModuleDict(
+            {
+                target.name: nn.ModuleDict(
+                    {source.name: Encoder(c.block(source, True), c.layers) for source in c.others(target.name)}
+                )
+                for target in c.asking
+            }
+        )
+        self.memory = nn.ModuleDict({t.name: Encoder(c.block(t, False), max(c.layers, 3)) for t in c.asking})
+        width = c.dim * (len(c.streams) - 1) * len(c.asking)
+        self.hidden, self.residual = nn.Linear(width, width), nn.Linear(width, width)
+        self.head = nn.Linear(width, c.outputs)
+        self.align = nn.ModuleDict(
+            {s.name: CtcAlignment(s.width, c.align_steps) for s in c.streams if s.name in c.aligned}
+        )
+        self.loss = Answer(c.task)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec(streams={stream.name: stream.width for stream in self.config.streams})
+
+    def read(self, batch: Batch) -> dict[str, Packed]:
+        """Every stream's steps as the data gives them."""
+        return {stream.name: stream_of(batch, stream.name, stream.width) for stream in self.config.streams}
+
+    def at_steps(self, streams: Mapping[str, Packed]) -> tuple[dict[str, Packed], dict[str, Tensor]]:
+        """The streams, `aligned` ones moved to the steps of `align_to`, and for these the logits of their places."""
+        moved, places = dict(streams), dict[str, Tensor]()
+        for name, module in self.align.items():
+            moved[name], places[name] = module(streams[name], streams[self.config.align_to].layout)
+        return moved, places
+
+    def project(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
+        """Every stream's steps at the common width."""
+        return {
+            name: rows.with_values(self.projections[name](rows.values)) if name in self.projections else rows
+            for name, rows in streams.items()
+        }
+
+    def embed(self, x: Packed, record: Record | None = None, name: str = "") -> Tensor:
+        """sqrt(width) x + position; a step whose first feature is exactly 0 has none.
+
+        `record` gets `{name}position`.
+        """
+        dim = x.values.shape[-1]
+        known = (x.values[:, :1] != 0).to(x.values.dtype)
+        positions = sincos_steps(x.layout.position + 1, dim).to(x.values.dtype) * known
+        if record is not None:
+            record[f"{name}position"] = positions
+        dropped = self.config.embedding_dropout
+        return F.dropout(math.sqrt(dim) * x.values + positions, dropped, self.training)
+
+    def look(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
+        """The target's steps after looking at the source's in every layer."""
+        encoders, name = self.cross[target], f"{target}.{source}."
+        encoder = _encoder(encoders, source)
+        mask = cross_mask(x.layout, seen.layout, self.config.causal)
+        rows, keys = self.embed(x, record, name), self.embed(seen)
+        norms = [block.cross_attention_norm for block in encoder.blocks if isinstance(block, TransformerBlock)]
+        contexts = [Context(norm(keys), mask) for norm in norms]
+        return x.with_values(encoder(rows, mask, contexts, record=record, name=name))
+
+    def remember(self, target: str, x: Packed, record: Record | None = None) -> Packed:
+        """The target's transformer over what it saw of all others, side by side."""
+        mask = Mask.within(x, causal=1 if self.config.causal else None)
+        return x.with_values(self.memory[target](self.embed(x), mask, record=record, name=f"{target}."))
+
+    def look_together(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
+        """What `look` and then `remember` give for every target, all directions at once; streams keep step."""
+        c, layout = self.config, next(iter(streams.values())).layout
+        mask = Mask(layout, layout, causal=1 if c.causal else None)
+        directions = [(target.name, source) for target in c.asking for source in c.others(target.name)]
+        directions.sort(key=lambda pair: pair[1].attention_dropout)  # those whose attention is one stand together
+        pairs = [(target, source.name) for target, source in directions]
+        encoders = [_encoder(self.cross[target], source) for target, source in pairs]
+        rows, keys = (torch.stack([self.embed(streams[pair[side]]) for pair in pairs]) for side in (0, 1))
+        seen = dict(zip(pairs, run_grouped(encoders, rows, mask, keys), strict=True))
+        beside = {
+            target.name: torch.cat([seen[target.name, source.name] for source in c.others(target.name)], 1)
+            for target in c.asking
+        }
+        rows = torch.stack([self.embed(Packed(x, layout)) for x in beside.values()])
+        states = run_grouped([_encoder(self.memory, name) for name in beside], rows, mask)
+        return {name: Packed(x, layout) for name, x in zip(beside, states, strict=True)}
+
+    def answer(self, last: Tensor) -> Tensor:
+        """[B, outputs] from the targets' last steps side by side."""
+        dropped = F.dropout(self.hidden(last).relu(), self.config.output_dropout, self.training)
+        return self.head(last + self.residual(dropped))
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Every target's states by its name, all last steps ("pooled") and the answer ("logits" [B, outputs]).
+
+        With `record`: "{target}.{source}.position", "{target}.{source}.output", "{target}.{source}.{i}.hidden" and
+        ".cross_attention" of every layer, and of each target's own transformer "{target}.{i}.hidden", ".attention".
+        """
+        return self.conclude(self.project(self.at_steps(self.read(batch))[0]), record)
+
+    def conclude(self, streams: Mapping[str, Packed], record: bool = False) -> Encoding:
+        """`encode` from projected streams on."""
+        kept: Record | None = {} if record else None
+        states: dict[str, Packed] = {}
+        if self.config.grouped and kept is None and _go_together([x.layout for x in streams.values()]):
+            states = self.look_together(streams)
+        for target in () if states else self.config.asking:
+            own = streams[target.name]
+            seen = {
+                source.name: self.look(target.name, source.name, own, streams[source.name], kept).values
+                for source in self.config.others(target.name)
+            }
+            if kept is not None:
+                kept |= {f"{target.name}.{source}.output": rows for source, rows in seen.items()}
+            states[target.name] = self.remember(target.name, own.with_values(torch.cat([*seen.values()], 1)), kept)
+        last = torch.cat([last_rows(x) for x in states.values()], 1)
+        return Encoding(states, {"pooled": last, "logits": self.answer(last)}, {}, kept or {})
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """By the task's name: absolute error with `labels["label"]` [B, outputs]; cross-entropy of each emotion's two
+        with [B, emotions] of 0 and 1, or of classes with [B]. With `aligned` streams also "ctc", summed over them."""
+        del generator, choices, only
+        streams = self.read(batch)
+        moved, places = self.at_steps(streams)
+        logits, label = self.conclude(self.project(moved)).pooled["logits"], label_of(batch, "label")
+        losses = {self.config.task: self.loss(logits, label)}
+        if places:
+            steps = streams[self.config.align_to].layout
+            each = [CtcAlignment.loss(found, streams[name].layout, steps) for name, found in places.items()]
+            losses["ctc"] = torch.stack(each).sum()
+        return losses
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+
+def last_rows(x: Packed) -> Tensor:
+    """[B, D] the last row of every item; zeros for an empty one."""
+    if not x.layout.total:
+        return x.values.new_zeros(len(x), x.values.shape[1])
+    return torch.where(x.lengths[:, None] > 0, x.values[(x.offsets[1:] - 1).clamp(min=0)], 0.0)
+
+
+def _encoder(encoders: nn.Module, name: str) -> Encoder:
+    assert isinstance(encoders, nn.ModuleDict)
+    found = encoders[name]
+    assert isinstance(found, Encoder)
+    return found
+
+
+def _go_together(layouts: Sequence[Layout]) -> bool:
+    """Whether all items have equal lengths in all streams, as far as that is known without reading a device, and are
+    better computed at once."""
+    first = layouts[0]
+    if first.offsets.device.type == "cpu" and first.total > GROUPED_ROWS:
+        return False
+    return all(
+        x is first or (x.is_uniform and first.is_uniform and (len(x), x.max_length) == (len(first), first.max_length))
+        for x in layouts
+    )
+
+
+def cross_mask(queries: Layout, keys: Layout, causal: bool) -> Mask:
+    """Query i of an item sees key j where j <= i + |keys - queries|, by the item's own lengths."""
+    if not causal:
+        return Mask(queries, keys)
+    if queries is keys:
+        return Mask(queries, keys, causal=1)
+    if queries.is_uniform and keys.is_uniform:
+        return Mask(queries, keys, causal=1 + abs(keys.max_length - queries.max_length))
+    ahead = torch.arange(keys.max_length, device=keys.offsets.device) - torch.arange(
+        queries.max_length, device=keys.offsets.device
+    ).unsqueeze(1)
+    unseen = ahead > (keys.lengths - queries.lengths).abs()[:, None, None]
+    bias = torch.zeros_like(unseen, dtype=torch.float32).masked_fill(unseen, -math.inf)
+    return Mask(queries, keys, bias=bias[:, None])
+
+
+SYSTEM = System(
+    name="mult",
+    title="MulT: cross-modal attention over unaligned streams",
+    paper="Tsai et al., ACL 2019, arXiv 1906.00295",
+    model=MulT,
+    config=MulTConfig,
+    sizes=SIZES,
+    weights={"original": original},
+    objectives=("regression",),
+)

@@ -1,0 +1,125 @@
+"""The sizes of a published ViT, read from the names and shapes of its tensors: Google's, timm's (MAE's too), Hugging
+Face's. Where a layout does not tell the heads, they are those of the size in our tables, or else 64 wide, as in every
+published size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from coalign.errors import InputError
+from coalign.models.vit.model import VitClassifierConfig
+from coalign.trunks.vit import SIZES, VitConfig
+
+Weights = Mapping[str, Tensor]
+"""Tensors by name; only their shapes are read, so they may lie on the meta device."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What shapes do not tell, and the file's description may: heads, epsilon, the images' height and width."""
+
+    heads: int | None = None
+    eps: float = 1e-6
+    image: tuple[int, int] = (0, 0)
+
+
+def classifier_of(weights: Weights, told: Told | None = None) -> VitClassifierConfig | None:
+    """The configuration of a ViT file of any of the three layouts; None where it is none of them."""
+    told = told or Told()
+    if "embedding/kernel" in weights:
+        return google_classifier(weights, told)
+    if "patch_embed.proj.weight" in weights:
+        return VitClassifierConfig(
+            timm_trunk(weights, told), classes=rows_of(weights, "head.weight"), resize="bicubic_antialias"
+        )
+    prefix = "vit." if "vit.embeddings.cls_token" in weights else ""
+    if f"{prefix}embeddings.cls_token" not in weights:
+        return None
+    return VitClassifierConfig(
+        transformers_trunk(weights, told, prefix),
+        classes=rows_of(weights, "classifier.weight"),
+        representation_dim=rows_of(weights, f"{prefix}pooler.dense.weight"),
+    )
+
+
+def google_classifier(weights: Weights, told: Told) -> VitClassifierConfig:
+    """Google's .npz files. A file without class token averages the patches."""
+    height, width, _, dim = weights["embedding/kernel"].shape
+    if height != width:
+        raise InputError(f"patches of {height}x{width} are not square")
+    token = "cls" in weights
+    patches = weights["Transformer/posembed_input/pos_embedding"].shape[1] - token
+    rows, columns = told.image[0] // height, told.image[1] // height
+    if rows * columns != patches:
+        rows = columns = math.isqrt(patches)
+    query = next(name for name in weights if name.endswith("/query/kernel"))
+    up = next(name for name in weights if name.endswith("/Dense_0/kernel"))
+    trunk = VitConfig(
+        image_size=rows * height,
+        image_width=columns * height,
+        patch_size=height,
+        dim=dim,
+        depth=count(weights, "Transformer/encoderblock_{}/"),
+        heads=weights[query].shape[1],
+        hidden_dim=weights[up].shape[1],
+        activation="gelu_tanh",
+        class_token=token,
+    )
+    head, layer = weights.get("head/kernel"), weights.get("pre_logits/kernel")
+    return VitClassifierConfig(
+        trunk,
+        classes=None if head is None else head.shape[1],
+        pool="token" if token else "mean",
+        representation_dim=None if layer is None else layer.shape[1],
+        resize="bilinear_corners",
+    )
+
+
+def timm_trunk(weights: Weights, told: Told | None = None) -> VitConfig:
+    """timm's names and MAE's."""
+    return _trunk(weights, told or Told(), ("patch_embed.proj.weight", "pos_embed", "blocks.{}."), "mlp.fc1.weight")
+
+
+def transformers_trunk(weights: Weights, told: Told | None = None, prefix: str = "") -> VitConfig:
+    """Hugging Face's names."""
+    names = ("embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings", "encoder.layer.{}.")
+    patch, positions, block = (prefix + name for name in names)
+    return _trunk(weights, told or Told(), (patch, positions, block), "intermediate.dense.weight")
+
+
+def _trunk(weights: Weights, told: Told, names: tuple[str, str, str], up: str) -> VitConfig:
+    patch_name, positions, block = names
+    dim, _, patch, _ = weights[patch_name].shape
+    side = math.isqrt(weights[positions].shape[1] - 1)
+    depth, hidden_dim = count(weights, block), weights[block.format(0) + up].shape[0]
+    known = [c.heads for c in SIZES.values() if (c.dim, c.depth, c.hidden_dim) == (dim, depth, hidden_dim)]
+    return VitConfig(
+        image_size=side * patch,
+        patch_size=patch,
+        dim=dim,
+        depth=depth,
+        heads=told.heads or next(iter(known), max(dim // 64, 1)),
+        hidden_dim=hidden_dim,
+        eps=told.eps,
+    )
+
+
+def rows_of(weights: Weights, name: str) -> int | None:
+    """The first size of a weight; None where there is none of the name."""
+    return weights[name].shape[0] if name in weights else None
+
+
+def count(weights: Weights, pattern: str) -> int:
+    """How many numbered parts there are; `pattern` holds a "{}" where the number stands."""
+    number = 0
+    while any(name.startswith(pattern.format(number)) for name in weights):
+        number += 1
+    return number
+
+
+OF_WEIGHTS = classifier_of

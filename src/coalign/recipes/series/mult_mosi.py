@@ -1,0 +1,68 @@
+"""MulT on CMU-MOSI, CMU-MOSEI, IEMOCAP, UR-FUNNY, or utterances of your own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from coalign.arguments import Switch
+from coalign.data.series.utterances import SeriesData
+from coalign.models.mult.model import MulT, MulTConfig, Stream
+from coalign.recipes.series._series import SeriesRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(SeriesRecipe):
+    """MulT: sentiment or emotion from streams that need not be aligned (CMU-MOSI and the like).
+
+    The defaults are the authors' (their main.py), but for the number of steps.
+    """
+
+    name = "mult-mosi"
+    out: Path = Path("runs/mult-mosi")
+    """The run's folder."""
+    dim: int = 30
+    """The common width of the streams."""
+    heads: int = 5
+    layers: int = 5
+    """Of the cross-modal transformers; the last part has at least 3."""
+    causal: bool = True
+    """A step sees no later ones, but for the difference of the lengths."""
+    targets: tuple[str, ...] = ()
+    """Only these streams look at the others (the authors' --lonly and so on). By default all do."""
+    aligned: tuple[str, ...] = ()
+    """Streams that a CTC module first moves to the steps of the text; MulT needs none."""
+    dropout: float = 0.1
+    """Of residuals, of feed-forwards, and of attention to the text."""
+    embedding_dropout: float = 0.25
+    grouped: Switch = True
+    """Run directions of equal shapes as one."""
+
+    def make(self, data: SeriesData) -> tuple[MulT, None]:
+        streams = tuple(
+            Stream(name, width, self.dropout if name == "text" else 0.0) for name, width in self.widths(data).items()
+        )
+        every = (item for items in data.splits.values() for item in items)
+        words = max((len(item.streams["text"]) for item in every if "text" in item.streams), default=1)
+        config = MulTConfig(
+            streams,
+            targets=self.targets or None,
+            dim=self.dim,
+            heads=self.heads,
+            layers=self.layers,
+            causal=self.causal,
+            outputs=data.outputs,
+            task=data.task,
+            memory_attention_dropout=self.dropout,
+            embedding_dropout=self.embedding_dropout,
+            relu_dropout=self.dropout,
+            residual_dropout=self.dropout,
+            aligned=self.aligned,
+            align_steps=min(words, self.max_rows),
+            grouped=self.grouped,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return MulT(config), None

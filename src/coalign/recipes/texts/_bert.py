@@ -1,0 +1,180 @@
+"""What the recipes of BERT share: where the weights start from, and fine-tuning (Devlin et al. 2019, appendix A.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from tyro.conf import arg
+
+from coalign.arguments import OptionalInt, OptionalName, OptionalPath
+from coalign.checkpoints import read_tensors
+from coalign.data.texts.encoded_texts import EncodedTexts
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.models.bert.heads import BertTask, BertTaskConfig
+from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
+from coalign.models.bert.sizes import of_config, of_weights
+from coalign.recipes.pairs._small_albef import minilm_folder
+from coalign.registry import attach_tokenizer, describe, load, told
+from coalign.training.loop import FitResult, TrainConfig, fit
+from coalign.training.run import Run
+
+T = TypeVar("T", bound=BertTask)
+
+START_HELP = (
+    "Whose weights to start from: minilm (all-MiniLM-L6-v2, of the extra of that name); a Hugging Face folder; "
+    "Google's checkpoint, such as uncased_L-12_H-768_A-12/bert_model.ckpt; a run of bert-pretrain or of another BERT "
+    "task; or scratch, for fresh weights of --size."
+)
+Start = Annotated[str, arg(name="from", metavar="WEIGHTS", help=START_HELP)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """Fields that the fine-tuning recipes share."""
+
+    out: Path
+    """The run's folder."""
+    start: Start = "minilm"
+    vocab: OptionalPath = None
+    """A vocab.txt, tokenizer.json or folder with one. By default what lies beside the weights."""
+    size: OptionalName = None
+    """With --from scratch: tiny, mini, small, medium, base or large."""
+    epochs: float = 3.0
+    """How often the training data is gone through (the paper: 2 to 4)."""
+    max_steps: OptionalInt = None
+    """No more optimiser steps than this."""
+    batch_size: int = 32
+    lr: float = 5e-5
+    """The peak learning rate (the paper: 2e-5 to 5e-5; smaller models take more)."""
+    freeze: int = 0
+    """Leave the embeddings and this many of the first blocks as they are: faster, and enough for small data."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+
+    def starting(self) -> tuple[Bert | BertTask, Tokenizer]:
+        """The weights to start from, and their vocabulary."""
+        return starting_weights(self.start, self.vocab, self.size, self.seed)
+
+    def model(
+        self,
+        task: type[T],
+        config: Callable[[BertTaskConfig], BertTaskConfig],
+        source: Bert | BertTask,
+        tokenizer: Tokenizer,
+    ) -> T:
+        """A task model on the trunk of `source`, on a GPU if there is one; `seed` draws the new layer's weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = task(config(BertTaskConfig(source.config.trunk)))
+        model.start_from(source)
+        attach_tokenizer(model, tokenizer)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def train(
+        self, model: BertTask, tokenizer: Tokenizer, encoded: EncodedTexts, description: Mapping[str, Any]
+    ) -> None:
+        """Fine-tunes; `description` goes into the run's config.json."""
+        loader = encoded.batches(min(self.batch_size, len(encoded)), seed=self.seed, name="the training data")
+        steps = max(1, math.ceil(self.epochs * len(loader)))
+        training = TrainConfig(
+            steps=steps if self.max_steps is None else min(steps, self.max_steps),
+            lr=self.lr,
+            weight_decay=0.01,
+            schedule="linear",
+            warmup=0.1,
+            precision=self.precision,
+            frozen=frozen_parts(self.freeze),
+            seed=self.seed,
+        )
+        run = Run(self.out, describe(model) | dict(description) | {"start": self.start})
+        result = fit(model, loader, training, run)
+        tokenizer.save(self.out)
+        say_done(self.out, result)
+
+
+def say_done(out: Path, result: FitResult) -> None:
+    """What to type next."""
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+    print(
+        f"{out}: {result.steps} steps{f' ({losses})' if losses else ''}; next: coalign evaluate {out} --data HELD_OUT"
+    )
+
+
+def frozen_parts(blocks: int) -> tuple[str, ...]:
+    """The embeddings and the first blocks, as prefixes of parameter names."""
+    return ("trunk.embedding", *(f"trunk.encoder.blocks.{i}" for i in range(blocks))) if blocks else ()
+
+
+def starting_weights(
+    start: str, vocab: Path | None = None, size: str | None = None, seed: int = 0
+) -> tuple[Bert | BertTask, Tokenizer]:
+    """The model that `start` names, and its vocabulary.
+
+    Raises:
+        InputError: There are no such weights, they are no BERT's, or their vocabulary is not to be found.
+    """
+    if start == "scratch":
+        if vocab is None:
+            raise InputError("fresh weights need a vocabulary: --vocab vocab.txt (coalign vocab makes one)")
+        tokenizer = Tokenizer.load(vocab)
+        return fresh(size or "tiny", tokenizer, seed=seed), tokenizer
+    path = minilm_folder() if start == "minilm" else Path(start)
+    found = path if path.is_dir() else path.parent
+    beside = next((found for name in ("tokenizer.json", "vocab.txt") if (found / name).is_file()), None)
+    if vocab is None and beside is None:
+        raise InputError(f"{start}: no vocab.txt or tokenizer.json beside the weights; name one with --vocab")
+    tokenizer = Tokenizer.load(vocab or found)
+    try:
+        model = load(path, "bert")
+    except InputError:
+        model = trunk_alone(path, seed)
+        if model is None:
+            raise
+    if not isinstance(model, Bert | BertTask):
+        raise InputError(f"{start}: is a {type(model).__name__}, not a BERT")
+    if tokenizer.vocab_size > model.config.trunk.vocab_size:
+        raise InputError(
+            f"the vocabulary has {tokenizer.vocab_size} pieces, the weights of {start} {model.config.trunk.vocab_size}"
+        )
+    return model, tokenizer
+
+
+def trunk_alone(path: Path, seed: int = 0) -> Bert | None:
+    """The encoder of a Hugging Face file with heads that are none of ours, or without a pooler (masked words alone),
+    whose pooler is then fresh; None where it is no BERT's."""
+    tensors = read_tensors(path)  # which says so where there is no such file
+    config = of_config(told(path)) or of_weights(tensors)
+    if config is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Bert(replace(config, objectives=()))
+    try:
+        model.trunk.load_state_dict(transformers(config.trunk).load(tensors).state)
+    except (InputError, RuntimeError):
+        return None
+    return model
+
+
+def fresh(size: str, tokenizer: Tokenizer, *, seed: int = 0, **settings: Any) -> Bert:
+    """A BERT of that size with fresh weights, for this vocabulary; `settings` replace fields of its configuration."""
+    if size not in PRETRAINING_SIZES:
+        raise InputError(f"bert has no size {size!r}; it has: {', '.join(PRETRAINING_SIZES)}")
+    trunk = replace(PRETRAINING_SIZES[size].trunk, vocab_size=tokenizer.vocab_size)
+    ids = {"cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id, "mask_id": tokenizer.mask_id}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Bert(replace(BertPretrainingConfig(trunk), **ids, **settings))
+
+
+def check_length(wanted: int, source: Bert | BertTask) -> int:
+    """The length, if the model has so many positions."""
+    if wanted > source.config.trunk.positions:
+        raise InputError(f"--max-length {wanted}: the model reads {source.config.trunk.positions} pieces at most")
+    return wanted

@@ -1,0 +1,110 @@
+"""What recipes on narrated videos share: the videos that can be used, the words, and how fast clips come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from coalign.arguments import say
+from coalign.data.core.quarantine import Quarantine
+from coalign.data.videos.narrated import NarratedVideos, open_narrated
+from coalign.data.words.word_list import WordList
+from coalign.errors import InputError
+from coalign.training.loop import Loader
+from coalign.types import Batch
+
+
+def usable_videos(
+    data: Path, out: Path, captions: Path | None = None, info: Path | None = None, max_broken: float = 0.1
+) -> NarratedVideos:
+    """The videos that can be decoded and in which something is said; the others are listed in `out`/quarantine.jsonl.
+
+    Raises:
+        InputError: More than the share `max_broken` cannot be used, or all.
+    """
+    opened = open_narrated(data, captions=captions, info=info)
+    total = len(opened.videos) + len(opened.problems)
+    console = Console(stderr=True)
+    bar = track(opened.videos, "checking videos", console=console, transient=True, disable=not sys.stderr.isatty())
+    checked = opened.checked(bar)
+    if checked.problems:
+        quarantine = Quarantine(out / "quarantine.jsonl")
+        quarantine.add_all(checked.problems)
+        say(f"{data}: {quarantine.summary()}; listed in {out / 'quarantine.jsonl'}")
+    if not checked.videos or len(checked.problems) > max_broken * total:
+        first = f"; the first: {checked.problems[0].image}: {checked.problems[0].reason}" if checked.problems else ""
+        raise InputError(
+            f"{data}: {len(checked.problems)} of {total} videos cannot be used{first}. Mend them, or --max-broken 1"
+        )
+    return checked
+
+
+def word_list(videos: NarratedVideos, words: Path | None, vectors: Path | None) -> tuple[WordList, torch.Tensor | None]:
+    """The words that the text tower knows, and their vectors [words + 1, width] (row 0: the padding word) or None.
+
+    `vectors` is a file of word2vec or GloVe, of which the words of the narration are taken (extra `analysis`); `words`
+    is a list. Without either the words are those of the narration.
+    """
+    narration = (narration.text for video in videos.videos for narration in video.narrations)
+    if vectors is None:
+        return (WordList.of_texts(narration) if words is None else WordList.load(words)), None
+    known = read_word_vectors(vectors)
+    listed = WordList.of_texts(narration) if words is None else WordList.load(words)
+    have = [word for word in listed.listed() if word in known]
+    if not have:
+        raise InputError(f"{vectors}: has none of the {len(listed)} words")
+    table = torch.stack([torch.tensor(known[word]) for word in have])
+    return WordList(have), torch.cat([torch.zeros(1, table.shape[1]), table])
+
+
+def read_word_vectors(path: Path) -> Any:
+    """Word vectors of a word2vec (.bin, .txt) or GloVe (.txt) file, by word."""
+    try:
+        from gensim.models import KeyedVectors
+    except ImportError:
+        raise InputError("word vectors are read by gensim: pip install 'coalign[analysis]'") from None
+    try:
+        binary = path.suffix in (".bin", ".gz")
+        header = True
+        if not binary:
+            with path.open(encoding="utf-8") as file:
+                header = len(file.readline().split()) == 2
+        return KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: no word vectors in word2vec's or GloVe's form ({error})") from None
+
+
+class Timed:
+    """A loader that knows how long it was waited for."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self.items, self.waited, self.began = loader, 0, 0.0, time.perf_counter()
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = iter(self.loader)
+        while True:
+            began = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            self.items += 1 if batch.video is None or batch.video.frames is None else len(batch.video.frames)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)
+
+    def report(self) -> str:
+        """How many clips a second, and the share of the time in which training waited for them."""
+        whole = max(time.perf_counter() - self.began, 1e-9)
+        return f"{self.items / whole:.1f} clips/s; {self.waited / whole:.0%} of the time waiting for clips"

@@ -1,0 +1,189 @@
+"""Pre-train VideoBERT on your own narrated videos, with visual words of their clips."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from coalign.arguments import OptionalPath, say
+from coalign.data.core.batches import Batches
+from coalign.data.videos.clip_features import ClipFeatures, feature_name
+from coalign.data.videos.narrated import NarratedVideos
+from coalign.data.videos.sentences import Regime, Segment, VideoSentences, sentences, windows_of
+from coalign.data.videos.subtitles import Narration
+from coalign.data.videos.visual_words import WORDS, VisualWordBook
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.models.bert.heads import BertTask
+from coalign.models.bert.model import Bert
+from coalign.models.videobert.model import VideoBert, VideoBertConfig
+from coalign.recipes.texts._bert import Start, fresh, starting_weights
+from coalign.recipes.videos._narrated import usable_videos
+from coalign.registry import attach_tokenizer, describe, load
+from coalign.training.loop import TrainConfig, fit
+from coalign.training.run import Run
+
+SHARES: dict[str, dict[Regime, float]] = {
+    "joint": {"text": 1.0, "video": 1.0, "both": 1.0},
+    "text": {"text": 1.0},
+    "video": {"video": 1.0},
+    "cross": {"both": 1.0},
+}
+PIECE = "[unused0]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Trains VideoBERT: hidden words, hidden visual words, and whether text and video go together.
+
+    Needs features of the clips (`coalign extract video`) and their visual words (`coalign train videobert-words`).
+    Started again, it goes on from the last checkpoint.
+    """
+
+    words: Path
+    """The folder of visual words."""
+    data: OptionalPath = None
+    """A folder of videos with subtitles beside them. Not needed with --mode video."""
+    features: OptionalPath = None
+    """The features of these videos' clips. Not needed with --mode text."""
+    out: Path = Path("runs/videobert")
+    """The run's folder."""
+    captions: OptionalPath = None
+    """Where subtitles are instead: a folder, or HowTo100M's caption.json."""
+    mode: Literal["joint", "text", "video", "cross"] = "joint"
+    """What a batch has: joint: in turn at random texts alone, clips alone, or both (the paper's sum of three
+    regimes); or one of the three alone."""
+    start: Start = "minilm"
+    init: OptionalPath = None
+    """Go on from this run of VideoBERT instead, such as one of --mode text, with its vocabulary and visual words."""
+    vocab: OptionalPath = None
+    """A vocab.txt or tokenizer.json. By default what lies beside the weights; with --from scratch one is learned."""
+    size: str = "tiny"
+    """With --from scratch: tiny, mini, small, medium, base or large."""
+    dropout: float | None = None
+    """By default that of the weights; 0 learns faster in short runs."""
+    join: int = 3
+    """The most neighbouring sentences that are joined."""
+    stride: int = 5
+    """Of the clips every n-th is taken, n drawn up to this (the paper: 5)."""
+    window: int = 16
+    """The most clips of an item, and the clips of one where nothing is said (the paper: 16)."""
+    max_text_length: int = 64
+    """Word pieces of a text at most."""
+    steps: int = 1000
+    batch_size: int = 32
+    lr: float = 3e-4
+    """The peak learning rate (the paper: 1e-5, of BERT large)."""
+    seed: int = 0
+    workers: int = 0
+    max_broken: float = 0.1
+    """The largest share of videos that may be unusable."""
+
+    def run(self) -> None:
+        book = VisualWordBook.load(self.words)
+        features = None if self.mode == "text" else self.clips(book)
+        said = {} if self.mode == "video" else self.said(features)
+        model = self.model(book, [narration.text for told in said.values() for narration in told])
+        tokenizer: Any = model.tokenizer
+        items: list[Segment] = sentences(said)
+        if self.mode == "video":
+            assert features is not None
+            items = windows_of(features, self.window)
+        make = VideoSentences(
+            features, model.input_spec, tokenizer, SHARES[self.mode], self.join, self.stride, self.window
+        )
+        loader = Batches(
+            items, make, self.batch_size, seed=self.seed, workers=self.workers, name=str(self.data or self.features)
+        )
+        config = TrainConfig(
+            self.steps,
+            self.lr,
+            weight_decay=0.01,
+            schedule="linear",
+            warmup=0.1,
+            seed=self.seed,
+        )
+        about = {"recipe": "videobert-pretrain", "task": "next-visual-word", "mode": self.mode}
+        result = fit(
+            model.to("cuda" if torch.cuda.is_available() else "cpu"),
+            loader,
+            config,
+            Run(self.out, describe(model) | about),
+        )
+        tokenizer.save(self.out)
+        shutil.copyfile(self.words / WORDS, self.out / WORDS)
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+        print(f"{self.out}: {result.steps} steps{f' ({losses})' if losses else ''}")
+        print(f"next: coalign evaluate {self.out} --task next-visual-word --features HELD_OUT --train {self.features}")
+
+    def clips(self, book: VisualWordBook) -> ClipFeatures:
+        """The features of the clips."""
+        if self.features is None:
+            raise InputError("clips need --features (coalign extract video makes them), or use --mode text")
+        features = ClipFeatures(self.features)
+        if features.width != book.width:
+            raise InputError(f"{self.features}: {features.width} features a clip; {self.words} is of {book.width}")
+        return features
+
+    def said(self, features: ClipFeatures | None) -> Mapping[str, tuple[Narration, ...]]:
+        """What is said in each video that has features, by the features' names."""
+        if self.data is None:
+            raise InputError("texts need --data, a folder of videos with subtitles, or use --mode video")
+        videos: NarratedVideos = usable_videos(self.data, self.out, self.captions, max_broken=self.max_broken)
+        told = {feature_name(video.path, self.data): video.narrations for video in videos.videos}
+        if features is None:
+            return told
+        kept = {name: narrations for name, narrations in told.items() if name in features}
+        if not kept:
+            raise InputError(f"{self.features}: has features of none of the videos in {self.data}")
+        if len(kept) < len(told):
+            say(f"{len(told) - len(kept)} of {len(told)} videos have no features in {self.features} and are left out")
+        return kept
+
+    def model(self, book: VisualWordBook, texts: list[str]) -> VideoBert:
+        """The model to train, with its vocabulary and its tree."""
+        if self.init is not None:
+            found = load(self.init)
+            if not isinstance(found, VideoBert):
+                raise InputError(f"{self.init}: is a {type(found).__name__}, not a VideoBERT")
+            found.visual.plant(book.tree)
+            return found.train()
+        source, tokenizer = self.starting(texts)
+        trunk = source.config.trunk if self.dropout is None else replace(source.config.trunk, dropout=self.dropout)
+        join = tokenizer.ids(PIECE)
+        config = VideoBertConfig(
+            trunk,
+            feature_width=book.width,
+            branching=book.branching,
+            levels=len(book.tree),
+            max_text_length=min(self.max_text_length, trunk.positions - self.window - 2),
+            join_id=join[0] if len(join) == 1 and tokenizer.id_to_piece(join[0]) == PIECE else tokenizer.sep_id,
+            cls_id=tokenizer.cls_id,
+            sep_id=tokenizer.sep_id,
+            mask_id=tokenizer.mask_id,
+        )
+        if config.max_text_length < 8:
+            raise InputError(
+                f"--window {self.window} leaves no room for text: the model reads {trunk.positions} pieces"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = VideoBert(config)
+        model.start_from(source)
+        model.visual.plant(book.tree)
+        attach_tokenizer(model, tokenizer)
+        return model
+
+    def starting(self, texts: list[str]) -> tuple[Bert | BertTask, Tokenizer]:
+        """The BERT to start from, and its vocabulary: one of the narration where none is given."""
+        if self.start != "scratch" or self.vocab is not None:
+            return starting_weights(self.start, self.vocab, self.size, self.seed)
+        if not texts:
+            raise InputError("--mode video from scratch needs --vocab, so that texts can be learned later")
+        tokenizer = Tokenizer.train(texts, 8000)
+        return fresh(self.size, tokenizer, seed=self.seed), tokenizer

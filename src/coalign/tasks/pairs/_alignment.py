@@ -1,0 +1,95 @@
+"""Alignment maps of texts and images as scores of boxes, for region and for patch models alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coalign.analysis.runs.alignment import Aligner, Method, word_maps
+from coalign.data.core.batches import Batches
+from coalign.data.questions.items import Item, ItemCollate
+from coalign.data.questions.pictures import Pictures
+from coalign.errors import InputError
+from coalign.ops.boxes import overlap
+from coalign.tasks.pairs.retrieval import device_of, with_progress
+from coalign.tasks.questions._visual import Model
+
+SAME = 0.5
+"""The overlap (intersection over union) from which on a region stands for a box."""
+
+
+@dataclass(frozen=True, eq=False)
+class WordMap:
+    """What the words of one text draw on: `values` [W, h, w] on patches, or [W, R] on regions with `boxes` [R, 4]."""
+
+    values: Tensor
+    boxes: Tensor | None
+
+    def on(self, boxes: Tensor) -> Tensor:
+        """[W, N] how much each word draws on each of these boxes [N, 4], in fractions of the picture.
+
+        Patches: the mean over a box, cells at its edge by their share in it. Regions: the value of the one that
+        overlaps the box most, and nothing where none does by half.
+        """
+        if self.boxes is None:
+            height, width = self.values.shape[1:]
+            rows = _shares(boxes[:, 1], boxes[:, 3], height)
+            columns = _shares(boxes[:, 0], boxes[:, 2], width)
+            return torch.einsum("whv,nh,nv->wn", self.values, rows, columns)
+        near = overlap(boxes, self.boxes)
+        if near.shape[1] == 0:
+            return self.values.new_zeros(len(self.values), len(boxes))
+        best, place = near.max(1)
+        return torch.where(best >= SAME, self.values[:, place], -torch.inf)
+
+    def centres(self) -> Tensor:
+        """[W, 2] the middle (x, y) of the patch or region that each word draws on most."""
+        if self.boxes is not None:
+            best = self.boxes[self.values.argmax(1)]
+            return (best[:, :2] + best[:, 2:]) / 2
+        height, width = self.values.shape[1:]
+        place = self.values.flatten(1).argmax(1)
+        return torch.stack([(place % width + 0.5) / width, (place // width + 0.5) / height], 1)
+
+
+def _shares(low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """[N, cells] how an interval's length is shared among the cells that it covers, which sums to 1."""
+    edge = torch.arange(cells + 1) / cells
+    inside = torch.minimum(high[:, None], edge[1:]) - torch.maximum(low[:, None], edge[:-1])
+    inside = inside.clamp(min=0)
+    return inside / inside.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def methods_of(model: object) -> list[Method]:
+    """How a model's alignment can be read, its own best way first.
+
+    Raises:
+        InputError: it has no alignment maps.
+    """
+    if not isinstance(model, Aligner):
+        raise InputError(f"a {type(model).__name__} has no alignment maps")
+    own: Method = getattr(model, "alignment_method", "cross_attention")
+    return list(dict.fromkeys([own, "cross_attention"]))
+
+
+def read_maps(
+    found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int, method: Method
+) -> Iterator[WordMap]:
+    """The map of each item's text on its image, in the items' order."""
+    bare = [Item(item.id, item.images, item.texts) for item in items]
+    collate = ItemCollate(found.spec, found.tokenizer, pictures)
+    loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
+    device = device_of(found.model)
+    for batch in with_progress(loader, "aligning", len(loader), True):
+        assert batch.text is not None and batch.text.words is not None
+        words = batch.text.words.split(batch.text.ids.lengths.tolist())
+        boxes: list[Tensor | None] = [None] * len(words)
+        if batch.regions is not None:
+            boxes = list(batch.regions.boxes[:, :4].split(batch.regions.features.lengths.tolist()))
+        for pieces, numbers, own in zip(
+            found.model.alignment(batch.to(device), method=method), words, boxes, strict=True
+        ):
+            yield WordMap(word_maps(pieces.detach().float().cpu(), numbers), own)

@@ -1,0 +1,104 @@
+"""How well a text and an image match, by models that look at both at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coalign.data.questions.items import encode_texts
+from coalign.data.questions.pictures import Pictures, Seen
+from coalign.errors import InputError
+from coalign.ops.pairing import take_regions, take_texts
+from coalign.retrieval.rerank import Matcher
+from coalign.tasks.pairs.retrieval import device_of
+from coalign.tasks.questions._visual import Model
+from coalign.types import Batch, Encoding, Images, Layout, Packed
+
+
+def match_scores(model: Any, encoding: Encoding) -> Tensor:
+    """[B] the log-odds that text and image of each item match; a retrieval head's score where the model has one.
+
+    Raises:
+        InputError: the model does not match.
+    """
+    pooled = encoding.pooled
+    if "match_logits" in pooled:
+        match = int(getattr(model, "match_class", 1))
+        return pooled["match_logits"][:, match] - pooled["match_logits"][:, 1 - match]
+    if "logits" in pooled and pooled["logits"].shape[-1] == 1:
+        return pooled["logits"][:, 0]
+    raise InputError(
+        f"{type(model).__name__} has no matching head: use a pre-trained model, or one fine-tuned to retrieve"
+    )
+
+
+KEPT = 1 << 30
+"""Bytes of texts' states that are kept at most."""
+
+
+class PairScorer:
+    """Scores pairs of images and texts, `chunk` texts of one image at a time.
+
+    Models of two streams, which see regions and words apart before they look across, do so once an image, and once a
+    text where the states of all texts fit in `KEPT` bytes. Otherwise no states of either are kept.
+    """
+
+    def __init__(
+        self, found: Model, pictures: Pictures, images: Sequence[str | int], texts: Sequence[str], chunk: int = 64
+    ) -> None:
+        self.found, self.pictures, self.images, self.chunk = found, pictures, images, chunk
+        self.text = encode_texts(found.tokenizer, texts, found.spec)
+        self.device = device_of(found.model)
+        self._apart = found.spec.region_width is not None and isinstance(found.model, Matcher)
+        self._texts: Packed | None = None
+
+    @torch.no_grad()
+    def row(self, image: int, texts: Tensor, done: Callable[[int], None] | None = None) -> Tensor:
+        """[n] scores of image number `image` with the texts of these numbers [n], on the CPU."""
+        seen, scores = self.pictures.batch([self.images[image]]), list[Tensor]()
+        states = self._look(seen) if self._apart else None
+        for part in texts.split(self.chunk):
+            found = self._together(seen, part) if states is None else self._across(states, part)
+            scores.append(found.float().cpu())
+            if done is not None:
+                done(len(part))
+        return torch.cat(scores) if scores else torch.zeros(0)
+
+    def _together(self, seen: Seen, texts: Tensor) -> Tensor:
+        batch = repeated(seen, len(texts))
+        moved = Batch(take_texts(self.text, texts), batch.images, batch.regions).to(self.device)
+        return match_scores(self.found.model, self.found.model.encode(moved))
+
+    def _look(self, seen: Seen) -> Packed:
+        return self.found.model.encode(Batch(regions=seen.regions).to(self.device)).tokens["regions"]
+
+    def _across(self, image: Packed, texts: Tensor) -> Tensor:
+        first = torch.zeros_like(texts)
+        pairs = torch.stack([first, torch.arange(len(texts))], 1).to(self.device)
+        return self.found.model.match(image, self._read(texts), pairs)
+
+    def _read(self, texts: Tensor) -> Packed:
+        """The states of these texts, kept or made anew."""
+        if self._texts is None:
+            sample = self._states(texts)
+            width = sample.values.shape[1] * sample.values.element_size()
+            if self.text.ids.layout.total * width > KEPT:
+                return sample
+            parts = [self._states(part).to("cpu") for part in torch.arange(len(self.text.ids)).split(self.chunk)]
+            lengths = [length for part in parts for length in part.lengths.tolist()]
+            self._texts = Packed(torch.cat([part.values for part in parts]), Layout.of(lengths))
+        return self._texts.select(texts).to(self.device)
+
+    def _states(self, texts: Tensor) -> Packed:
+        return self.found.model.encode(Batch(text=take_texts(self.text, texts)).to(self.device)).tokens["text"]
+
+
+def repeated(seen: Seen, count: int) -> Seen:
+    """One image `count` times."""
+    if seen.regions is not None:
+        return Seen(regions=take_regions(seen.regions, torch.zeros(count, dtype=torch.int64)))
+    assert seen.images is not None and seen.images.pixels is not None  # one picture is a batch without padding
+    return Seen(images=Images(pixels=seen.images.pixels.expand(count, -1, -1, -1)))

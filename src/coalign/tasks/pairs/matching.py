@@ -1,0 +1,113 @@
+"""Image-text matching of captions: the image's own against another's, or against one with a single word wrong."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from tyro.conf import arg
+
+from coalign.arguments import PAIRS_HELP, OptionalName, Path
+from coalign.data.core.json_files import field_of, read_lines
+from coalign.data.core.samples import Source
+from coalign.data.questions.items import Item
+from coalign.data.questions.pictures import Pictures, image_of, open_pictures
+from coalign.errors import InputError
+from coalign.tasks.pairs._matching import match_scores
+from coalign.tasks.questions._visual import VisualTask, through
+from coalign.tasks.result import TaskResult
+from coalign.types import Batch, Encoding, InputSpec
+
+DATA_HELP = f"{PAIRS_HELP} Or .jsonl with image, caption and foil (a wrong caption) a line."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(VisualTask):
+    """Tells an image's caption from a wrong one: accuracy, area under the ROC curve, and how often the right one wins.
+
+    Each image is judged with its first caption and with a wrong one: a foil where the data has foils, otherwise another
+    image's caption, drawn by the seed. Chance is one half for all three figures.
+    """
+
+    data: Annotated[str, arg(metavar="PAIRS", help=DATA_HELP)]
+    split: OptionalName = None
+    """Only this split, where the data has several."""
+    seed: int = 0
+    """Draws the wrong captions."""
+
+    def evaluate(self) -> TaskResult:
+        """Measures the run."""
+        found = self.load()
+        triples = read_triples(self.data, self.split, self.seed)
+        pictures = self.pictures_of(found.spec)
+        items = self.present([item for item, _ in triples], pictures)
+        kinds = {item.id: kind for item, kind in triples}
+
+        def read(encoding: Encoding, _: Batch) -> Sequence[Tensor]:
+            return list(match_scores(found.model, encoding).view(-1, 2))
+
+        scores = torch.stack(through(found, items, pictures, self.batch_size, read, "matching"))
+        return measured(scores, [kinds[item.id] for item in items])
+
+    def pictures_of(self, spec: InputSpec) -> Pictures:
+        """The images; for models that read pictures those beside the data, where no folder is given."""
+        beside = Path(self.data).parent if self.images is None and spec.region_width is None else self.images
+        return open_pictures(spec, self.regions, beside)
+
+
+def read_triples(data: str, split: str | None = None, seed: int = 0) -> list[tuple[Item, str]]:
+    """Items of two texts, the right one and a wrong one, and what kind of word is wrong ("" where any is).
+
+    Raises:
+        InputError: the data cannot be read, or all of it is about one image.
+    """
+    path = Path(data)
+    if path.suffix == ".jsonl":
+        rows = read_lines(path)
+        if "foil" in rows[0][1]:
+            triples: list[tuple[Item, str]] = []
+            for line, row in rows:
+                where = f"{path}, line {line}"
+                image, right, wrong = (field_of(row, name, where) for name in ("image", "caption", "foil"))
+                triples.append((Item(str(line), (image,), (right, wrong)), str(row.get("attribute", ""))))
+            return triples
+    from coalign.data.pairs.sources import open_source
+
+    return [(item, "") for item in _drawn(open_source(data, split=split, prefer="test").grouped(), seed)]
+
+
+def _drawn(source: Source, seed: int) -> list[Item]:
+    count = len(source)
+    if count < 2:
+        raise InputError(f"{source.name}: needs two images, so that one has the other's caption")
+    generator = torch.Generator().manual_seed(seed)
+    other = (torch.randint(1, count, (count,), generator=generator) + torch.arange(count)) % count
+    samples = [source[index] for index in range(count)]
+    return [
+        Item(str(place), (image_of(sample),), (sample.texts[0], samples[int(other[place])].texts[0]))
+        for place, sample in enumerate(samples)
+    ]
+
+
+def measured(scores: Tensor, kinds: Sequence[str]) -> TaskResult:
+    """Figures of scores [N, 2] of the right and the wrong caption; by kind where there are several."""
+    right, wrong = scores[:, 0], scores[:, 1]
+    wins = ((right > wrong).float() + 0.5 * (right == wrong)).tolist()
+    truth = np.concatenate([np.ones(len(scores)), np.zeros(len(scores))])
+    metrics = {
+        "accuracy": float(torch.cat([right > 0, wrong <= 0]).float().mean()),
+        "auc": float(roc_auc_score(truth, torch.cat([right, wrong]).numpy())),
+        "right_wins": sum(wins) / len(wins),
+    }
+    by_kind: dict[str, list[float]] = defaultdict(list)
+    for kind, win in zip(kinds, wins, strict=True):
+        by_kind[kind].append(win)
+    if len(by_kind) > 1:
+        metrics |= {f"right_wins, {kind}": sum(each) / len(each) for kind, each in sorted(by_kind.items())}
+    return TaskResult(metrics, len(scores), {"chance": 0.5})

@@ -1,0 +1,230 @@
+"""Search: a corpus of image-text pairs to vectors, into an index, and ranked answers to a text or a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from coalign.analysis.runs.pictures import Picture, fit, replacing
+from coalign.data.core.quarantine import Quarantine
+from coalign.data.core.samples import Sample, Source
+from coalign.data.images.decode import BadSample, ImageLike, decode_image
+from coalign.data.pairs.loader import Loader
+from coalign.data.prepare import prepare
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.retrieval.embed import Entry, Store, embed
+from coalign.retrieval.index import Hit, Index
+from coalign.retrieval.rerank import Matcher, add_log_sigmoid
+from coalign.tasks.pairs.retrieval import Reranking, as_encoder, device_of, inputs_of, with_progress
+from coalign.types import Batch, Encoding, InputSpec, Model
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
+THUMBNAIL = 256  # longer side in pixels of a picture that is kept in the index because it is no file of its own
+
+
+def embed_pairs(
+    model: nn.Module,
+    source: Source,
+    store: Store,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    quarantine: Quarantine | None = None,
+    show_progress: bool = False,
+) -> dict[Modality, int]:
+    """Embeds the images, then the texts of `source` into `store`; returns how many of each were added.
+
+    Memory is bounded whatever the size of the corpus, and what the store holds already is not encoded again.
+    """
+    grouped, encoder, (spec, tokenizer) = source.grouped(), as_encoder(model), inputs_of(model)
+    loader = Loader(grouped, spec, None, batch_size, workers=workers, train=False, quarantine=quarantine)
+    batches = {"image": _images(loader), "text": _texts(grouped, spec, tokenizer, batch_size)}
+    totals = {"image": len(loader), "text": -(-len(grouped) // batch_size)}
+    device, added = device_of(model), dict[Modality, int]()
+    for modality in MODALITIES:
+        shown = with_progress(batches[modality], f"embedding {modality}s", totals[modality], show_progress)
+        moved = ((batch.to(device), entries) for batch, entries in shown)
+        added[modality] = embed(encoder, moved, store, modality)
+    return added
+
+
+def index_pairs(
+    run: Path, model: nn.Module, source: Source, path: Path, *, overwrite: bool = False, **options: Any
+) -> dict[Modality, int]:
+    """Embeds `source` into an index in `path`, or goes on with one that was interrupted; returns what was added.
+
+    An index remembers the weights and the data that it was made with. One made with others is an error, unless
+    `overwrite` says to replace it.
+    """
+    width = vector_width(model)
+    about = {"run": str(run.absolute()), "weights": fingerprint(run / "model.safetensors"), "data": source.name}
+    index = Index.create(path, width, about, overwrite=True) if overwrite else Index.resume(path, width, about)
+    added = embed_pairs(model, source, index, **options)
+    index.compact()
+    return added
+
+
+@torch.no_grad()
+def search(
+    model: nn.Module,
+    index: Index,
+    query: str | Path,
+    k: int = 10,
+    *,
+    answers: Modality = "image",
+    reranking: Reranking | None = None,
+) -> list[Hit]:
+    """The `k` best answers of one modality to a text (`str`) or a picture (`Path`), best first.
+
+    With `reranking` the best `reranking.k` are scored again by the model's fusion layers: a hit's score is then
+    similarity + weight · log P(match), the similarity less `hubness` times the hit's where there is a bank.
+    """
+    asked: Modality = "image" if isinstance(query, Path) else "text"
+    encoding = encode(model, asked, [query])
+    wanted = k if reranking is None else max(k, reranking.k)
+    (hits,) = index.search(_vector(encoding, asked), wanted, answers)
+    if reranking is None or not hits:
+        return hits[:k]
+    if not isinstance(model, Matcher):
+        raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
+    if asked == answers:
+        raise InputError(f"re-ranking compares images with texts; it cannot compare {answers}s with each other")
+    found = encode(model, answers, [_content(hit, answers) for hit in hits])
+    ones, many = torch.zeros(len(hits), dtype=torch.int64), torch.arange(len(hits))
+    images, texts = (encoding, found) if asked == "image" else (found, encoding)
+    pairs = torch.stack([ones, many] if asked == "image" else [many, ones], 1).to(device_of(model))
+    logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
+    similarity = torch.tensor([hit.score for hit in hits])
+    if reranking.bank is not None:
+        similarity -= reranking.hubness * reranking.bank.hubness(_vector(found, answers).cpu(), answers)
+    combined = add_log_sigmoid(reranking.weight)(similarity, logits)
+    scores, order = combined.sort(descending=True, stable=True)
+    return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)][:k]
+
+
+def picture_of(entry: Entry) -> Picture | None:
+    """The picture that was stored with an answer, if any."""
+    return entry.thumbnail or entry.image
+
+
+class VectorTable:
+    """A store that fills a Parquet table, one row an image or text: modality, text, image, meta (JSON), vector."""
+
+    def __init__(self, writer: Any, width: int) -> None:
+        self._writer = writer
+        self._schema = table_schema(width)
+        self._counts: dict[str, int] = {}
+
+    def count(self, modality: str | None = None) -> int:
+        return sum(self._counts.values()) if modality is None else self._counts.get(modality, 0)
+
+    def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
+        rows = [
+            {"modality": modality, "text": e.text, "image": e.image, "meta": json.dumps(e.meta), "vector": v}
+            for e, v in zip(entries, vectors.numpy(), strict=True)
+        ]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+        self._counts[modality] = self._counts.get(modality, 0) + len(rows)
+
+
+@contextmanager
+def vector_table(path: Path, width: int) -> Generator[VectorTable]:
+    """A table of vectors of `width` dimensions that gets the name `path` when it is whole."""
+    with replacing(path) as part, pq.ParquetWriter(part, table_schema(width)) as writer:
+        yield VectorTable(writer, width)
+
+
+def table_schema(width: int) -> Any:
+    strings = [pa.field(name, pa.string()) for name in ("modality", "text", "image", "meta")]
+    return pa.schema([*strings, pa.field("vector", pa.list_(pa.float32(), width))])
+
+
+def encode(model: nn.Module, modality: Modality, items: Sequence[Any]) -> Encoding:
+    """The encoding of some texts, or of some pictures, on the model's device."""
+    assert isinstance(model, Model)
+    batch = prepare(model, images=items) if modality == "image" else prepare(model, texts=items)
+    return model.encode(batch.to(device_of(model)))
+
+
+def vector_width(model: nn.Module) -> int:
+    """The width of the vectors that the model searches with, from what it says of a one-word text."""
+    return _vector(encode(model, "text", ["a"]), "text").shape[1]
+
+
+def fingerprint(path: Path) -> str:
+    """Tells one file's content from another's."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+def _vector(encoding: Encoding, modality: str) -> Tensor:
+    if modality not in encoding.vectors:
+        raise InputError(f"the model gives no {modality} vectors, so it cannot be searched with")
+    return encoding.vectors[modality]
+
+
+def _content(hit: Hit, modality: Modality) -> Any:
+    content = hit.entry.text if modality == "text" else picture_of(hit.entry)
+    if content is None:
+        raise InputError(
+            f"the answer in row {hit.row} of the index has no {modality} stored, so it cannot be re-ranked"
+        )
+    return content
+
+
+def _images(loader: Loader) -> Iterator[tuple[Batch, list[Entry]]]:
+    place = {int(id): index for index, id in enumerate(loader.source.ids)}
+    for batch in loader:
+        assert batch.ids is not None
+        samples = [loader.source[place[id]] for id in batch.ids.tolist()]
+        yield Batch(images=batch.images, ids=batch.ids), [entry_of(sample, sample.texts[0]) for sample in samples]
+
+
+def _texts(source: Source, spec: InputSpec, tokenizer: Tokenizer, size: int) -> Iterator[tuple[Batch, list[Entry]]]:
+    for start in range(0, len(source), size):
+        samples = [s for s in (_sample(source, i) for i in range(start, min(start + size, len(source)))) if s]
+        pairs = [(text, sample) for sample in samples for text in sample.texts]
+        if pairs:
+            batch = Batch(text=tokenizer.encode([text for text, _ in pairs], spec.max_text_length, spec.separator))
+            yield batch, [entry_of(sample, text, thumbnail=False) for text, sample in pairs]
+
+
+def _sample(source: Source, index: int) -> Sample | None:
+    try:
+        return source[index]
+    except BadSample:
+        return None
+
+
+def entry_of(sample: Sample, text: str, thumbnail: bool = True) -> Entry:
+    """What is kept of a sample: the path of its picture, or a thumbnail where the picture is no file of its own."""
+    image, meta = sample.image, {"file": sample.where.file, "row": sample.where.row}
+    if isinstance(image, str | os.PathLike):
+        return Entry(text, str(Path(image).absolute()), meta=meta)
+    if not thumbnail or (isinstance(image, Tensor) and image.is_floating_point()):
+        return Entry(text, meta=meta)
+    return Entry(text, thumbnail=_png(image), meta=meta)
+
+
+def _png(image: ImageLike) -> bytes:
+    out = BytesIO()
+    fit(decode_image(image), THUMBNAIL).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,162 @@
+"""What the tasks about images share: a run or an authors' file, its images, and its answers item by item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coalign.arguments import OptionalName, OptionalPath, RunFolder, Switch, load_run, say
+from coalign.data.core.batches import Batches
+from coalign.data.pairs.loader import check_vocabulary
+from coalign.data.questions.items import Item, ItemCollate
+from coalign.data.questions.pictures import Pictures, open_pictures
+from coalign.data.questions.vqa import read_answers
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
+from coalign.tasks.texts._text import check_out
+from coalign.training.files import replace_file
+from coalign.types import Batch, Encoding, InputSpec
+
+ANSWERS = "answers.json"
+"""The file in a run that says what the head's classes mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model with its vocabulary."""
+
+    model: Any
+    spec: InputSpec
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualTask:
+    """Flags of all tasks about images."""
+
+    run: RunFolder
+    regions: OptionalPath = None
+    """Region features, for models that read regions: what `coalign extract regions` wrote, or a published file."""
+    images: OptionalPath = None
+    """A folder of pictures, for models that read pictures."""
+    system: OptionalName = None
+    """Whose file RUN is, where it is no run but the authors' file or a Hugging Face folder."""
+    head: OptionalName = None
+    """Which of the system's heads such a file has; found by its tensors where it is not given."""
+    vocab: OptionalPath = None
+    """The vocabulary, where RUN brings none."""
+    max_missing: float = 0.0
+    """The largest fraction of images that may be missing; what is asked of them is left out."""
+    batch_size: int = 32
+    """Items at a time."""
+
+    def load(self) -> Model:
+        """The model, and what it reads."""
+        if self.system is None:
+            model = load_run(self.run)
+        else:
+            from coalign import load
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = load(self.run, self.system, head=self.head, vocab=self.vocab).to(device)
+        spec, tokenizer = inputs_of(model)
+        check_vocabulary(spec, tokenizer)
+        return Model(model, spec, tokenizer)
+
+    def pictures(self, spec: InputSpec) -> Pictures:
+        """The images, as the model reads them."""
+        return open_pictures(spec, self.regions, self.images)
+
+    def present(self, items: Sequence[Item], pictures: Pictures) -> list[Item]:
+        """The items whose images are there; says how many are left out."""
+        missing = pictures.check((image for item in items for image in item.images), self.max_missing)
+        kept = [item for item in items if not missing.intersection(item.images)]
+        if len(kept) < len(items):
+            say(f"{len(items) - len(kept)} of {len(items)} items are left out: {len(missing)} images are missing")
+        return kept
+
+    def classes(self, given: Path | None, count: int | None, fallback: Sequence[str] = ()) -> list[str]:
+        """What the head's `count` classes mean (any number where None): by `given`, else the run, else `fallback`."""
+        file = given or self.run / ANSWERS
+        if given is None and not file.is_file():
+            if fallback and len(fallback) == count:
+                return list(fallback)
+            raise InputError(f"{self.run}: does not say what answers there are; give their list by --answers")
+        names = read_answers(file)
+        if count is not None and len(names) != count:
+            raise InputError(f"{file}: lists {len(names)} answers, the model has {count}")
+        return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictingTask(VisualTask):
+    """Those that write predictions."""
+
+    out: OptionalPath = None
+    """Write the predictions to this file."""
+    overwrite: Switch = False
+    """Replace that file if it exists."""
+
+    def check_out(self, ending: str) -> None:
+        """Refuses a file that exists, before any work."""
+        check_out(self.out, self.overwrite, (ending,))
+
+    def write(self, text: str) -> None:
+        """Writes the predictions, whole or not at all."""
+        if self.out is not None:
+            replace_file(self.out, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def write_lines(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Predictions as JSON lines."""
+        self.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+@torch.no_grad()
+def through(
+    found: Model,
+    items: Sequence[Item],
+    pictures: Pictures,
+    batch_size: int,
+    read: Callable[[Encoding, Batch], Sequence[Tensor]],
+    description: str = "answering",
+) -> list[Tensor]:
+    """What `read` takes, item by item, of the model's encoding of each batch, on the CPU and in the items' order."""
+    collate = ItemCollate(found.spec, found.tokenizer, pictures)
+    bare = [Item(item.id, item.images, item.texts) for item in items]  # evaluation shows the model no truth
+    loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
+    device, outputs = device_of(found.model), list[Tensor]()
+    for batch in with_progress(loader, description, len(loader), True):
+        moved = batch.to(device)
+        outputs += [part.float().cpu() for part in read(found.model.encode(moved), moved)]
+    assert len(outputs) == len(items), "a task's head gives one output an item"
+    return outputs
+
+
+def logits(encoding: Encoding, _: Batch) -> Sequence[Tensor]:
+    """The head's scores of each item.
+
+    Raises:
+        InputError: the model is not one of this task.
+    """
+    if "logits" not in encoding.pooled:
+        raise InputError("this model has no head for the task; fine-tune one: coalign train vqa, nlvr2 ...")
+    return list(encoding.pooled["logits"])
+
+
+def class_scores(
+    found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int, form: tuple[str, ...]
+) -> Tensor:
+    """[items, classes] the head's scores, of a model whose targets have one of these forms."""
+    if found.spec.targets not in form:
+        raise InputError(
+            f"this {type(found.model).__name__} was made for targets of the form {found.spec.targets!r}, the task "
+            f"needs {' or '.join(form)}"
+        )
+    return torch.stack(through(found, items, pictures, batch_size, logits))

@@ -1,0 +1,85 @@
+"""Referring expressions, RefCOCO's family (Yu et al. 2016): the chosen box is right if it overlaps the true one by half
+(intersection over union >= 0.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coalign.arguments import OptionalName, OptionalPath
+from coalign.data.questions.items import RIGHT, Box, Item
+from coalign.data.questions.pictures import Pictures
+from coalign.data.questions.referring import read_refcoco
+from coalign.errors import InputError
+from coalign.ops.boxes import overlap
+from coalign.tasks.questions._visual import Model, PredictingTask, through
+from coalign.tasks.result import TaskResult
+from coalign.types import Batch, Encoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(PredictingTask):
+    """Which region an expression means: accuracy at IoU >= 0.5; the chosen boxes as .jsonl with --out.
+
+    The regions' own boxes are the candidates: annotated ones, or a detector's. Beside it stand the accuracy of a region
+    at random, and the share of expressions of which any region is right.
+    """
+
+    data: Path
+    """The expressions: refs(unc).p as published, or the same as JSON."""
+    instances: OptionalPath = None
+    """COCO's instances.json; by default the one beside the expressions."""
+    split: OptionalName = None
+    """Only this split: val, testA, testB ..."""
+
+    def evaluate(self) -> TaskResult:
+        """Measures the run."""
+        self.check_out(".jsonl")
+        found = self.load()
+        pictures = self.pictures(found.spec)
+        items = self.present(read_refcoco(self.data, self.instances, self.split), pictures)
+        chosen = choose(found, items, pictures, self.batch_size)
+        rows: list[dict[str, Any]] = []
+        right: list[bool] = []
+        possible: list[bool] = []
+        chance: list[float] = []
+        for item, (scores, boxes) in zip(items, chosen, strict=True):
+            assert isinstance(item.target, Box)
+            near = overlap(item.target.fractions(), boxes).squeeze(0) >= RIGHT
+            best = int(scores.argmax()) if len(scores) else None
+            right.append(best is not None and bool(near[best]))
+            possible.append(bool(near.any()))
+            chance.append(float(near.float().mean()) if len(near) else 0.0)
+            box = None if best is None else [round(side, 5) for side in boxes[best].tolist()]
+            rows.append({"sent_id": item.id, "image": item.images[0], "region": best, "box": box})
+        self.write_lines(rows)
+        count = len(items)
+        extra = {"chance": sum(chance) / count, "best_possible": sum(possible) / count}
+        return TaskResult({"accuracy": sum(right) / count}, count, extra)
+
+
+def choose(found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Of each item the scores [R] of its image's regions, and their boxes [R, 4] in fractions."""
+    form = found.spec.targets
+    if form not in ("region", "overlaps", "entities"):
+        raise InputError(
+            f"this {type(found.model).__name__} has no head that scores regions; train one: coalign train referring"
+        )
+
+    def read(encoding: Encoding, batch: Batch) -> Sequence[Tensor]:
+        assert batch.regions is not None and batch.text is not None
+        lengths = batch.regions.features.lengths.tolist()
+        if form == "overlaps":
+            scores = list(encoding.pooled["logits"].split(lengths))
+        else:
+            padded = encoding.pooled["logits"] if form == "region" else encoding.pooled["region_scores"][:, 0]
+            scores = [row[:length] for row, length in zip(padded, lengths, strict=True)]
+        boxes = batch.regions.boxes[:, :4].split(lengths)
+        return [torch.cat([row[:, None], box], 1) for row, box in zip(scores, boxes, strict=True)]
+
+    return [(row[:, 0], row[:, 1:]) for row in through(found, items, pictures, batch_size, read, "finding regions")]

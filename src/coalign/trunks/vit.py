@@ -1,0 +1,225 @@
+"""ViT's encoder (Dosovitskiy et al. 2021, section 3.1), which many systems stand on, and the names of its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from coalign.checkpoints import Rename, Split
+from coalign.checkpoints.statemap import Rule
+from coalign.errors import InputError
+from coalign.layers.attention import Activation
+from coalign.layers.convolution import EfficientNetStem
+from coalign.layers.dropout import Dropout
+from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
+from coalign.layers.initialise import init_truncated
+from coalign.layers.transformer import BlockConfig, Encoder
+from coalign.ops.attention import Mask
+from coalign.types import Images, Packed, Record
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """Sizes of the trunk. `activation`: "gelu_tanh" for Google's .npz files, "gelu" (erf) for timm and Hugging Face.
+
+    `image_size` is the height, and the width too unless `image_width` is given. `final_norm=False` leaves the norm to
+    the classifier, which then norms the pooled vector (MAE's fine-tuning). `drop_path` is the chance of the last
+    block's branches to be skipped in training (stochastic depth), rising linearly from 0 at the first.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden_dim: int = 3072
+    eps: float = 1e-6
+    activation: Activation = "gelu"
+    dropout: float = 0.0
+    stem: Literal["none", "efficientnet_lite0"] = "none"
+    image_width: int | None = None
+    class_token: bool = True
+    final_norm: bool = True
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.stem not in ("none", "efficientnet_lite0"):
+            raise InputError(f"no stem {self.stem!r}; there are: none, efficientnet_lite0")
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side, from top to bottom."""
+        return self.image_size // self.patch_size
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.grid, (self.image_width or self.image_size) // self.patch_size
+
+    @property
+    def block(self) -> BlockConfig:
+        return BlockConfig(
+            self.dim,
+            self.heads,
+            self.hidden_dim,
+            norm="pre",
+            eps=self.eps,
+            activation=self.activation,
+            dropout=self.dropout,
+            attention_dropout=self.dropout,
+        )
+
+    @property
+    def blocks(self) -> list[BlockConfig]:
+        """The blocks, each with its chance of being skipped."""
+        step = self.drop_path / max(self.depth - 1, 1)
+        return [replace(self.block, drop_path=step * i) for i in range(self.depth)]
+
+
+SIZES = {
+    "mini": VitConfig(image_size=32, patch_size=4, dim=96, depth=4, heads=3, hidden_dim=384),
+    "hybrid": VitConfig(image_size=96, dim=192, depth=4, heads=3, hidden_dim=768, stem="efficientnet_lite0"),
+    "tiny": VitConfig(dim=192, depth=12, heads=3, hidden_dim=768),
+    "small": VitConfig(dim=384, depth=12, heads=6, hidden_dim=1536),
+    "base": VitConfig(),
+    "base-32": VitConfig(patch_size=32),
+    "large": VitConfig(dim=1024, depth=24, heads=16, hidden_dim=4096),
+    "large-32": VitConfig(patch_size=32, dim=1024, depth=24, heads=16, hidden_dim=4096),
+    "huge": VitConfig(patch_size=14, dim=1280, depth=32, heads=16, hidden_dim=5120),
+}
+
+
+class VitTrunk(nn.Module):
+    """Patches, class token, positions, blocks and the final norm: images to rows [B * (1 + N), dim].
+
+    Without a class token the rows are the N patches.
+
+    With a stem it reads `Images.grid`; the model that owns the trunk makes that from pixels (`frozen_stem`).
+    """
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        if c.stem == "none":
+            self.patch = PatchEmbedding(c.patch_size, c.dim)
+        else:  # the cells of the stem's feature map are the patches (section 3.1)
+            self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
+        self.class_token = Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
+        self.positions = Parameter(torch.zeros(1, self.prefix + c.grid_size[0] * c.grid_size[1], c.dim))
+        self.dropout = Dropout(c.dropout)
+        self.encoder = Encoder(c.blocks, final_norm=c.final_norm)
+        self.apply(init_truncated)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+
+    @property
+    def prefix(self) -> int:
+        """Rows of an image before its patches."""
+        return int(self.config.class_token)
+
+    def forward(self, images: Images, *, record: Record | None = None, name: str = "image.") -> Packed:
+        rows = self.patches(images) + self.positions[:, self.prefix :]
+        return self.encode(rows, record=record, name=name)
+
+    def patches(self, images: Images) -> Tensor:
+        """The embedded patches [B, N, dim], without positions. Images of another size are an error."""
+        given = images.pixels if self.config.stem == "none" else images.grid
+        if given is None:
+            wanted = "pixels" if self.config.stem == "none" else "the features of its stem"
+            raise ValueError(f"this model reads {wanted}, and the batch holds none")
+        rows = self.patch(given)
+        if rows.shape[1] + self.prefix != self.positions.shape[1]:
+            raise ValueError(
+                f"images give {rows.shape[1]} patches, the model has {self.positions.shape[1] - self.prefix} "
+                f"positions: images of {self.config.image_size} pixels are expected"
+            )
+        return rows
+
+    def encode(self, rows: Tensor, *, record: Record | None = None, name: str = "image.") -> Packed:
+        """Class token and blocks over patches [B, n, dim] that have their positions: all, or those MAE shows."""
+        if self.class_token is not None:
+            token = self.class_token + self.positions[:, :1]
+            rows = torch.cat([token.expand(rows.shape[0], -1, -1), rows], 1)
+        packed = Packed.uniform(self.dropout(rows))
+        return packed.with_values(self.encoder(packed.values, Mask.within(packed), record=record, name=name))
+
+    def rollout(self, record: Record, by_token: bool) -> Tensor:
+        """Rollout [B, rows, columns] of recorded attention: to the class token, or to the mean of the patches."""
+        seen: Tensor | None = None
+        for i in range(self.config.depth):
+            weights = record[f"image.{i}.attention"].mean(1)
+            weights = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
+            seen = weights if seen is None else weights @ seen
+        if seen is None:
+            raise ValueError("a trunk without blocks has no attention")
+        reader = seen[:, 0] if by_token else seen[:, self.prefix :].mean(1)
+        return reader[:, self.prefix :].unflatten(-1, self.config.grid_size)
+
+    @torch.no_grad()
+    def resize(self, image_size: int, image_width: int | None = None, method: Resize = "bicubic") -> None:
+        """Fits the positions to images of another size, in place (section 3.2); the class token's row stays."""
+        new = replace(self.config, image_size=image_size, image_width=image_width)
+        table = resize_positions(
+            self.positions[0], new.grid_size, old_grid=self.config.grid_size, prefix=self.prefix, method=method
+        )
+        self.positions = Parameter(table[None].clone(), requires_grad=self.positions.requires_grad)
+        self.config = new
+
+
+# ------------------------------------------------------------------------------------------------------ tensor names
+# timm's and Hugging Face's; systems with a ViT inside share them. `file` and `ours` are prefixes.
+def timm_rules(file: str, ours: str) -> list[Rule]:
+    """timm's names of a trunk, the original's too in ALBEF and MAE."""
+    return [
+        Rename(f"{file}cls_token", f"{ours}class_token"),
+        Rename(f"{file}pos_embed", f"{ours}positions"),
+        Rename(f"{file}patch_embed.proj.{{p}}", f"{ours}patch.projection.{{p}}"),
+        *timm_block_rules(f"{file}blocks.{{i}}.", f"{ours}encoder.blocks.{{i}}."),
+        Rename(f"{file}norm.{{p}}", f"{ours}encoder.norm.{{p}}"),
+    ]
+
+
+def timm_block_rules(block: str, mine: str) -> list[Rule]:
+    """timm's names of one block."""
+    return [
+        Rename(f"{block}norm1.{{p}}", f"{mine}attention_norm.{{p}}"),
+        Split(
+            f"{block}attn.qkv.{{p}}",
+            (f"{mine}attention.query.{{p}}", f"{mine}attention.key.{{p}}", f"{mine}attention.value.{{p}}"),
+        ),
+        Rename(f"{block}attn.proj.{{p}}", f"{mine}attention.out.{{p}}"),
+        Rename(f"{block}norm2.{{p}}", f"{mine}feed_forward_norm.{{p}}"),
+        Rename(f"{block}mlp.fc1.{{p}}", f"{mine}feed_forward.up.{{p}}"),
+        Rename(f"{block}mlp.fc2.{{p}}", f"{mine}feed_forward.down.{{p}}"),
+    ]
+
+
+def transformers_rules(file: str, ours: str) -> list[Rule]:
+    """Hugging Face's names of a trunk (ViT, ViTMAE), as hub files have them."""
+    return [
+        Rename(f"{file}embeddings.cls_token", f"{ours}class_token"),
+        Rename(f"{file}embeddings.position_embeddings", f"{ours}positions"),
+        Rename(f"{file}embeddings.patch_embeddings.projection.{{p}}", f"{ours}patch.projection.{{p}}"),
+        *transformers_block_rules(f"{file}encoder.layer.{{i}}.", f"{ours}encoder.blocks.{{i}}."),
+        Rename(f"{file}layernorm.{{p}}", f"{ours}encoder.norm.{{p}}"),
+    ]
+
+
+def transformers_block_rules(block: str, mine: str) -> list[Rule]:
+    """Hugging Face's names of one block."""
+    names = {
+        "layernorm_before": "attention_norm",
+        "attention.attention.query": "attention.query",
+        "attention.attention.key": "attention.key",
+        "attention.attention.value": "attention.value",
+        "attention.output.dense": "attention.out",
+        "layernorm_after": "feed_forward_norm",
+        "intermediate.dense": "feed_forward.up",
+        "output.dense": "feed_forward.down",
+    }
+    return [Rename(f"{block}{theirs}.{{p}}", f"{mine}{ours}.{{p}}") for theirs, ours in names.items()]

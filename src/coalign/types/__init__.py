@@ -1,0 +1,28 @@
+"""The types that every floor shares; imports torch alone.
+
+`Packed` carries a ragged batch without padding, `Batch` is where data and models meet, `Encoding` is what a model
+gives back, `InputSpec` is what a model asks of its data, and `Model` is what training and retrieval know of a model.
+"""
+
+from coalign.types.batch import Batch, Images, Regions, Series, Text, Video
+from coalign.types.model import Encoding, Head, Model, System
+from coalign.types.packed import Layout, Packed, Record
+from coalign.types.spec import InputSpec, Targets
+
+__all__ = [
+    "Batch",
+    "Encoding",
+    "Head",
+    "Images",
+    "InputSpec",
+    "Layout",
+    "Model",
+    "Packed",
+    "Record",
+    "Regions",
+    "Series",
+    "System",
+    "Targets",
+    "Text",
+    "Video",
+]

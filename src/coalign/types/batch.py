@@ -1,0 +1,101 @@
+"""`Batch`: where data and models meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from coalign.types.packed import Movable, Packed
+
+
+@dataclass(frozen=True, eq=False)
+class Text(Movable):
+    """Word pieces. `ids` [T] int64, special tokens included; `types` [T] segment numbers, None where all are 0;
+    `words` [T] the word that each piece belongs to within its text, -1 at special tokens; `states` [T, D] what the
+    frozen blocks of a text tower give, computed beforehand."""
+
+    ids: Packed
+    types: Tensor | None = None
+    words: Tensor | None = None
+    states: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Images(Movable):
+    """`pixels` [B, 3, H, W], normalised; or `grid` [B, C, h, w], features of a frozen stem computed beforehand.
+    `sizes` [B, 2] holds each image's own height and width where the batch pads them (ViLT)."""
+
+    pixels: Tensor | None = None
+    grid: Tensor | None = None
+    sizes: Tensor | None = None
+
+    def __len__(self) -> int:
+        tensor = self.pixels if self.pixels is not None else self.grid
+        return 0 if tensor is None else tensor.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions(Movable):
+    """Detected regions. `features` [T, D]; `boxes` [T, 4] as x1, y1, x2, y2 in fractions of the image;
+    `classes` [T, C] the detector's class probabilities; `attributes` [T] and `confidence` [T] where it gives them;
+    `objects` [T] the likeliest class where that alone is known."""
+
+    features: Packed
+    boxes: Tensor
+    classes: Tensor | None = None
+    attributes: Tensor | None = None
+    confidence: Tensor | None = None
+    objects: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Video(Movable):
+    """`frames` [B, T, 3, H, W] in [0, 1]; or `features`, one row a moment, with `times` [T, 2] in seconds."""
+
+    frames: Tensor | None = None
+    features: Packed | None = None
+    times: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Series(Movable):
+    """Named streams of one item, each [T, D] of its own length and width (words, sound, face). `places` [T] says for a
+    stream's rows which word of the item each falls in, -1 for none."""
+
+    streams: Mapping[str, Packed]
+    places: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Movable):
+    """What data gives and models take. Every part is optional; parts agree in the number of items.
+
+    `ids` [B] int64 says which items are the same thing (several texts of one image share an id);
+    `labels` holds a task's targets by name.
+    """
+
+    text: Text | None = None
+    images: Images | None = None
+    regions: Regions | None = None
+    video: Video | None = None
+    series: Series | None = None
+    ids: Tensor | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __len__(self) -> int:
+        if self.text is not None:
+            return len(self.text.ids)
+        if self.images is not None:
+            return len(self.images)
+        if self.regions is not None:
+            return len(self.regions.features)
+        if self.video is not None and self.video.frames is not None:
+            return self.video.frames.shape[0]
+        if self.video is not None and self.video.features is not None:
+            return len(self.video.features)
+        if self.series is not None:
+            return len(next(iter(self.series.streams.values())))
+        return 0

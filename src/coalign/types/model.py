@@ -1,0 +1,106 @@
+"""`Model`: what training, retrieval and analysis know of a model; `System`: what a paper's folder declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from coalign.types.batch import Batch
+from coalign.types.packed import Packed, Record
+from coalign.types.spec import InputSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What a model sees in a batch.
+
+    `tokens` are states by modality ("text", "image", "regions", "fused" ...); `pooled` are [B, D] vectors by name;
+    `vectors` are [B, D] in the space that retrieval searches, of unit length unless the model's `similarity` is "dot";
+    `record` holds the named intermediates that were asked for.
+    """
+
+    tokens: Mapping[str, Packed]
+    pooled: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    vectors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    record: Record = field(default_factory=dict[str, Tensor])
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What training, retrieval and analysis know of a model. Nothing mutates state inside `encode` or `losses`."""
+
+    config: Any
+
+    @property
+    def input_spec(self) -> InputSpec: ...
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding: ...
+
+    def before_step(self) -> None:
+        """Runs before a training step's forward pass: momentum update, temperature clamp."""
+        ...
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """The objectives by name. Random choices come from `generator`, or from `choices` where some are given."""
+        ...
+
+    def after_step(self) -> None:
+        """Runs after the optimiser's step: enqueue."""
+        ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """A task model of a system: `config` makes its configuration, a `config_type`, from one of the system's sizes.
+
+    `fit` changes that to what names and shapes of a file say, such as the number of classes.
+    """
+
+    model: type
+    config_type: type
+    config: Callable[[Any], Any]
+    weights: Mapping[str, Callable[[Any], Any]]
+    for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
+    fit: Callable[[Any, Mapping[str, Tensor]], Any] | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """One published system, as its file in `models/` declares it. The registry collects these.
+
+    `weights` are the state maps by layout name (see `checkpoints`), each a function of the configuration; `heads` are
+    the task models by task name. `for_layout` changes the configuration to what the authors of a layout computed with
+    its weights, where names and shapes do not tell (which GELU). `position_tables` names the tables that another image
+    size resizes, and how, or a function of the configuration that says how; `with_image_size` is the configuration of
+    that size. `of_weights` reads a configuration off the names and shapes of a file that is none of `sizes`,
+    `of_config` off the config.json that lies beside it; `to_config` writes that of a model, and of the names of its
+    classes where it has some, so that the layout "transformers" is a folder. A module `<paper>_sizes` beside the
+    system's may offer them as `OF_WEIGHTS`, `OF_CONFIG` and `TO_CONFIG`.
+    """
+
+    name: str
+    title: str
+    paper: str
+    model: type
+    config: type
+    sizes: Mapping[str, Any]
+    weights: Mapping[str, Callable[[Any], Any]]
+    objectives: tuple[str, ...] = ()
+    heads: Mapping[str, Head] = field(default_factory=dict[str, Head])
+    for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
+    position_tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    with_image_size: Callable[[Any, int], Any] = lambda config, size: replace(config, image_size=size)
+    of_weights: Callable[[Mapping[str, Tensor]], Any] | None = None
+    of_config: Callable[[Mapping[str, Any]], Any] | None = None
+    to_config: Callable[[Any, Sequence[str] | None], dict[str, Any]] | None = None

@@ -1,0 +1,169 @@
+"""Pre-training of image-and-text models on a small world, and what of its data is wanting."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import coalign
+from coalign.data.core.samples import InMemory, Sample, Where
+from coalign.data.regions.files.shards import write_shard
+from coalign.data.regions.pairs import RegionPairs
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.recipes import find_recipe
+from coalign.tasks import find_task
+from coalign.worlds.scene_files import write_world
+from coalign.worlds.scenes import COLOURS, SHAPES, make_scenes
+
+WIDTH = 6
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve scenes whose regions have random features."""
+    out = tmp_path_factory.mktemp("pretrain") / "world"
+    write_world(out, {"train": 12}, side=32, things=(1, 3))
+    scenes, generator = make_scenes(12, things=(1, 3)), torch.Generator().manual_seed(0)
+    sets: list[dict[str, Any]] = [
+        {
+            "features": torch.randn(len(scene.things), WIDTH, generator=generator),
+            "boxes": torch.from_numpy(scene.boxes),
+            "classes": torch.eye(len(SHAPES) + 1)[[SHAPES.index(thing.shape) + 1 for thing in scene.things]],
+            "attributes": torch.tensor([list(COLOURS).index(thing.colour) for thing in scene.things]),
+        }
+        for scene in scenes
+    ]
+    write_shard(out / "regions.safetensors", [scene.number for scene in scenes], sets)
+    plain = [{name: each[name] for name in ("features", "boxes")} for each in sets]
+    write_shard(out / "plain.safetensors", [scene.number for scene in scenes], plain)
+    return out
+
+
+def settings(world: Path, system: str, out: Path, **given: Any) -> dict[str, Any]:
+    seen = {} if system in ("vilt", "albef") else {"regions": world / "regions.safetensors"}
+    short = {"steps": 2, "batch_size": 4, "out": out}
+    return {"data": str(world / "captions_train.json"), **seen, **short, **given}
+
+
+@pytest.mark.parametrize("system", ["visualbert", "uniter", "vilbert", "lxmert", "vilt", "albef"])
+def test_a_recipe_trains_a_run_that_loads_and_is_measured(world: Path, tmp_path: Path, system: str) -> None:
+    recipe = find_recipe(f"{system}-pretrain")
+    given = settings(world, system, tmp_path / "run", dropout=0.0)
+    if system == "lxmert":
+        asked = {name: world / f"{name}_train.json" for name in ("questions", "annotations")}
+        given |= {**asked, "least": 1}
+    recipe(**given).run()
+    model = coalign.load(tmp_path / "run")
+    assert isinstance(model.tokenizer, Tokenizer)
+    spec: Any = model.input_spec
+    assert spec.vocab_size == model.tokenizer.vocab_size < 200
+    seen = {"regions": given["regions"]} if "regions" in given else {"images": world}
+    task = find_task("matching")(run=tmp_path / "run", data=str(world / "foils_train.jsonl"), **seen)
+    assert 0 <= task.evaluate().metrics["right_wins"] <= 1
+    losses = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["losses"]
+    if system == "lxmert":
+        assert set(losses) == {"mlm", "itm", "objects", "attributes", "features", "answers"}
+
+
+def test_objectives_follow_from_what_the_regions_have(world: Path) -> None:
+    sample = {"features": torch.zeros(1, WIDTH), "boxes": torch.zeros(1, 4)}
+    full = {**sample, "classes": torch.zeros(1, 7), "attributes": torch.zeros(1)}
+
+    def of(system: str, regions: dict[str, Any]) -> dict[str, Any]:
+        return find_recipe(f"{system}-pretrain")(data="", regions=world).of_regions(WIDTH, regions)
+
+    assert of("visualbert", full) == {"region_width": WIDTH}
+    assert "mrckl" not in of("uniter", sample)["objectives"]
+    assert of("uniter", full)["classes"] == 7 and "mrckl" in of("uniter", full)["objectives"]
+    assert of("vilbert", sample)["region_target"] == "features" and of("vilbert", full)["region_targets"] == 7
+    assert of("lxmert", sample)["objectives"] == ("mlm", "itm", "features")
+    assert of("lxmert", full)["objects"] == 6 and "attributes" in of("lxmert", full)["objectives"]
+
+
+def test_a_run_starts_from_another_and_goes_on(world: Path, tmp_path: Path) -> None:
+    recipe = find_recipe("uniter-pretrain")
+    plain = {"regions": world / "plain.safetensors"}
+    first = settings(world, "uniter", tmp_path / "a", **plain)
+    recipe(**first).run()
+    recipe(**settings(world, "uniter", tmp_path / "b", **plain, init=tmp_path / "a", lr=1e-9)).run()
+    a, b = (coalign.load(tmp_path / name).state_dict() for name in ("a", "b"))
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+    recipe(**first).run()  # nothing is left to do
+    with pytest.raises(InputError, match="other settings"):
+        recipe(**{**first, "steps": 3}).run()
+    with pytest.raises(InputError, match="no size 'huge'"):
+        recipe(**settings(world, "uniter", tmp_path / "c", size="huge")).run()
+    with pytest.raises(InputError, match="--dropout, --alignment-weight: set fresh weights"):
+        again = {"init": tmp_path / "a", "alignment_weight": 0.0, "dropout": 0.0}
+        recipe(**settings(world, "uniter", tmp_path / "c", **again)).run()
+
+
+def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: Path) -> None:
+    for system in ("vilt", "albef"):
+        recipe = find_recipe(f"{system}-pretrain")
+        made: list[Any] = []
+        for how in ("paper", "xavier"):
+            made.append(recipe(**settings(world, system, tmp_path, initialiser=how)).model(["a star"]).state_dict())
+        (name, paper), *_ = [(n, t) for n, t in made[0].items() if "feed_forward" in n and t.dim() == 2]
+        assert 2 * paper.std() < made[1][name].std()
+        if system == "albef":
+            held = {n.removeprefix("momentum."): t for n, t in made[1].items() if n.startswith("momentum.")}
+            assert held and all(torch.equal(t, made[1][f"online.{n}"]) for n, t in held.items())
+
+
+def test_the_temperature_of_albef_learns_slowly(world: Path, tmp_path: Path) -> None:
+    """At the full rate it runs away, since it is one number and small models take large rates."""
+    recipe = find_recipe("albef-pretrain")
+    recipe(**settings(world, "albef", tmp_path / "run", lr=1e-3, warmup=0.0, dropout=0.0)).run()
+    trained: Any = coalign.load(tmp_path / "run")
+    moved = abs(trained.temperature.item() - 0.07)
+    assert 0 < moved < 2 * 2e-4  # two steps of about a tenth of the rate each
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A region file of some images in a folder."""
+
+    folder: Path
+
+    def of(self, *ids: int) -> Any:
+        from coalign.data.regions.files import open_regions
+
+        sets = [{"features": torch.ones(id % 3, 2), "boxes": torch.zeros(id % 3, 4)} for id in ids]
+        write_shard(self.folder / "some.safetensors", ids, sets)
+        return open_regions(self.folder / "some.safetensors")
+
+
+def source(*ids: int) -> InMemory:
+    return InMemory([Sample(f"/pictures/{id:05d}.png", ("a b", "c"), id, Where("memory", id)) for id in ids])
+
+
+def test_images_without_regions_are_left_out_or_an_error(tmp_path: Path) -> None:
+    regions = Regions(tmp_path).of(1, 2, 3)
+    pairs = RegionPairs(source(1, 2, 3, 9), regions, max_missing=0.25)
+    assert len(pairs) == 3 and pairs.missing == ["/pictures/00009.png"]
+    assert pairs[0].name == "1" and len(pairs[0].regions["features"]) == 1
+    with pytest.raises(InputError, match=r"no regions of 1 of the 4 images .* 00009|/pictures/00009.png"):
+        RegionPairs(source(1, 2, 3, 9), regions)
+    with pytest.raises(InputError, match="no regions of 1 of the 1"):
+        RegionPairs(source(9), regions, max_missing=1.0)
+
+
+def test_batches_take_any_number_of_regions_and_one_text(tmp_path: Path) -> None:
+    from coalign.types import InputSpec
+
+    tokenizer = Tokenizer.train(["a b c"] * 9, 60)
+    pairs = RegionPairs(source(1, 2, 3), Regions(tmp_path).of(1, 2, 3))
+    spec = InputSpec(region_width=2, max_text_length=8, vocab_size=99)
+    (batch,) = list(pairs.batches(spec, tokenizer, 3))
+    assert batch.text is not None and batch.regions is not None
+    assert sorted(batch.regions.features.lengths.tolist()) == [0, 1, 2] and len(batch.text.ids) == 3
+    assert batch.ids is not None and len(set(batch.ids.tolist())) == 3
+    with pytest.raises(InputError, match="2 wide, the model reads 5"):
+        list(pairs.batches(InputSpec(region_width=5, max_text_length=8), tokenizer, 3))
