@@ -13,9 +13,9 @@ from torch import nn
 from toy import ToyModel, resumable, train
 
 from coalign.errors import InputError
+from coalign.files import replace_file, replace_folder
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, is_whole, load_checkpoint, save_checkpoint
-from coalign.training.files import replace_file, replace_folder
 from coalign.training.optimiser import adamw, parameter_groups
 from coalign.training.run import Run
 

@@ -24,6 +24,7 @@ from coalign.data.questions.pictures import image_of, picture_files
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
+from coalign.files import replace_file
 
 SETTINGS = "regions.json"
 BROKEN = 0.1
@@ -129,10 +130,7 @@ class Extract:
             return
         if self.out.exists() and any(self.out.iterdir()):
             raise InputError(f"{self.out}: exists already and is no stopped extraction; give a new folder")
-        self.out.mkdir(parents=True, exist_ok=True)
-        part = self.out / f".{SETTINGS}.part"
-        part.write_text(json.dumps(settings) + "\n", "utf-8")
-        part.replace(file)
+        replace_file(file, lambda part: part.write_text(json.dumps(settings) + "\n", "utf-8"))
 
     def _network(self) -> Any:
         from coalign.extraction.detector import Detector, faster_rcnn, grid_network

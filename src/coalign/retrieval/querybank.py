@@ -7,8 +7,6 @@ How near a candidate is to training items of the other modality tells a hub with
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
+from coalign.files import replace_file
 
 FILE = "querybank.safetensors"
 NEIGHBOURS = 10
@@ -42,10 +41,8 @@ class Querybank:
 
     def save(self, run: Path) -> None:
         """Writes the run's file, whole or not at all; several processes may write it at once."""
-        handle, temporary = tempfile.mkstemp(dir=run, prefix=FILE, suffix=".part")
-        os.close(handle)
-        save_file({"image": self.image.contiguous(), "text": self.text.contiguous()}, temporary)
-        Path(temporary).replace(run / FILE)
+        tensors = {"image": self.image.contiguous(), "text": self.text.contiguous()}
+        replace_file(run / FILE, lambda part: save_file(tensors, part))
 
     @staticmethod
     def load(run: Path) -> Querybank:

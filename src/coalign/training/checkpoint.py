@@ -21,8 +21,8 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from coalign.errors import InputError
+from coalign.files import replace_folder
 from coalign.training.average import WeightAverage
-from coalign.training.files import replace_folder
 
 FORMAT = 1
 

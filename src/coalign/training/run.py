@@ -18,16 +18,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_model
 from torch import nn
 
 from coalign.errors import InputError
+from coalign.files import link_or_copy, locked, remove_parts, replace_file
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, is_whole, save_checkpoint
-from coalign.training.files import link_or_copy, replace_file
 
 # settings that may change between the starts of one run: none of them touches a number
 _FREE = ("training.log_every:", "training.save_every:")
@@ -91,11 +91,12 @@ class Run:
         return config  # pyright: ignore[reportUnknownVariableType]
 
     @contextmanager
-    def writing(self) -> Generator[None, None, None]:
-        """Keeps other processes from training in this folder meanwhile. A killed process leaves nothing behind."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            _lock(file, self.folder)
+    def writing(self) -> Generator[None]:
+        """Keeps other processes from training in this folder meanwhile, and removes what a killed one left half
+        written."""
+        with locked(self.folder, "is training"):
+            for folder in (self.folder, self.folder / "checkpoints"):
+                remove_parts(folder)
             yield
 
     def begin(self, training: Mapping[str, Any], seed: int) -> None:
@@ -194,14 +195,3 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
             for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
         ]
     return [] if before == now else [f"{path}: {before!r} before, {now!r} now"]
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"{folder}: another process is training in this folder") from error

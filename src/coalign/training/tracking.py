@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from coalign.training.files import replace_file
+from coalign.files import replace_file
 
 MetricRecord = dict[str, Any]
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.worlds.scene_language import Sentence, captions, expressions, foils, questions, statements
 from coalign.worlds.scenes import HELD_OUT, SHAPES, Scene, Split, make_scenes
 
@@ -178,12 +179,9 @@ def _png(scene: Scene, side: int) -> bytes:
 
 
 def _write(path: Path, value: Any) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    _write_lines(path, [value])
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+def _write_lines(path: Path, rows: Iterable[Any]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))

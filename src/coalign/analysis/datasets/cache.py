@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from coalign.analysis.datasets.columns import Floats, Ints
-from coalign.analysis.runs.pictures import replacing
+from coalign.files import replacing
 
 CHUNK = 256
 

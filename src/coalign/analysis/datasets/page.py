@@ -20,8 +20,9 @@ from coalign.analysis.datasets.findings import SEVERITY
 from coalign.analysis.datasets.found import Study, row_table
 from coalign.analysis.datasets.sections import picture, sections_of
 from coalign.analysis.datasets.series import SeriesStatistics
-from coalign.analysis.runs.pictures import replacing, write_text
+from coalign.analysis.runs.pictures import write_text
 from coalign.errors import InputError
+from coalign.files import replacing
 
 HOVER = 56  # longer side in pixels of a picture that is shown with a point of a map
 

@@ -1,35 +1,22 @@
 """Pictures in and out: read from whatever the user has, shrunk, embedded as `data:` URIs, written whole or not."""
 
 import base64
-import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from coalign.data.images.decode import decode_image
 from coalign.errors import InputError
+from coalign.files import replacing
 
 Picture = Image.Image | Path | str | bytes
 """A picture: in memory, the path of a file, or the bytes of a file."""
 
 
 def open_picture(picture: Picture) -> Image.Image:
-    """RGB, transparency laid on white. Raises InputError for a file that cannot be read as a picture."""
-    try:
-        if isinstance(picture, Image.Image):
-            image = picture
-        else:
-            image = Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture)
-            image.load()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        name = "the picture" if isinstance(picture, bytes) else picture
-        raise InputError(f"{name} cannot be read as a picture ({error})") from error
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    """RGB, upright, transparency laid on white. Raises InputError for a file that cannot be read as a picture."""
+    return decode_image(picture)
 
 
 def fit(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
@@ -64,15 +51,3 @@ def write_text(path: str | Path, text: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
-
-
-@contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """A temporary name beside `path`; what is written there takes the place of `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coalign.analysis.runs.pictures import replacing
+from coalign.files import replacing
 from coalign.errors import InputError
 from coalign.types import Layout, Record
 

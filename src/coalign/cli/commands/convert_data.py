@@ -53,7 +53,7 @@ def command(
     """
     from coalign.data.pairs.tables import is_table
     from coalign.data.series.folder import FILE, write_files
-    from coalign.training.files import replace_folder
+    from coalign.files import replace_folder
     from coalign.worlds.speakers import open_series
 
     if out.exists():

@@ -38,7 +38,7 @@ def command(
     """
     from coalign.data.texts.documents import open_documents
     from coalign.data.words.tokenizer import Tokenizer
-    from coalign.training.files import replace_file
+    from coalign.files import replace_file
 
     for name in ("tokenizer.json", "vocab.txt"):
         if (out / name).exists():

@@ -27,10 +27,10 @@ import io
 import json
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,8 @@ import numpy.typing as npt
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from coalign.files import replace_file
 
 STYLES = ("noto", "openmoji", "twemoji")
 """The drawing styles, in the order in which they are cached."""
@@ -388,14 +390,6 @@ def _read_cache(path: Path) -> tuple[list[dict[str, Any]], Picture] | None:
 
 
 def _write_cache(path: Path, records: list[dict[str, Any]], pictures: Picture) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        os.close(handle)
-    except OSError:
-        return
-    try:
-        save_file({"pictures": pictures}, temporary, metadata={"records": json.dumps(records)})
-        Path(temporary).replace(path)
-    except (OSError, SafetensorError):
-        Path(temporary).unlink(missing_ok=True)
+    metadata = {"records": json.dumps(records)}
+    with suppress(OSError, SafetensorError):
+        replace_file(path, lambda part: save_file({"pictures": pictures}, part, metadata=metadata))

@@ -14,6 +14,7 @@ from torch import Tensor
 from coalign.data.series.utterances import SeriesData, Utterance, even_places, word_means
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.types import Batch, InputSpec, Layout, Packed, Series, Text
 
 OTHER_NAMES = {"visual": "vision", "acoustic": "audio"}
@@ -43,10 +44,8 @@ class Scaling:
         return Scaling(mean, std)
 
     def save(self, folder: Path) -> None:
-        part = folder / f".{SCALING_FILE}.part"
         tensors = {f"{name}.{kind}": x for kind in ("mean", "std") for name, x in getattr(self, kind).items()}
-        save_file(tensors, part)
-        part.replace(folder / SCALING_FILE)
+        replace_file(folder / SCALING_FILE, lambda part: save_file(tensors, part))
 
     @staticmethod
     def load(folder: Path) -> Scaling | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from coalign.data.videos.clip_features import ClipFeatures
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.ops.kmeans import Fewest, descend, leaves
 
 WORDS, TREE = "words.json", "tree.safetensors"
@@ -81,7 +82,6 @@ class VisualWordBook:
     def save(self, folder: str | Path) -> None:
         """Writes the folder's two files."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tree = {f"level{level}": children.contiguous() for level, children in enumerate(self.tree)}
         said = {
             **self.about,
@@ -93,13 +93,8 @@ class VisualWordBook:
                 for word, count in sorted(self.counts.items())
             },
         }
-        for name in (TREE, WORDS):
-            part = folder / f".{name}.part"
-            if name == TREE:
-                save_file(tree, part)
-            else:
-                part.write_text(json.dumps(said, indent=1) + "\n", "utf-8")
-            part.replace(folder / name)
+        replace_file(folder / TREE, lambda part: save_file(tree, part))
+        replace_file(folder / WORDS, lambda part: part.write_text(json.dumps(said, indent=1) + "\n", "utf-8"))
 
     @classmethod
     def load(cls, folder: str | Path) -> VisualWordBook:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from coalign.data.words.byte_pairs import find_byte_pairs, read_byte_pairs, train_byte_pairs
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.types import Layout, Packed, Text
 
 FILE = "tokenizer.json"
@@ -133,11 +133,7 @@ class Tokenizer:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes `tokenizer.json` into the folder, which is made if need be; returns the file."""
         target = Path(folder) / FILE
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=FILE, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(self._inner.to_str())
-        Path(temporary).replace(target)
+        replace_file(target, lambda part: part.write_text(self._inner.to_str(), encoding="utf-8"))
         return target
 
     # ------------------------------------------------------------------------------------------------------- the pieces

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from coalign.analysis.runs.pictures import replacing
 from coalign.arguments import OptionalInt, OptionalName, OptionalPath, RunFolder, Switch, load_run, run_config
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.images.labelled_images import CLASSES, Classes
 from coalign.data.images.transforms import ImageOptions
 from coalign.errors import InputError
+from coalign.files import replacing
 from coalign.registry import load
 from coalign.tasks.images._images import Checked, ImageColumns, ImageData, classes_of, score_images, top_k
 from coalign.tasks.result import TaskResult

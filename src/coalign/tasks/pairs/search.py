@@ -7,7 +7,6 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from coalign.analysis.runs.pictures import Picture, fit, replacing
+from coalign.analysis.runs.pictures import Picture, fit
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Sample, Source
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
@@ -25,6 +24,7 @@ from coalign.data.pairs.loader import Loader
 from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import digest, replacing
 from coalign.retrieval.embed import Entry, Store, embed
 from coalign.retrieval.index import Hit, Index
 from coalign.retrieval.rerank import Matcher, add_log_sigmoid
@@ -71,7 +71,7 @@ def index_pairs(
     `overwrite` says to replace it.
     """
     width = vector_width(model)
-    about = {"run": str(run.absolute()), "weights": fingerprint(run / "model.safetensors"), "data": source.name}
+    about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
     index = Index.create(path, width, about, overwrite=True) if overwrite else Index.resume(path, width, about)
     added = embed_pairs(model, source, index, **options)
     index.compact()
@@ -163,15 +163,6 @@ def encode(model: nn.Module, modality: Modality, items: Sequence[Any]) -> Encodi
 def vector_width(model: nn.Module) -> int:
     """The width of the vectors that the model searches with, from what it says of a one-word text."""
     return _vector(encode(model, "text", ["a"]), "text").shape[1]
-
-
-def fingerprint(path: Path) -> str:
-    """Tells one file's content from another's."""
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------ parts

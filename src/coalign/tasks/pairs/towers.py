@@ -19,12 +19,13 @@ from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import digest
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
 from coalign.models.bert.model import Bert
 from coalign.models.mae.model import Mae, MaeConfig
 from coalign.registry import load
 from coalign.tasks.pairs.retrieval import with_progress
-from coalign.tasks.pairs.search import encode, fingerprint
+from coalign.tasks.pairs.search import encode
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, InputSpec, Packed, Record
 
@@ -57,7 +58,7 @@ def default_towers(columns: Columns, *, vit_steps: int = VIT_STEPS, images: int 
 
 def run_towers(run: Path, model: nn.Module, towers: Towers) -> Towers:
     """The towers with a run's own image and text vectors, which share a space, before them."""
-    key = fingerprint(run / "model.safetensors")
+    key = digest(run / "model.safetensors")
     image = RunTower(f"{run.name}, image", "image", key, model)
     text = RunTower(f"{run.name}, text", "text", key, model)
     return Towers([*towers.image, image], [*towers.text, text], (image, text), towers.word_states)

@@ -19,9 +19,9 @@ from coalign.data.questions.pictures import Pictures, open_pictures
 from coalign.data.questions.vqa import read_answers
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
 from coalign.tasks.texts._text import check_out
-from coalign.training.files import replace_file
 from coalign.types import Batch, Encoding, InputSpec
 
 ANSWERS = "answers.json"

@@ -57,7 +57,7 @@ class MissingModality:
         """Bars of the main metric, a group a stream, with a line for the clean data."""
         from matplotlib.figure import Figure
 
-        from coalign.analysis.runs.pictures import replacing
+        from coalign.files import replacing
 
         conditions = list(next(iter(self.rows.values())))
         figure = Figure(figsize=(1.8 + 1.7 * len(self.rows), 3.2), layout="constrained")

@@ -18,8 +18,8 @@ from coalign.data.texts.encoded_texts import EncodedTexts, encode_choices, encod
 from coalign.data.texts.structured import Sequencer, encode_sequences
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
-from coalign.training.files import replace_file
 from coalign.types import Batch, Encoding
 
 TABLE_HELP = (

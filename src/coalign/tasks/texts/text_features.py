@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from coalign.data.prepare import prepare
 from coalign.data.texts.text_tables import read_texts
 from coalign.errors import InputError
+from coalign.files import replace_file
 from coalign.retrieval.text_features import Pool, text_vectors, word_vectors
 from coalign.tasks.pairs.retrieval import as_encoder, device_of, inputs_of, with_progress
-from coalign.training.files import replace_file
 
 
 def read_lines(path: str, column: str | None = None) -> list[str]:

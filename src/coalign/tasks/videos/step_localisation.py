@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tyro.conf import arg
 
-from coalign.analysis.runs.pictures import replacing
 from coalign.arguments import OptionalPath, RunFolder, Switch, load_run
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
 from coalign.data.videos.actions import TaskVideo, read_crosstask
 from coalign.errors import InputError
+from coalign.files import replacing
 from coalign.tasks.pairs.retrieval import with_progress
 from coalign.tasks.result import TaskResult
 from coalign.tasks.videos._video import VideoFolder, every_second, found_videos, reads_clips, tell_missing, text_vectors

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import arg
 
-from coalign.analysis.runs.pictures import replacing
 from coalign.arguments import OptionalPath, RunFolder, Switch, load_run
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.captions import read_choices
 from coalign.errors import InputError
+from coalign.files import replacing
 from coalign.tasks.result import TaskResult
 from coalign.tasks.videos._video import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
 

@@ -21,10 +21,11 @@ from coalign.data.videos.decode import find_videos, probe_video, read_frames
 from coalign.data.videos.narrated import NarratedVideo
 from coalign.data.videos.subtitles import subtitles_beside
 from coalign.errors import InputError
+from coalign.files import digest
 from coalign.retrieval.embed import Entry, embed
 from coalign.retrieval.index import Hit, Index, Similarity
 from coalign.tasks.pairs.retrieval import as_encoder, device_of, with_progress
-from coalign.tasks.pairs.search import encode, fingerprint, vector_width
+from coalign.tasks.pairs.search import encode, vector_width
 from coalign.types import Batch, Video
 
 VIDEO = "video"
@@ -62,7 +63,7 @@ def index_videos(
     paths = find_videos(folder) if folder.is_dir() else []
     if not paths:
         raise InputError(f"{folder}: no folder of videos")
-    weights = fingerprint(run / "model.safetensors")
+    weights = digest(run / "model.safetensors")
     hop = model.input_spec.frames / model.input_spec.fps / 2 if step is None else float(step)
     about = {"run": str(run.absolute()), "weights": weights, "data": str(folder.absolute()), "step": hop}
     similarity: Similarity = getattr(model, "similarity", "cosine")

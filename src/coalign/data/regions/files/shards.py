@@ -23,6 +23,7 @@ from torch import Tensor
 
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, checked
 from coalign.errors import InputError
+from coalign.files import replace_file
 
 _PARTS = ("features", "boxes", "classes", "objects", "attributes", "confidence")
 
@@ -72,12 +73,8 @@ def write_shard(path: str | os.PathLike[str], ids: Sequence[str | int], regions:
     tensors = {name: torch.cat([item[name] for item in items]).to(kinds[name]).contiguous() for name in names}
     tensors["offsets"] = torch.tensor(counts).cumsum(0)
     tensors["sizes"] = torch.tensor([[int(side) for side in item.get("size", (0, 0))] for item in items])
-    part = Path(path).with_name(f".{Path(path).name}.part")
-    try:
-        save_file(tensors, part, metadata={"ids": json.dumps([str(id) for id in ids])})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    metadata = {"ids": json.dumps([str(id) for id in ids])}
+    replace_file(Path(path), lambda part: save_file(tensors, part, metadata=metadata))
 
 
 def _opened(file: str) -> dict[str, Tensor]:

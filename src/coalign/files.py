@@ -1,0 +1,202 @@
+"""Files from outside, read under a guard; files of our own, written whole or not at all.
+
+A damaged file breaks a library in ways that nobody lists: a key that is not there, a size that is negative, a panic of
+Rust. `guarded` turns all of them into an `InputError` that names the file; `reader` is the same for a function, and
+what the fuzz tests hold to be complete: whatever reads a user's file is marked by it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import wraps
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any, ParamSpec, TypeVar
+
+from coalign.errors import InputError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+PathLike = str | os.PathLike[str]
+MARK = "__reader__"
+"""The attribute of a function that `reader` marks."""
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+@contextmanager
+def guarded(*paths: PathLike) -> Generator[None]:
+    """Raises an `InputError` that names the first path for whatever goes wrong inside, save for interrupts.
+
+    An `InputError` that names one of the paths passes as it is.
+    """
+    names = [os.fspath(path) for path in paths]
+    try:
+        yield
+    except InputError as error:
+        if type(error) is not InputError or any(name in str(error) for name in names):
+            raise
+        raise InputError(f"{names[0]}: {error}") from error
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        raise InputError(f"{names[0]}: {_reason(error)}") from error
+
+
+def reader(read: Callable[P, T]) -> Callable[P, T]:
+    """Marks a function that reads a user's file or folder, and guards it (see `guarded`): its first argument is the
+    path, and what else of its arguments is a path may be named by an error too."""
+
+    @wraps(read)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        given = [value for value in (*arguments, *named.values()) if isinstance(value, str | os.PathLike)]
+        with guarded(*given or [read.__name__]):
+            return read(*arguments, **named)
+
+    setattr(call, MARK, f"{read.__module__}.{read.__qualname__}")
+    return call
+
+
+def regular(path: PathLike) -> Path:
+    """The path of a regular file. A pipe or a device would block the reader, or never end.
+
+    Raises:
+        InputError: Nothing is there, or something that is no file.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise InputError(f"{path}: {'no such file' if missing else _reason(error)}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file")
+    return path
+
+
+def read_text(path: PathLike, encoding: str = "utf-8-sig") -> str:
+    """The text of a regular file. Raises InputError where there is none, or it is of another encoding."""
+    path = regular(path)
+    try:
+        return path.read_text(encoding)
+    except OSError as error:
+        raise InputError(f"{path}: {_reason(error)}") from None
+    except (UnicodeError, LookupError) as error:
+        raise InputError(f"{path}: is not {encoding.removesuffix('-sig').upper()}: {error}") from None
+
+
+def digest(path: PathLike) -> str:
+    """A file's content in 32 hexadecimal digits (BLAKE2b)."""
+    found = blake2b(digest_size=16)
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "cannot be read: it asks for more memory than there is"
+    if isinstance(error, RecursionError):
+        return "cannot be read: it is nested too deeply"
+    said = " ".join(str(error)[:500].split())
+    damaged = "is damaged or of another form"
+    if isinstance(error, KeyError):
+        return f"{damaged}: it lacks {said}"
+    return f"{damaged}: {said}" if said else f"{damaged} ({type(error).__name__})"
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """A temporary name beside `path`. What is written there is synchronised and takes the place of `path` if the block
+    succeeds; a reader, or a crash at any moment, finds the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part.{os.getpid()}.{path.name}")
+    part.unlink(missing_ok=True)
+    try:
+        yield part
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` make a file; see `replacing`."""
+    with replacing(path) as part:
+        write(part)
+
+
+def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Makes a folder whose files `fill` writes. It gets its name when all of them are on disk."""
+    part = path.with_name(f".part.{os.getpid()}.{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        fill(part)
+        for file in part.iterdir():
+            sync(file)
+        sync(part)
+        if path.exists():
+            shutil.rmtree(path)
+        part.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Gives a file a second name, in place of what had that name. Copied where the file system has no links."""
+
+    def write(part: Path) -> None:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+
+    replace_file(path, write)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder; for whoever holds its lock."""
+    for part in [*folder.glob(".part.*"), *folder.glob(".*.part")]:
+        shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's content, or a folder's list of names, is on disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path, held: str) -> Generator[IO[Any]]:
+    """Keeps other processes out of a folder meanwhile, by its file `.lock`; a killed process leaves no lock behind.
+
+    Raises:
+        InputError: Another process holds it; `held` says what it does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: no lock
+            yield file
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{folder}: another process {held} in this folder") from error
+        yield file
