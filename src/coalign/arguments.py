@@ -11,12 +11,13 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from coalign.errors import InputError
+from coalign.flags import OptionalFloat as OptionalFloat
+from coalign.flags import OptionalInt as OptionalInt
+from coalign.flags import OptionalName as OptionalName
+from coalign.flags import OptionalPath as OptionalPath
+from coalign.flags import Switch as Switch
+from coalign.flags import say as say
 
-Switch = Annotated[bool, arg(help_behavior_hint="")]
-OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
-OptionalName = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
-OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
-OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
 
 PAIRS_HELP = (
@@ -87,8 +88,3 @@ def load_run(run: Path) -> Any:
 
     run_config(run)
     return load(run).to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def say(message: str) -> None:
-    """Tells the user something on standard error."""
-    print(f"coalign: {message}", file=sys.stderr)

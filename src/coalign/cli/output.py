@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json as json_format
 import math
+import os
+import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -12,7 +15,6 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from coalign.arguments import say
 from coalign.discovery import first_line
 from coalign.errors import InputError
 
@@ -56,7 +58,10 @@ def report_error(error: Exception, path: Path | None = None) -> None:
     where = "" if path is None or str(path) in str(error) else f"{path}: "
     message = " ".join(str(error).split())
     foreseen = isinstance(error, InputError | OSError | ImportError) or type(error).__name__ == "DivergenceError"
-    say(f"{where}{message}" if foreseen else f"{where}{type(error).__name__}: {message} (--debug shows where)")
+    if int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(2)  # of an error that all processes have the first tells; the launcher then ends the others
+    kind = "" if foreseen else f"{type(error).__name__}: "
+    print(f"coalign: {where}{kind}{message}{'' if foreseen else ' (--debug shows where)'}", file=sys.stderr)
 
 
 def _finite(value: Any) -> Any:

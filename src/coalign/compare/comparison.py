@@ -7,7 +7,6 @@ measures it on one or more sets. Each finished stage is kept on disk, so that a 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import statistics
@@ -22,6 +21,7 @@ import tyro
 
 from coalign.errors import InputError
 from coalign.files import replace_file
+from coalign.flags import field_names
 from coalign.recipes import find_recipe
 from coalign.registry import find, from_plain, load
 from coalign.tasks import find_task
@@ -115,7 +115,7 @@ class Comparison:
     def _begin(self) -> None:
         for contender in self.contenders:
             recipe = find_recipe(contender.recipe)
-            unknown = [name for name in contender.settings if name not in _fields(recipe)]
+            unknown = [name for name in contender.settings if name not in field_names(recipe)]
             if unknown:
                 raise InputError(f"{contender.label}: the recipe has no field {unknown[0]!r}")
         file, text = self.out / "plan.json", json.dumps(asdict(self.plan), indent=1, default=str) + "\n"
@@ -136,7 +136,7 @@ class Comparison:
         folder, done = self._folder(contender, seed), self.results(contender, seed)
         start = folder / "pretrain"
         if "parameters" not in done:
-            shared = {n: v for n, v in self.plan.pretrain.items() if n in _fields(find_recipe(contender.recipe))}
+            shared = {n: v for n, v in self.plan.pretrain.items() if n in field_names(find_recipe(contender.recipe))}
             settings = {**shared, **contender.settings, "seed": seed, "out": start}
             _quietly(made(find_recipe(contender.recipe), settings).run)
             model = load(start)
@@ -255,8 +255,8 @@ def made(kind: Any, settings: Mapping[str, Any], words: Sequence[str] = ()) -> A
     """A recipe or task with these flags, read as the command line reads them."""
     flags = list(words)
     for name, value in settings.items():
-        if name not in _fields(kind):
-            there = ", ".join(sorted(_fields(kind)))
+        if name not in field_names(kind):
+            there = ", ".join(sorted(field_names(kind)))
             raise InputError(f"{kind.__module__.rsplit('.', 1)[-1]} has no field {name!r}; it has: {there}")
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -273,10 +273,6 @@ def at(value: Any, path: str) -> float | None:
             return None
         value = value[name]  # pyright: ignore[reportUnknownVariableType]
     return float(value) if isinstance(value, int | float) else None
-
-
-def _fields(kind: Any) -> set[str]:
-    return {part.name for part in dataclasses.fields(kind)}
 
 
 def _quietly(call: Callable[[], Any]) -> Any:

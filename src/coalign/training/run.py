@@ -3,6 +3,7 @@
 config.json             system, size, config, recipe (what the caller says of the model); training, seed, versions
 plan.json               the number of steps, where a time budget has shortened it
 model.safetensors       the latest weights, for use: of the average where there is one
+fingerprints.json       of the data and the vocabulary that the run was started with
 metrics.jsonl           losses, rates, evaluations; one JSON object a line
 checkpoints/step-N/     the last few checkpoints (see `checkpoint`)
 """
@@ -64,6 +65,7 @@ class Run:
         self.folder = Path(folder)
         self.description = dict(description or {})
         self.keep = keep
+        self._held = False
 
     @property
     def metrics(self) -> Path:
@@ -94,10 +96,17 @@ class Run:
     def writing(self) -> Generator[None]:
         """Keeps other processes from training in this folder meanwhile, and removes what a killed one left half
         written."""
+        if self._held:
+            yield
+            return
         with locked(self.folder, "is training"):
             for folder in (self.folder, self.folder / "checkpoints"):
                 remove_parts(folder)
-            yield
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def begin(self, training: Mapping[str, Any], seed: int) -> None:
         """Writes `config.json`; where there is one, holds it against these settings.
@@ -105,10 +114,10 @@ class Run:
         Raises:
             InputError: the folder's run was started with other settings, or the folder belongs to something else.
         """
-        wanted = _plain({**self.description, "training": training, "seed": seed})
+        wanted = plain({**self.description, "training": training, "seed": seed})
         if (self.folder / "config.json").exists():
             before = {key: value for key, value in self.config().items() if key != "versions"}
-            changed = [line for line in _differences(before, wanted) if not line.startswith(_FREE)]
+            changed = [line for line in differences(before, wanted) if not line.startswith(_FREE)]
             if changed:
                 raise InputError(
                     f"{self.folder}: this run was started with other settings ({'; '.join(changed[:5])}); "
@@ -116,7 +125,7 @@ class Run:
                 )
         else:
             wanted["versions"] = versions()
-            self._write_json("config.json", wanted)
+            self.write_json("config.json", wanted)
 
     def plan(self, planned: int) -> Plan | None:
         """The plan that a time budget has shortened, if it has."""
@@ -134,7 +143,7 @@ class Run:
         return plan if plan.planned == planned else None
 
     def save_plan(self, plan: Plan) -> None:
-        self._write_json("plan.json", asdict(plan))
+        self.write_json("plan.json", asdict(plan))
 
     def latest(self) -> Path | None:
         """The folder of the last checkpoint that is whole."""
@@ -167,7 +176,23 @@ class Run:
             with average.applied():
                 replace_file(self.weights, lambda part: save_model(model, str(part)))
 
-    def _write_json(self, name: str, value: Any) -> None:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """An object that `write_json` wrote; an empty one where there is no such file.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        path = self.folder / name
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from error
+        return found
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a file of the run, whole or not at all."""
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         replace_file(self.folder / name, lambda part: part.write_text(text, encoding="utf-8"))
 
@@ -181,17 +206,18 @@ def versions() -> dict[str, str]:
     return {"coalign": own, "torch": torch.__version__, "python": platform.python_version(), "platform": sys.platform}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value as it comes back from JSON: tuples are lists, keys are strings."""
     return json.loads(json.dumps(value, default=str))
 
 
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """A line for each value that is another one now, with the path to it."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys: list[str] = list(dict.fromkeys([*before, *now]))  # pyright: ignore[reportUnknownArgumentType]
         return [
             line
             for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+            for line in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
         ]
     return [] if before == now else [f"{path}: {before!r} before, {now!r} now"]

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
 import tyro
 
 from coalign.cli.commands import Help
 from coalign.cli.output import named_list
+from coalign.errors import InputError
+from coalign.flags import as_flags
 
 HELP = Help("your own data", "RECIPE --data PAIRS", "train; started again, it goes on where it was", 10)
+
+USAGE = """usage: coalign train RECIPE [--nproc N] [--paper] [--field value ...]
+
+Trains, and goes on by itself from the last checkpoint of the run. `coalign train RECIPE --help` lists the recipe's
+fields. --nproc N: in N processes, each with its own GPU or a share of the CPU, and its own batch of --batch-size.
+--paper: with the learning rates, batches and steps of the paper in place of those that suit small models.
+Recipes:
+"""
 
 
 def dispatch(words: list[str]) -> int:
@@ -15,9 +30,7 @@ def dispatch(words: list[str]) -> int:
     from coalign.recipes import recipes
 
     if not words or words[0] in ("-h", "--help"):
-        print("usage: coalign train RECIPE [--field value ...]\n")
-        print("Trains, and goes on by itself from the last checkpoint of the run. `coalign train RECIPE --help` lists")
-        print("the recipe's fields. Recipes:\n")
+        print(USAGE)
         print(named_list(recipes()))
         return 0
     return run_recipe(words[0], f"coalign train {words[0]}", words[1:])
@@ -27,5 +40,57 @@ def run_recipe(name: str, prog: str, words: list[str]) -> int:
     """Runs a recipe with the flags in `words`."""
     from coalign.recipes import find_recipe
 
-    tyro.cli(find_recipe(name), prog=prog, args=words).run()
+    recipe = find_recipe(name)
+    processes, words = _taken(words, "--nproc")
+    if processes is not None:
+        return in_processes(processes, ["train", name, *words])
+    paper, default = getattr(recipe, "paper", None), getattr(recipe, "schedule", None)
+    if "--paper" in words:
+        if paper is None:
+            raise InputError(f"{name}: the paper's learning rates are not in this recipe")
+        words = [*as_flags(paper, default), *(word for word in words if word != "--paper")]
+    about = recipe.__doc__ or ""
+    if paper is not None:
+        about = f"{about}\n\nThe paper's (--paper): {' '.join(as_flags(paper, default))}"
+    tyro.cli(recipe, prog=prog, args=words, description=about).run()
     return 0
+
+
+def in_processes(number: str, words: Sequence[str]) -> int:
+    """Runs a coalign command in several processes of this machine that form a group; returns its exit status."""
+    import logging
+
+    import torch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if not number.isdecimal() or int(number) < 1:
+        raise InputError(f"--nproc {number}: a number of processes, of at least 1")
+    if "WORLD_SIZE" in os.environ:
+        raise InputError("--nproc: torchrun has started several processes already; leave out either")
+    count = int(number)
+    if 0 < torch.cuda.device_count() < count and "cpu" not in words:
+        raise InputError(f"--nproc {count}: there are {torch.cuda.device_count()} GPUs; give as many, or --device cpu")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    for logger in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # the process that failed has said why
+    config = LaunchConfig(1, 1, count, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    launch: Any = elastic_launch(config, sys.executable)
+    try:
+        launch("-m", "coalign", *words)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    return 0
+
+
+def _taken(words: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, None where it is not given, and the words without it."""
+    for place, word in enumerate(words):
+        if word == flag:
+            if place + 1 == len(words):
+                raise InputError(f"{flag}: needs a value")
+            return words[place + 1], words[:place] + words[place + 2 :]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2], words[:place] + words[place + 1 :]
+    return None, words

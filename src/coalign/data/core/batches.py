@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from coalign.data.core.fingerprint import Fingerprint, digest, fingerprint
 from coalign.data.core.samples import Problem
 from coalign.data.images.transforms import derive_seed
 from coalign.errors import InputError
@@ -64,6 +65,10 @@ class Maker(Dataset[Made]):
     @abstractmethod
     def make(self, number: int, problems: list[Problem]) -> Batch | None:
         """The batch of `indices(number)`; None if nothing in it is usable. What is wrong goes to `problems`."""
+
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """What tells this data from other data."""
 
     def begin(self, epoch: int, steps: int) -> None:
         """Draws the order of an epoch."""
@@ -185,6 +190,14 @@ class EpochLoader:
                 raise InputError(f"{self.name}: cannot continue, {key} was {state[key]} and is {now} now")
         self.epoch, self.batch = state["epoch"], state["batch"]
 
+    def restart(self, epoch: int) -> None:
+        """Continues with the beginning of an epoch."""
+        self.epoch, self.batch = epoch, 0
+
+    def fingerprint(self) -> Fingerprint:
+        """What tells this data from other data; see `coalign.data.core.fingerprint`."""
+        return self._maker.fingerprint()
+
 
 class Batches(EpochLoader, Generic[T]):
     """Batches of any sequence of items: what is read, item by item, goes through `collate`."""
@@ -202,6 +215,7 @@ class Batches(EpochLoader, Generic[T]):
         workers: int = 0,
         length: Callable[[T], int] | None = None,
         name: str = "data",
+        content: Sequence[Any] | Tensor | None = None,
     ) -> None:
         """Args:
         items: The data; an item is read when its batch is made.
@@ -214,6 +228,7 @@ class Batches(EpochLoader, Generic[T]):
         workers: Processes that prepare batches ahead; 0 prepares them here. The batches are the same.
         length: An item's length: training batches are then of items of similar length. It reads every item once.
         name: What the data is called in errors.
+        content: What the fingerprint is of, where the items are only numbers.
 
         Raises:
             InputError: There are too few items for a batch.
@@ -222,7 +237,9 @@ class Batches(EpochLoader, Generic[T]):
         if length is not None and train:
             lengths = torch.tensor([length(items[index]) for index in range(len(items))], dtype=torch.int64)
         self.items = items
-        maker = _ItemMaker(seed, batch_size, rank, world_size, train, items=items, collate=collate, lengths=lengths)
+        maker = _ItemMaker(
+            seed, batch_size, rank, world_size, train, items=items, collate=collate, lengths=lengths, content=content
+        )
         super().__init__(maker, name, workers)
 
 
@@ -231,10 +248,16 @@ class _ItemMaker(Maker):
     items: Sequence[Any]
     collate: Callable[[list[Any], torch.Generator], Batch]
     lengths: Tensor | None
+    content: Sequence[Any] | Tensor | None = None
 
     @property
     def total(self) -> int:
         return len(self.items)
+
+    def fingerprint(self) -> Fingerprint:
+        if self.content is None:
+            return fingerprint(self.items)
+        return {"samples": self.total, "content": digest(self.content)}
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
         order = torch.randperm(self.total, generator=generator)

@@ -33,6 +33,10 @@ class Quarantine:
         self.path = None if path is None else Path(path)
         self.reasons: Counter[str] = Counter()
         self._known: set[Problem] = set()
+        self._read()
+
+    def _read(self) -> None:
+        """Takes up what the file lists."""
         if self.path is not None and self.path.exists():
             text = self.path.read_text(encoding="utf-8")
             for problem in _parse(text):
@@ -64,6 +68,13 @@ class Quarantine:
     def _remember(self, problem: Problem) -> None:
         self._known.add(problem)
         self.reasons[problem.reason] += 1
+
+    def keep_in(self, path: Path) -> None:
+        """Writes what is listed so far, and what is listed from now on, into this file."""
+        listed, self.path = list(self._known), path
+        self._known, self.reasons = set(), Counter()
+        self._read()
+        self.add_all(sorted(listed, key=str))
 
     def summary(self) -> str:
         """One line: how many, and why."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coalign.data.core.batches import EpochLoader, Maker
+from coalign.data.core.fingerprint import Fingerprint, fingerprint
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import InMemory, Problem, Sample, Source, Where
 from coalign.data.images.decode import BadSample, ImageLike, name_of
@@ -113,6 +115,9 @@ class _Maker(Maker):
     def shuffled(self, generator: torch.Generator) -> Tensor:
         return self.source.order(generator)
 
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(SourceContent(self.source))
+
     def make(self, number: int, problems: list[Problem]) -> Batch | None:
         loaded = (self._example(index, problems) for index in self.indices(number))
         examples = [example for example in loaded if example is not None]
@@ -146,6 +151,23 @@ class _Maker(Maker):
             where = Where(error.file or self.source.name, index) if sample is None else sample.where
             problems.append(Problem(where, error.reason, "" if sample is None else name_of(sample.image)))
             return None
+
+
+@dataclass(frozen=True)
+class SourceContent(Sequence[tuple[Path | None, tuple[str, ...]]]):
+    """The file's name and the texts of each sample of a source, for its fingerprint; no picture is opened."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Path | None, tuple[str, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            sample = self.source[index]
+        except BadSample:
+            return None, ()
+        return Path(name_of(sample.image)), sample.texts
 
 
 def check_vocabulary(spec: InputSpec, tokenizer: Tokenizer | None) -> None:

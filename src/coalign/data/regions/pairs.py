@@ -91,6 +91,8 @@ class RegionPairs(Sequence[RegionPair]):
         batch_size: int,
         *,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         workers: int = 0,
         answers: int = 0,
     ) -> Batches[RegionPair]:
@@ -101,8 +103,16 @@ class RegionPairs(Sequence[RegionPair]):
         def collate(items: list[RegionPair], generator: torch.Generator) -> Batch:
             return collate_region_pairs(items, spec, tokenizer, generator, answers)
 
-        name = self.source.name
-        return Batches(self, collate, batch_size, seed=seed, workers=workers, name=name)
+        return Batches(
+            self,
+            collate,
+            batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            name=self.source.name,
+        )
 
 
 def collate_region_pairs(

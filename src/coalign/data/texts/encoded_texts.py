@@ -55,7 +55,17 @@ class EncodedTexts:
         labels = {name: values[torch.tensor(list(items))] for name, values in self.labels.items()}
         return Batch(text=text, labels={**labels, **{n: of_pieces(values) for n, values in self.piece_labels.items()}})
 
-    def batches(self, batch_size: int, *, seed: int = 0, train: bool = True, name: str = "data") -> Batches[int]:
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        train: bool = True,
+        name: str = "data",
+    ) -> Batches[int]:
         """Batches for training (of similar lengths, in a new order every epoch) or evaluation (in order)."""
         lengths = self.text.ids.lengths.view(-1, self.group).amax(1).tolist()
         return Batches(
@@ -63,9 +73,13 @@ class EncodedTexts:
             lambda items, _: self.batch(items),
             batch_size,
             seed=seed,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
             train=train,
             length=lengths.__getitem__,
             name=name,
+            content=[self.text.ids.values, self.text.ids.lengths, self.labels],
         )
 
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from coalign.data.core.fingerprint import Fingerprint, digest
 from coalign.data.images.transforms import derive_seed
 from coalign.data.texts.pretraining_text import Example, Pieces, Plan, collate_examples, stream_examples
 from coalign.data.texts.sentences import split_sentences
@@ -111,6 +112,14 @@ class ExampleStream:
             if state[key] != now:
                 raise InputError(f"{self._name}: cannot continue, {key} was {state[key]} and is {now} now")
         self.epoch, self.window, self.batch = state["epoch"], state["window"], state["batch"]
+
+    def restart(self, epoch: int) -> None:
+        """Continues with the beginning of an epoch."""
+        self.epoch, self.window, self.batch = epoch, 0, 0
+
+    def fingerprint(self) -> Fingerprint:
+        """What tells this corpus from others: a digest of its first documents; how many there are is not counted."""
+        return {"content": digest(list(islice(iter(self._documents), self._size)))}
 
     def _settings(self) -> dict[str, int]:
         return {"seed": self._seed, "batch_size": self._batch_size, "documents": self._size, "ranks": self._ranks}

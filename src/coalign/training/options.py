@@ -1,0 +1,121 @@
+"""Option groups that recipes are made of: where a run is kept and how it runs, and its learning rates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from coalign.errors import InputError
+from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch
+from coalign.training.loop import TrainConfig
+from coalign.training.optimiser import OptimiserName
+from coalign.training.schedule import ScheduleName
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run is kept, and how it runs."""
+
+    out: Path
+    """The run's folder. A run that was stopped goes on from its last checkpoint."""
+    seed: int = 0
+    """Of fresh weights, of the order of the data, and of all random choices."""
+    device: OptionalName = None
+    """cpu, cuda or cuda:1. By default the first GPU, each process its own, or the CPU."""
+    workers: int = 0
+    """Processes that prepare batches ahead."""
+    accumulate: int = 1
+    """Batches a step, of which each process makes so many; the gradient is their mean."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the forward pass in bfloat16 where that is safe; weights and optimiser stay fp32."""
+    threads: OptionalInt = None
+    """CPU threads of a process. By default torch's own number."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    accept_changes: Switch = False
+    """Go on, with the next epoch, although data or vocabulary are not those that the run was started with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The learning rate over a training, and the optimiser."""
+
+    batch_size: int = 64
+    """Items in a batch of each process."""
+    lr: OptionalFloat = 1e-4
+    """The peak learning rate."""
+    warmup: float = 0.1
+    """Below 1 the share of the steps in which the rate rises, else their number."""
+    decay: ScheduleName = "cosine"
+    """How the rate falls after that."""
+    final_lr: float = 0.0
+    """The last rate, as a share of the peak."""
+    optimiser: OptimiserName = "adamw"
+    weight_decay: float = 0.01
+    """On matrices; never on biases and norms."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's; the first is the momentum of the others."""
+    clip: OptionalFloat = 1.0
+    """The largest norm of the gradient."""
+
+    def config(self, options: RunOptions, steps: int, **settings: Any) -> TrainConfig:
+        """The settings of `fit`; `settings` are further fields of it, or take the place of these."""
+        given: dict[str, Any] = {
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "optimiser": self.optimiser,
+            "betas": self.betas,
+            "schedule": self.decay,
+            "warmup": self.warmup,
+            "final_lr": self.final_lr,
+            "clip": self.clip,
+            "accumulate": options.accumulate,
+            "precision": options.precision,
+            "seed": options.seed,
+            "threads": options.threads,
+            "log_every": options.log_every,
+            "save_every": options.save_every,
+        }
+        return TrainConfig(steps, **given | settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Rates):
+    """A training of a number of steps."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+
+    def training(self, options: RunOptions, **settings: Any) -> TrainConfig:
+        """The settings of `fit`."""
+        return self.config(options, self.steps, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs(Rates):
+    """A training of a number of epochs."""
+
+    epochs: float = 3.0
+    """How often the data is gone through."""
+    steps: OptionalInt = None
+    """So many optimiser steps instead."""
+    max_steps: OptionalInt = None
+    """No more optimiser steps than this."""
+
+    def training(self, options: RunOptions, batches: int, **settings: Any) -> TrainConfig:
+        """The settings of `fit`, for an epoch of `batches`."""
+        if self.epochs <= 0:
+            raise InputError(f"epochs = {self.epochs}: must be above 0")
+        steps = self.steps or max(1, math.ceil(self.epochs * batches / options.accumulate))
+        return self.config(options, min(steps, self.max_steps or steps), **settings)
+
+
+Running = OmitArgPrefixes[RunOptions]
+ByStep = OmitArgPrefixes[Schedule]
+ByEpoch = OmitArgPrefixes[Epochs]
