@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from coalign.data.pairs.emoji import load_emoji, split_concepts
 from coalign.objectives.contrastive import Contrastive, matching_targets
-from coalign.recipes.pairs._small_albef import small_albef
+from coalign.recipes.pairs._compact import compact
 from coalign.recipes.pairs.quickstart import (
     TEST_STYLE,
     TEXTS,
@@ -111,7 +111,7 @@ def main() -> None:
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1 if given.development else 0.0)
     styles, test = (("openmoji",), "noto") if given.development else (TRAIN_STYLES, TEST_STYLE)
     held_out = split.development if given.development else split.unseen
-    model = small_albef(1, given.seed)
+    model = compact(1, given.seed)
     pairs = CachedPairs(model, split.train, given.seed, styles)
     tests = {"seen": Gallery.of(model, split.train, test), "unseen": Gallery.of(model, held_out, test)}
     for name, run in (("A", pooled_baseline), ("C", grid_baseline)):

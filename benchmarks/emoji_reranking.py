@@ -23,8 +23,8 @@ from torch import Tensor
 
 import coalign
 from coalign.data.pairs.emoji import load_emoji, split_concepts
-from coalign.models.albef.model import Albef
-from coalign.recipes.pairs._small_albef import TRAINING, small_albef, standardise
+from coalign.models.compact.model import Compact
+from coalign.recipes.pairs._compact import TRAINING, compact
 from coalign.recipes.pairs.quickstart import CachedPairs, Gallery
 from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import ANSWERS, DIRECTIONS, Combine, Evaluation, add_log_sigmoid
@@ -59,9 +59,9 @@ def of_run(run: Path) -> dict[tuple[str, float], Evaluation]:
 def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> dict[tuple[str, float], Evaluation]:
     """The model of one seed, trained and tested, by part of the concepts and by hubness."""
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1)
-    model = small_albef(steps, seed)
+    model = compact(steps, seed)
     pairs = CachedPairs(model, split.train, seed, (train,))
-    standardise(model, pairs.grids[:, 0])
+    model.standardise(pairs.grids[:, 0])
     with tempfile.TemporaryDirectory() as folder:
         config = replace(TRAINING, steps=steps, seed=seed, threads=threads)
         fit(model, pairs, config, Run(Path(folder) / "run", {}))
@@ -70,7 +70,7 @@ def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> d
     return tested(model, pairs.querybank(model), tests)
 
 
-def tested(model: Albef, bank: Querybank, tests: dict[str, Gallery]) -> dict[tuple[str, float], Evaluation]:
+def tested(model: Compact, bank: Querybank, tests: dict[str, Gallery]) -> dict[tuple[str, float], Evaluation]:
     found: dict[tuple[str, float], Evaluation] = {}
     for name, gallery in tests.items():
         scored = gallery.score(model, bank, hubness=0.0)

@@ -21,18 +21,10 @@ from torch import Tensor
 
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
-from coalign.data.words.tokenizer import Tokenizer
-from coalign.models.albef.model import Albef
-from coalign.recipes.pairs._small_albef import (
-    CONFIG,
-    TRAINING,
-    minilm_folder,
-    small_albef,
-    standardise,
-    start_from_minilm,
-)
+from coalign.models.compact.model import Compact
+from coalign.models.compact.towers import CompactConfig
+from coalign.recipes.pairs._compact import TRAINING, compact
 from coalign.recipes.pairs.quickstart import CachedPairs, Gallery, batch_of, normalised, pixels_of
-from coalign.registry import attach_tokenizer
 from coalign.retrieval.embed import encode_corpus
 from coalign.retrieval.rerank import evaluate_retrieval
 from coalign.training.loop import fit
@@ -47,7 +39,7 @@ PLAIN = VitConfig(image_size=96, patch_size=16, dim=192, depth=4, heads=3, hidde
 class Drawings(CachedPairs):
     """The same pairs with the drawings themselves, augmented anew each time."""
 
-    def __init__(self, model: Albef, concepts: Sequence[EmojiConcept], seed: int) -> None:
+    def __init__(self, model: Compact, concepts: Sequence[EmojiConcept], seed: int) -> None:
         super().__init__(model, concepts, seed, STYLES)
         self.pixels = torch.cat([pixels_of(concepts, style) for style in STYLES])
 
@@ -55,18 +47,13 @@ class Drawings(CachedPairs):
         return Images(pixels=normalised(augment_drawings(self.pixels[rows], generator)))
 
 
-def plain_albef(seed: int) -> Albef:
+def on_pixels(seed: int) -> Compact:
     """The quick start's model with a ViT on pixels for its image tower."""
-    text = replace(CONFIG.text, context_dim=PLAIN.dim)
-    torch.manual_seed(seed)
-    model = Albef(replace(CONFIG, image=PLAIN, text=text))
-    start_from_minilm(model, minilm_folder())
-    model.momentum.load_state_dict(model.online.state_dict())
-    attach_tokenizer(model, Tokenizer.load(minilm_folder()))
-    return model
+    config = CompactConfig()
+    return compact(TRAINING.steps, seed, replace(config, image=PLAIN, text=replace(config.text, context_dim=PLAIN.dim)))
 
 
-def recall(model: Albef, gallery: Gallery, on_pixels: bool) -> dict[str, dict[str, float]]:
+def recall(model: Compact, gallery: Gallery, on_pixels: bool) -> dict[str, dict[str, float]]:
     pixels = normalised(pixels_of(gallery.concepts, gallery.style))
 
     def batches() -> Iterator[Batch]:
@@ -87,9 +74,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(2)
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1)
-    hybrid = small_albef(TRAINING.steps, given.seed)
+    hybrid = compact(TRAINING.steps, given.seed)
     pairs = CachedPairs(hybrid, split.train, given.seed, STYLES)
-    standardise(hybrid, pairs.grids[:, 0])
+    hybrid.standardise(pairs.grids[:, 0])
     tests = {
         "seen": Gallery.of(hybrid, split.train, TEST),
         "unseen": Gallery.of(hybrid, split.development, TEST),
@@ -103,10 +90,10 @@ def main() -> None:
         time_budget=given.seconds,
         save_every=10**6,
     )
-    plain = plain_albef(given.seed), Drawings(hybrid, split.train, given.seed)
+    plain = on_pixels(given.seed), Drawings(hybrid, split.train, given.seed)
     for name, model, loader in (("hybrid", hybrid, pairs), ("pixels", *plain)):
         with tempfile.TemporaryDirectory() as folder:
-            result = fit(model, loader, config, Run(Path(folder) / "run", {"system": "albef"}))
+            result = fit(model, loader, config, Run(Path(folder) / "run", {"system": "compact"}))
         for part, gallery in tests.items():
             found = recall(model, gallery, name == "pixels")
             i2t, t2i = found["image_to_text"], found["text_to_image"]

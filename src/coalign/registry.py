@@ -28,6 +28,7 @@ from coalign.checkpoints import StateMap, read_tensors
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.embeddings import resize_positions
+from coalign.models.former import current
 from coalign.types import Head, System
 
 
@@ -237,7 +238,8 @@ def _build(
     return offer.model(wanted if change is None else change(wanted)), offer
 
 
-def _load_run(path: Path, ours: Mapping[str, Any]) -> nn.Module:
+def _load_run(path: Path, described: Mapping[str, Any]) -> nn.Module:
+    ours = current(described)
     entry = find(ours["system"])
     offer = entry if ours.get("head") is None else entry.heads[ours["head"]]
     config = from_plain(offer.config if isinstance(offer, System) else offer.config_type, ours["config"])

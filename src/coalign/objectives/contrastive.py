@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from coalign.objectives.reduce import Reduction, reduced
@@ -21,16 +21,3 @@ class Contrastive(nn.Module):
 
     def forward(self, similarity: Float[Tensor, "b m"], target: Float[Tensor, "b m"]) -> Tensor:
         return reduced(-(similarity.log_softmax(1) * target).sum(1), self.reduction)
-
-
-def soft_targets(
-    momentum_similarity: Float[Tensor, "b m"], hard: Float[Tensor, "b m"], alpha: float | Tensor
-) -> Float[Tensor, "b m"]:
-    """alpha * softmax(momentum similarities) + (1 - alpha) * hard (ALBEF, section 3.3)."""
-    return alpha * momentum_similarity.softmax(1) + (1 - alpha) * hard
-
-
-def matching_targets(ids: Int[Tensor, " b"], candidates: Int[Tensor, " m"]) -> Float[Tensor, "b m"]:
-    """Spreads each row's target evenly over the candidates with its id (ALBEF's retrieval fine-tuning)."""
-    same = (ids[:, None] == candidates).float()
-    return same / same.sum(1, keepdim=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -35,3 +37,30 @@ def draw_hard_negatives(
     others = 1.0 - torch.eye(*similarity.shape, device=similarity.device)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def draw_negative_pairs(
+    similarity_i2t: Float[Tensor, "n b"],
+    similarity_t2i: Float[Tensor, "n b"],
+    same: Bool[Tensor, "n b"],
+    generator: torch.Generator | None,
+    sharpness: float = 1.0,
+) -> dict[str, Tensor]:
+    """A hard negative image for each text and a hard negative text for each image, by name.
+
+    In a short training the hardest negatives teach matching nothing: a `sharpness` below 1 mixes in easier ones.
+    """
+    sides = {"neg_image_index": similarity_t2i, "neg_text_index": similarity_i2t}
+    return {
+        name: draw_hard_negatives(sharpness * similarity.detach(), same, generator)
+        for name, similarity in sides.items()
+    }
+
+
+def matched_pairs(drawn: Mapping[str, Tensor]) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"], Int[Tensor, " p"]]:
+    """3n pairs as (text numbers, image numbers, labels): the true pairs, each text with its negative image, each image
+    with its negative text (ALBEF, section 3.2)."""
+    images, texts = drawn["neg_image_index"], drawn["neg_text_index"]
+    own = torch.arange(len(texts), device=texts.device)
+    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+    return torch.cat([own, own, texts]), torch.cat([own, images, own]), labels

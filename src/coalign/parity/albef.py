@@ -18,6 +18,7 @@ from coalign.models.albef.model import Albef
 from coalign.models.albef.names import assignment_original, classifier_original, original, vqa_original
 from coalign.models.albef.trunk import AlbefConfig
 from coalign.models.albef.vqa import AlbefVqa, AlbefVqaConfig
+from coalign.objectives.matching import matched_pairs
 from coalign.ops.attention import Mask
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
@@ -147,35 +148,35 @@ def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> O
         for name in ("mlm_input_ids", "mlm_labels"):
             choices[name] = packed(case, name, keep_padding).values
     model.before_step()
-    seen = model.contrast(batch, choices["alpha"])
+    own, momentum, contrast = model.contrast(batch, choices["alpha"])
     losses = model.losses(batch, choices=choices)
-    texts, images = model.with_negatives(choices, seen.text.values.device)
-    text = seen.text.select(texts)
-    fused = model.online.fuse(text, seen.image, Mask.between(text, seen.image, images))
-    size, own = len(seen.text), torch.arange(len(seen.text))
+    texts, images, _ = matched_pairs(choices)
+    text = own.text.select(texts)
+    fused = model.online.fuse(text, own.image, Mask.between(text, own.image, images))
+    size = len(own.text)
     out: dict[str, Tensor | Packed] = {
-        "image_embeds": seen.image,
-        "image_embeds_m": seen.image_m,
-        "text_embeds": seen.text,
-        "text_embeds_m": seen.text_m,
-        "image_feat": seen.image_vector,
-        "image_feat_m": seen.image_vector_m,
-        "text_feat": seen.text_vector,
-        "text_feat_m": seen.text_vector_m,
-        "sim_i2t": seen.similarity_i2t,
-        "sim_t2i": seen.similarity_t2i,
-        "soft_targets_i2t": seen.target_i2t,
-        "soft_targets_t2i": seen.target_t2i,
-        "loss_i2t": model.itc(seen.similarity_i2t, seen.target_i2t),
-        "loss_t2i": model.itc(seen.similarity_t2i, seen.target_t2i),
+        "image_embeds": own.image,
+        "image_embeds_m": momentum.image,
+        "text_embeds": own.text,
+        "text_embeds_m": momentum.text,
+        "image_feat": own.image_vector,
+        "image_feat_m": momentum.image_vector,
+        "text_feat": own.text_vector,
+        "text_feat_m": momentum.text_vector,
+        "sim_i2t": contrast.similarity_i2t,
+        "sim_t2i": contrast.similarity_t2i,
+        "soft_targets_i2t": contrast.target_i2t,
+        "soft_targets_t2i": contrast.target_t2i,
+        "loss_i2t": model.itc(contrast.similarity_i2t, contrast.target_i2t),
+        "loss_t2i": model.itc(contrast.similarity_t2i, contrast.target_t2i),
         "loss_ita": losses["itc"],
         "loss_itm": losses["itm"],
-        "fusion_positive": fused.select(own),
+        "fusion_positive": fused.select(torch.arange(size)),
         "fusion_negative": fused.select(torch.arange(size, 3 * size)),
         "itm_logits": model.match_head(fused.first),
     }
     if "mlm" in losses:
-        out |= masked_words(model, batch, seen.image, seen.image_m, choices)
+        out |= masked_words(model, batch, own.image, momentum.image, choices)
         out["loss_mlm"] = losses["mlm"]
     grid = model.config.image.grid + 2
     out["pos_embed_resized_grid_plus_2"] = resize_positions(model.online.image.positions[0], (grid, grid))[None]
@@ -199,7 +200,7 @@ def masked_words(model: Albef, batch: Batch, image: Packed, image_m: Packed, cho
     hidden, labels = batch.text.ids.with_values(choices["mlm_input_ids"]), choices["mlm_labels"]
     every = torch.arange(hidden.values.shape[0])
     logits = [
-        towers.predict(towers.fuse(towers.read(Text(hidden)), seen), every)
+        model.predict_words(towers, hidden, seen, every)
         for towers, seen in ((model.online, image), (model.momentum, image_m))
     ]
     rows = labels != -100

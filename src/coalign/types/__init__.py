@@ -4,13 +4,14 @@
 gives back, `InputSpec` is what a model asks of its data, and `Model` is what training and retrieval know of a model.
 """
 
-from coalign.types.batch import Batch, Images, Regions, Series, Text, Video
+from coalign.types.batch import Batch, Candidates, Images, Regions, Series, Text, Video
 from coalign.types.model import Encoding, Head, Model, System
 from coalign.types.packed import Layout, Packed, Record
 from coalign.types.spec import InputSpec, Targets
 
 __all__ = [
     "Batch",
+    "Candidates",
     "Encoding",
     "Head",
     "Images",

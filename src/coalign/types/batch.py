@@ -70,11 +70,20 @@ class Series(Movable):
 
 
 @dataclass(frozen=True, eq=False)
+class Candidates(Movable):
+    """Texts of other items, as further candidates of a contrast. `states` [n, D]: what the text projection reads of
+    each, from the frozen blocks of a text tower; `ids` [n] of their items."""
+
+    states: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch(Movable):
     """What data gives and models take. Every part is optional; parts agree in the number of items.
 
     `ids` [B] int64 says which items are the same thing (several texts of one image share an id);
-    `labels` holds a task's targets by name.
+    `candidates` are texts beyond the batch's own; `labels` holds a task's targets by name.
     """
 
     text: Text | None = None
@@ -83,6 +92,7 @@ class Batch(Movable):
     video: Video | None = None
     series: Series | None = None
     ids: Tensor | None = None
+    candidates: Candidates | None = None
     labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __len__(self) -> int:

@@ -10,8 +10,7 @@ from coalign.data.images.drawings import augment_drawings
 from coalign.data.pairs.emoji import load_emoji
 from coalign.data.pairs.sources import open_source
 from coalign.data.prepare import prepare
-from coalign.models.albef.trunk import AlbefConfig
-from coalign.recipes.pairs._small_albef import CONFIG, small_albef, standardise
+from coalign.recipes.pairs._compact import compact
 from coalign.recipes.pairs.albef_small import bank_of
 from coalign.recipes.pairs.quickstart import TEXTS, VIEWS, CachedPairs, Gallery, pixels_of
 from coalign.types import Batch
@@ -24,7 +23,7 @@ def concepts():
 
 @pytest.fixture(scope="module")
 def model():
-    return small_albef(steps=10, seed=0)
+    return compact(steps=10, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def pairs(model, concepts):
         batch_size = 8
 
     found = Few(model, concepts, seed=0)
-    standardise(model, found.grids[:, 0])
+    model.standardise(found.grids[:, 0])
     return found
 
 
@@ -128,9 +127,3 @@ def test_augmented_drawings_stay_on_white(concepts):
     assert torch.equal(changed, again) and not torch.allclose(changed, pixels)
     assert changed.min() >= 0 and changed.max() <= 1
     assert changed[:, :, 0, 0].median() > 0.95
-
-
-def test_the_options_are_off_in_the_papers_configuration():
-    paper = AlbefConfig()
-    assert (paper.image_pool, paper.text_pool, paper.frozen_text, paper.match_items) == ("class", "first", False, None)
-    assert CONFIG.image_pool == "grid" and CONFIG.frozen_text

@@ -97,7 +97,7 @@ def text_command(
 
 def _text_model(run: str, system: str | None, vocab: Path | None):
     from coalign import load
-    from coalign.recipes.pairs._small_albef import minilm_folder
+    from coalign.recipes.pairs._compact import minilm_folder
 
     if run == "minilm":
         folder = minilm_folder()

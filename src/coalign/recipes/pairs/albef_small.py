@@ -11,8 +11,8 @@ from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.core.samples import Source, Subset
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
-from coalign.models.albef.model import Albef
-from coalign.recipes.pairs._small_albef import TRAINING, run_description, small_albef, standardise
+from coalign.models.compact.model import Compact
+from coalign.recipes.pairs._compact import TRAINING, compact, run_description
 from coalign.retrieval.embed import encode_corpus
 from coalign.retrieval.querybank import Querybank
 from coalign.tasks.pairs.retrieval import by_modality
@@ -51,7 +51,7 @@ class Recipe:
         columns = {"image_column": self.image_column, "text_column": self.text_column}
         source = open_source(self.data, **columns, split=self.split, prefer="train")
         checked = check_source(source, limit=self.max_broken, quarantine=quarantine, progress=True)
-        model = small_albef(self.steps, self.seed)
+        model = compact(self.steps, self.seed)
         loader = Loader(
             checked.source,
             model.input_spec,
@@ -65,7 +65,7 @@ class Recipe:
         with torch.no_grad():
             images = next(iter(sample)).images
             assert images is not None
-            standardise(model, model.features(images))
+            model.standardise(model.features(images))
         config = replace(TRAINING, steps=self.steps, lr=self.lr, seed=self.seed)
         run = Run(self.out, run_description(model, "albef-small"))
         result = fit(model, loader, config, run)
@@ -74,7 +74,7 @@ class Recipe:
         print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT")
 
 
-def bank_of(model: Albef, source: Source) -> Querybank:
+def bank_of(model: Compact, source: Source) -> Querybank:
     """The vectors of some training images, all of them where there are few, and of their texts."""
     model.eval()
     some = Subset(source, source.order(torch.Generator().manual_seed(0))[:BANK].tolist())

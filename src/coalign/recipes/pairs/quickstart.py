@@ -26,9 +26,10 @@ from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0
-from coalign.models.albef.model import Albef
+from coalign.models.compact.model import Compact
+from coalign.models.compact.towers import pool_text
 from coalign.objectives.contrastive import Contrastive, matching_targets
-from coalign.recipes.pairs._small_albef import RETRIEVAL, TRAINING, run_description, small_albef, standardise
+from coalign.recipes.pairs._compact import RETRIEVAL, TRAINING, compact, run_description
 from coalign.retrieval.embed import Entry, encode_corpus
 from coalign.retrieval.index import Index
 from coalign.retrieval.metrics import chance_recall
@@ -37,7 +38,7 @@ from coalign.retrieval.rerank import Evaluation, add_log_sigmoid, evaluate_retri
 from coalign.training.loop import fit
 from coalign.training.run import Run
 from coalign.training.tracking import read_metrics
-from coalign.types import Batch, Images, Packed, Text
+from coalign.types import Batch, Candidates, Images, Packed, Text
 
 TRAIN_STYLES, TEST_STYLE = ("noto", "openmoji"), "twemoji"
 VIEWS, TEXTS, CHUNK, OTHERS = 8, 5, 256, 640
@@ -61,9 +62,9 @@ class Recipe:
         concepts = load_emoji(96)
         split = split_concepts(concepts, seed=0, development_fraction=0.0)
         seen, unseen = split.train, split.unseen
-        model = small_albef(self.steps, self.seed)
+        model = compact(self.steps, self.seed)
         pairs = CachedPairs(model, seen, self.seed)
-        standardise(model, pairs.grids[:, 0])
+        model.standardise(pairs.grids[:, 0])
         tests = {"seen": Gallery.of(model, seen), "unseen": Gallery.of(model, unseen)}
         untrained = {name: gallery.score(model).recall() for name, gallery in tests.items()}
         run = Run(self.out, run_description(model, "quickstart"))
@@ -118,7 +119,7 @@ def next_commands(out: Path) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- features
-def tokenizer_of(model: Albef) -> Tokenizer:
+def tokenizer_of(model: Compact) -> Tokenizer:
     tokenizer: Any = getattr(model, "tokenizer", None)
     assert isinstance(tokenizer, Tokenizer)
     return tokenizer
@@ -134,13 +135,13 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def grids_of(model: Albef, pixels: Tensor) -> Tensor:
+def grids_of(model: Compact, pixels: Tensor) -> Tensor:
     """The frozen stem's features, kept in half precision."""
     return model.features(Images(pixels=normalised(pixels))).half()
 
 
 @torch.no_grad()
-def texts_of(model: Albef, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+def texts_of(model: Compact, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
     """(ids, frozen states in half precision) of each text; texts of about one length go through MiniLM together."""
     tokenizer, spec = tokenizer_of(model), model.input_spec
     found: list[tuple[Tensor, Tensor] | None] = [None] * len(texts)
@@ -162,10 +163,10 @@ def batch_of(texts: Sequence[tuple[Tensor, Tensor]], images: Images | None = Non
 
 
 @torch.no_grad()
-def pool(model: Albef, texts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def pool(texts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """What the text projection reads of each text."""
     states = Packed.from_items([ids for ids, _ in texts]).with_values(torch.cat([rows for _, rows in texts]).float())
-    return model.online.pool_text(states)
+    return pool_text(states)
 
 
 def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -183,7 +184,7 @@ class CachedPairs:
     batch_size = 256
 
     def __init__(
-        self, model: Albef, concepts: Sequence[EmojiConcept], seed: int, styles: Sequence[str] = TRAIN_STYLES
+        self, model: Compact, concepts: Sequence[EmojiConcept], seed: int, styles: Sequence[str] = TRAIN_STYLES
     ) -> None:
         generator = torch.Generator().manual_seed(derive_seed(seed, 0))
         grids: list[Tensor] = []
@@ -198,7 +199,7 @@ class CachedPairs:
         self.grids, self.concepts, self.seed = torch.cat(grids), len(concepts), seed
         written = [text for concept in concepts for text in texts_about(concept, generator)]
         self.texts = texts_of(model, written)
-        self.pooled = torch.cat([pool(model, part) for part in batched(self.texts, CHUNK)])
+        self.pooled = torch.cat([pool(part) for part in batched(self.texts, CHUNK)])
         self.epoch = self.number = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -214,14 +215,14 @@ class CachedPairs:
             self.epoch, self.number = (self.epoch, number + 1) if number + 1 < steps else (self.epoch + 1, 0)
             texts, further = (x * TEXTS + self._variants(len(x), generator) for x in (ids, others))
             batch = batch_of([self.texts[i] for i in texts.tolist()], images, ids)
-            yield replace(batch, labels={"text_bank": self.pooled[further], "text_bank_ids": others})
+            yield replace(batch, candidates=Candidates(self.pooled[further], others))
 
     def look(self, rows: Tensor, generator: torch.Generator) -> Images:
         """One of the views of each of these drawings."""
         view = torch.randint(VIEWS, rows.shape, generator=generator)
         return Images(grid=self.grids[rows, view].float())
 
-    def querybank(self, model: Albef) -> Querybank:
+    def querybank(self, model: Compact) -> Querybank:
         """The vectors of all drawings as they are, and of every concept's full text."""
         model.eval()
         images = (Batch(images=Images(grid=part.float())) for part in self.grids[:, 0].split(CHUNK))
@@ -266,7 +267,7 @@ class Gallery:
     vectors: Mapping[str, Tensor]
 
     @staticmethod
-    def of(model: Albef, concepts: Sequence[EmojiConcept], style: str = TEST_STYLE) -> Gallery:
+    def of(model: Compact, concepts: Sequence[EmojiConcept], style: str = TEST_STYLE) -> Gallery:
         grids = grids_of(model, pixels_of(concepts, style))
         return Gallery(concepts, style, grids, texts_of(model, [c.text for c in concepts]), {})
 
@@ -274,7 +275,7 @@ class Gallery:
         for rows in torch.arange(len(self.concepts)).split(CHUNK):
             yield batch_of([self.texts[i] for i in rows.tolist()], Images(grid=self.grids[rows].float()), rows)
 
-    def score(self, model: Albef, bank: Querybank | None = None, hubness: float = RETRIEVAL["hubness"]) -> Evaluation:
+    def score(self, model: Compact, bank: Querybank | None = None, hubness: float = RETRIEVAL["hubness"]) -> Evaluation:
         """By the vectors, and ready to be re-ranked where there is a bank."""
         model.eval()
         rerank = bank is not None
@@ -374,7 +375,7 @@ def groups_of(tests: Mapping[str, Gallery], scored: Mapping[str, Evaluation]) ->
 
 def make_report(
     out: Path,
-    model: Albef,
+    model: Compact,
     results: Mapping[str, Any],
     tests: Mapping[str, Gallery],
     scored: Mapping[str, Evaluation],
@@ -435,7 +436,7 @@ def answer_of(concept: EmojiConcept, direction: str, right: bool, score: float |
     return Answer(right, text=concept.text, score=score)
 
 
-def alignment_of(model: Albef, concept: EmojiConcept) -> Alignment:
+def alignment_of(model: Compact, concept: EmojiConcept) -> Alignment:
     batch = prepare(model, images=[picture_of(concept)], texts=[concept.name])
     (found,) = align(model, batch, [tokenizer_of(model).words(concept.name)], model.alignment_method)
     return Alignment(picture_of(concept), found, concept.group)

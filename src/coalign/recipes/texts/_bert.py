@@ -19,7 +19,7 @@ from coalign.errors import InputError
 from coalign.models.bert.heads import BertTask, BertTaskConfig
 from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
 from coalign.models.bert.sizes import of_config, of_weights
-from coalign.recipes.pairs._small_albef import minilm_folder
+from coalign.recipes.pairs._compact import minilm_folder
 from coalign.registry import attach_tokenizer, describe, load, told
 from coalign.training.loop import FitResult, TrainConfig, fit
 from coalign.training.run import Run

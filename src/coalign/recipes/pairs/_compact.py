@@ -1,8 +1,5 @@
-"""An ALBEF that trains in minutes on a laptop: a small ViT on frozen EfficientNet-lite0 features, and MiniLM.
-
-The image tower is the hybrid of the ViT paper's section 3.1; the text half is MiniLM as it was pre-trained, and the
-one fusion block starts from MiniLM's last. Extras: `minilm` and `efficientnet`.
-"""
+"""The compact system before training: frozen EfficientNet-lite0 and MiniLM, and a fusion block that starts from
+MiniLM's last. Extras: `minilm` and `efficientnet`."""
 
 from __future__ import annotations
 
@@ -18,50 +15,15 @@ from coalign.checkpoints import read_tensors
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
-from coalign.models.albef.model import Albef
-from coalign.models.albef.trunk import AlbefConfig
 from coalign.models.bert.model import transformers
+from coalign.models.compact.model import Compact
+from coalign.models.compact.towers import TEXT_BLOCKS, CompactConfig
 from coalign.registry import attach_tokenizer, describe
 from coalign.training.loop import TrainConfig
-from coalign.trunks.bert import BertConfig
-from coalign.trunks.vit import VitConfig
 
-TEXT_BLOCKS = 6
 RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
 """Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
-QUEUE = 64
-"""Short, since every concept's text is a candidate with gradient anyway: a longer one costs seen concepts."""
-
-CONFIG = AlbefConfig(
-    image=VitConfig(image_size=96, patch_size=16, dim=96, depth=1, heads=3, hidden_dim=192, stem="efficientnet_lite0"),
-    text=BertConfig(
-        dim=384,
-        depth=TEXT_BLOCKS + 1,
-        heads=12,
-        hidden_dim=1536,
-        dropout=0.0,
-        context_dim=96,
-        cross_from=TEXT_BLOCKS,
-    ),
-    embed_dim=512,
-    queue_size=QUEUE,
-    momentum=0.9,
-    alpha=0.1,
-    online_keys=True,
-    targets="ids",
-    max_text_length=40,
-    separator=True,
-    image_pool="grid",
-    text_pool="mean",
-    text_hidden=4096,
-    projection_dropout=0.2,
-    frozen_text=True,
-    warm_momentum=True,
-    negative_sharpness=0.2,
-    match_items=48,
-    word_items=8,
-)
 TRAINING = TrainConfig(
     steps=900,
     lr=1e-3,
@@ -80,21 +42,21 @@ TRAINING = TrainConfig(
 )
 
 
-def small_albef(steps: int, seed: int = 0, queue_size: int = QUEUE) -> Albef:
+def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> Compact:
     """The model before training, with its vocabulary. `steps` is what the distillation's weight grows over, a third."""
     folder = minilm_folder()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Albef(replace(CONFIG, alpha_steps=max(steps * 3 // 10, 1), queue_size=queue_size))
+        model = Compact(replace(config or CompactConfig(), alpha_steps=max(steps * 3 // 10, 1)))
     start_from_minilm(model, folder)
-    assert model.stem is not None
-    model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
+    if model.stem is not None:
+        model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
     model.momentum.load_state_dict(model.online.state_dict())
     attach_tokenizer(model, Tokenizer.load(folder))
     return model
 
 
-def start_from_minilm(model: Albef, folder: Path) -> None:
+def start_from_minilm(model: Compact, folder: Path) -> None:
     """Text half: MiniLM's embeddings and blocks. Fusion block: MiniLM's last, with a cross-attention of its own."""
     sizes = replace(model.config.text, depth=TEXT_BLOCKS, context_dim=None)
     state = transformers(sizes).load(read_tensors(folder)).state
@@ -111,16 +73,7 @@ def start_from_minilm(model: Albef, folder: Path) -> None:
             nn.init.xavier_uniform_(parameter, generator=torch.Generator().manual_seed(1))
 
 
-def standardise(model: Albef, grids: torch.Tensor) -> None:
-    """Sets the mean and deviation of the stem's features [N, C, h, w], cell by cell, by which the image tower reads
-    them."""
-    grids = grids.float()
-    whole = grids.std(dim=(0, 2, 3), keepdim=True)[0]  # keeps cells that are nearly always white from growing
-    model.get_buffer("grid_mean").copy_(grids.mean(0))
-    model.get_buffer("grid_std").copy_(grids.std(0) + 0.1 * whole + 1e-3)
-
-
-def run_description(model: Albef, recipe: str) -> dict[str, Any]:
+def run_description(model: Compact, recipe: str) -> dict[str, Any]:
     return describe(model) | {"recipe": recipe, "retrieval": RETRIEVAL}
 
 

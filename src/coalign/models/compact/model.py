@@ -1,0 +1,245 @@
+"""Compact: a small image-text aligner on frozen features, which trains in minutes on a laptop. The quick start's model.
+
+A ViT of one block reads the feature map of a frozen EfficientNet-lite0 (the hybrid of Dosovitskiy et al. 2021, section
+3.1); texts are read by a frozen MiniLM. Vectors of both are aligned by momentum contrast, one fusion block with
+cross-attention says whether they match, and hidden words are predicted with the image in view: the objectives of ALBEF
+(Li et al. 2021), composed of the same layers. Unlike ALBEF's, the batch's own keys are online vectors, texts of other
+items come with the batch as further candidates, and all that share an id are positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
+from coalign.layers.fusion import fuse_pairs
+from coalign.layers.momentum import Further, MomentumContrast, Similarities, momentum_copy, momentum_update
+from coalign.models.compact.towers import CompactConfig, Pairs, Towers, input_spec_of
+from coalign.objectives.contrastive import Contrastive
+from coalign.objectives.distillation import Distillation
+from coalign.objectives.masked_lm import MaskedLM
+from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
+from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System, Text
+
+
+class Compact(nn.Module):
+    """The model, which also searches, re-ranks and shows alignment."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = None if config.image.stem == "none" else EfficientNetStem(EfficientNetLite0())
+        if self.stem is not None:
+            shape = EfficientNetStem.width, *config.image.grid_size
+            self.register_buffer("grid_mean", torch.zeros(shape))
+            self.register_buffer("grid_std", torch.ones(shape))
+        self.online = Towers(config)
+        self.momentum = momentum_copy(self.online)
+        self.temperature = Parameter(torch.tensor(config.temperature))
+        self.match_head = nn.Linear(config.text.dim, 2)
+        self.queue = MomentumContrast(config.queue_size, config.embed_dim, online_keys=True)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.itc, self.itm, self.mlm, self.distillation = Contrastive(), Matching(), MaskedLM(), Distillation()
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return input_spec_of(self.config)
+
+    # ------------------------------------------------------------------------------------------------------- use
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """States and unit vectors of what the batch holds; with both modalities also "fused" states and match logits.
+
+        With `record`: "image.{i}.attention", "text.{i}.attention", "fusion.{i}.cross_attention" and "...hidden".
+        """
+        kept: Record | None = {} if record else None
+        tokens: dict[str, Packed] = {}
+        vectors: dict[str, Tensor] = {}
+        pooled: dict[str, Tensor] = {}
+        if batch.images is not None:
+            images = self.see(batch.images)
+            tokens["image"] = self.online.image(images, record=kept)
+            vectors["image"] = self.online.image_vector(tokens["image"], images)
+        if batch.text is not None:
+            tokens["text"] = self.online.read(batch.text, record=kept)
+            vectors["text"] = self.online.text_vector(tokens["text"])
+        if batch.images is not None and batch.text is not None:
+            tokens["fused"] = self.online.fuse(tokens["text"], tokens["image"], record=kept)
+            pooled["match_logits"] = self.match_head(tokens["fused"].first)
+        return Encoding(tokens, pooled, vectors, kept or {})
+
+    def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
+        """Matching logits [P] of pairs [P, 2] of (image, text) numbers, from states that `encode` gave."""
+        rows = fuse_pairs(self.online.text.encoder, self.config.text.cross_from, images, texts, pairs)
+        return self.match_head(rows)[:, 1]
+
+    def see(self, images: Images) -> Images:
+        """What the image tower reads: pixels as they are, or the standardised features of the frozen stem."""
+        if self.stem is None:
+            return images
+        grid = self.features(images)
+        return Images(grid=(grid - self.get_buffer("grid_mean")) / self.get_buffer("grid_std"))
+
+    def features(self, images: Images) -> Tensor:
+        """The stem's features [B, C, h, w]: those that come with the batch, or of its pixels."""
+        if images.grid is not None:
+            return images.grid.to(self.temperature.dtype)
+        if self.stem is None or images.pixels is None:
+            raise ValueError("this batch holds neither pixels nor features of a stem")
+        return self.stem(images.pixels)
+
+    @torch.no_grad()
+    def standardise(self, grids: Tensor) -> None:
+        """Sets mean and deviation of the stem's features [N, C, h, w], cell by cell, by which they are read."""
+        grids = grids.float()
+        whole = grids.std(dim=(0, 2, 3), keepdim=True)[0]  # keeps cells that are nearly always white from growing
+        self.get_buffer("grid_mean").copy_(grids.mean(0))
+        self.get_buffer("grid_std").copy_(grids.std(0) + 0.1 * whole + 1e-3)
+
+    @property
+    def alignment_method(self) -> Literal["cross_attention"]:
+        return "cross_attention"
+
+    def alignment(
+        self, batch: Batch, method: Literal["cross_attention", "grad_cam", "transport"] = "cross_attention"
+    ) -> list[Tensor]:
+        """Word-to-patch maps [L_i, grid, grid], one a pair: the fusion block's cross-attention, mean over heads."""
+        assert batch.text is not None
+        if method != "cross_attention":
+            raise ValueError(f"this model has no {method} maps; its method is cross_attention")
+        side = self.config.image.grid
+        with torch.no_grad():
+            weights = self.encode(batch, record=True).record[f"fusion.{self.config.text.cross_from}.cross_attention"]
+        maps = weights.mean(1)[:, :, 1:].unflatten(-1, (side, side))
+        return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
+
+    # -------------------------------------------------------------------------------------------------- training
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """The momentum copy follows and the temperature is clamped, both before the forward pass."""
+        self.queue.discard()
+        self.temperature.clamp_(0.001, 0.5)
+        self.momentum.eval()  # its targets and its queue are better without dropout
+        step = int(self.get_buffer("step"))
+        momentum_update(self.momentum, self.online, min(self.config.momentum, (step + 1) / (step + 10)))
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """ITC, ITM and MLM of a batch of pairs. `choices` may hold what `draw` draws."""
+        assert batch.text is not None
+        wanted = self.config.objectives if only is None else only
+        own, momentum, contrast = self.contrast(batch)
+        drawn = self.draw(batch, contrast, generator, choices or {}, wanted)
+        losses: dict[str, Tensor] = {}
+        if "itc" in wanted:
+            i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)
+            losses["itc"] = (i2t + self.itc(contrast.similarity_t2i, contrast.target_t2i)) / 2
+        if "itm" in wanted:
+            texts, images, labels = matched_pairs(drawn)
+            losses["itm"] = self.itm(
+                self.match_head(self.online.fuse_first(own.text, own.image, texts, images)), labels
+            )
+        if "mlm" in wanted:
+            some = range(min(self.config.word_items, len(batch.text.ids)))
+            hidden, labels = batch.text.ids.select(some).with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
+            rows, text = predicted_rows(labels), self.online.read(Text(hidden))
+            logits = self.online.predict(self.online.fuse(text, own.image.select(some)), rows)
+            with torch.no_grad():
+                m = self.momentum
+                teacher = m.predict(m.fuse(text, momentum.image.select(some)), rows)
+            soft = self.distillation(logits, teacher)
+            losses["mlm"] = (1 - self.alpha) * self.mlm(logits, labels[rows]) + self.alpha * soft
+        self.queue.stage(batch.ids, image=momentum.image_vector, text=momentum.text_vector)
+        return losses
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """The queue takes in the step's momentum features."""
+        self.queue.flush()
+        self.get_buffer("step").add_(1)
+
+    @property
+    def alpha(self) -> Tensor | float:
+        """The weight of the momentum copy's targets at this step."""
+        c = self.config
+        return c.alpha * (self.get_buffer("step") / c.alpha_steps).clamp(max=1.0) if c.alpha_steps else c.alpha
+
+    def contrast(self, batch: Batch) -> tuple[Pairs, Pairs, Similarities]:
+        """What the towers give, what their momentum copies give, and the similarities with their targets."""
+        if batch.images is None or batch.text is None or batch.ids is None:
+            raise ValueError("this model trains on pairs with ids: this batch lacks images, texts or ids")
+        images, text, more, further = self.see(batch.images), self.online.read(batch.text), batch.candidates, None
+        own = self.online(images, text)
+        with torch.no_grad():
+            momentum = self.momentum(images, text)
+        if more is not None:
+            with torch.no_grad():
+                further_m = self.momentum.project_text(more.states)
+            further = Further(self.online.project_text(more.states), further_m, more.ids)
+        return (
+            own,
+            momentum,
+            self.queue(
+                own.image_vector,
+                own.text_vector,
+                momentum.image_vector,
+                momentum.text_vector,
+                self.temperature,
+                alpha=self.alpha,
+                ids=batch.ids,
+                further=further,
+            ),
+        )
+
+    def draw(
+        self,
+        batch: Batch,
+        contrast: Similarities,
+        generator: torch.Generator | None,
+        choices: Mapping[str, Tensor],
+        wanted: Sequence[str],
+    ) -> dict[str, Tensor]:
+        """Every random choice of a step, by name: negatives for ITM, hidden words for MLM. `choices` go first."""
+        assert batch.text is not None and batch.ids is not None
+        c, drawn, ids = self.config, dict(choices), batch.text.ids
+        size = len(ids)
+        if "itm" in wanted and "neg_image_index" not in drawn:
+            i2t, t2i = (s[: c.match_items, :size] for s in (contrast.similarity_i2t, contrast.similarity_t2i))
+            same = batch.ids[: c.match_items, None] == batch.ids
+            drawn |= draw_negative_pairs(i2t, t2i, same, generator, c.negative_sharpness)
+        if "mlm" in wanted and "mlm_input_ids" not in drawn:
+            words = ids.select(range(min(c.word_items, size))).values
+            drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
+                words,
+                words != c.cls_id,
+                probability=c.mask_probability,
+                mask_id=c.mask_id,
+                vocab_size=c.text.vocab_size,
+                generator=generator,
+            )
+        return drawn
+
+
+SIZES = {"hybrid-96": CompactConfig()}
+
+SYSTEM = System(
+    name="compact",
+    title="Compact: alignment of frozen features",
+    paper="this package; objectives of Li et al., NeurIPS 2021, arXiv 2107.07651",
+    model=Compact,
+    config=CompactConfig,
+    sizes=SIZES,
+    weights={},
+    objectives=("itc", "itm", "mlm"),
+)
