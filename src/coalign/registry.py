@@ -284,7 +284,8 @@ def _load_foreign(
                 if closest is None or len(wrong) < closest[0]:
                     where = f"size {size_name}, head {head_name or 'pre-training'}, layout {layout_name}"
                     closest = len(wrong), f"{where}: {'; '.join(dict.fromkeys(wrong[:3]))}"
-    assert closest is not None, "a system has at least one size and one layout"
+    if closest is None:
+        raise InputError(f"{path}: {entry.name} reads no files but its own runs, and this is none")
     raise InputError(f"{path}: no size of {entry.name} fits it; closest is {closest[1]}")
 
 
