@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from coalign.data.texts.squad import Question, read_squad
-from coalign.tasks.texts.text_metrics import squad_metrics
+from coalign.metrics.texts import squad_metrics
 
 
 def kind(row: Question) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ from typing import Any
 from PIL import Image
 from skimage import data as skimage_data  # pyright: ignore[reportMissingTypeStubs]
 
-from coalign.analysis.runs.pictures import save_picture
 from coalign.analysis.runs.reconstruction import reconstruct, reconstruction_sheet
+from coalign.data.images.pictures import save_picture
 from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
 from coalign.recipes.images.mae_finetune import Recipe as MaeFinetune
 from coalign.recipes.images.mae_pretrain import Recipe as MaePretrain

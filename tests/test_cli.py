@@ -249,7 +249,7 @@ TASK = '''
 from dataclasses import dataclass
 from pathlib import Path
 from coalign.arguments import RunFolder
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
 
 @dataclass(frozen=True)
 class Evaluate:

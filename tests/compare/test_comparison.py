@@ -12,9 +12,9 @@ import pytest
 from coalign.cli.commands import compare
 from coalign.compare import comparison as _comparison
 from coalign.compare.comparison import Comparison, Contender, Plan, Stage, at, made
+from coalign.compare.text_only import text_only
 from coalign.errors import InputError
-from coalign.tasks.questions._text_only import text_only
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
 
 CALLS: list[str] = []
 

@@ -5,12 +5,12 @@ from safetensors.torch import save_file
 
 import coalign
 from coalign.cli.commands import run_command
+from coalign.data.texts.text_tables import read_lines
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.registry import attach_tokenizer, describe
-from coalign.retrieval.text_features import text_states, text_vectors, word_vectors
-from coalign.tasks.texts.text_features import embed_texts, read_lines
+from coalign.retrieval.text_features import embed_texts, text_states, text_vectors, word_vectors
 from coalign.training.run import Run
 from coalign.trunks.bert import BertConfig
 

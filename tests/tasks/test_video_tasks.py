@@ -10,6 +10,7 @@ import torch
 from coloured_videos import ColourClips, coloured_video
 
 from coalign.errors import InputError
+from coalign.metrics.videos import assign_in_order, frame_accuracy, mean_recall, step_hits, steps_by_second
 from coalign.tasks.videos import (
     action_recognition,
     action_segmentation,
@@ -17,7 +18,6 @@ from coalign.tasks.videos import (
     video_choice,
     video_retrieval,
 )
-from coalign.tasks.videos.video_metrics import assign_in_order, frame_accuracy, mean_recall, step_hits, steps_by_second
 
 TASKS = (action_recognition, action_segmentation, step_localisation, video_choice, video_retrieval)
 

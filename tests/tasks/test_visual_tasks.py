@@ -18,13 +18,13 @@ from coalign.data.questions.pictures import open_pictures
 from coalign.data.questions.vqa import Question
 from coalign.data.regions.files import write_shard
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.evaluation.matching import PairScorer, match_scores
+from coalign.evaluation.visual import Model
 from coalign.recipes.pairs._vl_pretrain import with_vocabulary
 from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist
 from coalign.tasks.pairs import _matching, cross_retrieval, matching
-from coalign.tasks.pairs._matching import PairScorer, match_scores
 from coalign.tasks.questions import gqa, nlvr2, vqa
-from coalign.tasks.questions._visual import Model
 from coalign.types import Encoding
 
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import tyro
 
+from coalign.compare.text_only import text_only
 from coalign.errors import InputError
 from coalign.files import replace_file
 from coalign.flags import field_names
 from coalign.recipes import find_recipe
 from coalign.registry import find, from_plain, load
 from coalign.tasks import find_task
-from coalign.tasks.questions._text_only import text_only
 
 Settings = dict[str, Any]
 """Flags of a recipe or task by name."""

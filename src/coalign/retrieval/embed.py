@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from coalign.data.inputs import encode
 from coalign.errors import InputError
 from coalign.types import Batch, Encoding, Layout, Packed
 
@@ -80,7 +81,7 @@ def embed(
         held = min(max(passed - seen, 0), len(rows))
         seen += len(rows)
         if held < len(rows):
-            vectors.append(_vectors(model.encode(batch), modality)[held:].float().cpu())
+            vectors.append(vectors_of(model.encode(batch), modality)[held:].float().cpu())
             entries.extend(rows[held:])
             if len(entries) >= flush:
                 added += write()
@@ -107,7 +108,7 @@ def encode_corpus(model: Encoder, batches: Iterable[Batch], modality: str, token
     seen = 0
     for batch in batches:
         encoding = model.encode(batch)
-        vectors.append(_vectors(encoding, modality).float().cpu())
+        vectors.append(vectors_of(encoding, modality).float().cpu())
         ids.append(torch.arange(seen, seen + len(batch)) if batch.ids is None else batch.ids.cpu())
         seen += len(batch)
         if tokens:
@@ -130,8 +131,25 @@ def _visible_lengths(packed: Packed) -> list[int]:
     return packed.padding_mask().sum(1).tolist()
 
 
-def _vectors(encoding: Encoding, modality: str) -> Tensor:
+def vectors_of(encoding: Encoding, modality: str) -> Tensor:
+    """[B, d] the vectors of one modality. Raises InputError where the model gives none."""
     if modality not in encoding.vectors:
         known = ", ".join(encoding.vectors) or "none"
         raise InputError(f"the model gives no {modality} vectors for this batch (it gives: {known})")
     return encoding.vectors[modality]
+
+
+def by_modality(batch: Batch) -> tuple[Batch, Batch]:
+    """The images and the texts of an evaluation batch as a batch each; the texts may outnumber the images."""
+    return Batch(images=batch.images, ids=batch.ids), Batch(text=batch.text, ids=batch.labels["text_ids"])
+
+
+def as_encoder(model: nn.Module) -> Encoder:
+    if not isinstance(model, Encoder):
+        raise InputError(f"{type(model).__name__} gives no vectors, so it cannot be searched with")
+    return model
+
+
+def vector_width(model: nn.Module) -> int:
+    """The width of the vectors that the model searches with, from what it says of a one-word text."""
+    return vectors_of(encode(model, "text", ["a"]), "text").shape[1]

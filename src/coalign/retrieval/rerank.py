@@ -8,9 +8,11 @@ keeps its order behind it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -280,3 +282,27 @@ def _chunks(images: Tensor, size: int) -> Iterator[tuple[int, int]]:
             begin += size
     if end > begin:
         yield begin, end
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """The `k` best answers of each query are scored again: similarity + `weight` · log P(match).
+
+    The default weight is the paper's temperature τ: similarity / τ is a log-probability but for a constant, and adding
+    both with equal rights gives this weight. With a `bank`, the similarity is less `hubness` times
+    the answer's.
+    """
+
+    k: int = 32
+    weight: float = 0.07
+    hubness: float = 0.0
+    bank: Querybank | None = None
+
+    @staticmethod
+    def of_run(run: str | Path) -> Reranking:
+        """What the run's config.json says under "retrieval", and the bank that its training left there."""
+        path = Path(run) / "config.json"
+        chosen: Any = json.loads(path.read_text("utf-8")).get("retrieval") or {}
+        if not isinstance(chosen, dict) or not chosen.keys() <= {"k", "weight", "hubness"}:
+            raise InputError(f'{path}: "retrieval" should be {{"k": number, "weight": number, …}}, it is {chosen}')
+        return Reranking(**chosen, bank=Querybank.load(Path(run)) if chosen.get("hubness") else None)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coalign.data.inputs import device_of, inputs_of
+from coalign.data.prepare import prepare
 from coalign.errors import InputError
-from coalign.retrieval.embed import Encoder
+from coalign.progress import with_progress
+from coalign.retrieval.embed import Encoder, as_encoder
 from coalign.types import Batch, Encoding, Packed
 
 Pool = Literal["model", "mean", "cls", "last"]
@@ -95,3 +98,42 @@ def word_vectors(
             if len(rows):  # a word that was cut off has none
                 found.append(WordVector(text, place, states.values[rows].mean(0)))
     return found
+
+
+def embed_texts(
+    model: Any,
+    texts: Sequence[str],
+    *,
+    layer: int | None = None,
+    pool: Pool = "model",
+    words: Sequence[str] = (),
+    batch_size: int = 64,
+) -> list[dict[str, Any]]:
+    """One row a text, with its unit vector; with `words` one an occurrence of any of them, with its state.
+
+    Rows have `row` (the text's number from 1), `text`, `vector`; of words also `word` and `position`, its number among
+    the text's words from 1.
+    """
+    encoder, device = as_encoder(model), device_of(model)
+    _, tokenizer = inputs_of(model)
+    rows: list[dict[str, Any]] = []
+    starts = range(0, len(texts), batch_size)
+    for start in with_progress(starts, "embedding", len(starts), True):
+        some = texts[start : start + batch_size]
+        batch = prepare(model, texts=some).to(device)
+        if not words:
+            for number, vector in enumerate(text_vectors(encoder, batch, layer, pool).float().cpu().tolist()):
+                rows.append({"row": start + number + 1, "text": some[number], "vector": vector})
+            continue
+        split = [tokenizer.words(text) for text in some]
+        for found in word_vectors(encoder, batch, split, words, layer):
+            rows.append(
+                {
+                    "row": start + found.text + 1,
+                    "text": some[found.text],
+                    "word": split[found.text][found.word],
+                    "position": found.word + 1,
+                    "vector": found.vector.float().cpu().tolist(),
+                }
+            )
+    return rows

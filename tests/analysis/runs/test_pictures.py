@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from coalign.analysis.runs.pictures import data_uri, fit, open_picture, save_picture, write_text
+from coalign.data.images.pictures import data_uri, fit, open_picture, save_picture, write_text
 from coalign.errors import InputError
 
 

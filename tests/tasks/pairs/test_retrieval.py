@@ -7,7 +7,8 @@ from colours import ColourModel, write_table
 from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
 from coalign.retrieval.querybank import Querybank
-from coalign.tasks.pairs.retrieval import Reranking, evaluate_pairs
+from coalign.retrieval.rerank import Reranking
+from coalign.tasks.pairs.retrieval import evaluate_pairs
 
 BOTH = ("image_to_text", "text_to_image")
 

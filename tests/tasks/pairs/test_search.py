@@ -12,8 +12,9 @@ from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
 from coalign.retrieval.querybank import Querybank
-from coalign.tasks.pairs.retrieval import Reranking
-from coalign.tasks.pairs.search import embed_pairs, index_pairs, search, vector_table
+from coalign.retrieval.rerank import Reranking
+from coalign.retrieval.search import embed_pairs, index_pairs, search
+from coalign.retrieval.vector_table import vector_table
 
 
 @pytest.fixture

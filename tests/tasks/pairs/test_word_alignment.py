@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.visual import Model, VisualTask
 from coalign.tasks.pairs import word_alignment
 from coalign.tasks.pairs._alignment import WordMap
-from coalign.tasks.questions._visual import Model, VisualTask
 from coalign.tasks.questions.referring_alignment import Evaluate as Referring
 from coalign.types import Batch, Encoding, InputSpec
 

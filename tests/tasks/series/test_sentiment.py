@@ -5,8 +5,8 @@ from sklearn.metrics import f1_score
 
 from coalign.analysis.runs.stream_attention import LagProfile, Planted, directions, lag_profile, share_on_events
 from coalign.errors import InputError
+from coalign.metrics.sentiment import class_metrics, emotion_metrics, sentiment_metrics
 from coalign.tasks.series.missing_modality import MissingModality, corrupted
-from coalign.tasks.series.sentiment_metrics import class_metrics, emotion_metrics, sentiment_metrics
 from coalign.types import Batch, Layout, Packed, Series, Text
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from coalign.data.core.samples import Problem, Where
 from coalign.errors import InputError
-from coalign.tasks.texts._text import check_out, tell, write_predictions
+from coalign.evaluation.texts import check_out, tell, write_predictions
 
 
 def test_rows_that_are_left_out_are_told_up_to_a_limit(capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from coalign.tasks.texts.text_metrics import (
+from coalign.metrics.texts import (
     answer_f1,
     answer_scores,
     best_threshold,

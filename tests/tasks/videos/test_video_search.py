@@ -13,7 +13,7 @@ from coalign.cli.commands import search as search_command
 from coalign.data.core.quarantine import Quarantine
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
-from coalign.tasks.videos.video_search import clock, index_videos, search_moments
+from coalign.retrieval.moments import clock, index_videos, search_moments
 
 
 @pytest.fixture

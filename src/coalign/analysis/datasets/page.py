@@ -20,7 +20,7 @@ from coalign.analysis.datasets.findings import SEVERITY
 from coalign.analysis.datasets.found import Study, row_table
 from coalign.analysis.datasets.sections import picture, sections_of
 from coalign.analysis.datasets.series import SeriesStatistics
-from coalign.analysis.runs.pictures import write_text
+from coalign.data.images.pictures import write_text
 from coalign.errors import InputError
 from coalign.files import replacing
 

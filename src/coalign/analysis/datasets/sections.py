@@ -9,8 +9,8 @@ from typing import Any
 from coalign.analysis.datasets.drawing import lines
 from coalign.analysis.datasets.found import Study
 from coalign.analysis.datasets.slices import Difference
-from coalign.analysis.runs.pictures import data_uri, fit
 from coalign.data.images.decode import BadSample, decode_image
+from coalign.data.images.pictures import data_uri, fit
 from coalign.errors import InputError
 
 THUMBNAIL = 96  # longer side in pixels of a picture on the page

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-from coalign.analysis.runs.pictures import Picture, data_uri, fit, open_picture, write_text
+from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
 from coalign.errors import InputError
 from coalign.types import Batch
 

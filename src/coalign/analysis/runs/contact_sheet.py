@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from coalign.analysis.runs.pictures import Picture, fit, open_picture
+from coalign.data.images.pictures import Picture, fit, open_picture
 from coalign.errors import InputError
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from coalign.analysis.runs.alignment import AlignmentMap, overlays
 from coalign.analysis.runs.charts import curves, line_chart
-from coalign.analysis.runs.pictures import Picture, data_uri, fit, open_picture, write_text
+from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
 
 ROW_TITLES = {
     "model": "Dual encoder",

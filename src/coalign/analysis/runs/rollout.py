@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coalign.analysis.runs.alignment import overlay
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-from coalign.analysis.runs.pictures import fit
+from coalign.data.images.pictures import fit
 from coalign.data.images.decode import ImageLike, decode_image
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.errors import InputError

@@ -39,9 +39,9 @@ def command(
     """
     from coalign import prepare
     from coalign.analysis.runs.alignment import Aligner, Method, align, align_regions, alignment_sheet, save_alignment
-    from coalign.analysis.runs.pictures import save_picture
+    from coalign.data.images.pictures import save_picture
+    from coalign.data.inputs import device_of, inputs_of
     from coalign.data.regions.files import open_regions
-    from coalign.tasks.pairs.retrieval import device_of, inputs_of
     from coalign.types import Model
 
     if out is not None:

@@ -88,8 +88,9 @@ def command(
     from coalign.analysis.datasets.slices import load_slices
     from coalign.analysis.datasets.study import compare_sets, study
     from coalign.analysis.datasets.summary import summarise
+    from coalign.analysis.towers import default_towers, run_towers
+    from coalign.checkpoints.packages import minilm_folder
     from coalign.data.words.tokenizer import Tokenizer
-    from coalign.tasks.pairs.towers import default_towers, minilm_folder, run_towers
 
     if (out / "report.html").exists() and not overwrite:
         raise InputError(f"{out / 'report.html'}: exists already; give another --out, or --overwrite")
@@ -185,7 +186,7 @@ def _is_series(path: Path) -> bool:
 
 
 def _progress(items: Iterable[T], title: str) -> Iterable[T]:
-    from coalign.tasks.pairs.retrieval import with_progress
+    from coalign.progress import with_progress
 
     total = len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]
     return with_progress(items, title, total, True)

@@ -43,7 +43,9 @@ def command(
         batch_size: Images at a time.
         workers: Processes that read images ahead.
     """
-    from coalign.tasks.pairs.search import embed_pairs, vector_table, vector_width
+    from coalign.retrieval.embed import vector_width
+    from coalign.retrieval.search import embed_pairs
+    from coalign.retrieval.vector_table import vector_table
 
     new_file(out, overwrite, (".parquet",))
     model = load_run(run)
@@ -81,7 +83,9 @@ def text_command(
         overwrite: Replace the file if it exists.
         batch_size: Texts at a time.
     """
-    from coalign.tasks.texts.text_features import embed_texts, read_lines, write_vectors
+    from coalign.data.texts.text_tables import read_lines
+    from coalign.retrieval.text_features import embed_texts
+    from coalign.retrieval.vector_table import write_vectors
 
     new_file(out, overwrite, (".parquet",))
     model = _text_model(run, system, vocab)
@@ -97,7 +101,7 @@ def text_command(
 
 def _text_model(run: str, system: str | None, vocab: Path | None):
     from coalign import load
-    from coalign.recipes.pairs._compact import minilm_folder
+    from coalign.checkpoints.packages import minilm_folder
 
     if run == "minilm":
         folder = minilm_folder()

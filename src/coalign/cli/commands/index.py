@@ -33,7 +33,7 @@ def command(
         workers: Processes that read images ahead.
         step: Of videos: seconds from one clip's beginning to the next. By default half a clip's length.
     """
-    from coalign.tasks.pairs.search import index_pairs
+    from coalign.retrieval.search import index_pairs
 
     model = load_run(run)
     path = out or run / "index"
@@ -58,7 +58,7 @@ def _videos(
     run: Path, model: Any, folder: Path, path: Path, step: float | None, overwrite: bool, batch_size: int, json: bool
 ) -> int:
     from coalign.data.core.quarantine import Quarantine
-    from coalign.tasks.videos.video_search import index_videos
+    from coalign.retrieval.moments import index_videos
 
     quarantine = Quarantine()
     options: dict[str, Any] = {"step": step, "batch_size": batch_size, "overwrite": overwrite}

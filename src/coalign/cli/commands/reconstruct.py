@@ -29,8 +29,8 @@ def command(
         seed: Which patches are hidden.
         overwrite: Replace the file if it exists.
     """
-    from coalign.analysis.runs.pictures import save_picture
     from coalign.analysis.runs.reconstruction import reconstruct, reconstruction_sheet
+    from coalign.data.images.pictures import save_picture
 
     new_file(out, overwrite, (".png", ".jpg", ".webp"))
     print(save_picture(reconstruction_sheet(reconstruct(load_run(run), images, seed)), out))

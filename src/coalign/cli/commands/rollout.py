@@ -27,8 +27,8 @@ def command(
         out: The picture to write (.png, .jpg or .webp).
         overwrite: Replace the file if it exists.
     """
-    from coalign.analysis.runs.pictures import save_picture
     from coalign.analysis.runs.rollout import rollout_sheet, rollouts
+    from coalign.data.images.pictures import save_picture
     from coalign.data.images.transforms import ImageOptions
 
     new_file(out, overwrite, (".png", ".jpg", ".webp"))

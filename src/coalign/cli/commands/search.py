@@ -40,8 +40,8 @@ def command(
         index: Another index than RUN/index.
     """
     from coalign.retrieval.index import Index
-    from coalign.tasks.pairs.retrieval import Reranking
-    from coalign.tasks.pairs.search import picture_of, search
+    from coalign.retrieval.rerank import Reranking
+    from coalign.retrieval.search import picture_of, search
 
     if (text is None) == (image is None) or (text is not None and not text.strip()):
         raise InputError('give either words to search for, coalign search RUN "red fruit", or --image FILE')
@@ -85,7 +85,7 @@ def command(
 
 def _moments(run: Path, index: Any, text: str, k: int, open: bool, json: bool) -> int:
     """Answers out of an index of videos: file, time span, and what is said then."""
-    from coalign.tasks.videos.video_search import picture_of_moment, search_moments, span_of
+    from coalign.retrieval.moments import picture_of_moment, search_moments, span_of
 
     hits = search_moments(load_run(run), index, text, k)
 
@@ -114,7 +114,7 @@ def _contact_sheet(
 ) -> Path:
     """A sheet of the answers' pictures in RUN/searches, named after the query."""
     from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-    from coalign.analysis.runs.pictures import save_picture
+    from coalign.data.images.pictures import save_picture
 
     pictures = [(picture(hit.entry), hit) for hit in hits]
     cells = [Cell(shown, caption(hit), hit.score) for shown, hit in pictures if shown is not None]

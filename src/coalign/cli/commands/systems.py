@@ -74,7 +74,7 @@ def systems_table() -> str:
 
 
 def _put_table(readme: Path) -> None:
-    from coalign.analysis.runs.pictures import write_text
+    from coalign.data.images.pictures import write_text
 
     before, begins, rest = readme.read_text("utf-8").partition("<!-- systems -->\n")
     _, ends, after = rest.partition("<!-- /systems -->")

@@ -110,7 +110,7 @@ def video_command(
         seed: The same seed writes the same world.
     """
     from coalign.errors import InputError
-    from coalign.tasks.pairs.retrieval import with_progress
+    from coalign.progress import with_progress
     from coalign.worlds.video_files import write_video_world
     from coalign.worlds.videos import Narrating, make_videos
 

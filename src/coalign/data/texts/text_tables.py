@@ -248,3 +248,22 @@ def _cola(opened: Opened) -> Opened:
             yield Row(row.number, fields, row.broken, row.note)
 
     return names, lambda wanted: iter(rows(wanted))
+
+
+def read_lines(path: str, column: str | None = None) -> list[str]:
+    """The texts of a .txt file, one a line, or of a table's column.
+
+    Raises:
+        InputError: There is no such file or column, or no text in it.
+    """
+    if not path.lower().endswith(".txt"):
+        rows = read_texts(path, text_columns=[] if column is None else [column], texts=1)
+        return [row.texts[0] for row in rows.rows]
+    try:
+        lines = Path(path).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"{path}: has no text in it")
+    return texts

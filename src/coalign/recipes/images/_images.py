@@ -12,16 +12,16 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import nn
 
-from coalign.analysis.runs.pictures import write_text
 from coalign.arguments import OptionalFloat, OptionalInt, OptionalName, Switch
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Subset
 from coalign.data.images.labelled_images import CLASSES, Classes
 from coalign.data.images.mixing import Mixing
+from coalign.data.images.pictures import write_text
 from coalign.data.images.transforms import ImageOptions
 from coalign.errors import InputError
+from coalign.evaluation.images import Checked, ImageColumns, ImageData, score_images, top_k
 from coalign.registry import describe
-from coalign.tasks.images._images import Checked, ImageColumns, ImageData, score_images, top_k
 from coalign.training.loop import Callback, FitResult, TrainConfig, fit
 from coalign.training.run import Run
 

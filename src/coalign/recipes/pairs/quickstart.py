@@ -17,9 +17,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from coalign.analysis.runs.alignment import align
-from coalign.analysis.runs.pictures import write_text
 from coalign.analysis.runs.report import Alignment, Answer, Group, Report, Retrieval, write_report
 from coalign.data.images.drawings import augment_drawings
+from coalign.data.images.pictures import write_text
 from coalign.data.images.transforms import derive_seed
 from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
 from coalign.data.prepare import prepare

@@ -21,10 +21,10 @@ from coalign.data.questions.pictures import Pictures, open_pictures
 from coalign.data.regions.files import open_regions
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.visual import ANSWERS
 from coalign.files import replace_file
 from coalign.recipes.pairs._vl_pretrain import tokenizer_of, with_vocabulary
 from coalign.registry import attach_tokenizer, describe, find, load
-from coalign.tasks.questions._visual import ANSWERS
 from coalign.training.loop import Loader, TrainConfig, fit
 from coalign.training.run import Run
 

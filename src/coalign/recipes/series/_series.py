@@ -20,9 +20,9 @@ from coalign.data.series.pickles import Padding
 from coalign.data.series.utterances import SeriesData
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.series import SeriesSource, answer_metrics, answers, main_metric
 from coalign.files import link_or_copy, replace_file
 from coalign.registry import attach_tokenizer, describe
-from coalign.tasks.series._series import SeriesSource, answer_metrics, answers, main_metric
 from coalign.training.loop import Callback, FitResult, TrainConfig, fit
 from coalign.training.run import Run
 from coalign.worlds.speakers import open_series

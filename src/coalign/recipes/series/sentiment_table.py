@@ -18,6 +18,7 @@ from tyro.conf import arg
 from coalign.arguments import OptionalFloat, OptionalPath, say
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
+from coalign.evaluation.series import SeriesRun, SeriesSource
 from coalign.files import replace_file
 from coalign.recipes.series import (
     bert_mosi,
@@ -30,7 +31,6 @@ from coalign.recipes.series import (
 )
 from coalign.recipes.series._series import SeriesRecipe
 from coalign.recipes.series._series_bert import SeriesBertRecipe
-from coalign.tasks.series._series import SeriesRun, SeriesSource
 
 Array = npt.NDArray[Any]
 

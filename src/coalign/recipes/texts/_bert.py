@@ -13,13 +13,13 @@ from tyro.conf import arg
 
 from coalign.arguments import OptionalInt, OptionalName, OptionalPath
 from coalign.checkpoints import read_tensors
+from coalign.checkpoints.packages import minilm_folder
 from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.bert.heads import BertTask, BertTaskConfig
 from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
 from coalign.models.bert.sizes import of_config, of_weights
-from coalign.recipes.pairs._compact import minilm_folder
 from coalign.registry import attach_tokenizer, describe, load, told
 from coalign.training.loop import FitResult, TrainConfig, fit
 from coalign.training.run import Run

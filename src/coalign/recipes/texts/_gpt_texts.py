@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from coalign.arguments import OptionalName
 from coalign.data.texts.text_tables import TextRows, label_names, read_texts
+from coalign.evaluation.texts import ColumnNames, Table, encode_items, tell
 from coalign.models.gpt.heads import GptTask
 from coalign.recipes.texts._gpt import FineTuning
-from coalign.tasks.texts._text import ColumnNames, Table, encode_items, tell
 from coalign.tasks.texts.classification import measure, targets
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from coalign.arguments import OptionalName
 from coalign.data.texts.choices import read_choices
+from coalign.evaluation.texts import encode_questions, tell
 from coalign.models.bert.heads import BertMultipleChoice
 from coalign.recipes.texts._bert import FineTuning, check_length
-from coalign.tasks.texts._text import encode_questions, tell
 from coalign.tasks.texts.multiple_choice import Choices, measure
 
 

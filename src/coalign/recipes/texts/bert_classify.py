@@ -7,9 +7,9 @@ from pathlib import Path
 
 from coalign.arguments import OptionalName, Switch
 from coalign.data.texts.text_tables import TextRows, label_names, read_texts
+from coalign.evaluation.texts import ColumnNames, Table, encode_items, tell
 from coalign.models.bert.heads import BertClassifier
 from coalign.recipes.texts._bert import FineTuning, check_length
-from coalign.tasks.texts._text import ColumnNames, Table, encode_items, tell
 from coalign.tasks.texts.classification import measure, targets
 
 

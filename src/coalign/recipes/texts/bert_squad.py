@@ -8,10 +8,10 @@ from coalign.arguments import OptionalPath
 from coalign.data.texts.squad import read_squad
 from coalign.data.texts.squad_windows import WindowSettings, encode_windows, read_windows
 from coalign.errors import InputError
+from coalign.evaluation.texts import tell
 from coalign.models.bert.heads import BertSpans
 from coalign.ops.spans import SpanSettings
 from coalign.recipes.texts._bert import FineTuning, check_length
-from coalign.tasks.texts._text import tell
 from coalign.tasks.texts.question_answering import (
     Squad,
     answer_questions,

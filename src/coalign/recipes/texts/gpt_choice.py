@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from coalign.arguments import OptionalName
 from coalign.data.texts.choices import read_choices
+from coalign.evaluation.texts import encode_questions, tell
 from coalign.models.gpt.heads import GptMultipleChoice
 from coalign.recipes.texts._gpt import FineTuning
-from coalign.tasks.texts._text import encode_questions, tell
 from coalign.tasks.texts.multiple_choice import Choices, measure
 
 

@@ -11,11 +11,11 @@ from coalign.data.core.batches import Batches
 from coalign.data.videos.captions import Captioned, CaptionedClips, read_captioned
 from coalign.data.videos.files import TRAIN_SPLITS
 from coalign.errors import InputError
+from coalign.evaluation.videos import VideoFolder, found_videos
 from coalign.models.mil_nce.model import MilNceModel
 from coalign.ops.collectives import rank, world_size
 from coalign.recipes.videos._narrated import Timed
 from coalign.registry import describe, load
-from coalign.tasks.videos._video import VideoFolder, found_videos
 from coalign.tasks.videos.video_retrieval import CaptionsFile
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run

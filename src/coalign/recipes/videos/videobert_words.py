@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 
-from coalign.analysis.runs.pictures import save_picture
 from coalign.analysis.runs.visual_words import Frames, word_sheet
 from coalign.arguments import OptionalPath, say
+from coalign.data.images.pictures import save_picture
 from coalign.data.videos.clip_features import ClipFeatures
 from coalign.data.videos.visual_words import WORDS, VisualWordBook
 from coalign.errors import InputError

@@ -15,10 +15,10 @@ from coalign.data.core.quarantine import Quarantine
 from coalign.data.images.labelled_images import CLASSES, Classes
 from coalign.data.images.transforms import ImageOptions
 from coalign.errors import InputError
+from coalign.evaluation.images import Checked, ImageColumns, ImageData, classes_of, score_images, top_k
+from coalign.evaluation.result import TaskResult
 from coalign.files import replacing
 from coalign.registry import load
-from coalign.tasks.images._images import Checked, ImageColumns, ImageData, classes_of, score_images, top_k
-from coalign.tasks.result import TaskResult
 
 BEST = 5
 

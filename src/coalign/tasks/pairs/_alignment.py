@@ -10,12 +10,13 @@ from torch import Tensor
 
 from coalign.analysis.runs.alignment import Aligner, Method, word_maps
 from coalign.data.core.batches import Batches
+from coalign.data.inputs import device_of
 from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures
 from coalign.errors import InputError
+from coalign.evaluation.visual import Model
 from coalign.ops.boxes import overlap
-from coalign.tasks.pairs.retrieval import device_of, with_progress
-from coalign.tasks.questions._visual import Model
+from coalign.progress import with_progress
 
 SAME = 0.5
 """The overlap (intersection over union) from which on a region stands for a box."""

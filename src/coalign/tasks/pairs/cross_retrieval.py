@@ -22,15 +22,16 @@ from tyro.conf import arg
 
 from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, load_run, say
 from coalign.data.core.samples import Source
+from coalign.data.inputs import device_of, inputs_of
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import image_of, open_pictures
-from coalign.retrieval.embed import encode_corpus
+from coalign.evaluation.matching import PairScorer
+from coalign.evaluation.visual import VisualTask
+from coalign.retrieval.embed import as_encoder, by_modality, encode_corpus
 from coalign.retrieval.metrics import CUTS, chance_recall, recall_at, vector_ranks
 from coalign.retrieval.rerank import Shortlist, matching_only, reranked_ranks, shortlist
-from coalign.tasks.pairs._matching import PairScorer
-from coalign.tasks.pairs.retrieval import RetrievalResult, as_encoder, by_modality, device_of, inputs_of
-from coalign.tasks.questions._visual import VisualTask
+from coalign.tasks.pairs.retrieval import RetrievalResult
 
 TIMED = 256
 """Pairs after which the time of all of them is estimated."""

@@ -19,9 +19,9 @@ from coalign.data.core.samples import Source
 from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import Pictures, image_of, open_pictures
 from coalign.errors import InputError
-from coalign.tasks.pairs._matching import match_scores
-from coalign.tasks.questions._visual import VisualTask, through
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.matching import match_scores
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import VisualTask, through
 from coalign.types import Batch, Encoding, InputSpec
 
 DATA_HELP = f"{PAIRS_HELP} Or .jsonl with image, caption and foil (a wrong caption) a line."

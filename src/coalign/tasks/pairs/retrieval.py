@@ -6,58 +6,27 @@ An image with several texts is one query and has several right answers, as on Fl
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 from tyro.conf import arg
 
 from coalign.arguments import OptionalFloat, OptionalInt, PairsOptions, RunFolder, load_run, say
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Source
+from coalign.data.inputs import device_of, inputs_of
 from coalign.data.pairs.loader import Loader
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.retrieval.embed import Corpus, Encoder, encode_corpus, join_items
+from coalign.progress import with_progress
+from coalign.retrieval.embed import Corpus, as_encoder, by_modality, encode_corpus, join_items
 from coalign.retrieval.metrics import CUTS, chance_recall
-from coalign.retrieval.querybank import Querybank
-from coalign.retrieval.rerank import Matcher, TokenSource, add_log_sigmoid, score_retrieval
-from coalign.types import Batch, InputSpec
-
-T = TypeVar("T")
+from coalign.retrieval.rerank import Matcher, Reranking, TokenSource, add_log_sigmoid, score_retrieval
 
 Recall = Mapping[str, Mapping[str, float]]
 """{"image_to_text" | "text_to_image": {"R@1": fraction, …}}."""
-
-
-@dataclass(frozen=True)
-class Reranking:
-    """The `k` best answers of each query are scored again: similarity + `weight` · log P(match).
-
-    The default weight is the paper's temperature τ: similarity / τ is a log-probability but for a constant, and adding
-    both with equal rights gives this weight. With a `bank`, the similarity is less `hubness` times
-    the answer's.
-    """
-
-    k: int = 32
-    weight: float = 0.07
-    hubness: float = 0.0
-    bank: Querybank | None = None
-
-    @staticmethod
-    def of_run(run: str | Path) -> Reranking:
-        """What the run's config.json says under "retrieval", and the bank that its training left there."""
-        path = Path(run) / "config.json"
-        chosen: Any = json.loads(path.read_text("utf-8")).get("retrieval") or {}
-        if not isinstance(chosen, dict) or not chosen.keys() <= {"k", "weight", "hubness"}:
-            raise InputError(f'{path}: "retrieval" should be {{"k": number, "weight": number, …}}, it is {chosen}')
-        return Reranking(**chosen, bank=Querybank.load(Path(run)) if chosen.get("hubness") else None)
 
 
 @dataclass(frozen=True)
@@ -193,41 +162,6 @@ def evaluate_pairs(
         "text_to_image": chance_recall(text.ids, image.ids, cuts),
     }
     return RetrievalResult(len(image.ids), len(text.ids), quarantine.broken, rows, reranking)
-
-
-def by_modality(batch: Batch) -> tuple[Batch, Batch]:
-    """The images and the texts of an evaluation batch as a batch each; the texts may outnumber the images."""
-    return Batch(images=batch.images, ids=batch.ids), Batch(text=batch.text, ids=batch.labels["text_ids"])
-
-
-def as_encoder(model: nn.Module) -> Encoder:
-    if not isinstance(model, Encoder):
-        raise InputError(f"{type(model).__name__} gives no vectors, so it cannot be searched with")
-    return model
-
-
-def inputs_of(model: nn.Module) -> tuple[InputSpec, Tokenizer]:
-    """What the model reads and its vocabulary. Raises InputError where it has none."""
-    tokenizer = getattr(model, "tokenizer", None)
-    if not isinstance(tokenizer, Tokenizer):
-        raise InputError(
-            f"this {type(model).__name__} has no vocabulary; put its tokenizer.json or vocab.txt into the run"
-        )
-    spec: Any = model.input_spec
-    return spec, tokenizer
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights lie."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def with_progress(items: Iterable[T], description: str, total: int | None, show: bool) -> Iterable[T]:
-    """The items, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    return track(
-        items, description, total=total, console=console, transient=True, disable=not (show and console.is_terminal)
-    )
 
 
 def _joined(parts: Sequence[Corpus]) -> Corpus:

@@ -13,9 +13,9 @@ from torch import Tensor
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.questions.items import Item
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import VisualTask
 from coalign.tasks.pairs._alignment import WordMap, methods_of, read_maps
-from coalign.tasks.questions._visual import VisualTask
-from coalign.tasks.result import TaskResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from coalign.arguments import OptionalPath
 from coalign.data.core.batches import Batches
+from coalign.data.inputs import device_of
 from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures
 from coalign.data.questions.vqa import Question, to_items
 from coalign.errors import InputError
-from coalign.tasks.pairs.retrieval import device_of, with_progress
-from coalign.tasks.questions._visual import Model, PredictingTask, class_scores
+from coalign.evaluation.visual import Model, PredictingTask, class_scores
+from coalign.progress import with_progress
 from coalign.types import Batch, Packed
 
 SHORTLIST = 128

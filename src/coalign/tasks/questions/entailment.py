@@ -8,8 +8,8 @@ from pathlib import Path
 
 from coalign.arguments import OptionalPath, say
 from coalign.data.questions.entailment import LABELS, read_snli_ve
-from coalign.tasks.questions._visual import PredictingTask, class_scores
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import PredictingTask, class_scores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from coalign.arguments import Switch
 from coalign.data.questions.vqa import Question, read_gqa
+from coalign.evaluation.result import TaskResult
 from coalign.tasks.questions._questions import QuestionTask
-from coalign.tasks.result import TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from coalign.data.questions.items import Item
 from coalign.data.questions.nlvr2 import read_nlvr2, statement_of
-from coalign.tasks.questions._visual import PredictingTask, class_scores
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import PredictingTask, class_scores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from coalign.data.questions.items import RIGHT, Box, Item
 from coalign.data.questions.pictures import Pictures
 from coalign.data.questions.referring import read_refcoco
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import Model, PredictingTask, through
 from coalign.ops.boxes import overlap
-from coalign.tasks.questions._visual import Model, PredictingTask, through
-from coalign.tasks.result import TaskResult
 from coalign.types import Batch, Encoding
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from coalign.arguments import OptionalName, OptionalPath
 from coalign.data.questions.items import Box
 from coalign.data.questions.referring import read_refcoco
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import VisualTask
 from coalign.tasks.pairs._alignment import methods_of, read_maps
-from coalign.tasks.questions._visual import VisualTask
-from coalign.tasks.result import TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import Pictures
 from coalign.data.questions.vcr import Part, read_vcr
 from coalign.errors import InputError
-from coalign.tasks.questions._visual import Model, PredictingTask, logits, through
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.visual import Model, PredictingTask, logits, through
 from coalign.types import Batch, Encoding
 
 

@@ -12,7 +12,7 @@ import torch
 
 from coalign.arguments import OptionalPath, RunFolder
 from coalign.errors import InputError
-from coalign.tasks.series._series import SeriesRun, SeriesSource, main_metric
+from coalign.evaluation.series import SeriesRun, SeriesSource, main_metric
 from coalign.types import Batch, Series, Text
 
 WORDS = "words"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.arguments import OptionalPath, RunFolder
-from coalign.tasks.result import TaskResult
-from coalign.tasks.series._series import SeriesRun, SeriesSource
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.series import SeriesRun, SeriesSource
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Evaluate:
         return TaskResult(opened.metrics(logits, items), len(items), {"split": self.split})
 
     def _write(self, path: Path, ids: list[str], labels: list[list[float]], logits: list[list[float]]) -> None:
-        from coalign.analysis.runs.pictures import write_text
+        from coalign.data.images.pictures import write_text
 
         text = io.StringIO()
         writer = csv.writer(text)

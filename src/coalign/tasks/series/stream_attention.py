@@ -24,7 +24,7 @@ from coalign.analysis.runs.stream_attention import (
 from coalign.arguments import OptionalPath, RunFolder
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
-from coalign.tasks.series._series import SeriesRun, SeriesSource
+from coalign.evaluation.series import SeriesRun, SeriesSource
 from coalign.worlds.speakers import RATES, WorldData
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from coalign.arguments import OptionalName, OptionalPath, RunFolder, Switch
 from coalign.data.texts.text_tables import TextRow, TextRows, class_of, read_texts, score_of
 from coalign.data.words.tokenizer import Tokenizer
-from coalign.tasks.result import TaskResult
-from coalign.tasks.texts._text import (
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.texts import (
     UNLABELLED,
     ColumnNames,
     Table,
@@ -25,7 +25,7 @@ from coalign.tasks.texts._text import (
     tell,
     write_predictions,
 )
-from coalign.tasks.texts.text_metrics import class_metrics, score_metrics
+from coalign.metrics.texts import class_metrics, score_metrics
 
 
 @dataclass(frozen=True)

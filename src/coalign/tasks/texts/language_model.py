@@ -15,14 +15,15 @@ from tyro.conf import arg
 
 from coalign.arguments import OptionalName, RunFolder, load_run, say
 from coalign.data.core.batches import Batches
+from coalign.data.inputs import device_of, inputs_of
 from coalign.data.texts.documents import open_documents
 from coalign.data.texts.token_file import TokenFile, collate_windows
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
 from coalign.models.gpt.model import Gpt, next_word_labels
 from coalign.ops.masking import predicted_rows
-from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
-from coalign.tasks.result import TaskResult
+from coalign.progress import with_progress
 
 CORPUS_HELP = (
     "The documents: a folder of .txt files, one document each; a .txt file with blank lines between documents; a "

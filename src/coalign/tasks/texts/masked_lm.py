@@ -13,14 +13,15 @@ from torch import Tensor
 from tyro.conf import arg
 
 from coalign.arguments import OptionalInt, OptionalName, RunFolder, Switch, load_run, run_config
+from coalign.data.inputs import device_of, inputs_of
 from coalign.data.texts.documents import open_documents
 from coalign.data.texts.pretraining_stream import ExampleStream
 from coalign.data.texts.pretraining_text import Plan
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
 from coalign.ops.masking import predicted_rows
-from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
-from coalign.tasks.result import TaskResult
+from coalign.progress import with_progress
 
 CORPUS_HELP = (
     "Plain text: a folder of .txt files, each a document; a .txt file with blank lines between documents; a table "

@@ -13,8 +13,8 @@ from coalign.arguments import OptionalName, OptionalPath, RunFolder, Switch
 from coalign.data.texts.choices import ChoiceRows, read_choices
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.tasks.result import TaskResult
-from coalign.tasks.texts._text import (
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.texts import (
     UNLABELLED,
     check_out,
     encode_questions,

@@ -14,11 +14,11 @@ from coalign.arguments import OptionalFloat, OptionalPath, RunFolder, Switch, sa
 from coalign.data.texts.squad import Question, read_squad
 from coalign.data.texts.squad_windows import WindowSettings, encode_windows, read_windows
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.texts import SHOWN, UNLABELLED, check_out, open_run, outputs
 from coalign.files import replace_file
+from coalign.metrics.texts import best_threshold, squad_metrics
 from coalign.ops.spans import Answer, SpanSettings, Window, answer
-from coalign.tasks.result import TaskResult
-from coalign.tasks.texts._text import SHOWN, UNLABELLED, check_out, open_run, outputs
-from coalign.tasks.texts.text_metrics import best_threshold, squad_metrics
 
 THRESHOLD_FILE = "null_threshold.json"
 Squad = Annotated[Path, arg(metavar="JSON", help="Questions in the JSON of SQuAD 1.1 or 2.0.")]

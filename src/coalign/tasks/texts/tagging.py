@@ -17,10 +17,10 @@ from coalign.data.texts.conll import TaggedSentence, in_scheme, is_spans, read_c
 from coalign.data.texts.encoded_texts import encode_tagged
 from coalign.data.texts.text_tables import class_of
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.texts import check_out, open_run, outputs
 from coalign.files import replace_file
-from coalign.tasks.result import TaskResult
-from coalign.tasks.texts._text import check_out, open_run, outputs
-from coalign.tasks.texts.text_metrics import entity_metrics, tag_accuracy
+from coalign.metrics.texts import entity_metrics, tag_accuracy
 
 COLUMNS_HELP = (
     "The sentences in columns, a word a line and an empty line between sentences: CoNLL 2003 and its like (the tag in "

@@ -14,8 +14,8 @@ from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.actions import read_actions
 from coalign.data.videos.files import Found
 from coalign.errors import InputError
-from coalign.tasks.result import TaskResult
-from coalign.tasks.videos._video import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing
 
 DATA_HELP = (
     "A folder of UCF101's trainlist01.txt and testlist01.txt or of HMDB51's *_test_split1.txt; or a .csv with "

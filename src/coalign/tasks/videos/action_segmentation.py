@@ -19,10 +19,10 @@ from coalign.data.images.decode import BadSample
 from coalign.data.videos.actions import SegmentedVideo, read_coin
 from coalign.data.videos.files import TEST_SPLITS, TRAIN_SPLITS, VideoFiles
 from coalign.errors import InputError
-from coalign.tasks.pairs.retrieval import with_progress
-from coalign.tasks.result import TaskResult
-from coalign.tasks.videos._video import VideoFolder, every_second, fit_linear, found_videos, reads_clips, tell_missing
-from coalign.tasks.videos.video_metrics import frame_accuracy
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.videos import VideoFolder, every_second, fit_linear, found_videos, reads_clips, tell_missing
+from coalign.metrics.videos import frame_accuracy
+from coalign.progress import with_progress
 
 DATA_HELP = "COIN.json, or a file of its form: database, video: subset, annotation: label and segment."
 

@@ -16,8 +16,8 @@ from coalign.arguments import OptionalPath, RunFolder
 from coalign.data.videos.clip_features import ClipFeatures
 from coalign.data.videos.visual_words import WORDS, read_examples
 from coalign.errors import InputError
-from coalign.tasks.pairs.retrieval import with_progress
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
+from coalign.progress import with_progress
 from coalign.tasks.videos._visual_words import load_videobert
 from coalign.types import Packed
 
@@ -106,8 +106,8 @@ class Evaluate:
         from PIL import Image
 
         from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-        from coalign.analysis.runs.pictures import save_picture
         from coalign.analysis.runs.visual_words import Frames
+        from coalign.data.images.pictures import save_picture
 
         assert self.out is not None and self.videos is not None and self.train_videos is not None
         held, shown, features = Frames(self.videos), Frames(self.train_videos), ClipFeatures(self.features)

@@ -17,7 +17,7 @@ from coalign.arguments import OptionalPath, RunFolder, say
 from coalign.data.videos.clip_features import ClipFeatures, rows_within
 from coalign.data.videos.files import table_rows, times_of
 from coalign.errors import InputError
-from coalign.tasks.result import TaskResult
+from coalign.evaluation.result import TaskResult
 from coalign.tasks.videos._visual_words import load_videobert
 from coalign.tasks.videos.next_visual_word import hits
 from coalign.types import Batch, Packed, Text, Video
@@ -142,8 +142,8 @@ class Evaluate:
                     rows.writerow([clip.video, clip.start, clip.end, *(word for slot in found for word in slot)])
             return
         from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-        from coalign.analysis.runs.pictures import save_picture
         from coalign.analysis.runs.visual_words import Frames
+        from coalign.data.images.pictures import save_picture
 
         assert self.videos is not None
         frames = Frames(self.videos, 160)

@@ -19,11 +19,11 @@ from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
 from coalign.data.videos.actions import TaskVideo, read_crosstask
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.videos import VideoFolder, every_second, found_videos, reads_clips, tell_missing, text_vectors
 from coalign.files import replacing
-from coalign.tasks.pairs.retrieval import with_progress
-from coalign.tasks.result import TaskResult
-from coalign.tasks.videos._video import VideoFolder, every_second, found_videos, reads_clips, tell_missing, text_vectors
-from coalign.tasks.videos.video_metrics import assign_in_order, mean_recall, step_hits, steps_by_second
+from coalign.metrics.videos import assign_in_order, mean_recall, step_hits, steps_by_second
+from coalign.progress import with_progress
 
 DATA_HELP = "CrossTask's release: a folder with tasks_primary.txt and annotations/TASK_VIDEO.csv."
 

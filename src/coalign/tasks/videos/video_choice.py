@@ -14,9 +14,9 @@ from coalign.arguments import OptionalPath, RunFolder, Switch, load_run
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.captions import read_choices
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
 from coalign.files import replacing
-from coalign.tasks.result import TaskResult
-from coalign.tasks.videos._video import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
 
 DATA_HELP = (
     "Questions: LSMDC16_multiple_choice_*.csv (tabs), MSR-VTT's .jsonl of clip_name, options, answer (from 0), or a "

@@ -16,11 +16,11 @@ from coalign.data.videos.clip_features import ClipFeatures, feature_name
 from coalign.data.videos.moments import ActionLabels, Moments, Told, read_action_labels
 from coalign.data.videos.narrated import open_narrated
 from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import take_texts
+from coalign.progress import with_progress
 from coalign.retrieval.metrics import CUTS, ranks, summarise
-from coalign.tasks.pairs.retrieval import with_progress
-from coalign.tasks.result import TaskResult
 from coalign.types import Batch
 
 ROWS, BEST = 6, 4  # texts in the picture, and moments of each
@@ -116,8 +116,8 @@ class Evaluate:
     def draw(self, items: Sequence[Told], scores: Tensor) -> None:
         """Some texts, a row each: their own moment, and the likeliest ones; green is right."""
         from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-        from coalign.analysis.runs.pictures import save_picture
         from coalign.analysis.runs.visual_words import Frames
+        from coalign.data.images.pictures import save_picture
 
         assert self.out is not None
         frames, cells = Frames(self.data, 128), list[Cell]()

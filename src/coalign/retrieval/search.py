@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from coalign.analysis.runs.pictures import Picture, fit
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Sample, Source
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
+from coalign.data.images.pictures import Picture, fit
+from coalign.data.inputs import MODALITIES, Modality, device_of, encode, inputs_of
 from coalign.data.pairs.loader import Loader
-from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import digest, replacing
-from coalign.retrieval.embed import Entry, Store, embed
+from coalign.files import digest
+from coalign.progress import with_progress
+from coalign.retrieval.embed import Entry, Store, as_encoder, embed, vector_width, vectors_of
 from coalign.retrieval.index import Hit, Index
-from coalign.retrieval.rerank import Matcher, add_log_sigmoid
-from coalign.tasks.pairs.retrieval import Reranking, as_encoder, device_of, inputs_of, with_progress
-from coalign.types import Batch, Encoding, InputSpec, Model
+from coalign.retrieval.rerank import Matcher, Reranking, add_log_sigmoid
+from coalign.types import Batch, InputSpec
 
-Modality = Literal["image", "text"]
-MODALITIES: tuple[Modality, Modality] = ("image", "text")
 THUMBNAIL = 256  # longer side in pixels of a picture that is kept in the index because it is no file of its own
 
 
@@ -96,7 +90,7 @@ def search(
     asked: Modality = "image" if isinstance(query, Path) else "text"
     encoding = encode(model, asked, [query])
     wanted = k if reranking is None else max(k, reranking.k)
-    (hits,) = index.search(_vector(encoding, asked), wanted, answers)
+    (hits,) = index.search(vectors_of(encoding, asked), wanted, answers)
     if reranking is None or not hits:
         return hits[:k]
     if not isinstance(model, Matcher):
@@ -110,7 +104,7 @@ def search(
     logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
     similarity = torch.tensor([hit.score for hit in hits])
     if reranking.bank is not None:
-        similarity -= reranking.hubness * reranking.bank.hubness(_vector(found, answers).cpu(), answers)
+        similarity -= reranking.hubness * reranking.bank.hubness(vectors_of(found, answers).cpu(), answers)
     combined = add_log_sigmoid(reranking.weight)(similarity, logits)
     scores, order = combined.sort(descending=True, stable=True)
     return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)][:k]
@@ -121,57 +115,7 @@ def picture_of(entry: Entry) -> Picture | None:
     return entry.thumbnail or entry.image
 
 
-class VectorTable:
-    """A store that fills a Parquet table, one row an image or text: modality, text, image, meta (JSON), vector."""
-
-    def __init__(self, writer: Any, width: int) -> None:
-        self._writer = writer
-        self._schema = table_schema(width)
-        self._counts: dict[str, int] = {}
-
-    def count(self, modality: str | None = None) -> int:
-        return sum(self._counts.values()) if modality is None else self._counts.get(modality, 0)
-
-    def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
-        rows = [
-            {"modality": modality, "text": e.text, "image": e.image, "meta": json.dumps(e.meta), "vector": v}
-            for e, v in zip(entries, vectors.numpy(), strict=True)
-        ]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
-        self._counts[modality] = self._counts.get(modality, 0) + len(rows)
-
-
-@contextmanager
-def vector_table(path: Path, width: int) -> Generator[VectorTable]:
-    """A table of vectors of `width` dimensions that gets the name `path` when it is whole."""
-    with replacing(path) as part, pq.ParquetWriter(part, table_schema(width)) as writer:
-        yield VectorTable(writer, width)
-
-
-def table_schema(width: int) -> Any:
-    strings = [pa.field(name, pa.string()) for name in ("modality", "text", "image", "meta")]
-    return pa.schema([*strings, pa.field("vector", pa.list_(pa.float32(), width))])
-
-
-def encode(model: nn.Module, modality: Modality, items: Sequence[Any]) -> Encoding:
-    """The encoding of some texts, or of some pictures, on the model's device."""
-    assert isinstance(model, Model)
-    batch = prepare(model, images=items) if modality == "image" else prepare(model, texts=items)
-    return model.encode(batch.to(device_of(model)))
-
-
-def vector_width(model: nn.Module) -> int:
-    """The width of the vectors that the model searches with, from what it says of a one-word text."""
-    return _vector(encode(model, "text", ["a"]), "text").shape[1]
-
-
 # ------------------------------------------------------------------------------------------------------------ parts
-def _vector(encoding: Encoding, modality: str) -> Tensor:
-    if modality not in encoding.vectors:
-        raise InputError(f"the model gives no {modality} vectors, so it cannot be searched with")
-    return encoding.vectors[modality]
-
-
 def _content(hit: Hit, modality: Modality) -> Any:
     content = hit.entry.text if modality == "text" else picture_of(hit.entry)
     if content is None:

@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from coalign.analysis.runs.pictures import Picture
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
+from coalign.data.images.pictures import Picture
+from coalign.data.inputs import device_of, encode
 from coalign.data.videos.clips import stream_clips
 from coalign.data.videos.decode import find_videos, probe_video, read_frames
 from coalign.data.videos.narrated import NarratedVideo
 from coalign.data.videos.subtitles import subtitles_beside
 from coalign.errors import InputError
 from coalign.files import digest
-from coalign.retrieval.embed import Entry, embed
+from coalign.progress import with_progress
+from coalign.retrieval.embed import Entry, as_encoder, embed, vector_width
 from coalign.retrieval.index import Hit, Index, Similarity
-from coalign.tasks.pairs.retrieval import as_encoder, device_of, with_progress
-from coalign.tasks.pairs.search import encode, vector_width
 from coalign.types import Batch, Video
 
 VIDEO = "video"

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coalign.data.inputs import device_of
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, Seen
 from coalign.errors import InputError
+from coalign.evaluation.visual import Model
 from coalign.ops.pairing import take_regions, take_texts
 from coalign.retrieval.rerank import Matcher
-from coalign.tasks.pairs.retrieval import device_of
-from coalign.tasks.questions._visual import Model
 from coalign.types import Batch, Encoding, Images, Layout, Packed
 
 

@@ -13,13 +13,14 @@ from tyro.conf import arg
 
 from coalign.arguments import load_run, run_config, say
 from coalign.data.core.samples import Problem
+from coalign.data.inputs import device_of, inputs_of
 from coalign.data.texts.choices import ChoiceRow
 from coalign.data.texts.encoded_texts import EncodedTexts, encode_choices, encode_texts
 from coalign.data.texts.structured import Sequencer, encode_sequences
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import replace_file
-from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
+from coalign.progress import with_progress
 from coalign.types import Batch, Encoding
 
 TABLE_HELP = (

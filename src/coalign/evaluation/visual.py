@@ -13,15 +13,16 @@ from torch import Tensor
 
 from coalign.arguments import OptionalName, OptionalPath, RunFolder, Switch, load_run, say
 from coalign.data.core.batches import Batches
+from coalign.data.inputs import device_of, inputs_of
 from coalign.data.pairs.loader import check_vocabulary
 from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures, open_pictures
 from coalign.data.questions.vqa import read_answers
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.texts import check_out
 from coalign.files import replace_file
-from coalign.tasks.pairs.retrieval import device_of, inputs_of, with_progress
-from coalign.tasks.texts._text import check_out
+from coalign.progress import with_progress
 from coalign.types import Batch, Encoding, InputSpec
 
 ANSWERS = "answers.json"

@@ -17,12 +17,12 @@ from coalign.arguments import say
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
+from coalign.data.inputs import device_of, encode
 from coalign.data.videos.clips import Clip, clip_seconds, read_clip, stream_clips, windows
 from coalign.data.videos.decode import probe_video
 from coalign.data.videos.files import Found, Span, VideoFiles
 from coalign.errors import InputError
-from coalign.tasks.pairs.retrieval import device_of, with_progress
-from coalign.tasks.pairs.search import encode
+from coalign.progress import with_progress
 from coalign.types import Batch, InputSpec, Video
 
 VIDEOS_HELP = "The folder of the videos, which are found by their names. By default where the annotations are."

@@ -18,9 +18,10 @@ from coalign.data.core.samples import Source
 from coalign.data.images.labelled_images import Classes, LabelledBatch, LabelledImages, open_labelled
 from coalign.data.images.mixing import Mixing
 from coalign.data.images.transforms import ImageOptions
+from coalign.data.inputs import device_of
 from coalign.data.pairs.loader import Loader
 from coalign.errors import InputError
-from coalign.tasks.pairs.retrieval import device_of, with_progress
+from coalign.progress import with_progress
 from coalign.types import InputSpec
 
 DATA_HELP = (

@@ -17,7 +17,7 @@ from coalign.arguments import load_run, run_config, say
 from coalign.data.series.collate import MAX_ROWS, Collate, Scaling
 from coalign.data.series.utterances import SeriesData, Task, Utterance
 from coalign.errors import InputError
-from coalign.tasks.series.sentiment_metrics import class_metrics, emotion_metrics, sentiment_metrics
+from coalign.metrics.sentiment import class_metrics, emotion_metrics, sentiment_metrics
 from coalign.types import Batch
 from coalign.worlds.speakers import open_series
 

@@ -12,8 +12,8 @@ from sklearn.pipeline import make_pipeline
 
 from coalign.data.questions.nlvr2 import read_nlvr2
 from coalign.data.questions.vqa import read_vqa
+from coalign.metrics.vqa import accuracy
 from coalign.tasks.pairs.matching import read_triples
-from coalign.tasks.questions.vqa import accuracy
 
 TASKS = ("vqa", "nlvr2", "matching")
 

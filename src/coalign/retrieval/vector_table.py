@@ -1,0 +1,56 @@
+"""Vectors of a corpus, of texts or of words as a Parquet table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from coalign.files import replace_file, replacing
+from coalign.retrieval.embed import Entry
+
+
+class VectorTable:
+    """A store that fills a Parquet table, one row an image or text: modality, text, image, meta (JSON), vector."""
+
+    def __init__(self, writer: Any, width: int) -> None:
+        self._writer = writer
+        self._schema = table_schema(width)
+        self._counts: dict[str, int] = {}
+
+    def count(self, modality: str | None = None) -> int:
+        return sum(self._counts.values()) if modality is None else self._counts.get(modality, 0)
+
+    def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
+        rows = [
+            {"modality": modality, "text": e.text, "image": e.image, "meta": json.dumps(e.meta), "vector": v}
+            for e, v in zip(entries, vectors.numpy(), strict=True)
+        ]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+        self._counts[modality] = self._counts.get(modality, 0) + len(rows)
+
+
+@contextmanager
+def vector_table(path: Path, width: int) -> Generator[VectorTable]:
+    """A table of vectors of `width` dimensions that gets the name `path` when it is whole."""
+    with replacing(path) as part, pq.ParquetWriter(part, table_schema(width)) as writer:
+        yield VectorTable(writer, width)
+
+
+def table_schema(width: int) -> Any:
+    strings = [pa.field(name, pa.string()) for name in ("modality", "text", "image", "meta")]
+    return pa.schema([*strings, pa.field("vector", pa.list_(pa.float32(), width))])
+
+
+def write_vectors(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a Parquet table, vectors as lists of float32."""
+    kinds = {"row": pa.int64(), "position": pa.int64(), "vector": pa.list_(pa.float32(), len(rows[0]["vector"]))}
+    schema = pa.schema([pa.field(name, kinds.get(name, pa.string())) for name in rows[0]])
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    replace_file(path, lambda part: pq.write_table(table, part))
