@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.data.pairs.emoji import load_emoji, split_concepts
-from coalign.objectives.contrastive import Contrastive, matching_targets
+from coalign.objectives.contrastive import Contrastive
+from coalign.ops.targets import matching_targets
 from coalign.recipes.pairs._compact import compact
 from coalign.recipes.pairs.quickstart import (
     TEST_STYLE,

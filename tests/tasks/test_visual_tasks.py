@@ -18,12 +18,13 @@ from coalign.data.questions.pictures import open_pictures
 from coalign.data.questions.vqa import Question
 from coalign.data.regions.files import write_shard
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.evaluation import matching as match_scoring
 from coalign.evaluation.matching import PairScorer, match_scores
 from coalign.evaluation.visual import Model
 from coalign.recipes.pairs._vl_pretrain import with_vocabulary
 from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist
-from coalign.tasks.pairs import _matching, cross_retrieval, matching
+from coalign.tasks.pairs import cross_retrieval, matching
 from coalign.tasks.questions import gqa, nlvr2, vqa
 from coalign.types import Encoding
 
@@ -164,11 +165,11 @@ def test_a_shortlist_scores_its_pairs_alone(direction: str) -> None:
 
 
 @pytest.mark.parametrize("system", ["lxmert", "vilbert"])
-@pytest.mark.parametrize("kept", [0, _matching.KEPT])
+@pytest.mark.parametrize("kept", [0, match_scoring.KEPT])
 def test_two_streams_are_seen_apart_once(
     system: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_matching, "KEPT", kept)
+    monkeypatch.setattr(match_scoring, "KEPT", kept)
     texts = ["a red boat", "", "boat", "a boat a boat", "red"]
     tokenizer = Tokenizer.train(texts * 5, 60)
     model: Any = create(system, replace(with_vocabulary(find(system).sizes["tiny"], tokenizer), region_width=4)).eval()

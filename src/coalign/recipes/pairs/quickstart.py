@@ -28,7 +28,8 @@ from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0
 from coalign.models.compact.model import Compact
 from coalign.models.compact.towers import pool_text
-from coalign.objectives.contrastive import Contrastive, matching_targets
+from coalign.objectives.contrastive import Contrastive
+from coalign.ops.targets import matching_targets
 from coalign.recipes.pairs._compact import RETRIEVAL, TRAINING, compact, run_description
 from coalign.retrieval.embed import Entry, encode_corpus
 from coalign.retrieval.index import Index
