@@ -35,6 +35,15 @@ def field_names(kind: Any) -> tuple[str, ...]:
     return tuple(name for part in parts for name in part)
 
 
+def required_names(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass, and of its option groups, that have no default."""
+    groups, names = _groups(kind), list[str]()
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            names += required_names(groups[field.name]) if field.name in groups else [field.name]
+    return tuple(names)
+
+
 def configure(kind: type[T], **values: Any) -> T:
     """A dataclass with these fields, each handed to the option group that has it.
 

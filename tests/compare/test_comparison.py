@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import pytest
 
 from coalign.cli.commands import compare
 from coalign.compare import comparison as _comparison
-from coalign.compare.comparison import Comparison, Contender, Plan, Stage, at, made
+from coalign.compare.comparison import Comparison, Contender, at, made
+from coalign.compare.plans import Plan, Stage, pairs_plan, world_plan
 from coalign.compare.text_only import text_only
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
+from coalign.recipes import find_recipe
+from coalign.tasks import find_task
 
 CALLS: list[str] = []
 
@@ -150,25 +153,40 @@ def test_what_is_misspelt_is_said(tmp_path: Path) -> None:
             compare.command(("uniter-pretrain",), out=tmp_path / "out", **given)
 
 
+def test_what_a_recipe_needs_is_checked_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_comparison, "find_recipe", find_recipe)
+    monkeypatch.setattr(_comparison, "find_task", find_task)
+    contenders = [Contender("vilt-pretrain"), Contender("uniter-pretrain")]
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="uniter-pretrain: needs --regions; nothing has been started"):
+        Comparison(contenders, pairs_plan("pairs.csv", "held_out.csv", {}, {}), out).run()
+    assert not out.exists()
+    given = pairs_plan("pairs.csv", "held_out.csv", {"regions": "regions.npz"}, {})
+    some = tuple(replace(stage, sets={"": {"data": "held_out.csv"}}) for stage in given.stages)
+    with pytest.raises(InputError, match="uniter-pretrain: reads regions, and the plan's stage 'matching' gives none"):
+        Comparison(contenders, replace(given, stages=some), out).run()
+    assert not out.exists()
+
+
 def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
     for name in ("world.json", "captions_test.json", "captions_novel.json", "captions_validation.json"):
         (tmp_path / name).write_text("{}")
     for chosen in (
-        compare.world_plan(tmp_path, {"steps": 3}, {"steps": 2}),
-        compare.pairs_plan("a", "b", {"regions": "r"}, {"steps": 3}),
+        world_plan(tmp_path, {"steps": 3}, {"steps": 2}),
+        pairs_plan("a", "b", {"regions": "r"}, {"steps": 3}),
     ):
         comparison = Comparison([], chosen, tmp_path / chosen.stages[0].name)
         comparison.run()
         assert Plan.read(comparison.out / "plan.json") == chosen
 
-    some = compare.world_plan(tmp_path, {}, {}, ("validation",), ("VQA", "expressions, zero-shot"))
+    some = world_plan(tmp_path, {}, {}, ("validation",), ("VQA", "expressions, zero-shot"))
     assert [stage.name for stage in some.stages] == ["VQA", "expressions, zero-shot"]
     assert some.stages[0].sets["validation"]["questions"] == str(tmp_path / "questions_validation.json")
     assert some.stages[1].sets["validation"]["split"] == "val"  # as RefCOCO says
     with pytest.raises(InputError, match="no stage 'VQ'; there are: VQA, NLVR2"):
-        compare.world_plan(tmp_path, {}, {}, only=("VQ",))
+        world_plan(tmp_path, {}, {}, only=("VQ",))
     with pytest.raises(InputError, match="no split 'dev'"):
-        compare.world_plan(tmp_path, {}, {}, ("dev",))
+        world_plan(tmp_path, {}, {}, ("dev",))
 
 
 def test_paths_and_flags() -> None:

@@ -12,61 +12,21 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from coalign.compare.plans import Plan, Settings, Stage
 from coalign.compare.text_only import text_only
 from coalign.errors import InputError
 from coalign.files import replace_file
-from coalign.flags import field_names
+from coalign.flags import field_names, required_names
 from coalign.recipes import find_recipe
-from coalign.registry import find, from_plain, load
+from coalign.registry import find, load
 from coalign.tasks import find_task
-
-Settings = dict[str, Any]
-"""Flags of a recipe or task by name."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What is done with a pre-trained run: `recipe` (with `train`) fine-tunes it, `task` measures it on each of `sets`.
-
-    `figures` are paths into the task's JSON, such as "metrics.accuracy", by the names they have in the table; `chance`
-    are the paths of what a guess gets, by the same names.
-    """
-
-    name: str
-    task: str
-    sets: dict[str, Settings]
-    figures: dict[str, str]
-    chance: dict[str, str] = field(default_factory=dict[str, str])
-    recipe: str = ""
-    train: Settings = field(default_factory=dict[str, Any])
-    baseline: Settings = field(default_factory=dict[str, Any])
-    """Files that the text-only baseline learns from; by default those of `train`."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`pretrain` are the settings that every recipe is given as far as it has them."""
-
-    pretrain: Settings
-    stages: tuple[Stage, ...]
-
-    @staticmethod
-    def read(path: Path) -> Plan:
-        """Raises InputError where the file is none, or not a plan."""
-        try:
-            read = from_plain(Plan, json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a plan of a comparison: {error}") from None
-        if not isinstance(read, Plan):
-            raise InputError(f"{path}: not a plan of a comparison: an object with pretrain and stages was expected")
-        return read
 
 
 @dataclass(frozen=True)
@@ -113,16 +73,40 @@ class Comparison:
             self.write()
 
     def _begin(self) -> None:
+        """Checks what all runs and stages are given, before any work, and writes the plan."""
         for contender in self.contenders:
-            recipe = find_recipe(contender.recipe)
-            unknown = [name for name in contender.settings if name not in field_names(recipe)]
-            if unknown:
-                raise InputError(f"{contender.label}: the recipe has no field {unknown[0]!r}")
+            self._check(contender)
         file, text = self.out / "plan.json", json.dumps(asdict(self.plan), indent=1, default=str) + "\n"
         if file.exists() and file.read_text("utf-8") != text:
             raise InputError(f"{file}: a comparison of another plan is in this folder; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def _check(self, contender: Contender) -> None:
+        """Raises InputError where a recipe, or a task of what it trains, lacks a field or has none of that name."""
+        recipe, settings = find_recipe(contender.recipe), self._settings(contender, self.seeds[0])
+        unknown = [name for name in contender.settings if name not in field_names(recipe)]
+        if unknown:
+            raise InputError(f"{contender.label}: the recipe has no field {unknown[0]!r}")
+        needed = required_names(recipe)
+        missing = [f"--{name.replace('_', '-')}" for name in needed if name not in settings]
+        if missing:
+            raise InputError(f"{contender.label}: needs {' and '.join(missing)}; nothing has been started")
+        made(recipe, settings)
+        for stage in self.plan.stages:
+            for part in stage.sets.values():
+                task = find_task(stage.task)
+                made(task, part, [str(self.out)])
+                if "regions" in needed and "regions" in field_names(task) and "regions" not in part:
+                    raise InputError(
+                        f"{contender.label}: reads regions, and the plan's stage {stage.name!r} gives none to its task"
+                    )
+
+    def _settings(self, contender: Contender, seed: int) -> Settings:
+        """What the contender's pre-training is given."""
+        fields = field_names(find_recipe(contender.recipe))
+        shared = {name: value for name, value in self.plan.pretrain.items() if name in fields}
+        return {**shared, **contender.settings, "seed": seed, "out": self._folder(contender, seed) / "pretrain"}
 
     def _folder(self, contender: Contender, seed: int) -> Path:
         return self.out / contender.folder / f"seed-{seed}"
@@ -136,9 +120,7 @@ class Comparison:
         folder, done = self._folder(contender, seed), self.results(contender, seed)
         start = folder / "pretrain"
         if "parameters" not in done:
-            shared = {n: v for n, v in self.plan.pretrain.items() if n in field_names(find_recipe(contender.recipe))}
-            settings = {**shared, **contender.settings, "seed": seed, "out": start}
-            _quietly(made(find_recipe(contender.recipe), settings).run)
+            _quietly(made(find_recipe(contender.recipe), self._settings(contender, seed)).run)
             model = load(start)
             done["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             self._keep(folder, done)

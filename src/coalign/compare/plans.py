@@ -1,0 +1,165 @@
+"""Plans of a comparison: what every recipe is given, and the stages by which the runs are measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coalign.errors import InputError
+from coalign.registry import from_plain
+from coalign.worlds.scene_files import REFS
+
+Settings = dict[str, Any]
+"""Flags of a recipe or task by name."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is done with a pre-trained run: `recipe` (with `train`) fine-tunes it, `task` measures it on each of `sets`.
+
+    `figures` are paths into the task's JSON, such as "metrics.accuracy", by the names they have in the table; `chance`
+    are the paths of what a guess gets, by the same names.
+    """
+
+    name: str
+    task: str
+    sets: dict[str, Settings]
+    figures: dict[str, str]
+    chance: dict[str, str] = field(default_factory=dict[str, str])
+    recipe: str = ""
+    train: Settings = field(default_factory=dict[str, Any])
+    baseline: Settings = field(default_factory=dict[str, Any])
+    """Files that the text-only baseline learns from; by default those of `train`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`pretrain` are the settings that every recipe is given as far as it has them."""
+
+    pretrain: Settings
+    stages: tuple[Stage, ...]
+
+    @staticmethod
+    def read(path: Path) -> Plan:
+        """Raises InputError where the file is none, or not a plan."""
+        try:
+            read = from_plain(Plan, json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a plan of a comparison: {error}") from None
+        if not isinstance(read, Plan):
+            raise InputError(f"{path}: not a plan of a comparison: an object with pretrain and stages was expected")
+        return read
+
+
+def pairs_plan(data: str, held_out: str, seen: dict[str, str], pretrain: dict[str, Any]) -> Plan:
+    """Matching and retrieval of held-out pairs."""
+
+    test = {"": {"data": held_out, **seen}}
+    return Plan(
+        {"data": data, **seen, **pretrain},
+        (
+            Stage("matching", "matching", test, {"auc": "metrics.auc"}, {"auc": "chance"}),
+            Stage("retrieval R@1", "cross-retrieval", test, RECALL, RANDOM),
+        ),
+    )
+
+
+RECALL = {"to text": "model.image_to_text.R@1", "to image": "model.text_to_image.R@1"}
+
+
+RANDOM = {name: path.replace("model", "chance") for name, path in RECALL.items()}
+
+
+def world_plan(
+    world: Path,
+    pretrain: dict[str, Any],
+    finetune: dict[str, Any],
+    splits: Sequence[str] = ("test", "novel"),
+    only: Sequence[str] = (),
+) -> Plan:
+    """All that is known of a world, on these splits; `only` are the names of stages, where not all are wanted.
+
+    Raises:
+        InputError: no world is there, or it has no such split, or there is no such stage.
+    """
+
+    if not (world / "world.json").is_file():
+        raise InputError(f"{world}: no world here; make one: coalign world {world}")
+    missing = [split for split in splits if not (world / f"captions_{split}.json").is_file()]
+    if missing:
+        raise InputError(f"{world}: has no split {missing[0]!r}")
+    seen = {"regions": str(world / "regions"), "images": str(world)}
+
+    def sets(**files: str) -> dict[str, dict[str, Any]]:
+        return {
+            split: {name: str(world / file.format(split)) for name, file in files.items()} | seen for split in splits
+        }
+
+    def files(**names: str) -> dict[str, str]:
+        return {name: str(world / file) for name, file in names.items()}
+
+    budget = {**finetune, **seen}
+    asked = {"questions": "questions_{}.json", "annotations": "annotations_{}.json"}
+    refs = str(world / "refs.json")
+    expressions = {split: {"data": refs, "split": REFS[split], **seen} for split in splits}
+    both = {"attention": "cross_attention", "transport": "transport"}
+    stages: Sequence[Stage] = (
+        Stage(
+            "VQA",
+            "vqa",
+            sets(**asked),
+            {"accuracy": "metrics.accuracy"},
+            {"accuracy": "always_that"},
+            "vqa",
+            files(**{name: file.format("train") for name, file in asked.items()}) | budget,
+        ),
+        Stage(
+            "NLVR2",
+            "nlvr2",
+            sets(data="nlvr2_{}.jsonl"),
+            {"accuracy": "metrics.accuracy"},
+            {"accuracy": "commoner_label"},
+            "nlvr2",
+            files(data="nlvr2_train.jsonl") | budget,
+        ),
+        Stage(
+            "expressions, fine-tuned",
+            "referring",
+            expressions,
+            {"accuracy": "metrics.accuracy"},
+            {"accuracy": "chance"},
+            "referring",
+            files(data="refs.json") | budget,
+        ),
+        Stage(
+            "expressions, zero-shot",
+            "referring-alignment",
+            expressions,
+            {name: f"metrics.accuracy, {way}" for name, way in both.items()},
+            dict.fromkeys(both, "chance"),
+        ),
+        Stage(
+            "words to boxes",
+            "word-alignment",
+            sets(data="words_{}.jsonl"),
+            {name: f"metrics.choice, {way}" for name, way in both.items()},
+            dict.fromkeys(both, "chance"),
+        ),
+        Stage(
+            "hard negatives",
+            "matching",
+            sets(data="foils_{}.jsonl"),
+            {"right wins": "metrics.right_wins"},
+            {"right wins": "chance"},
+            baseline=files(data="foils_train.jsonl"),
+        ),
+        Stage("retrieval R@1", "cross-retrieval", sets(data="gallery_{}.json"), RECALL, RANDOM),
+    )
+    unknown = [name for name in only if name not in {stage.name for stage in stages}]
+    if unknown:
+        raise InputError(f"no stage {unknown[0]!r}; there are: {', '.join(stage.name for stage in stages)}")
+    trained = files(data="captions_train.json", regions="regions", vocab="tokenizer.json")
+    return Plan({**trained, **pretrain}, tuple(stage for stage in stages if not only or stage.name in only))
