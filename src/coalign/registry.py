@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import math
 import pkgutil
 import shutil
 import types
@@ -94,14 +93,14 @@ def load(
     size: str | Any | None = None,
     layout: str | None = None,
     vocab: str | Path | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> nn.Module:
     """A model with the weights of a file, in eval mode.
 
     `path` is one of our runs, the authors' file, or a Hugging Face folder. For files that are not ours `system` says
     whose they are; size, head and layout are found by the tensors' names and shapes where they are not given.
-    `image_size` resizes the position table as the system's authors do. `vocab` is a vocab.txt, tokenizer.json or
-    folder; a run brings its own.
+    `image_size`, a side or height and width, resizes the position table as the system's authors do. `vocab` is a
+    vocab.txt, tokenizer.json or folder; a run brings its own.
     """
     path = Path(path)
     ours = told(path)
@@ -256,7 +255,7 @@ def _load_foreign(
     head: str | None,
     size: str | Any | None,
     layout: str | None,
-    image_size: int | None,
+    image_size: int | tuple[int, int] | None,
     described: Mapping[str, Any],
 ) -> nn.Module:
     """Tries what was not said until names and shapes fit, on the meta device; then loads."""
@@ -306,21 +305,26 @@ def _misfits(model: nn.Module, names: StateMap, shapes: Mapping[str, Tensor]) ->
 
 
 def _fill(
-    entry: System, config: Any, head: str | None, layout: str, tensors: Mapping[str, Tensor], image_size: int | None
+    entry: System,
+    config: Any,
+    head: str | None,
+    layout: str,
+    tensors: Mapping[str, Tensor],
+    image_size: int | tuple[int, int] | None,
 ) -> nn.Module:
     model, offer = _build(entry, config, head, layout, tensors)
     loaded = offer.weights[layout](model.config).load(tensors)
     if image_size is not None:
-        model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout)
+        small = model
+        model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout, tensors)
         for name, tensor in model.state_dict().items():
             if name in entry.position_tables and loaded.state[name].shape != tensor.shape:
-                side = math.isqrt(tensor.shape[-2])
-                prefix = tensor.shape[-2] - side**2 and 1  # a class token's row, where there is one
-                side = math.isqrt(tensor.shape[-2] - prefix)
                 how: Any = entry.position_tables[name]
                 method: Any = how(model.config) if callable(how) else how
+                owners: list[Any] = [each.get_submodule(name.rpartition(".")[0]) for each in (small, model)]
+                (old, prefix), (grid, _) = ((owner.grid_size, owner.prefix) for owner in owners)
                 table = loaded.state[name].flatten(0, -2)
-                new = resize_positions(table, (side, side), prefix=prefix, method=method)
+                new = resize_positions(table, grid, old_grid=old, prefix=prefix, method=method)
                 loaded.state[name] = new.view_as(tensor)
     model.load_state_dict(loaded.state)
     if loaded.carried:

@@ -85,6 +85,51 @@ def test_larger_images_agree_with_timm():
         assert torch.allclose(model(pixels.images.pixels), mine.encode(pixels).pooled["logits"], atol=1e-5)
 
 
+def test_pictures_and_patches_that_are_not_square_agree_with_timm(tmp_path):
+    """Also resized to another shape, by timm's rule for its own files and by that of its reader of Google's."""
+    timm = pytest.importorskip("timm")
+    sizes = {"patch_size": (4, 8), "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "num_classes": 5}
+    model = randomised(timm.models.VisionTransformer(img_size=(16, 24), **sizes))
+    trunk = replace(TINY, image_width=24, patch_width=8)
+    mine = ours_with(replace(CONFIG, trunk=trunk, resize="bicubic_antialias"), vit.timm, model.state_dict())
+    pixels = torch.randn(2, 3, 16, 24)
+    with torch.no_grad():
+        assert torch.allclose(model(pixels), mine.encode(Batch(images=Images(pixels))).pooled["logits"], atol=1e-5)
+        with pytest.raises(ValueError, match="images of 16x24 pixels are expected"):
+            mine.encode(Batch(images=Images(torch.zeros(1, 3, 24, 24))))
+        with pytest.raises(ValueError, match="not a multiple of the patch size 4x8"):
+            mine.encode(Batch(images=Images(torch.zeros(1, 3, 16, 20))))
+        model.set_input_size(img_size=(12, 40))
+        mine.resize(12, 40)
+        pixels = torch.randn(2, 3, 12, 40)
+        assert mine.trunk.config.grid_size == (3, 5)
+        assert torch.allclose(model(pixels), mine.encode(Batch(images=Images(pixels))).pooled["logits"], atol=1e-5)
+        assert mine.rollout(Images(pixels)).shape == (2, 3, 5)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (6, 6), (2, 5)])
+def test_tables_that_timm_reads_from_googles_files_are_resized_as_it_does(tmp_path, grid):
+    timm = pytest.importorskip("timm")
+    sizes = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2, "num_classes": 5}
+    mine = Vit(replace(vit.google(CONFIG), resize="bilinear"))
+    randomised(mine)
+    path = tmp_path / "file.npz"
+    np.savez(path, **{name: tensor.numpy() for name, tensor in vit.original(CONFIG).export(mine.state_dict()).items()})
+    height, width = (4 * side for side in grid)
+    theirs = timm.models.VisionTransformer(img_size=(height, width), **sizes)
+    theirs.load_pretrained(str(path))
+    mine.resize(height, width)
+    assert torch.allclose(theirs.pos_embed, mine.trunk.positions, atol=1e-6)
+    loaded = coalign.load(path, "vit", size=CONFIG, layout="original", image_size=(height, width))
+    assert loaded.config.trunk.grid_size == grid
+    if grid[0] == grid[1]:  # Google's own rule, which knows squares only
+        assert torch.allclose(loaded.trunk.positions[0], zoomed(loaded_table(path), grid[0]), atol=1e-6)
+
+
+def loaded_table(path):
+    return torch.from_numpy(np.load(path)["Transformer/posembed_input/pos_embedding"])[0]
+
+
 @pytest.mark.parametrize("pooler", [False, True])
 def test_agrees_with_transformers(tmp_path, pooler):
     transformers = pytest.importorskip("transformers")

@@ -5,22 +5,22 @@ import torch.nn.functional as F
 from coalign.ops.patches import choose_patches, pack_patches, patches_of_pixels, patches_of_sizes, resized_positions
 
 
-@pytest.mark.parametrize("side", [1, 3, 4])
-def test_positions_are_those_of_a_table_resized_an_image(side):
-    table = torch.randn(side * side, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    grid = table.view(1, side, side, 5).permute(0, 3, 1, 2)
+@pytest.mark.parametrize("old", [(1, 1), (3, 3), (4, 4), (2, 5)])
+def test_positions_are_those_of_a_table_resized_an_image(old):
+    table = torch.randn(old[0] * old[1], 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grid = table.view(1, *old, 5).permute(0, 3, 1, 2)
     rows, columns = torch.arange(6).repeat_interleave(7), torch.arange(7).repeat(6)
-    for h, w in ((1, 1), (1, 4), (2, 3), (side, side), (6, 7), (5, 2)):
+    for h, w in ((1, 1), (1, 4), (2, 3), old, (6, 7), (5, 2)):
         size = torch.tensor([[h, w]]).expand(42, 2)
         wanted = F.interpolate(grid, (h, w), mode="bilinear", align_corners=True)
         wanted = F.pad(wanted, (0, 7 - w, 0, 6 - h))[0].flatten(1).T
-        torch.testing.assert_close(resized_positions(table, size, rows, columns), wanted, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(resized_positions(table, old, size, rows, columns), wanted, atol=1e-6, rtol=1e-6)
 
 
 def test_positions_pass_gradients_to_the_table():
     table = torch.randn(4, 3, requires_grad=True)
     one = torch.tensor([1])
-    resized_positions(table, torch.tensor([[3, 3]]), one, one).sum().backward()
+    resized_positions(table, (2, 2), torch.tensor([[3, 3]]), one, one).sum().backward()
     assert table.grad is not None
     torch.testing.assert_close(table.grad, torch.full((4, 3), 0.25))  # the middle of a 3x3 grid
 
@@ -30,11 +30,11 @@ def test_real_patches_by_size_and_by_pixels():
     pixels = torch.zeros(2, 3, 16, 12)
     for image, (h, w) in zip(pixels, sizes.tolist(), strict=True):
         image[:, :h, :w] = 1.0
-    by_size = patches_of_sizes(sizes, 4, 3, 4)
-    assert torch.equal(by_size, patches_of_pixels(pixels, 4))
+    by_size = patches_of_sizes(sizes, 4, 3, (4, 4))
+    assert torch.equal(by_size, patches_of_pixels(pixels, (4, 4)))
     assert by_size.sum((1, 2)).tolist() == [6, 4]
     pixels[0, :, 4, 4] = 0.0  # one black corner: the original takes the patch for padding
-    assert patches_of_pixels(pixels, 4)[0].sum() == 5
+    assert patches_of_pixels(pixels, (4, 4))[0].sum() == 5
 
 
 def test_choice_keeps_real_patches_in_order_and_caps_at_random():

@@ -1,6 +1,8 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from recorded import failures, rewritten
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -29,6 +31,22 @@ def test_a_changed_weight_is_seen(golden, tmp_path, case):
     tensors["weight/transformer.blocks.0.mlp.fc2.bias"][0] += 0.05
     save_file(tensors, tmp_path / "case.safetensors", metadata=metadata)
     assert failed(tmp_path / "case.safetensors")
+
+
+def test_padded_label_slots_leave_answer_0_its_score(golden, tmp_path):
+    def change(tensors):
+        given = tensors["input/vqa_labels"] = torch.tensor([[0, -1, -1], [5, 0, -1], [1, 10, 0], [8, -1, -1]])
+        target = torch.zeros_like(tensors["output/vqa_targets"])
+        for row, (labels, scores) in enumerate(zip(given, tensors["input/vqa_scores"], strict=True)):
+            for label, score in zip(labels, scores, strict=True):
+                if label >= 0:
+                    target[row, label] = score
+        logits = tensors["output/vqa_logits"]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target) * target.shape[1]
+        tensors["output/vqa_targets"], tensors["output/vqa_loss"] = target, loss
+
+    path = rewritten(tmp_path / "case.safetensors", golden / "vilt_vqa.safetensors", change)
+    assert failures(path) == []
 
 
 @pytest.mark.parametrize(

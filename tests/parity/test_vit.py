@@ -1,12 +1,16 @@
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from recorded import failures, rewritten
+from safetensors.torch import save_file
 
+from coalign.checkpoints import read_tensors
 from coalign.models.vit.model import Vit, VitClassifierConfig
 from coalign.models.vit.names import original, original_linen
 from coalign.parity import vit
+from coalign.parity.case import read_case
 from coalign.parity.verify import verify_manifest
 from coalign.trunks.vit import VitConfig
 
@@ -58,6 +62,48 @@ def test_present_numbering_is_read_and_written(golden, tmp_path):
     assert all(torch.equal(read[name], state[name]) for name in state)
 
 
+def wide(tensors, patch):
+    """The recorded weights with patches of another shape, and pictures of 16 patches in two rows."""
+    kernel = tensors["weight/embedding/kernel"]
+    tensors["weight/embedding/kernel"] = kernel[: patch[0], : patch[1]].clone()
+    tensors["input/images_nhwc"] = torch.rand(2, 2 * patch[0], 8 * patch[1], 3)
+    for name in [n for n in tensors if n.startswith("output/")]:
+        del tensors[name]
+
+
+def test_pictures_and_patches_that_are_not_square(golden, tmp_path):
+    """Against timm, which computes what the exact-GELU outputs record."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.models.VisionTransformer(
+        img_size=(8, 64), patch_size=(4, 8), embed_dim=32, depth=2, num_heads=4, mlp_ratio=2, num_classes=10
+    )
+
+    def change(tensors):
+        wide(tensors, (4, 8))
+        case = {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
+        config = vit.classifier_of(case, vit.Told(images=((8, 64),)))
+        names = original(config)
+        model = Vit(config)
+        model.load_state_dict(names.load(case).state)
+        model.representation = None
+        state = vit.timm(config).export(model.state_dict())
+        theirs.load_state_dict({**state, "head.weight": torch.zeros(10, 32)})
+        pixels = tensors["input/images_nhwc"].permute(0, 3, 1, 2)
+        with torch.no_grad():
+            tensors["output/timm_exact_gelu.encoded"] = theirs.eval().forward_features(pixels)
+            tensors["output/patch_embedding"] = theirs.patch_embed(pixels).unflatten(1, (2, 8))
+
+    def described(size):
+        path = rewritten(tmp_path / "case.safetensors", golden / "vit.safetensors", change)
+        tensors, metadata = read_tensors(path), read_case(path).metadata
+        metadata = metadata | {"config": metadata["config"] | {"image": size, "patch": [4, 8]}}
+        save_file(tensors, path, {name: json.dumps(value) for name, value in metadata.items()})
+        return path
+
+    assert failures(described([8, 64])) == []
+    assert failures(described([64, 8])) != []  # the table of another shape is resized first
+
+
 def test_another_image_size_resizes_as_each_source_does(golden, tmp_path):
     """The recorded weights with larger images: the table follows Google's rule, and timm's where timm is recorded."""
     grid = (6, 6)
@@ -70,7 +116,7 @@ def test_another_image_size_resizes_as_each_source_does(golden, tmp_path):
         patches = table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
         for name, extra in (
             ("posembed_scipy_order1", {"mode": "bilinear", "align_corners": True}),
-            ("timm.pos_embed_resampled", {"mode": "bicubic", "antialias": True}),
+            ("timm.pos_embed_resampled", {"mode": "bilinear"}),  # what its reader of .npz files asks for
         ):
             new = torch.nn.functional.interpolate(patches, grid, **extra).flatten(2).transpose(1, 2)
             tensors[f"output/{name}"] = torch.cat([table[:, :1], new], 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from coalign.layers.dropout import Dropout
 from coalign.types import Packed
 
-Resize = Literal["bicubic", "bicubic_antialias", "bilinear_corners"]
+Resize = Literal["bicubic", "bicubic_antialias", "bilinear", "bilinear_corners"]
 
 
 class TextEmbedding(nn.Module):
@@ -44,15 +44,19 @@ class TextEmbedding(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Linear embedding of square patches (ViT, Dosovitskiy et al. 2021, equation 1), row by row."""
+    """Linear embedding of patches (ViT, Dosovitskiy et al. 2021, equation 1), row by row.
 
-    def __init__(self, patch_size: int, dim: int, channels: int = 3) -> None:
+    `patch_size` is the side of a square patch, or its height and width.
+    """
+
+    def __init__(self, patch_size: int | tuple[int, int], dim: int, channels: int = 3) -> None:
         super().__init__()
         self.projection = nn.Conv2d(channels, dim, patch_size, patch_size)
 
     def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        size = self.projection.kernel_size[0]
-        if pixels.shape[2] % size or pixels.shape[3] % size:
+        height, width = self.projection.kernel_size
+        if pixels.shape[2] % height or pixels.shape[3] % width:
+            size = height if height == width else f"{height}x{width}"
             raise ValueError(f"image {tuple(pixels.shape[2:])} is not a multiple of the patch size {size}")
         return self.projection(pixels).flatten(2).transpose(1, 2)
 
@@ -67,8 +71,9 @@ def resize_positions(
 ) -> Float[Tensor, "rows2 d"]:
     """A position table for another patch grid; the first `prefix` rows (class token) stay.
 
-    "bicubic" (ALBEF, MAE, Hugging Face ViT), "bicubic_antialias" (timm), and "bilinear_corners", linear between
-    corner-aligned grids (Google's ViT by scipy zoom of order 1; ViLT). `old_grid` defaults to a square.
+    "bicubic" (ALBEF, MAE, Hugging Face ViT), "bicubic_antialias" (timm's own files), "bilinear" (timm where it reads
+    Google's .npz files), and "bilinear_corners", linear between corner-aligned grids (Google's ViT by scipy zoom of
+    order 1; ViLT). The arithmetic is float32. `old_grid` defaults to a square.
     """
     extra, patches = table[:prefix], table[prefix:]
     if old_grid is None:
@@ -78,9 +83,8 @@ def resize_positions(
         raise ValueError(f"{patches.shape[0]} positions do not fill a grid of {old_grid[0]}x{old_grid[1]}")
     if old_grid == grid:
         return table
-    image = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
-    if method == "bilinear_corners":
-        image = F.interpolate(image, grid, mode="bilinear", align_corners=True)
-    else:
-        image = F.interpolate(image, grid, mode="bicubic", align_corners=False, antialias=method == "bicubic_antialias")
-    return torch.cat([extra, image.flatten(2).transpose(1, 2).squeeze(0)])
+    image = patches.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
+    mode = "bicubic" if method in ("bicubic", "bicubic_antialias") else "bilinear"
+    corners, antialias = method == "bilinear_corners", method == "bicubic_antialias"
+    image = F.interpolate(image, grid, mode=mode, align_corners=corners, antialias=antialias)
+    return torch.cat([extra, image.flatten(2).transpose(1, 2).squeeze(0).to(table.dtype)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -12,14 +10,16 @@ from torch import Tensor
 from coalign.types import Packed
 
 
-def patches_of_pixels(pixels: Float[Tensor, "b c h w"], patch: int) -> Bool[Tensor, "b rows columns"]:
+def patches_of_pixels(pixels: Float[Tensor, "b c h w"], patch: tuple[int, int]) -> Bool[Tensor, "b rows columns"]:
     """A patch is real where the channels of its top left pixel do not sum to 0 (ViLT's code: batches padded with 0)."""
-    return pixels[:, :, ::patch, ::patch].sum(1) != 0
+    return pixels[:, :, :: patch[0], :: patch[1]].sum(1) != 0
 
 
-def patches_of_sizes(sizes: Int[Tensor, "b 2"], rows: int, columns: int, patch: int) -> Bool[Tensor, "b rows columns"]:
+def patches_of_sizes(
+    sizes: Int[Tensor, "b 2"], rows: int, columns: int, patch: tuple[int, int]
+) -> Bool[Tensor, "b rows columns"]:
     """A patch is real where its top left pixel lies within the image's own height and width."""
-    down, right = (torch.arange(n, device=sizes.device) * patch for n in (rows, columns))
+    down, right = (torch.arange(n, device=sizes.device) * side for n, side in zip((rows, columns), patch, strict=True))
     return (down[:, None] < sizes[:, 0, None, None]) & (right < sizes[:, 1, None, None])
 
 
@@ -44,25 +44,26 @@ def pack_patches(select: Int[Tensor, "b n"], real: Bool[Tensor, "b p"], keep_pad
 
 
 def resized_positions(
-    table: Float[Tensor, "g d"], sizes: Int[Tensor, "t 2"], rows: Int[Tensor, " t"], columns: Int[Tensor, " t"]
+    table: Float[Tensor, "g d"],
+    grid: tuple[int, int],
+    sizes: Int[Tensor, "t 2"],
+    rows: Int[Tensor, " t"],
+    columns: Int[Tensor, " t"],
 ) -> Float[Tensor, "t d"]:
-    """Rows of a square position table resized to each patch's own image, linear between aligned corners.
+    """Rows of a position table of `grid` resized to each patch's own image, linear between aligned corners.
 
     `sizes` are the patch rows and columns of the image that a patch belongs to, `rows` and `columns` its place; a
     patch outside of its image gets zeros. The same as resizing a table an image (ViLT), without the loop.
     """
-    side = math.isqrt(table.shape[0])
-    if side * side != table.shape[0]:
-        raise ValueError(f"{table.shape[0]} positions are no square grid")
     inside = ((rows < sizes[:, 0]) & (columns < sizes[:, 1])).to(table.dtype)
     corners: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
-    for place, size in ((rows, sizes[:, 0]), (columns, sizes[:, 1])):
+    for place, size, side in ((rows, sizes[:, 0], grid[0]), (columns, sizes[:, 1], grid[1])):
         scale = torch.where(size > 1, (side - 1) / (size - 1).clamp(min=1), 0.0).to(table.dtype)
         at = (place * scale).clamp(max=side - 1)
         low = at.floor()
         share = at - low
         first = low.long()
         corners.append(((first, 1 - share), ((first + 1).clamp(max=side - 1), share)))
-    index = torch.stack([r * side + c for r, _ in corners[0] for c, _ in corners[1]], 1)
+    index = torch.stack([r * grid[1] + c for r, _ in corners[0] for c, _ in corners[1]], 1)
     weight = torch.stack([a * b * inside for _, a in corners[0] for _, b in corners[1]], 1)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)

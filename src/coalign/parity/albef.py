@@ -23,7 +23,7 @@ from coalign.ops.attention import Mask
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit import VitConfig, sides
 from coalign.types import Batch, Images, Packed, Text
 
 
@@ -33,13 +33,16 @@ def config_of(described: Described) -> AlbefConfig:
     bert = c.get("bert") or c["bert_config"]
     vit = c.get("vit", {})
     width = c["vision_width"]
+    (height, image_width), patch = sides(c["image_res"]), sides(c.get("patch_size") or vit["patch_size"])
     image = VitConfig(
-        image_size=c["image_res"],
-        patch_size=c.get("patch_size") or vit["patch_size"],
+        image_size=height,
+        patch_size=patch[0],
         dim=width,
         depth=c.get("vit_depth") or vit["depth"],
         heads=c.get("vit_heads") or vit["num_heads"],
-        hidden_dim=width * (c.get("mlp_ratio") or vit["mlp_ratio"]),
+        hidden_dim=int(width * (c.get("mlp_ratio") or vit["mlp_ratio"])),
+        image_width=image_width,
+        patch_width=patch[1],
     )
     text = BertConfig(
         vocab_size=bert["vocab_size"],
@@ -178,8 +181,11 @@ def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> O
     if "mlm" in losses:
         out |= masked_words(model, batch, own.image, momentum.image, choices)
         out["loss_mlm"] = losses["mlm"]
-    grid = model.config.image.grid + 2
-    out["pos_embed_resized_grid_plus_2"] = resize_positions(model.online.image.positions[0], (grid, grid))[None]
+    rows, columns = model.config.image.grid_size
+    table = model.online.image.positions[0]
+    out["pos_embed_resized_grid_plus_2"] = resize_positions(table, (rows + 2, columns + 2), old_grid=(rows, columns))[
+        None
+    ]
     out |= {
         f"momentum_after/{name}": tensor for name, tensor in original(model.config).export(model.state_dict()).items()
     }

@@ -60,8 +60,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     if isinstance(model, Mae):
         return pretraining(case, model, images)
     assert isinstance(model, Vit)
-    side = images_side(images)
-    model.resize(side)
+    model.resize(*size_of(images))
     batch = Batch(images=images, labels={"label": case.inputs["labels"]} if "labels" in case.inputs else {})
     seen = model.encode(batch).pooled
     out: dict[str, Tensor] = {"features": seen["image"], "interpolated_pos_embed": model.trunk.positions}
@@ -72,9 +71,9 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     return out
 
 
-def images_side(images: Images) -> int:
+def size_of(images: Images) -> tuple[int, int]:
     assert images.pixels is not None
-    return images.pixels.shape[-1]
+    return images.pixels.shape[2], images.pixels.shape[3]
 
 
 def pretraining(case: Case, model: Mae, images: Images) -> Outputs:

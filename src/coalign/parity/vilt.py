@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -14,10 +13,12 @@ from coalign.layers.joint import Joint
 from coalign.models.vilt.heads import ViltClassifier, ViltRetrieval, ViltTaskConfig, task_original, task_transformers
 from coalign.models.vilt.model import Vilt, ViltConfig, ViltTrunk
 from coalign.models.vilt.names import original, transformers
+from coalign.models.vit.sizes import grid_of
 from coalign.ops.patches import pack_patches
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.trunks.vit import VitConfig
+from coalign.parity.vit import images_of
+from coalign.trunks.vit import VitConfig, sides
 from coalign.types import Batch, Images, Packed, Text
 
 Produced = dict[str, Tensor | Packed]
@@ -31,16 +32,19 @@ def config_of(described: Described) -> ViltConfig:
     positions = "vilt.embeddings.position_embeddings" if hugging_face else "transformer.pos_embed"
     layer = "vilt.encoder.layer.{}." if hugging_face else "transformer.blocks.{}."
     up = "intermediate.dense.weight" if hugging_face else "mlp.fc1.weight"
-    patch = c["patch_size"]
+    patch = sides(c["patch_size"])
+    rows, columns = grid_of(described.shape(positions)[1] - 1, patch, images_of(described.config))
     image = VitConfig(
-        image_size=patch * math.isqrt(described.shape(positions)[1] - 1),
-        patch_size=patch,
+        image_size=rows * patch[0],
+        patch_size=patch[0],
         dim=c["hidden_size"],
         depth=described.count(layer),
         heads=c.get("num_heads") or c["num_attention_heads"],
         hidden_dim=described.shape(layer.format(0) + up)[0],
         eps=c.get("layer_norm_eps", 1e-6),
         dropout=0.1,
+        image_width=columns * patch[1],
+        patch_width=patch[1],
     )
     return ViltConfig(
         image,
@@ -180,7 +184,8 @@ def classifier(case: Case, model: ViltClassifier, keep: bool) -> Produced:
     logits = model.answer(seen)
     if model.config.task == "vqa":
         given, scores = case.inputs["vqa_labels"], case.inputs["vqa_scores"]
-        target = torch.zeros_like(logits).scatter(1, given.clamp(min=0), scores.masked_fill(given < 0, 0.0))
+        padded = logits.new_zeros(len(logits), logits.shape[1] + 1)  # one more answer takes the padded slots
+        target = padded.scatter(1, given.masked_fill(given < 0, logits.shape[1]), scores)[:, :-1]
         return out | {"vqa_logits": logits, "vqa_targets": target, "vqa_loss": model.answers(logits, target)}
     return out | {"nlvr2_logits": logits, "nlvr2_loss": model.answers(logits, case.inputs["answers"])}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from coalign.models.vit.names import original, original_linen, timm, transformer
 from coalign.models.vit.sizes import Told, classifier_of, google_classifier
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
+from coalign.trunks.vit import sides
 from coalign.types import Batch, Encoding, Images
 
 
@@ -42,9 +45,17 @@ def google_config(described: Described) -> VitClassifierConfig:
 def told(described: Described) -> Told:
     """What the case's description says beside the shapes."""
     c = described.config
-    height, width = c.get("image") or (0, 0)
     heads = c.get("num_heads") or c.get("heads") or c.get("num_attention_heads")
-    return Told(heads, c.get("layer_norm_eps") or c.get("norm_eps") or 1e-6, (height, width))
+    return Told(heads, c.get("layer_norm_eps") or c.get("norm_eps") or 1e-6, images_of(c))
+
+
+IMAGE_FIELDS = ("ckpt_img_size", "ckpt_image_size", "image", "image_size", "img_size", "input_size", "image_resolution")
+"""Names under which descriptions write the size of the images; a table's own come first."""
+
+
+def images_of(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Heights and widths of images that a description speaks of."""
+    return tuple(sides(config[name]) for name in IMAGE_FIELDS if config.get(name))
 
 
 @torch.no_grad()
@@ -62,7 +73,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
         return other
 
     google = variant(config, "bilinear_corners")
-    timm_like = variant(replace(config, trunk=replace(config.trunk, activation="gelu")), "bicubic_antialias")
+    timm_like = variant(replace(config, trunk=replace(config.trunk, activation="gelu")), "bilinear")
     batch = Batch(images=Images(pixels))
     seen, ported = google.encode(batch, record=True), timm_like.encode(batch)
     patches = google.trunk.patches(Images(pixels)).unflatten(1, google.trunk.config.grid_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,9 +27,10 @@ from coalign.types import Images, Packed, Record
 class VitConfig:
     """Sizes of the trunk. `activation`: "gelu_tanh" for Google's .npz files, "gelu" (erf) for timm and Hugging Face.
 
-    `image_size` is the height, and the width too unless `image_width` is given. `final_norm=False` leaves the norm to
-    the classifier, which then norms the pooled vector (MAE's fine-tuning). `drop_path` is the chance of the last
-    block's branches to be skipped in training (stochastic depth), rising linearly from 0 at the first.
+    `image_size` and `patch_size` are heights in pixels, and widths too unless `image_width` and `patch_width` are
+    given. `final_norm=False` leaves the norm to the classifier, which then norms the pooled vector (MAE's fine-tuning).
+    `drop_path` is the chance of the last block's branches to be skipped in training (stochastic depth), rising linearly
+    from 0 at the first.
     """
 
     image_size: int = 224
@@ -45,20 +47,35 @@ class VitConfig:
     class_token: bool = True
     final_norm: bool = True
     drop_path: float = 0.0
+    patch_width: int | None = None
 
     def __post_init__(self) -> None:
+        for side, other in (("image_width", self.image_size), ("patch_width", self.patch_size)):
+            if getattr(self, side) == other:  # a square is written in one way
+                object.__setattr__(self, side, None)
         if self.stem not in ("none", "efficientnet_lite0"):
             raise InputError(f"no stem {self.stem!r}; there are: none, efficientnet_lite0")
 
     @property
-    def grid(self) -> int:
-        """Patches along a side, from top to bottom."""
-        return self.image_size // self.patch_size
+    def image(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.image_size, self.image_width or self.image_size
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width of a patch, in pixels."""
+        return self.patch_size, self.patch_width or self.patch_size
 
     @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.grid, (self.image_width or self.image_size) // self.patch_size
+        (height, width), (patch_height, patch_width) = self.image, self.patch
+        return height // patch_height, width // patch_width
+
+    def at(self, image: int | Sequence[int]) -> VitConfig:
+        """The configuration for images of another size: the side of a square, or height and width."""
+        height, width = sides(image)
+        return replace(self, image_size=height, image_width=width)
 
     @property
     def block(self) -> BlockConfig:
@@ -78,6 +95,16 @@ class VitConfig:
         """The blocks, each with its chance of being skipped."""
         step = self.drop_path / max(self.depth - 1, 1)
         return [replace(self.block, drop_path=step * i) for i in range(self.depth)]
+
+
+def sides(size: int | Sequence[int] | Mapping[str, int]) -> tuple[int, int]:
+    """Height and width of a size as published configurations write it: a side, a pair, or named sides."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, Mapping):
+        return int(size["height"]), int(size["width"])
+    height, width = size
+    return int(height), int(width)
 
 
 SIZES = {
@@ -105,7 +132,7 @@ class VitTrunk(nn.Module):
         super().__init__()
         c = self.config = config
         if c.stem == "none":
-            self.patch = PatchEmbedding(c.patch_size, c.dim)
+            self.patch = PatchEmbedding(c.patch, c.dim)
         else:  # the cells of the stem's feature map are the patches (section 3.1)
             self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
         self.class_token = Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
@@ -122,6 +149,11 @@ class VitTrunk(nn.Module):
         """Rows of an image before its patches."""
         return int(self.config.class_token)
 
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the position table."""
+        return self.config.grid_size
+
     def forward(self, images: Images, *, record: Record | None = None, name: str = "image.") -> Packed:
         rows = self.patches(images) + self.positions[:, self.prefix :]
         return self.encode(rows, record=record, name=name)
@@ -134,9 +166,10 @@ class VitTrunk(nn.Module):
             raise ValueError(f"this model reads {wanted}, and the batch holds none")
         rows = self.patch(given)
         if rows.shape[1] + self.prefix != self.positions.shape[1]:
+            size = "x".join(map(str, dict.fromkeys(self.config.image)))
             raise ValueError(
                 f"images give {rows.shape[1]} patches, the model has {self.positions.shape[1] - self.prefix} "
-                f"positions: images of {self.config.image_size} pixels are expected"
+                f"positions: images of {size} pixels are expected"
             )
         return rows
 
@@ -163,7 +196,7 @@ class VitTrunk(nn.Module):
     @torch.no_grad()
     def resize(self, image_size: int, image_width: int | None = None, method: Resize = "bicubic") -> None:
         """Fits the positions to images of another size, in place (section 3.2); the class token's row stays."""
-        new = replace(self.config, image_size=image_size, image_width=image_width)
+        new = self.config.at((image_size, image_width or image_size))
         table = resize_positions(
             self.positions[0], new.grid_size, old_grid=self.config.grid_size, prefix=self.prefix, method=method
         )

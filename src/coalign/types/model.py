@@ -100,7 +100,7 @@ class System:
     heads: Mapping[str, Head] = field(default_factory=dict[str, Head])
     for_layout: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
     position_tables: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    with_image_size: Callable[[Any, int], Any] = lambda config, size: replace(config, image_size=size)
+    with_image_size: Callable[[Any, Any], Any] = lambda config, size: replace(config, image_size=size)
     of_weights: Callable[[Mapping[str, Tensor]], Any] | None = None
     of_config: Callable[[Mapping[str, Any]], Any] | None = None
     to_config: Callable[[Any, Sequence[str] | None], dict[str, Any]] | None = None

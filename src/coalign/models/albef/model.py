@@ -111,7 +111,7 @@ class Albef(nn.Module):
             weights = seen.record[f"fusion.{block}.cross_attention"]
             if method == "grad_cam":
                 weights = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum())
-        maps = weights.detach().mean(1)[:, :, 1:].unflatten(-1, (c.image.grid, c.image.grid))
+        maps = weights.detach().mean(1)[:, :, 1:].unflatten(-1, c.image.grid_size)
         return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
 
     @torch.enable_grad()
@@ -125,16 +125,16 @@ class Albef(nn.Module):
         "contrast": the [CLS] row of image block `block` by the contrastive similarity.
         """
         assert batch.text is not None
-        seen, side = self.encode(batch, record=True), self.config.image.grid
+        seen, grid = self.encode(batch, record=True), self.config.image.grid_size
         if by == "contrast":
             similarity = (seen.vectors["image"] * seen.vectors["text"]).sum() / self.temperature
             cam = grad_cam(seen.record[f"image.{block}.attention"], similarity)
-            return cam[:, :, 0, 1:].mean(1).unflatten(-1, (side, side))
+            return cam[:, :, 0, 1:].mean(1).unflatten(-1, grid)
         weights = seen.record[f"fusion.{block}.cross_attention"]
         cam = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum()).mean(1)[:, :, 1:]
         real = seen.tokens["fused"].padding_mask(cam.shape[1])
         rows = real.sum(1)[:, None] if padded_width is None else padded_width
-        return ((cam * real[:, :, None]).sum(1) / rows).unflatten(-1, (side, side))
+        return ((cam * real[:, :, None]).sum(1) / rows).unflatten(-1, grid)
 
     # -------------------------------------------------------------------------------------------------- training
     @torch.no_grad()
@@ -263,6 +263,6 @@ SYSTEM = System(
     sizes=SIZES,
     weights={"original": original},
     objectives=("itc", "itm", "mlm"),
-    position_tables={"online.image.positions": "bicubic", "momentum.image.positions": "bicubic"},
-    with_image_size=lambda config, size: replace(config, image=replace(config.image, image_size=size)),
+    position_tables=dict.fromkeys(("online.image.positions", "momentum.image.positions", "image.positions"), "bicubic"),
+    with_image_size=lambda config, size: replace(config, image=config.image.at(size)),
 )

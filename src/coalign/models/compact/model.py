@@ -112,10 +112,9 @@ class Compact(nn.Module):
         assert batch.text is not None
         if method != "cross_attention":
             raise ValueError(f"this model has no {method} maps; its method is cross_attention")
-        side = self.config.image.grid
         with torch.no_grad():
             weights = self.encode(batch, record=True).record[f"fusion.{self.config.text.cross_from}.cross_attention"]
-        maps = weights.mean(1)[:, :, 1:].unflatten(-1, (side, side))
+        maps = weights.mean(1)[:, :, 1:].unflatten(-1, self.config.image.grid_size)
         return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
 
     # -------------------------------------------------------------------------------------------------- training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,7 +93,7 @@ class Towers(nn.Module):
         self.image = VitTrunk(c.image)
         self.text = BertTrunk(c.text)
         stem = 0 if c.image.stem == "none" else EfficientNetStem.width
-        cells = (c.image.grid // 2) ** 2
+        cells = math.prod(side // 2 for side in c.image.grid_size)
         self.image_projection = nn.Linear(c.image.dim + cells * (c.image.dim + stem), c.embed_dim)
         self.text_projection = FeedForward(c.text.dim, c.text_hidden, c.embed_dim, dropout=c.projection_dropout)
         self.dropout = Dropout(c.projection_dropout)
@@ -110,8 +111,7 @@ class Towers(nn.Module):
         return self.text(text.ids, last=self.config.text.cross_from, record=record)
 
     def image_vector(self, image: Packed, images: Images) -> Tensor:
-        side = self.config.image.grid
-        patches = image.to_padded()[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        patches = image.to_padded()[:, 1:].transpose(1, 2).unflatten(2, self.config.image.grid_size)
         maps = [patches] if images.grid is None else [patches, images.grid]
         pooled = [self.dropout(F.avg_pool2d(cells, 2).flatten(1)) for cells in maps]
         return F.normalize(self.image_projection(torch.cat([image.first, *pooled], 1)), dim=-1)

@@ -10,6 +10,7 @@ Nothing departs from the original but the order of work: predictions for the los
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -98,7 +99,7 @@ class Mae(nn.Module):
         self.to_decoder = nn.Linear(c.trunk.dim, c.decoder_dim)
         self.mask_token = Parameter(torch.zeros(1, 1, c.decoder_dim))
         self.decoder = Encoder(c.decoder_block, c.decoder_depth)
-        self.predict = nn.Linear(c.decoder_dim, 3 * c.trunk.patch_size**2)
+        self.predict = nn.Linear(c.decoder_dim, 3 * math.prod(c.trunk.patch))
         self.positions = self._fixed_positions(c.decoder_dim)
         self.trunk.positions = self._fixed_positions(c.trunk.dim)
         self.apply(init_mae)
@@ -110,6 +111,16 @@ class Mae(nn.Module):
     def _fixed_positions(self, dim: int) -> Parameter:
         table = sincos_positions(dim, self.config.trunk.grid_size, self.trunk.prefix)
         return Parameter(table[None], requires_grad=False)
+
+    @property
+    def prefix(self) -> int:
+        """Rows of the decoder's positions before those of the patches."""
+        return self.trunk.prefix
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the decoder's positions."""
+        return self.trunk.grid_size
 
     @property
     def input_spec(self) -> InputSpec:
@@ -206,14 +217,14 @@ class Mae(nn.Module):
 
     def patchify(self, images: Images) -> Tensor:
         """Pixels [B, 3, H, W] as patches [B, N, P]: within one by row, column, colour."""
-        (rows, columns), size = self.config.trunk.grid_size, self.config.trunk.patch_size
-        cells = pixels_of(images).unflatten(3, (columns, size)).unflatten(2, (rows, size))
+        (rows, columns), (height, width) = self.config.trunk.grid_size, self.config.trunk.patch
+        cells = pixels_of(images).unflatten(3, (columns, width)).unflatten(2, (rows, height))
         return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """The images [B, 3, H, W] of patches [B, N, P]."""
-        (rows, columns), size = self.config.trunk.grid_size, self.config.trunk.patch_size
-        cells = patches.unflatten(2, (size, size, 3)).unflatten(1, (rows, columns))
+        (rows, columns), (height, width) = self.config.trunk.grid_size, self.config.trunk.patch
+        cells = patches.unflatten(2, (height, width, 3)).unflatten(1, (rows, columns))
         return cells.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
@@ -333,6 +344,6 @@ SYSTEM = System(
         "linear_probe": Head(Vit, VitClassifierConfig, linear_probe, {"original": classifier, "pretrained": encoder}),
     },
     position_tables={"trunk.positions": "bicubic", "positions": "bicubic"},
-    with_image_size=lambda config, size: replace(config, trunk=replace(config.trunk, image_size=size)),
+    with_image_size=lambda config, size: replace(config, trunk=config.trunk.at(size)),
     of_weights=of_weights,
 )

@@ -13,6 +13,7 @@ corpus; hidden words are drawn one by one at 15 %, not as exactly 15 % of a text
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -80,9 +81,9 @@ class ViltTrunk(nn.Module):
         super().__init__()
         c, v = config, config.image
         self.config = config
-        self.patch = PatchEmbedding(v.patch_size, v.dim)
+        self.patch = PatchEmbedding(v.patch, v.dim)
         self.class_token = Parameter(torch.zeros(1, 1, v.dim))
-        self.positions = Parameter(torch.zeros(1, 1 + v.grid**2, v.dim))
+        self.positions = Parameter(torch.zeros(1, 1 + math.prod(v.grid_size), v.dim))
         self.dropout = Dropout(v.dropout)
         self.encoder = Encoder(v.block, v.depth)
         self.apply(init_truncated)
@@ -98,8 +99,8 @@ class ViltTrunk(nn.Module):
 
     def real(self, images: Images) -> Bool[Tensor, "b rows columns"]:
         """Which patches of a batch of images are real."""
-        pixels, patch = self._pixels(images), self.config.image.patch_size
-        rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
+        pixels, patch = self._pixels(images), self.config.image.patch
+        rows, columns = pixels.shape[2] // patch[0], pixels.shape[3] // patch[1]
         if self.config.real_patches == "pixels":
             return patches_of_pixels(pixels, patch)
         if images.sizes is not None:
@@ -115,15 +116,16 @@ class ViltTrunk(nn.Module):
 
     def embed_image(self, images: Images, patches: Packed, source: Int[Tensor, " items"] | None = None) -> Packed:
         """[CLS] and patch rows with their positions. Item i shows image `source[i]` (its own where None)."""
-        pixels, size = self._pixels(images), self.config.image.patch_size
+        pixels, (height, width) = self._pixels(images), self.config.image.patch
         real, item = self.real(images), patches.layout.item
         image = item if source is None else source[item]
-        grid = F.pixel_unshuffle(pixels, size).flatten(2).transpose(1, 2)  # [B, P, 3 * size * size]
+        cells = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        grid = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, P, 3 * height * width]
         projection = self.patch.projection
         rows = F.linear(grid[image, patches.values], projection.weight.flatten(1), projection.bias)
         shape = torch.stack([real[:, :, 0].sum(1), real[:, 0].sum(1)], 1)[image]
         row, column = patches.values // real.shape[2], patches.values % real.shape[2]
-        rows = rows + resized_positions(self.positions[0, 1:], shape, row, column)
+        rows = rows + resized_positions(self.positions[0, 1:], self.config.image.grid_size, shape, row, column)
         first = (self.class_token + self.positions[:, :1]).expand(len(patches), -1, -1)
         joined = Packed.concat(Packed.uniform(first), patches.with_values(rows))
         return joined.with_values(self.dropout(joined.values))
@@ -151,8 +153,9 @@ class ViltTrunk(nn.Module):
     def _pixels(self, images: Images) -> Tensor:
         if images.pixels is None:
             raise InputError("ViLT reads pixels, and the batch holds none")
-        size, (height, width) = self.config.image.patch_size, images.pixels.shape[2:]
-        if height % size or width % size:
+        (height, width), patch = images.pixels.shape[2:], self.config.image.patch
+        if height % patch[0] or width % patch[1]:
+            size = patch[0] if patch[0] == patch[1] else f"{patch[0]}x{patch[1]}"
             raise InputError(f"images of {height}x{width} pixels are no whole number of patches of {size}")
         return images.pixels
 
@@ -306,7 +309,7 @@ class Vilt(nn.Module):
 def input_spec_of(config: ViltConfig) -> InputSpec:
     return InputSpec(
         image_size=config.input_size or config.image.image_size,
-        image_multiple=config.image.patch_size,
+        image_multiple=math.lcm(*config.image.patch),
         vocab_size=config.vocab_size,
         max_text_length=config.max_text_length,
     )

@@ -37,7 +37,7 @@ class VitClassifierConfig:
     * `representation_dim`: a layer with tanh before the head (Google's ImageNet-21k files of 2020, section 3.1);
     * `probe`: the trunk is frozen, and a BatchNorm without weights stands before the head (MAE, appendix A.1);
     * `resize`: how `Vit.resize` fits the positions: "bilinear_corners" (Google), "bicubic_antialias" (timm),
-      "bicubic" (Hugging Face, MAE);
+      "bilinear" (timm where it reads Google's files), "bicubic" (Hugging Face, MAE);
     * `classes` None: no head, images to vectors only;
     * `mean`, `std`: what pixels in [0, 1] are normalised with (Google's and most of timm's: 0.5; a stem has its own).
     """
@@ -177,7 +177,5 @@ SYSTEM = System(
     for_layout={"original": google, "original_linen": google, "timm": timm_arithmetic},
     objectives=("classification",),
     position_tables={"trunk.positions": resizing},
-    with_image_size=lambda config, size: replace(
-        config, trunk=replace(config.trunk, image_size=size, image_width=None)
-    ),
+    with_image_size=lambda config, size: replace(config, trunk=config.trunk.at(size)),
 )

@@ -6,7 +6,7 @@ published size.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,11 +21,12 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Told:
-    """What shapes do not tell, and the file's description may: heads, epsilon, the images' height and width."""
+    """What shapes do not tell, and the file's description may: heads, epsilon, and heights and widths of images, of
+    which the first that the position table fits is the one that it was trained with."""
 
     heads: int | None = None
     eps: float = 1e-6
-    image: tuple[int, int] = (0, 0)
+    images: tuple[tuple[int, int], ...] = ()
 
 
 def classifier_of(weights: Weights, told: Told | None = None) -> VitClassifierConfig | None:
@@ -50,19 +51,16 @@ def classifier_of(weights: Weights, told: Told | None = None) -> VitClassifierCo
 def google_classifier(weights: Weights, told: Told) -> VitClassifierConfig:
     """Google's .npz files. A file without class token averages the patches."""
     height, width, _, dim = weights["embedding/kernel"].shape
-    if height != width:
-        raise InputError(f"patches of {height}x{width} are not square")
     token = "cls" in weights
     patches = weights["Transformer/posembed_input/pos_embedding"].shape[1] - token
-    rows, columns = told.image[0] // height, told.image[1] // height
-    if rows * columns != patches:
-        rows = columns = math.isqrt(patches)
+    rows, columns = grid_of(patches, (height, width), told.images)
     query = next(name for name in weights if name.endswith("/query/kernel"))
     up = next(name for name in weights if name.endswith("/Dense_0/kernel"))
     trunk = VitConfig(
         image_size=rows * height,
-        image_width=columns * height,
+        image_width=columns * width,
         patch_size=height,
+        patch_width=width,
         dim=dim,
         depth=count(weights, "Transformer/encoderblock_{}/"),
         heads=weights[query].shape[1],
@@ -94,19 +92,36 @@ def transformers_trunk(weights: Weights, told: Told | None = None, prefix: str =
 
 def _trunk(weights: Weights, told: Told, names: tuple[str, str, str], up: str) -> VitConfig:
     patch_name, positions, block = names
-    dim, _, patch, _ = weights[patch_name].shape
-    side = math.isqrt(weights[positions].shape[1] - 1)
+    dim, _, height, width = weights[patch_name].shape
+    rows, columns = grid_of(weights[positions].shape[1] - 1, (height, width), told.images)
     depth, hidden_dim = count(weights, block), weights[block.format(0) + up].shape[0]
     known = [c.heads for c in SIZES.values() if (c.dim, c.depth, c.hidden_dim) == (dim, depth, hidden_dim)]
     return VitConfig(
-        image_size=side * patch,
-        patch_size=patch,
+        image_size=rows * height,
+        image_width=columns * width,
+        patch_size=height,
+        patch_width=width,
         dim=dim,
         depth=depth,
         heads=told.heads or next(iter(known), max(dim // 64, 1)),
         hidden_dim=hidden_dim,
         eps=told.eps,
     )
+
+
+def grid_of(patches: int, patch: tuple[int, int], images: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:
+    """Rows and columns of a table of so many patches: those of the first of `images` that it fits, or a square.
+
+    Errors: `InputError` where it fits none and is no square.
+    """
+    for height, width in images:
+        grid = height // patch[0], width // patch[1]
+        if grid[0] * grid[1] == patches:
+            return grid
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise InputError(f"a position table of {patches} patches is no square: its description must say the image size")
+    return side, side
 
 
 def rows_of(weights: Weights, name: str) -> int | None:
