@@ -51,7 +51,7 @@ WAYS: dict[str, Callable[[float], Combine]] = {"logit": add_logit, "log P(match)
 def of_run(run: Path) -> dict[tuple[str, float], Evaluation]:
     """A finished quick start on the test style, by part of the concepts and by hubness."""
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.0)
-    model: Any = coalign.load(run)
+    model: Any = coalign.load(run).model
     tests = {"seen": Gallery.of(model, split.train), "held out": Gallery.of(model, split.unseen)}
     return tested(model, Querybank.load(run), tests)
 

@@ -229,7 +229,7 @@ def photographs(data: Path, runs: Path) -> None:
             data=str(root), val=str(root / "val"), out=out, size="mini", steps=PHOTOGRAPH_STEPS, lr=2e-3, save_every=100
         ).run()
     shown = [root / "val" / f"{name}-{number}.png" for number in range(3) for name in PHOTOGRAPHS["val"]]
-    sheet = reconstruction_sheet(reconstruct(load(out), shown))
+    sheet = reconstruction_sheet(reconstruct(load(out).model, shown))
     print(save_picture(sheet, runs / "rebuilt.png"))
 
 

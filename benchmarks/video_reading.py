@@ -33,7 +33,7 @@ from coalign.data.videos.narrated import ClipBags, Moments, open_narrated
 from coalign.data.videos.write import write_video
 from coalign.data.words.word_list import WordList
 from coalign.models.mil_nce.model import SIZES, MilNceModel
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.worlds.videos import make_videos, write_videos
 
 MINUTES = (1, 10, 60)
@@ -125,7 +125,6 @@ def main() -> None:
     words = WordList.of_texts(["the red circle moves right"])
     torch.manual_seed(0)
     model = MilNceModel(replace(SIZES["tiny"], vocab_size=words.vocab_size, fps=2.5)).eval()
-    attach_tokenizer(model, words)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = folder / "run"

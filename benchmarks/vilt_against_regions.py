@@ -64,7 +64,10 @@ def main() -> None:
     torch.manual_seed(0)
     vilt: Any
     uniter: Any
-    vilt, uniter = coalign.create("vilt", "base-32").eval(), coalign.create("uniter", "base", region_width=1024).eval()
+    vilt, uniter = (
+        coalign.create("vilt", "base-32").model.eval(),
+        coalign.create("uniter", "base", region_width=1024).model.eval(),
+    )
     detector = Detector(faster_rcnn("random"), most=args.regions, least=args.regions)
     picture = torch.rand(3, HEIGHT, WIDTH)
     text = Text(Packed.uniform(torch.randint(200, 28000, (1, args.text))))

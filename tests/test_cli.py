@@ -53,7 +53,7 @@ def run(tmp_path_factory) -> Path:
         ),
         embed_dim=16,
         queue_size=8,
-    )
+    ).model
     config = {**describe(model), "retrieval": {"k": 3, "weight": 0.5}}
     (folder / "config.json").write_text(json.dumps(config))
     save_model(model, str(folder / "model.safetensors"))

@@ -20,21 +20,21 @@ def export(model, name, layout, head=None):
 
 @pytest.mark.parametrize("name", ["albef", "bert", "vilt", "mult"])
 def test_a_description_makes_the_same_configuration_again(name):
-    model = coalign.create(name, "tiny")
+    model = coalign.create(name, "tiny").model
     entry = json.loads(json.dumps(describe(model)))
     assert entry["system"] == name and entry["head"] is None
     assert from_plain(type(model.config), entry["config"]) == model.config
 
 
 def test_a_layout_brings_the_arithmetic_of_its_authors(tmp_path):
-    model = coalign.create("bert", "tiny")
+    model = coalign.create("bert", "tiny").model
     for layout, activation in (("original", "gelu_tanh"), ("transformers", "gelu")):
         save_file(export(model, "bert", layout), tmp_path / f"{layout}.safetensors")
-        assert load(tmp_path / f"{layout}.safetensors", "bert").config.trunk.activation == activation
+        assert load(tmp_path / f"{layout}.safetensors", "bert").model.config.trunk.activation == activation
 
 
 def test_convert_writes_the_layout_asked_for_and_no_other_layouts_leftovers(tmp_path):
-    model = coalign.create("bert", "tiny")
+    model = coalign.create("bert", "tiny").model
     tensors = export(model, "bert", "original")
     slot = "bert/pooler/dense/bias/adam_m"
     save_file(tensors | {slot: torch.zeros(128)}, tmp_path / "google.safetensors")
@@ -42,7 +42,7 @@ def test_convert_writes_the_layout_asked_for_and_no_other_layouts_leftovers(tmp_
     convert(tmp_path / "google.safetensors", tmp_path / "back.safetensors", system="bert", to="original")
     assert not any("adam_m" in name for name in load_file(tmp_path / "hf.safetensors"))
     assert slot in load_file(tmp_path / "back.safetensors")
-    again = load(tmp_path / "hf.safetensors", "bert")
+    again = load(tmp_path / "hf.safetensors", "bert").model
     assert all(torch.equal(a, again.state_dict()[n]) for n, a in model.state_dict().items())
     with pytest.raises(InputError, match="exists already"):
         convert(tmp_path / "google.safetensors", tmp_path / "hf.safetensors", system="bert", to="transformers")
@@ -50,15 +50,15 @@ def test_convert_writes_the_layout_asked_for_and_no_other_layouts_leftovers(tmp_
 
 
 def test_another_image_size_resizes_the_positions(tmp_path):
-    model = coalign.create("albef", "tiny")
+    model = coalign.create("albef", "tiny").model
     save_file(export(model, "albef", "original"), tmp_path / "a.safetensors")
-    larger = load(tmp_path / "a.safetensors", "albef", image_size=96)
+    larger = load(tmp_path / "a.safetensors", "albef", image_size=96).model
     assert larger.online.image.positions.shape[1] == 1 + 36
     assert torch.equal(larger.online.image.positions[:, 0], model.online.image.positions[:, 0])
 
 
 def test_what_does_not_fit_is_said(tmp_path):
-    save_file(export(coalign.create("albef", "tiny"), "albef", "original"), tmp_path / "a.safetensors")
+    save_file(export(coalign.create("albef", "tiny").model, "albef", "original"), tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="say whose file it is"):
         load(tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="no size of bert fits it"):
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_said(tmp_path):
 def test_only_the_system_that_is_asked_for_is_imported():
     code = (
         "import sys; from coalign.registry import describe, create\n"
-        "model = create('gpt', dim=64, depth=1, heads=1, vocab_size=9, head='classification')\n"
+        "model = create('gpt', dim=64, depth=1, heads=1, vocab_size=9, head='classification').model\n"
         "assert describe(model)['head'] == 'classification'\n"
         "print([name for name in sys.modules if name.startswith('coalign.models.') and 'gpt' not in name])"
     )
@@ -87,12 +87,12 @@ def test_only_the_system_that_is_asked_for_is_imported():
 def test_a_system_is_called_like_its_folder():
     for name, entry in coalign.systems().items():
         assert entry.name == name
-        described = describe(coalign.create(name, next(iter(entry.sizes)))) if name in ("gpt", "vit") else None
+        described = describe(coalign.create(name, next(iter(entry.sizes))).model) if name in ("gpt", "vit") else None
         assert described is None or described["system"] == name
 
 
 def test_a_tensor_of_another_rank_is_a_misfit(tmp_path):
-    tensors = export(coalign.create("gpt", "tiny", vocab_size=50, depth=1), "gpt", "original")
+    tensors = export(coalign.create("gpt", "tiny", vocab_size=50, depth=1).model, "gpt", "original")
     flat = {name: tensor.flatten() for name, tensor in tensors.items()}
     save_file(flat, tmp_path / "flat.safetensors")
     with pytest.raises(InputError, match="no size of gpt fits it"):

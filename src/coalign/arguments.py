@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -17,6 +17,11 @@ from coalign.flags import OptionalName as OptionalName
 from coalign.flags import OptionalPath as OptionalPath
 from coalign.flags import Switch as Switch
 from coalign.flags import say as say
+
+if TYPE_CHECKING:
+    from coalign.data.loaded import Loaded
+else:
+    Loaded = Any  # which would import torch
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
 
@@ -80,11 +85,12 @@ def run_config(run: Path) -> dict[str, Any]:
     return config  # pyright: ignore[reportUnknownVariableType]
 
 
-def load_run(run: Path) -> Any:
-    """The run's model (an `nn.Module`), on a GPU if there is one."""
+def load_run(run: Path, system: str | None = None, **options: Any) -> Loaded:
+    """The run, or with `system` another's file, on a GPU if there is one; `options` are those of `coalign.load`."""
     import torch
 
     from coalign import load
 
-    run_config(run)
-    return load(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    if system is None:
+        run_config(run)
+    return load(run, system, **options).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import coalign.models
 from coalign.checkpoints import StateMap, read_tensors
+from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.embeddings import resize_positions
@@ -70,8 +71,8 @@ def _system(name: str) -> System | None:
     return dataclasses.replace(entry, heads=heads, **sizes)
 
 
-def create(system: str, size: str | Any = "tiny", head: str | None = None, **settings: Any) -> nn.Module:
-    """A model with fresh weights.
+def create(system: str, size: str | Any = "tiny", head: str | None = None, **settings: Any) -> Loaded:
+    """A model with fresh weights, without a vocabulary.
 
     `size` is a row of the system's table of sizes, or a configuration; `settings` replace its fields. `head` asks
     for a task model ("vqa", "nlvr2" ...) instead of the pre-training one.
@@ -82,7 +83,7 @@ def create(system: str, size: str | Any = "tiny", head: str | None = None, **set
     unknown = [name for name in settings if name not in names]
     if unknown:
         raise InputError(f"{system} has no setting {unknown[0]!r}; it has: {', '.join(sorted(names))}")
-    return _build(entry, dataclasses.replace(config, **settings), head)[0]
+    return Loaded(_build(entry, dataclasses.replace(config, **settings), head)[0], source=system)
 
 
 def load(
@@ -94,8 +95,8 @@ def load(
     layout: str | None = None,
     vocab: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
-) -> nn.Module:
-    """A model with the weights of a file, in eval mode.
+) -> Loaded:
+    """A model with the weights of a file, in eval mode, with its vocabulary where there is one.
 
     `path` is one of our runs, the authors' file, or a Hugging Face folder. For files that are not ours `system` says
     whose they are; size, head and layout are found by the tensors' names and shapes where they are not given.
@@ -105,20 +106,14 @@ def load(
     path = Path(path)
     ours = told(path)
     if "system" in ours:
-        model = _load_run(path, ours)
+        loaded = Loaded(_load_run(path, ours))
         vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
+    elif system is None:
+        raise InputError(f"{path}: not one of our runs; say whose file it is: load(..., system='albef')")
     else:
-        if system is None:
-            raise InputError(f"{path}: not one of our runs; say whose file it is: load(..., system='albef')")
-        model = _load_foreign(path, find(system), head, size, layout, image_size, ours)
-    if vocab is not None:
-        attach_tokenizer(model, Tokenizer.load(vocab))
-    return model.eval()
-
-
-def attach_tokenizer(model: nn.Module, tokenizer: Tokenizer) -> None:
-    """Gives a model its vocabulary; `coalign.prepare` and runs use it."""
-    object.__setattr__(model, "tokenizer", tokenizer)
+        loaded = _load_foreign(path, find(system), head, size, layout, image_size, ours)
+    tokenizer = None if vocab is None else Tokenizer.load(vocab)
+    return dataclasses.replace(loaded, tokenizer=tokenizer, source=str(path)).eval()
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -140,20 +135,20 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; nothing was written")
-    model = load(path, system, **found)
+    loaded = load(path, system, **found)
+    model = loaded.model
     entry, offer = find(system), _offer_of(find(system), model)
     if to not in offer.weights:
         raise InputError(f"{entry.name} has no layout {to!r}; it has: {', '.join(offer.weights)}")
     names: StateMap = offer.weights[to](model.config)
-    kept: Any = getattr(model, "carried", None)  # what a layout carries belongs to that layout alone
-    carried = kept[1] if isinstance(kept, tuple) and kept[0] == to else None
+    carried = loaded.carried if loaded.layout == to else None  # they belong to their layout alone
     tensors = names.export(model.state_dict(), carried)
     apart = {name: tensor.clone() for name, tensor in tensors.items()}
     part = out.with_name(f".{out.name}.part")
     try:
         if to == "transformers" and entry.to_config is not None and not out.suffix:
             labels = told(Path(path)).get("labels")
-            _fill_folder(part, apart, entry.to_config(model, labels), getattr(model, "tokenizer", None))
+            _fill_folder(part, apart, entry.to_config(model, labels), loaded.tokenizer)
         else:
             save_file(apart, part)
         part.replace(out)
@@ -257,7 +252,7 @@ def _load_foreign(
     layout: str | None,
     image_size: int | tuple[int, int] | None,
     described: Mapping[str, Any],
-) -> nn.Module:
+) -> Loaded:
     """Tries what was not said until names and shapes fit, on the meta device; then loads."""
     tensors = read_tensors(path)
     shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -311,25 +306,23 @@ def _fill(
     layout: str,
     tensors: Mapping[str, Tensor],
     image_size: int | tuple[int, int] | None,
-) -> nn.Module:
+) -> Loaded:
     model, offer = _build(entry, config, head, layout, tensors)
-    loaded = offer.weights[layout](model.config).load(tensors)
+    read = offer.weights[layout](model.config).load(tensors)
     if image_size is not None:
         small = model
         model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout, tensors)
         for name, tensor in model.state_dict().items():
-            if name in entry.position_tables and loaded.state[name].shape != tensor.shape:
+            if name in entry.position_tables and read.state[name].shape != tensor.shape:
                 how: Any = entry.position_tables[name]
                 method: Any = how(model.config) if callable(how) else how
                 owners: list[Any] = [each.get_submodule(name.rpartition(".")[0]) for each in (small, model)]
                 (old, prefix), (grid, _) = ((owner.grid_size, owner.prefix) for owner in owners)
-                table = loaded.state[name].flatten(0, -2)
+                table = read.state[name].flatten(0, -2)
                 new = resize_positions(table, grid, old_grid=old, prefix=prefix, method=method)
-                loaded.state[name] = new.view_as(tensor)
-    model.load_state_dict(loaded.state)
-    if loaded.carried:
-        object.__setattr__(model, "carried", (layout, loaded.carried))
-    return model
+                read.state[name] = new.view_as(tensor)
+    model.load_state_dict(read.state)
+    return Loaded(model, layout=layout, carried=read.carried)
 
 
 def from_plain(kind: Any, value: Any) -> Any:

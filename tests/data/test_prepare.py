@@ -10,6 +10,7 @@ from files import encoded, picture
 from torch import Tensor
 
 from coalign.data.images.decode import BadSample
+from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -21,9 +22,8 @@ class Reader:
 
     config = None
 
-    def __init__(self, spec: InputSpec, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, spec: InputSpec) -> None:
         self.input_spec = spec
-        self.tokenizer = tokenizer
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         raise NotImplementedError
@@ -43,6 +43,10 @@ class Reader:
     def after_step(self) -> None: ...
 
 
+def reader(spec: InputSpec, tokenizer: Tokenizer | None = None) -> Loaded:
+    return Loaded(Reader(spec), tokenizer)
+
+
 FULL = InputSpec(image_size=8, max_text_length=6, vocab_size=40, separator=False, region_width=5, max_regions=2)
 
 
@@ -52,7 +56,7 @@ def test_every_form_of_one_picture_gives_the_same(tmp_path: Path) -> None:
     array = np.asarray(image)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     forms = [tmp_path / "a.png", str(tmp_path / "a.png"), encoded(image), image, array, tensor]
-    model = Reader(FULL)
+    model = reader(FULL)
     batch = prepare(model, images=forms)
     assert batch.images and batch.images.pixels is not None and batch.images.pixels.shape == (6, 3, 8, 8)
     assert torch.allclose(batch.images.pixels, torch.tensor((0.2 - 0.5) / 0.5), atol=1e-6)
@@ -61,7 +65,7 @@ def test_every_form_of_one_picture_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_texts_as_the_model_wants_them(tokenizer: Tokenizer) -> None:
-    model = Reader(FULL, tokenizer)
+    model = reader(FULL, tokenizer)
     text = prepare(model, texts=["a red boat and a dog", ""]).text
     assert text and text.ids.lengths.tolist() == [6, 1]  # no final [SEP], at most six
     one = prepare(model, texts="a red boat").text
@@ -71,10 +75,10 @@ def test_texts_as_the_model_wants_them(tokenizer: Tokenizer) -> None:
 
 
 def test_features(tokenizer: Tokenizer) -> None:
-    batch = prepare(Reader(InputSpec()), images=[torch.zeros(4, 3, 3), torch.ones(4, 3, 3)])
+    batch = prepare(reader(InputSpec()), images=[torch.zeros(4, 3, 3), torch.ones(4, 3, 3)])
     assert batch.images and batch.images.grid is not None and batch.images.grid.shape == (2, 4, 3, 3)
     with pytest.raises(InputError, match="one shape"):
-        prepare(Reader(InputSpec()), images=[torch.zeros(4, 3, 3), torch.ones(4, 3, 2)])
+        prepare(reader(InputSpec()), images=[torch.zeros(4, 3, 3), torch.ones(4, 3, 2)])
 
 
 def test_regions(tokenizer: Tokenizer) -> None:
@@ -82,19 +86,19 @@ def test_regions(tokenizer: Tokenizer) -> None:
         {"features": torch.ones(3, 5), "boxes": torch.rand(3, 4), "confidence": torch.rand(3)},
         {"features": np.zeros((1, 5), np.float32), "boxes": np.zeros((1, 4), np.float32), "confidence": torch.rand(1)},
     ]
-    regions = prepare(Reader(FULL, tokenizer), texts=["a", "the"], regions=given).regions
+    regions = prepare(reader(FULL, tokenizer), texts=["a", "the"], regions=given).regions
     assert isinstance(regions, Regions)
     assert regions.features.lengths.tolist() == [2, 1]
     assert regions.boxes.shape == (3, 4) and regions.confidence is not None and len(regions.confidence) == 3
     assert regions.boxes[:2].equal(given[0]["boxes"][:2])
-    again = prepare(Reader(FULL), regions=regions).regions
+    again = prepare(reader(FULL), regions=regions).regions
     assert again is regions
 
 
 @pytest.mark.parametrize(
     ("spec", "given", "words"),
     [
-        (FULL, {"texts": ["a"]}, r"no vocabulary.*coalign\.load\(\.\.\., vocab="),
+        (FULL, {"texts": ["a"]}, r"no vocabulary.* load\(\.\.\., vocab="),
         (InputSpec(image_size=8), {"texts": ["a"]}, "reads no texts"),
         (InputSpec(max_text_length=8), {"images": [picture(1)]}, "reads no images"),
         (FULL, {"images": []}, "no images were given"),
@@ -107,13 +111,13 @@ def test_regions(tokenizer: Tokenizer) -> None:
 )
 def test_what_cannot_be_prepared(spec: InputSpec, given: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        prepare(Reader(spec), **given)  # type: ignore[arg-type]
+        prepare(reader(spec), **given)  # type: ignore[arg-type]
 
 
 def test_errors_name_the_file_and_the_counts(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(BadSample, match=r"no\.png: no such file"):
-        prepare(Reader(FULL), images=[tmp_path / "no.png"])
+        prepare(reader(FULL), images=[tmp_path / "no.png"])
     with pytest.raises(InputError, match=r"as many of each; these are \[1, 2\]"):
-        prepare(Reader(FULL, tokenizer), images=[picture(1)], texts=["a", "b"])
+        prepare(reader(FULL, tokenizer), images=[picture(1)], texts=["a", "b"])
     with pytest.raises(InputError, match="the model embeds 3"):
-        prepare(Reader(InputSpec(vocab_size=3), tokenizer), texts=["a"])
+        prepare(reader(InputSpec(vocab_size=3), tokenizer), texts=["a"])

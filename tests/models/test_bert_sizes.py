@@ -14,7 +14,7 @@ from coalign.models.bert.heads import BertClassifier, BertTagger, BertTaskConfig
 from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.models.bert.sizes import of_config, of_weights
 from coalign.recipes.texts._bert import starting_weights
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Text
 
@@ -44,7 +44,7 @@ def test_a_folder_of_any_size_and_number_of_classes(tmp_path, activation):
         transformers.BertConfig(**SIZES, num_labels=5, hidden_act=activation)
     ).eval()
     theirs.save_pretrained(tmp_path / "hf")
-    ours = coalign.load(tmp_path / "hf", "bert")
+    ours = coalign.load(tmp_path / "hf", "bert").model
     assert isinstance(ours, BertClassifier)
     assert ours.config.classes == 5 and ours.config.trunk.heads == 4
     assert torch.allclose(ours.encode(batch()).pooled["logits"], theirs(IDS).logits, atol=1e-5)
@@ -55,7 +55,6 @@ def test_a_fine_tuned_run_becomes_a_folder_that_transformers_loads(tmp_path):
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(35))]
     model = BertTagger(BertTaskConfig(TRUNK, classes=3)).eval()
-    attach_tokenizer(model, Tokenizer.from_vocabulary(words))
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps(describe(model) | {"labels": ["O", "B-X", "I-X"]}))
@@ -71,7 +70,7 @@ def test_a_fine_tuned_run_becomes_a_folder_that_transformers_loads(tmp_path):
     assert tokenizer(text)["input_ids"] == Tokenizer.from_vocabulary(words).encode([text]).ids.values.tolist()
     with pytest.raises(InputError, match="exists already"):
         coalign.convert(run, tmp_path / "hf", system="bert", to="transformers")
-    back = coalign.load(tmp_path / "hf", "bert", head="tagging")
+    back = coalign.load(tmp_path / "hf", "bert", head="tagging").model
     assert torch.equal(back.encode(batch()).tokens["tags"].values, model.encode(batch()).tokens["tags"].values)
 
 
@@ -80,7 +79,7 @@ def test_pretraining_weights_go_there_and_back(tmp_path):
     torch.manual_seed(0)
     theirs = transformers.BertForPreTraining(transformers.BertConfig(**SIZES)).eval()
     theirs.save_pretrained(tmp_path / "hf")
-    model = coalign.load(tmp_path / "hf", "bert")
+    model = coalign.load(tmp_path / "hf", "bert").model
     assert isinstance(model, Bert)
     coalign.convert(tmp_path / "hf", tmp_path / "again", system="bert", to="transformers")
     again = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "again").eval()

@@ -140,7 +140,7 @@ def test_the_encoder_goes_on_into_a_classifier(make):
 def test_a_file_tells_its_sizes(tmp_path):
     config = mae.SIZES["mini"]
     save_file(mae.original(config).export(Mae(config).state_dict()), tmp_path / "mae.safetensors")
-    assert coalign.load(tmp_path / "mae.safetensors", "mae").config == config
+    assert coalign.load(tmp_path / "mae.safetensors", "mae").model.config == config
     shapes = mae.original(mae.SIZES["tiny"]).export(Mae(mae.SIZES["tiny"]).state_dict())
     assert mae.of_weights({n: t for n, t in shapes.items() if "decoder" not in n}).trunk == mae.SIZES["tiny"].trunk
     assert mae.of_weights({}) is None

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from coalign import create, prepare
+from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.recipes.pairs._vl_pretrain import with_vocabulary
-from coalign.registry import attach_tokenizer, find
+from coalign.registry import find
 
 WIDTH, CLASSES, LONG = 8, 5, "a red boat " * 60
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -30,21 +31,19 @@ CASES = {
 }
 
 
-def model_of(system: str) -> Any:
+def loaded_of(system: str) -> Loaded:
     tokenizer = Tokenizer.train(["a red boat"] * 9, 60)
     width = {} if system == "vilt" else {"region_width": WIDTH}
     config = replace(with_vocabulary(find(system).sizes["tiny"], tokenizer), **width, **SETTINGS[system])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = create(system, config)
-    attach_tokenizer(model, tokenizer)
-    return model
+        return replace(create(system, config), tokenizer=tokenizer)
 
 
-def batch_of(model: Any, texts: list[str], counts: list[int], width: int = WIDTH) -> Any:
+def batch_of(loaded: Loaded, texts: list[str], counts: list[int], width: int = WIDTH) -> Any:
     random = torch.Generator().manual_seed(0)
-    if model.input_spec.region_width is None:
-        return prepare(model, images=[torch.zeros(3, 64, 64, dtype=torch.uint8)] * len(texts), texts=texts)
+    if loaded.spec.region_width is None:
+        return prepare(loaded, images=[torch.zeros(3, 64, 64, dtype=torch.uint8)] * len(texts), texts=texts)
     sets = [
         {
             "features": torch.randn(n, width, generator=random),
@@ -54,14 +53,15 @@ def batch_of(model: Any, texts: list[str], counts: list[int], width: int = WIDTH
         }
         for n in counts
     ]
-    return prepare(model, regions=sets, texts=texts)
+    return prepare(loaded, regions=sets, texts=texts)
 
 
 @pytest.mark.parametrize("system", SETTINGS)
 def test_losses_and_encodings_are_numbers(system: str) -> None:
-    model, random = model_of(system), torch.Generator().manual_seed(0)
+    loaded, random = loaded_of(system), torch.Generator().manual_seed(0)
+    model, spec = loaded.model, loaded.spec
     for texts, counts in CASES.values():
-        batch = replace(batch_of(model, texts, counts), ids=torch.arange(len(texts)))
+        batch = replace(batch_of(loaded, texts, counts), ids=torch.arange(len(texts)))
         steps = find(system).objectives if system == "uniter" else [None]
         for only in steps:
             losses = model.train().losses(batch, generator=random, only=None if only is None else [only])
@@ -74,9 +74,8 @@ def test_losses_and_encodings_are_numbers(system: str) -> None:
             seen = model.eval().encode(batch, record=True)
             maps = model.alignment(batch)
         assert all(bool(x.isfinite().all()) for x in (*seen.pooled.values(), *seen.record.values()))
-        spec = model.input_spec
         assert [len(found) for found in maps] == [
-            min(len(model.tokenizer.encode([text]).ids.values), spec.max_text_length) for text in texts
+            min(len(loaded.vocabulary.encode([text]).ids.values), spec.max_text_length) for text in texts
         ]
         if spec.region_width is not None:
             assert [found.shape[1] for found in maps] == [min(count, spec.max_regions) for count in counts]
@@ -84,19 +83,20 @@ def test_losses_and_encodings_are_numbers(system: str) -> None:
 
 @pytest.mark.parametrize("system", [name for name in SETTINGS if name != "vilt"])
 def test_an_item_does_not_depend_on_the_others(system: str) -> None:
-    model = model_of(system).eval()
+    loaded = loaded_of(system).eval()
+    model = loaded.model
     texts, counts = CASES["all of it together"]
-    batch = batch_of(model, texts, counts)
+    batch = batch_of(loaded, texts, counts)
     with torch.no_grad():
         together = model.encode(batch).pooled["match_logits"]
         rows = batch.regions.features.values.split(batch.regions.features.lengths.tolist())
         boxes = batch.regions.boxes.split(batch.regions.features.lengths.tolist())
         for i, text in enumerate(texts):
-            alone = prepare(model, texts=[text], regions=[{"features": rows[i], "boxes": boxes[i]}])
+            alone = prepare(loaded, texts=[text], regions=[{"features": rows[i], "boxes": boxes[i]}])
             torch.testing.assert_close(model.encode(alone).pooled["match_logits"][0], together[i])
 
 
 @pytest.mark.parametrize("system", [name for name in SETTINGS if name != "vilt"])
 def test_features_of_another_width(system: str) -> None:
     with pytest.raises(InputError, match=f"features are 12 wide, the model reads {WIDTH}"):
-        batch_of(model_of(system), ["a boat"], [2], width=12)
+        batch_of(loaded_of(system), ["a boat"], [2], width=12)

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from coalign import prepare
+from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.vilt.heads import HEADS, ViltClassifier, ViltRetrieval
 from coalign.models.vilt.model import Vilt, ViltConfig
 from coalign.models.vilt.names import original, transformers
-from coalign.registry import attach_tokenizer
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images, Packed, Text
 
@@ -152,15 +152,15 @@ def test_transport_leaves_out_both_cls_and_the_last_piece():
 
 def test_pictures_of_any_proportions_are_prepared_for_a_batch():
     model = model_of(replace(CONFIG, vocab_size=99))
-    attach_tokenizer(model, Tokenizer.train(["a red boat"] * 5, 99))
+    loaded = Loaded(model, Tokenizer.train(["a red boat"] * 5, 99))
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 30), (30, 90), (30, 30))]
-    batch = prepare(model, images=pictures, texts=["a boat", "red", "a red boat"])
+    batch = prepare(loaded, images=pictures, texts=["a boat", "red", "a red boat"])
     assert batch.images is not None and batch.images.sizes is not None
     assert batch.images.sizes.tolist() == [[16, 12], [4, 16], [12, 12]]  # of 12, at most 19, in patches of 4
     together = model.encode(batch)
     for i, text in enumerate(["a boat", "red", "a red boat"]):
-        alone = model.encode(prepare(model, images=[pictures[i]], texts=[text]))
+        alone = model.encode(prepare(loaded, images=[pictures[i]], texts=[text]))
         torch.testing.assert_close(alone.pooled["match_logits"][0], together.pooled["match_logits"][i])
     losses = model.train().losses(batch, generator=torch.Generator().manual_seed(0))
     assert set(losses) == {"mlm", "itm", "wpa"}

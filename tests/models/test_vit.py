@@ -211,7 +211,7 @@ def file_of(layout, folder):
 def test_each_sources_file_at_a_higher_resolution_and_back(tmp_path, layout):
     with torch.no_grad():
         path, tensors, expected = file_of(layout, tmp_path)
-        larger = coalign.load(path, "vit", image_size=24)
+        larger = coalign.load(path, "vit", image_size=24).model
         got = larger.encode(batch(image_size=24)).pooled["logits"]
     assert torch.allclose(expected, got, atol=1e-5)
     coalign.convert(path, tmp_path / "back.safetensors", system="vit", to=layout)
@@ -220,25 +220,27 @@ def test_each_sources_file_at_a_higher_resolution_and_back(tmp_path, layout):
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
     for other in {"original", "timm", "transformers"} - {layout}:  # by way of either other source's names
         coalign.convert(path, tmp_path / f"{other}.safetensors", system="vit", to=other)
-        through = coalign.load(tmp_path / f"{other}.safetensors", "vit")
+        through = coalign.load(tmp_path / f"{other}.safetensors", "vit").model
         theirs, state = read_tensors(tmp_path / f"{other}.safetensors"), through.state_dict()
         assert theirs.keys() == getattr(vit, other)(WIDE).export(state).keys()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in coalign.load(path, "vit").state_dict().items())
+        assert all(
+            torch.equal(tensor, state[name]) for name, tensor in coalign.load(path, "vit").model.state_dict().items()
+        )
 
 
 def test_a_file_of_other_sizes_than_the_table_is_recognised(tmp_path):
     """Google's ImageNet-21k files have a representation layer and 21,843 classes; some files have no class token."""
     config = replace(vit.google(WIDE), classes=7, representation_dim=24)
     save_file(vit.original(config).export(Vit(config).state_dict()), tmp_path / "i21k.safetensors")
-    assert coalign.load(tmp_path / "i21k.safetensors", "vit").config == replace(
+    assert coalign.load(tmp_path / "i21k.safetensors", "vit").model.config == replace(
         config, trunk=replace(config.trunk, image_width=16)
     )
     config = VitClassifierConfig(vit.SIZES["mini"], 5)  # a size of ours whose heads are not 64 wide
     save_file(vit.timm(config).export(Vit(config).state_dict()), tmp_path / "mini.safetensors")
-    assert coalign.load(tmp_path / "mini.safetensors", "vit").config.trunk.heads == 3
+    assert coalign.load(tmp_path / "mini.safetensors", "vit").model.config.trunk.heads == 3
     config = replace(vit.google(WIDE), pool="mean", trunk=replace(vit.google(WIDE).trunk, class_token=False))
     save_file(vit.original(config).export(Vit(config).state_dict()), tmp_path / "gap.safetensors")
-    larger = coalign.load(tmp_path / "gap.safetensors", "vit", image_size=24)
+    larger = coalign.load(tmp_path / "gap.safetensors", "vit", image_size=24).model
     assert larger.trunk.positions.shape == (1, 36, 128)
     with pytest.raises(InputError, match="no size of vit fits it"):
         save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")

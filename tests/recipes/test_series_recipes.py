@@ -92,7 +92,7 @@ def test_mult_from_a_pickle_to_its_metrics_and_figure(tmp_path, capsys):
         f"{a} looks at {b}" for a in ("text", "audio", "vision") for b in ("text", "audio", "vision") if a != b
     }
     assert (tmp_path / "a.png").stat().st_size > 5000
-    model = coalign.load(run)
+    model = coalign.load(run).model
     assert model.config.streams[0].width == 12
 
 

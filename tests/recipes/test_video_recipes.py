@@ -37,15 +37,16 @@ def test_narrated_videos_to_a_run_and_its_fine_tuning(
     ).run()
     said = capsys.readouterr().out
     assert "clips/s" in said and "coalign search" in said
-    model: Any = load(tmp_path / "run")
+    loaded = load(tmp_path / "run")
+    model, words = loaded.model, loaded.tokenizer.listed()
     assert not model.config.video.space_to_depth and model.config.gather_gradient == "exact"
     assert model.input_spec.frames / model.input_spec.fps == pytest.approx(3.2)
-    assert "square" in model.tokenizer.listed() or "circle" in model.tokenizer.listed()
+    assert "square" in words or "circle" in words
     before = model.project.weight.clone()
 
     captions = world / "captions_train.csv"
     mil_nce_finetune.Recipe(captions, tmp_path / "run", out=tmp_path / "tuned", **small).run()
-    tuned: Any = load(tmp_path / "tuned")
+    tuned: Any = load(tmp_path / "tuned").model
     assert not torch.equal(tuned.project.weight, before)
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["task"] == "video-retrieval"
     found = video_retrieval.Evaluate(tmp_path / "tuned", world / "captions_test.csv", windows=1).evaluate()

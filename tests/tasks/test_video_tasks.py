@@ -24,9 +24,9 @@ TASKS = (action_recognition, action_segmentation, step_localisation, video_choic
 
 @pytest.fixture
 def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    model = ColourClips()
+    loaded = ColourClips.loaded()
     for task in TASKS:
-        monkeypatch.setattr(task, "load_run", lambda _: model)
+        monkeypatch.setattr(task, "load_run", lambda _: loaded)
     for name, stretches in (
         ("a", (("red", 3), ("blue", 3))),
         ("b", (("green", 4), ("black", 2))),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from coalign import create
+from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import open_pictures
 from coalign.data.questions.vqa import Question
@@ -20,7 +21,6 @@ from coalign.data.regions.files import write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.evaluation import matching as match_scoring
 from coalign.evaluation.matching import PairScorer, match_scores
-from coalign.evaluation.visual import Model
 from coalign.recipes.pairs._vl_pretrain import with_vocabulary
 from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist
@@ -172,10 +172,12 @@ def test_two_streams_are_seen_apart_once(
     monkeypatch.setattr(match_scoring, "KEPT", kept)
     texts = ["a red boat", "", "boat", "a boat a boat", "red"]
     tokenizer = Tokenizer.train(texts * 5, 60)
-    model: Any = create(system, replace(with_vocabulary(find(system).sizes["tiny"], tokenizer), region_width=4)).eval()
+    model: Any = create(
+        system, replace(with_vocabulary(find(system).sizes["tiny"], tokenizer), region_width=4)
+    ).model.eval()
     sets = [{"features": torch.randn(n, 4), "boxes": torch.rand(n, 4).sort(1).values} for n in (2, 0)]
     write_shard(tmp_path / "r.safetensors", ["a", "b"], sets)
-    found = Model(model, model.input_spec, tokenizer)
+    found = Loaded(model, tokenizer)
     scorer = PairScorer(found, open_pictures(found.spec, tmp_path / "r.safetensors", None), ["a", "b"], texts, chunk=2)
     read: list[int] = []
     states = scorer._states

@@ -18,6 +18,7 @@ from coalign.checkpoints.packages import minilm_folder
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.data.inputs import encode
+from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import digest
@@ -47,7 +48,7 @@ def default_towers(columns: Columns, *, vit_steps: int = VIT_STEPS, images: int 
             tower = vit_on(columns, vit_steps, images, show)
             image += [] if tower is None else [tower]
     if len(columns.texts):
-        minilm = BertTower(load(minilm_folder(), system="bert"), Tokenizer.load(minilm_folder()))
+        minilm = BertTower(load(minilm_folder(), system="bert").model, Tokenizer.load(minilm_folder()))
         states = minilm.word_states
         text.append(minilm)
         word2vec = word2vec_on(columns.texts)
@@ -56,11 +57,11 @@ def default_towers(columns: Columns, *, vit_steps: int = VIT_STEPS, images: int 
     return Towers(image, text, None, states)
 
 
-def run_towers(run: Path, model: nn.Module, towers: Towers) -> Towers:
+def run_towers(run: Path, loaded: Loaded, towers: Towers) -> Towers:
     """The towers with a run's own image and text vectors, which share a space, before them."""
     key = digest(run / "model.safetensors")
-    image = RunTower(f"{run.name}, image", "image", key, model)
-    text = RunTower(f"{run.name}, text", "text", key, model)
+    image = RunTower(f"{run.name}, image", "image", key, loaded)
+    text = RunTower(f"{run.name}, text", "text", key, loaded)
     return Towers([*towers.image, image], [*towers.text, text], (image, text), towers.word_states)
 
 
@@ -145,15 +146,15 @@ class BertTower:
 class RunTower:
     """One modality of a run: the unit vectors that it searches with."""
 
-    def __init__(self, name: str, modality: Modality, key: str, model: nn.Module) -> None:
-        self.name, self.key, self._model = name, f"run {key} {modality}", model
+    def __init__(self, name: str, modality: Modality, key: str, loaded: Loaded) -> None:
+        self.name, self.key, self._loaded = name, f"run {key} {modality}", loaded
         self.modality: Modality = modality
 
     @torch.no_grad()
     def encode(self, items: Sequence[Any]) -> Mapping[str, Floats]:
         parts: list[Tensor] = []
         for part in _batches(items, 32):
-            vectors = encode(self._model, self.modality, part).vectors
+            vectors = encode(self._loaded, self.modality, part).vectors
             if self.modality not in vectors:
                 raise InputError(f"{self.name}: the run gives no {self.modality} vectors, so it compares no pairs")
             parts.append(vectors[self.modality].float().cpu())

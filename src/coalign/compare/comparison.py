@@ -121,7 +121,7 @@ class Comparison:
         start = folder / "pretrain"
         if "parameters" not in done:
             _quietly(made(find_recipe(contender.recipe), self._settings(contender, seed)).run)
-            model = load(start)
+            model = load(start).model
             done["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             self._keep(folder, done)
         system = json.loads((start / "config.json").read_text("utf-8"))["system"]

@@ -12,26 +12,26 @@ from torch import Tensor
 
 from coalign.data.images.decode import ImageLike, decode_image
 from coalign.data.images.transforms import ImageTransform
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.collate import stack_pictures
 from coalign.data.pairs.loader import check_vocabulary
 from coalign.data.regions.regions import RegionSet, pack_regions
 from coalign.data.videos.clips import Clip, ClipLike, read_clip
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Images, InputSpec, Model, Packed, Regions, Text, Video
+from coalign.types import Batch, Images, InputSpec, Packed, Regions, Text, Video
 
 
 def prepare(
-    model: Model,
+    loaded: Loaded,
     images: ImageLike | Sequence[ImageLike] | None = None,
     texts: str | Sequence[str] | Sequence[tuple[str, str]] | None = None,
     regions: Regions | Sequence[RegionSet] | None = None,
     videos: ClipLike | Sequence[ClipLike] | None = None,
 ) -> Batch:
-    """A batch as `model.input_spec` asks for it, on the CPU.
+    """A batch as `loaded.spec` asks for it, on the CPU.
 
     Args:
-        model: Only its `input_spec` and its `tokenizer` are read.
+        loaded: What `coalign.load` or `coalign.create` gave; only its `spec` and its `tokenizer` are read.
         images: One or several of: a path, an encoded file's bytes, a PIL image, an array [H, W, 3], a uint8 tensor
             [3, H, W]; or features computed beforehand, floating-point [C, h, w].
         texts: One or several strings, or pairs of strings.
@@ -43,9 +43,9 @@ def prepare(
         InputError: The model does not read what is given, or it has no vocabulary yet.
         BadSample: An image cannot be read.
     """
-    spec = model.input_spec
+    spec = loaded.spec
     batch = Batch(
-        text=None if texts is None else _texts(model, spec, [texts] if isinstance(texts, str) else texts),
+        text=None if texts is None else _texts(loaded, [texts] if isinstance(texts, str) else texts),
         images=None if images is None else _images(spec, [images] if _is_one_image(images) else images),  # type: ignore[list-item]
         regions=None if regions is None else _regions(spec, regions),
         video=None if videos is None else _videos(spec, [videos] if _is_one_video(videos) else videos),  # type: ignore[list-item]
@@ -58,17 +58,12 @@ def prepare(
     return batch
 
 
-def _texts(model: Model, spec: InputSpec, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Text:
+def _texts(loaded: Loaded, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Text:
+    spec = loaded.spec
     if spec.max_text_length is None and spec.vocab_size is None:
-        raise InputError(f"{type(model).__name__} reads no texts")
-    tokenizer = getattr(model, "tokenizer", None)
-    if not isinstance(tokenizer, Tokenizer):
-        raise InputError(
-            f"this {type(model).__name__} has no vocabulary, so it cannot read texts; load it with one: "
-            "coalign.load(..., vocab='vocab.txt')"
-        )
-    check_vocabulary(spec, tokenizer)
-    return tokenizer.encode(texts, spec.max_text_length, spec.separator)
+        raise InputError(f"{type(loaded.model).__name__} reads no texts")
+    check_vocabulary(spec, loaded.vocabulary)
+    return loaded.vocabulary.encode(texts, spec.max_text_length, spec.separator)
 
 
 def _is_one_image(images: object) -> bool:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coalign.data.inputs import device_of
+from coalign.data.loaded import Loaded
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, Seen
 from coalign.errors import InputError
-from coalign.evaluation.visual import Model
 from coalign.ops.pairing import take_regions, take_texts
 from coalign.retrieval.rerank import Matcher
 from coalign.types import Batch, Encoding, Images, Layout, Packed
@@ -47,11 +46,11 @@ class PairScorer:
     """
 
     def __init__(
-        self, found: Model, pictures: Pictures, images: Sequence[str | int], texts: Sequence[str], chunk: int = 64
+        self, found: Loaded, pictures: Pictures, images: Sequence[str | int], texts: Sequence[str], chunk: int = 64
     ) -> None:
         self.found, self.pictures, self.images, self.chunk = found, pictures, images, chunk
-        self.text = encode_texts(found.tokenizer, texts, found.spec)
-        self.device = device_of(found.model)
+        self.text = encode_texts(found.vocabulary, texts, found.spec)
+        self.device = found.device
         self._apart = found.spec.region_width is not None and isinstance(found.model, Matcher)
         self._texts: Packed | None = None
 

@@ -44,7 +44,7 @@ class SeriesRun:
 
         Errors: `InputError` where they do not belong together.
         """
-        config, model = run_config(run), load_run(run)
+        config, loaded = run_config(run), load_run(run)
         how: dict[str, Any] = config.get("series") or {}
         if not how:
             raise InputError(f'{run}: was not trained on utterances (its config.json has no "series")')
@@ -57,9 +57,9 @@ class SeriesRun:
                 f"{data.name}: its labels are {data.task} of {', '.join(data.label_names)}, the run answers "
                 f"{how['task']} of {', '.join(how['label_names'])}"
             )
-        spec: Any = model.input_spec
-        tokenizer = getattr(model, "tokenizer", None) if spec.vocab_size is not None else None
-        return SeriesRun(model, data, Collate(spec, tokenizer, Scaling.load(run), how.get("max_rows", MAX_ROWS)))
+        spec = loaded.spec
+        tokenizer = loaded.tokenizer if spec.vocab_size is not None else None
+        return SeriesRun(loaded.model, data, Collate(spec, tokenizer, Scaling.load(run), how.get("max_rows", MAX_ROWS)))
 
     def answers(self, items: Sequence[Utterance], change: Change | None = None, batch_size: int = 64) -> Array:
         return answers(self.model, self.collate, items, change, batch_size)

@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from coalign.arguments import load_run, run_config, say
 from coalign.data.core.samples import Problem
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.inputs import device_of
 from coalign.data.texts.choices import ChoiceRow
 from coalign.data.texts.encoded_texts import EncodedTexts, encode_choices, encode_texts
 from coalign.data.texts.structured import Sequencer, encode_sequences
@@ -43,8 +43,8 @@ def open_run(run: Path, task: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
     config = run_config(run)
     if config.get("task") != task:
         raise InputError(f"{run}: was trained for {config.get('task') or 'no task'}, not for {task}")
-    model = load_run(run)
-    return model, inputs_of(model)[1], config
+    loaded = load_run(run)
+    return loaded.model, loaded.vocabulary, config
 
 
 def encode_items(

@@ -18,6 +18,7 @@ from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
 from coalign.data.inputs import device_of, encode
+from coalign.data.loaded import Loaded
 from coalign.data.videos.clips import Clip, clip_seconds, read_clip, stream_clips, windows
 from coalign.data.videos.decode import probe_video
 from coalign.data.videos.files import Found, Span, VideoFiles
@@ -132,21 +133,20 @@ def pooled_video(model: Any, frames: Tensor, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def text_vectors(model: Any, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+def text_vectors(loaded: Loaded, texts: Sequence[str], batch_size: int = 256) -> Tensor:
     """[N, D] of texts, on the CPU."""
     parts = [
-        encode(model, "text", list(texts[start : start + batch_size])).pooled["text"].float().cpu()
+        encode(loaded, "text", list(texts[start : start + batch_size])).pooled["text"].float().cpu()
         for start in range(0, len(texts), batch_size)
     ]
     return torch.cat(parts)
 
 
-def reads_clips(model: Any, run: Path) -> Any:
-    """The model, in evaluation. Raises InputError where it reads no clips."""
-    if model.input_spec.frames is None:
-        raise InputError(f"{run}: {type(model).__name__} reads no clips of videos; give a run of MIL-NCE")
-    assert isinstance(model, nn.Module)
-    return model.eval()
+def reads_clips(loaded: Loaded, run: Path) -> Loaded:
+    """The run. Raises InputError where it reads no clips."""
+    if loaded.spec.frames is None:
+        raise InputError(f"{run}: {type(loaded.model).__name__} reads no clips of videos; give a run of MIL-NCE")
+    return loaded.eval()
 
 
 def found_videos(data: Path, folder: Path | None) -> VideoFiles:

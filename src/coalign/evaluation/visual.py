@@ -13,12 +13,11 @@ from torch import Tensor
 
 from coalign.arguments import OptionalName, OptionalPath, RunFolder, Switch, load_run, say
 from coalign.data.core.batches import Batches
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import check_vocabulary
 from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures, open_pictures
 from coalign.data.questions.vqa import read_answers
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.texts import check_out
 from coalign.files import replace_file
@@ -27,15 +26,6 @@ from coalign.types import Batch, Encoding, InputSpec
 
 ANSWERS = "answers.json"
 """The file in a run that says what the head's classes mean."""
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A model with its vocabulary."""
-
-    model: Any
-    spec: InputSpec
-    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +48,11 @@ class VisualTask:
     batch_size: int = 32
     """Items at a time."""
 
-    def load(self) -> Model:
-        """The model, and what it reads."""
-        if self.system is None:
-            model = load_run(self.run)
-        else:
-            from coalign import load
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = load(self.run, self.system, head=self.head, vocab=self.vocab).to(device)
-        spec, tokenizer = inputs_of(model)
-        check_vocabulary(spec, tokenizer)
-        return Model(model, spec, tokenizer)
+    def load(self) -> Loaded:
+        """The model, with a vocabulary that fits it."""
+        loaded = load_run(self.run, self.system, head=self.head, vocab=self.vocab)
+        check_vocabulary(loaded.spec, loaded.vocabulary)
+        return loaded
 
     def pictures(self, spec: InputSpec) -> Pictures:
         """The images, as the model reads them."""
@@ -121,7 +104,7 @@ class PredictingTask(VisualTask):
 
 @torch.no_grad()
 def through(
-    found: Model,
+    found: Loaded,
     items: Sequence[Item],
     pictures: Pictures,
     batch_size: int,
@@ -129,10 +112,10 @@ def through(
     description: str = "answering",
 ) -> list[Tensor]:
     """What `read` takes, item by item, of the model's encoding of each batch, on the CPU and in the items' order."""
-    collate = ItemCollate(found.spec, found.tokenizer, pictures)
+    collate = ItemCollate(found.spec, found.vocabulary, pictures)
     bare = [Item(item.id, item.images, item.texts) for item in items]  # evaluation shows the model no truth
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
-    device, outputs = device_of(found.model), list[Tensor]()
+    device, outputs = found.device, list[Tensor]()
     for batch in with_progress(loader, description, len(loader), True):
         moved = batch.to(device)
         outputs += [part.float().cpu() for part in read(found.model.encode(moved), moved)]
@@ -152,7 +135,7 @@ def logits(encoding: Encoding, _: Batch) -> Sequence[Tensor]:
 
 
 def class_scores(
-    found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int, form: tuple[str, ...]
+    found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, form: tuple[str, ...]
 ) -> Tensor:
     """[items, classes] the head's scores, of a model whose targets have one of these forms."""
     if found.spec.targets not in form:

@@ -57,7 +57,7 @@ class Extract:
         from coalign.registry import load
 
         ours = (self.run_folder / "config.json").is_file()
-        model: Any = load(self.run_folder) if ours else load(self.run_folder, "mil_nce")
+        model = load(self.run_folder, None if ours else "mil_nce").model
         spec = replace(
             model.input_spec,
             frames=self.frames or model.input_spec.frames,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.data.inputs import encode
+from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.types import Batch, Encoding, Layout, Packed
 
@@ -150,6 +151,6 @@ def as_encoder(model: nn.Module) -> Encoder:
     return model
 
 
-def vector_width(model: nn.Module) -> int:
+def vector_width(loaded: Loaded) -> int:
     """The width of the vectors that the model searches with, from what it says of a one-word text."""
-    return vectors_of(encode(model, "text", ["a"]), "text").shape[1]
+    return vectors_of(encode(loaded, "text", ["a"]), "text").shape[1]

@@ -17,6 +17,7 @@ from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
 from coalign.data.images.pictures import Picture
 from coalign.data.inputs import device_of, encode
+from coalign.data.loaded import Loaded
 from coalign.data.videos.clips import stream_clips
 from coalign.data.videos.decode import find_videos, probe_video, read_frames
 from coalign.data.videos.narrated import NarratedVideo
@@ -34,7 +35,7 @@ SIDE = 320  # pixels of the shorter side of a moment's picture, where its video 
 
 def index_videos(
     run: Path,
-    model: Any,
+    loaded: Loaded,
     folder: Path,
     path: Path,
     *,
@@ -50,8 +51,8 @@ def index_videos(
     middle frame as a picture, and what is said meanwhile, where there are subtitles. Memory holds some clips.
 
     Args:
-        run: The run that the model is of.
-        model: Reads clips and gives "video" vectors.
+        run: The folder that it was loaded from.
+        loaded: Reads clips and gives "video" vectors.
         folder: Videos, also in folders below; those that cannot be decoded go to `quarantine`.
         path: Of the index.
         step: Seconds from one clip's beginning to the next; by default half a clip.
@@ -63,14 +64,17 @@ def index_videos(
     paths = find_videos(folder) if folder.is_dir() else []
     if not paths:
         raise InputError(f"{folder}: no folder of videos")
+    model, spec = loaded.model, loaded.spec
+    if spec.frames is None:
+        raise InputError(f"{run}: {type(model).__name__} reads no clips of videos")
     weights = digest(run / "model.safetensors")
-    hop = model.input_spec.frames / model.input_spec.fps / 2 if step is None else float(step)
+    hop = spec.frames / spec.fps / 2 if step is None else float(step)
     about = {"run": str(run.absolute()), "weights": weights, "data": str(folder.absolute()), "step": hop}
     similarity: Similarity = getattr(model, "similarity", "cosine")
     if overwrite:
-        index = Index.create(path, vector_width(model), about, overwrite=True, similarity=similarity)
+        index = Index.create(path, vector_width(loaded), about, overwrite=True, similarity=similarity)
     else:
-        index = Index.resume(path, vector_width(model), about, similarity)
+        index = Index.resume(path, vector_width(loaded), about, similarity)
     shown = with_progress(paths, "indexing videos", len(paths), show_progress)
     clips = _clips(model, shown, hop, Quarantine() if quarantine is None else quarantine)
     added = embed(as_encoder(model), _batches(model, clips, batch_size), index, VIDEO, flush=256)
@@ -79,10 +83,10 @@ def index_videos(
 
 
 @torch.no_grad()
-def search_moments(model: nn.Module, index: Index, text: str, k: int = 10) -> list[Hit]:
+def search_moments(loaded: Loaded, index: Index, text: str, k: int = 10) -> list[Hit]:
     """The `k` moments that a text tells best, best first, none of which overlap: of clips that share time the best one
     stands. A hit's `entry.meta` has "video" (the file), "start" and "end" (seconds)."""
-    (vector,) = encode(model, "text", [text]).vectors["text"]
+    (vector,) = encode(loaded, "text", [text]).vectors["text"]
     wanted, total = k, index.count(VIDEO)
     while True:
         (hits,) = index.search(vector, wanted, VIDEO)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Sample, Source
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.data.images.pictures import Picture, fit
-from coalign.data.inputs import MODALITIES, Modality, device_of, encode, inputs_of
+from coalign.data.inputs import MODALITIES, Modality, encode
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import Loader
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -31,7 +32,7 @@ THUMBNAIL = 256  # longer side in pixels of a picture that is kept in the index 
 
 
 def embed_pairs(
-    model: nn.Module,
+    loaded: Loaded,
     source: Source,
     store: Store,
     *,
@@ -44,11 +45,11 @@ def embed_pairs(
 
     Memory is bounded whatever the size of the corpus, and what the store holds already is not encoded again.
     """
-    grouped, encoder, (spec, tokenizer) = source.grouped(), as_encoder(model), inputs_of(model)
+    grouped, encoder, spec = source.grouped(), as_encoder(loaded.model), loaded.spec
     loader = Loader(grouped, spec, None, batch_size, workers=workers, train=False, quarantine=quarantine)
-    batches = {"image": _images(loader), "text": _texts(grouped, spec, tokenizer, batch_size)}
+    batches = {"image": _images(loader), "text": _texts(grouped, spec, loaded.vocabulary, batch_size)}
     totals = {"image": len(loader), "text": -(-len(grouped) // batch_size)}
-    device, added = device_of(model), dict[Modality, int]()
+    device, added = loaded.device, dict[Modality, int]()
     for modality in MODALITIES:
         shown = with_progress(batches[modality], f"embedding {modality}s", totals[modality], show_progress)
         moved = ((batch.to(device), entries) for batch, entries in shown)
@@ -57,24 +58,24 @@ def embed_pairs(
 
 
 def index_pairs(
-    run: Path, model: nn.Module, source: Source, path: Path, *, overwrite: bool = False, **options: Any
+    run: Path, loaded: Loaded, source: Source, path: Path, *, overwrite: bool = False, **options: Any
 ) -> dict[Modality, int]:
     """Embeds `source` into an index in `path`, or goes on with one that was interrupted; returns what was added.
 
     An index remembers the weights and the data that it was made with. One made with others is an error, unless
     `overwrite` says to replace it.
     """
-    width = vector_width(model)
+    width = vector_width(loaded)
     about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
     index = Index.create(path, width, about, overwrite=True) if overwrite else Index.resume(path, width, about)
-    added = embed_pairs(model, source, index, **options)
+    added = embed_pairs(loaded, source, index, **options)
     index.compact()
     return added
 
 
 @torch.no_grad()
 def search(
-    model: nn.Module,
+    loaded: Loaded,
     index: Index,
     query: str | Path,
     k: int = 10,
@@ -88,7 +89,8 @@ def search(
     similarity + weight · log P(match), the similarity less `hubness` times the hit's where there is a bank.
     """
     asked: Modality = "image" if isinstance(query, Path) else "text"
-    encoding = encode(model, asked, [query])
+    model = loaded.model
+    encoding = encode(loaded, asked, [query])
     wanted = k if reranking is None else max(k, reranking.k)
     (hits,) = index.search(vectors_of(encoding, asked), wanted, answers)
     if reranking is None or not hits:
@@ -97,10 +99,10 @@ def search(
         raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
     if asked == answers:
         raise InputError(f"re-ranking compares images with texts; it cannot compare {answers}s with each other")
-    found = encode(model, answers, [_content(hit, answers) for hit in hits])
+    found = encode(loaded, answers, [_content(hit, answers) for hit in hits])
     ones, many = torch.zeros(len(hits), dtype=torch.int64), torch.arange(len(hits))
     images, texts = (encoding, found) if asked == "image" else (found, encoding)
-    pairs = torch.stack([ones, many] if asked == "image" else [many, ones], 1).to(device_of(model))
+    pairs = torch.stack([ones, many] if asked == "image" else [many, ones], 1).to(loaded.device)
     logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
     similarity = torch.tensor([hit.score for hit in hits])
     if reranking.bank is not None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
 from coalign.progress import with_progress
@@ -101,7 +101,7 @@ def word_vectors(
 
 
 def embed_texts(
-    model: Any,
+    loaded: Loaded,
     texts: Sequence[str],
     *,
     layer: int | None = None,
@@ -114,13 +114,12 @@ def embed_texts(
     Rows have `row` (the text's number from 1), `text`, `vector`; of words also `word` and `position`, its number among
     the text's words from 1.
     """
-    encoder, device = as_encoder(model), device_of(model)
-    _, tokenizer = inputs_of(model)
+    encoder, device, tokenizer = as_encoder(loaded.model), loaded.device, loaded.vocabulary
     rows: list[dict[str, Any]] = []
     starts = range(0, len(texts), batch_size)
     for start in with_progress(starts, "embedding", len(starts), True):
         some = texts[start : start + batch_size]
-        batch = prepare(model, texts=some).to(device)
+        batch = prepare(loaded, texts=some).to(device)
         if not words:
             for number, vector in enumerate(text_vectors(encoder, batch, layer, pool).float().cpu().tolist()):
                 rows.append({"row": start + number + 1, "text": some[number], "vector": vector})

@@ -230,7 +230,7 @@ def test_word_features_become_a_stream(tmp_path):
 @pytest.mark.parametrize(("system", "width"), [("vit", 192), ("mae", 192), ("sasa", 512), ("albef", 128)])
 def test_any_image_model_makes_features_of_pictures(tmp_path, system, width):
     torch.manual_seed(0)
-    model = coalign.create(system, "tiny")
+    model = coalign.create(system, "tiny").model
     (tmp_path / "config.json").write_text(json.dumps(describe(model) | {"training": {}}))
     save_model(model, str(tmp_path / "model.safetensors"))
     pictures = torch.randint(0, 256, (3, 3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -240,7 +240,7 @@ def test_any_image_model_makes_features_of_pictures(tmp_path, system, width):
 
 
 def test_a_model_that_reads_no_picture_by_itself_is_refused_at_once(tmp_path):
-    model = coalign.create("vilt", "tiny")
+    model = coalign.create("vilt", "tiny").model
     (tmp_path / "config.json").write_text(json.dumps(describe(model) | {"training": {}}))
     save_model(model, str(tmp_path / "model.safetensors"))
     with pytest.raises(InputError, match="reads no picture by itself"):

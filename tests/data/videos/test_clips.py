@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +73,9 @@ def test_a_word_list_is_a_tokenizer_that_runs_save_and_load(tmp_path: Path) -> N
 
 def test_prepare_makes_texts_and_clips_for_mil_nce(tmp_path: Path) -> None:
     from coalign import create, prepare
-    from coalign.registry import attach_tokenizer
 
-    model = create("mil_nce", vocab_size=6)
-    attach_tokenizer(model, WordList.of_texts(["pour the milk", "pour it", "don't pour"]))
+    words = WordList.of_texts(["pour the milk", "pour it", "don't pour"])
+    model = replace(create("mil_nce", vocab_size=6), tokenizer=words)
     batch = prepare(model, texts=["pour it", "nothing known"], videos=[make_video(tmp_path / "a.mp4", 9)] * 2)
     assert batch.text is not None and batch.text.ids.lengths.tolist() == [2, 0]
     assert batch.video is not None and batch.video.frames is not None

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from coalign.data.images.drawings import augment_drawings
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import load_emoji
 from coalign.data.pairs.sources import open_source
 from coalign.data.prepare import prepare
-from coalign.recipes.pairs._compact import compact
+from coalign.recipes.pairs._compact import compact, tokenizer
 from coalign.recipes.pairs.albef_small import bank_of
 from coalign.recipes.pairs.quickstart import TEXTS, VIEWS, CachedPairs, Gallery, pixels_of
 from coalign.types import Batch
@@ -58,7 +59,9 @@ def test_the_bank_holds_the_vectors_of_the_training_drawings_and_of_full_texts(m
 def test_users_pairs_have_a_bank_too(model, concepts):
     source = open_source([(Image.fromarray(c.images["noto"]), c.text) for c in concepts[:5]])
     bank = bank_of(model, source)
-    seen = model.encode(prepare(model, images=[Image.fromarray(concepts[0].images["noto"])], texts=[concepts[0].text]))
+    first = concepts[0]
+    batch = prepare(Loaded(model, tokenizer()), images=[Image.fromarray(first.images["noto"])], texts=[first.text])
+    seen = model.encode(batch)
     for vectors, own in ((bank.image, seen.vectors["image"]), (bank.text, seen.vectors["text"])):
         assert len(vectors) == 5
         assert (vectors @ own[0]).max() > 0.999

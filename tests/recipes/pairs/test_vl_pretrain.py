@@ -59,10 +59,10 @@ def test_a_recipe_trains_a_run_that_loads_and_is_measured(world: Path, tmp_path:
         asked = {name: world / f"{name}_train.json" for name in ("questions", "annotations")}
         given |= {**asked, "least": 1}
     recipe(**given).run()
-    model = coalign.load(tmp_path / "run")
-    assert isinstance(model.tokenizer, Tokenizer)
-    spec: Any = model.input_spec
-    assert spec.vocab_size == model.tokenizer.vocab_size < 200
+    loaded = coalign.load(tmp_path / "run")
+    assert isinstance(loaded.tokenizer, Tokenizer)
+    spec = loaded.spec
+    assert spec.vocab_size == loaded.tokenizer.vocab_size < 200
     seen = {"regions": given["regions"]} if "regions" in given else {"images": world}
     task = find_task("matching")(run=tmp_path / "run", data=str(world / "foils_train.jsonl"), **seen)
     assert 0 <= task.evaluate().metrics["right_wins"] <= 1
@@ -92,7 +92,7 @@ def test_a_run_starts_from_another_and_goes_on(world: Path, tmp_path: Path) -> N
     first = settings(world, "uniter", tmp_path / "a", **plain)
     recipe(**first).run()
     recipe(**settings(world, "uniter", tmp_path / "b", **plain, init=tmp_path / "a", lr=1e-9)).run()
-    a, b = (coalign.load(tmp_path / name).state_dict() for name in ("a", "b"))
+    a, b = (coalign.load(tmp_path / name).model.state_dict() for name in ("a", "b"))
     assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
     recipe(**first).run()  # nothing is left to do
     with pytest.raises(InputError, match="other settings"):
@@ -121,7 +121,7 @@ def test_the_temperature_of_albef_learns_slowly(world: Path, tmp_path: Path) -> 
     """At the full rate it runs away, since it is one number and small models take large rates."""
     recipe = find_recipe("albef-pretrain")
     recipe(**settings(world, "albef", tmp_path / "run", lr=1e-3, warmup=0.0, dropout=0.0)).run()
-    trained: Any = coalign.load(tmp_path / "run")
+    trained: Any = coalign.load(tmp_path / "run").model
     moved = abs(trained.temperature.item() - 0.07)
     assert 0 < moved < 2 * 2e-4  # two steps of about a tenth of the rate each
 

@@ -204,7 +204,7 @@ def test_a_run_goes_on_from_a_pretrained_one_and_says_what_it_was(data: Path, tm
 )
 def test_a_head_starts_from_all_of_the_pretrained_trunk(system: str, head: str) -> None:
     entry = find(system)
-    pretrained: Any = create(system)
+    pretrained: Any = create(system).model
     offer = entry.heads[head]
     model: Any = offer.model(offer.config(pretrained.config))
     for parameter in pretrained.parameters():

@@ -60,9 +60,9 @@ def test_pretraining_learns_and_is_measured_beside_frequencies(pretrained, corpu
     result = language_model.Evaluate(pretrained, str(corpus)).evaluate()
     assert result.metrics["loss"] == pytest.approx(held_out[1], rel=1e-4)
     assert result.metrics["perplexity"] == pytest.approx(2.718281828 ** result.metrics["loss"], rel=1e-4)
-    model = load(pretrained)
-    counts = torch.zeros(model.config.vocab_size, dtype=torch.float64)
-    pieces = [model.tokenizer.ids(text) for text, _ in sentences(60)]
+    loaded = load(pretrained)
+    counts = torch.zeros(loaded.model.config.vocab_size, dtype=torch.float64)
+    pieces = [loaded.vocabulary.ids(text) for text, _ in sentences(60)]
     for ids in pieces:
         counts += torch.bincount(torch.tensor(ids), minlength=len(counts))
     chances = (counts + 1) / (counts + 1).sum()
@@ -75,10 +75,10 @@ def test_pretraining_goes_on_with_the_corpus_it_has(pretrained, corpus, tmp_path
     whole = tmp_path / "whole"
     recipe = gpt_pretrain.Recipe(data=str(corpus), out=whole, steps=12, save_every=6, **SMALL)
     recipe.run()
-    before = load(whole).state_dict()
+    before = load(whole).model.state_dict()
     shutil.rmtree(whole / "checkpoints" / "step-12")
     recipe.run()  # from step 6
-    assert all(torch.equal(tensor, before[name]) for name, tensor in load(whole).state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load(whole).model.state_dict().items())
     with pytest.raises(InputError, match="other data or another vocabulary"):
         gpt_pretrain.Recipe(data=str(corpus), out=whole, **{**SMALL, "vocab_size": 60}).run()
 
@@ -89,7 +89,7 @@ def test_classification_is_learned_and_starts_from_the_pretrained_trunk(pretrain
     recipe = gpt_classify.Recipe(data=train, out=tmp_path / "run", start=pretrained, steps=20, batch_size=8, lr=1e-3)
     start = recipe.starting([])
     model = recipe.model(GptClassifier, start, classes=2)
-    trunk = load(pretrained).trunk
+    trunk = load(pretrained).model.trunk
     assert start.config.special == 3 and torch.equal(model.trunk.word.weight[:-3], trunk.word.weight)
     recipe.run()
     result = classification.Evaluate(tmp_path / "run", dev, out=tmp_path / "p.tsv").evaluate()
@@ -115,11 +115,11 @@ def test_entailment_and_similarity(tmp_path, capsys):
     data = table(tmp_path / "t.tsv", pairs, ("premise", "hypothesis", "label"))
     gpt_entail.Recipe(data=data, dev=data, out=tmp_path / "e", steps=2, **SMALL).run()
     assert "accuracy" in capsys.readouterr().out
-    assert isinstance(load(tmp_path / "e"), GptClassifier)
+    assert isinstance(load(tmp_path / "e").model, GptClassifier)
     scores = [(a, b, number / 4) for number, (a, b, _) in enumerate(pairs)]
     data = table(tmp_path / "s.tsv", scores, ("sentence1", "sentence2", "score"))
     gpt_similarity.Recipe(data=data, out=tmp_path / "s", steps=2, regression=True, **SMALL).run()
-    model = load(tmp_path / "s")
+    model = load(tmp_path / "s").model
     assert isinstance(model, GptSimilarity) and model.config.classes == 1
     result = classification.Evaluate(tmp_path / "s", data).evaluate()
     assert set(result.metrics) == {"pearson", "spearman", "mse"} and result.count == 16
@@ -134,7 +134,7 @@ def test_story_cloze(tmp_path):
     ]
     (tmp_path / "s.csv").write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n")
     gpt_choice.Recipe(data=str(tmp_path / "s.csv"), out=tmp_path / "run", steps=2, **SMALL).run()
-    assert isinstance(load(tmp_path / "run"), GptMultipleChoice)
+    assert isinstance(load(tmp_path / "run").model, GptMultipleChoice)
     result = multiple_choice.Evaluate(tmp_path / "run", str(tmp_path / "s.csv")).evaluate()
     assert result.count == 16 and result.extra["chance"] == 0.5
 
@@ -204,11 +204,11 @@ def test_a_run_becomes_a_folder_that_transformers_loads(pretrained, tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     ours = load(pretrained)
     ids = hf.AutoTokenizer.from_pretrained(tmp_path / "hf")("Sun, bright rain")["input_ids"]
-    assert ids == ours.tokenizer.ids("Sun, bright rain")
+    assert ids == ours.vocabulary.ids("Sun, bright rain")
     states = ours.encode(prepare(ours, texts=["Sun, bright rain"])).tokens["text"]
-    logits = states.values @ ours.trunk.word.weight.T
+    logits = states.values @ ours.model.trunk.word.weight.T
     assert torch.allclose(theirs(torch.tensor([ids])).logits[0], logits, atol=1e-4)
-    again = load(tmp_path / "hf", "gpt")
+    again = load(tmp_path / "hf", "gpt").model
     assert torch.equal(again.trunk.word.weight, ours.trunk.word.weight) and again.config.heads == ours.config.heads
 
 

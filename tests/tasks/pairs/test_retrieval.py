@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from colours import ColourModel, write_table
+from colours import TOKENIZER, ColourModel, write_table
 
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
 from coalign.retrieval.querybank import Querybank
@@ -14,12 +16,12 @@ BOTH = ("image_to_text", "text_to_image")
 
 
 @pytest.fixture
-def model():
-    return ColourModel().eval()
+def loaded():
+    return Loaded(ColourModel().eval(), TOKENIZER)
 
 
-def test_recall_by_vectors_after_reranking_and_by_chance(model, tmp_path):
-    result = evaluate_pairs(model, open_source(write_table(tmp_path)), reranking=Reranking(3, 1.0), cuts=(1, 2))
+def test_recall_by_vectors_after_reranking_and_by_chance(loaded, tmp_path):
+    result = evaluate_pairs(loaded, open_source(write_table(tmp_path)), reranking=Reranking(3, 1.0), cuts=(1, 2))
     assert (result.images, result.texts, result.left_out) == (3, 3, 0)
     for direction in BOTH:
         assert result.rows["model"][direction] == {"R@1": 0.0, "R@2": 1.0}
@@ -27,51 +29,50 @@ def test_recall_by_vectors_after_reranking_and_by_chance(model, tmp_path):
         assert result.rows["chance"][direction] == pytest.approx({"R@1": 1 / 3, "R@2": 2 / 3})
 
 
-def test_the_weight_and_the_length_of_the_shortlist_matter(model, tmp_path):
+def test_the_weight_and_the_length_of_the_shortlist_matter(loaded, tmp_path):
     source = open_source(write_table(tmp_path))
-    no_weight = evaluate_pairs(model, source, reranking=Reranking(3, 0.0), cuts=(1,))
+    no_weight = evaluate_pairs(loaded, source, reranking=Reranking(3, 0.0), cuts=(1,))
     assert no_weight.rows["reranked"] == no_weight.rows["model"]
     # the right answer is second by similarity: a shortlist of one cannot bring it up, nor 4 · 0.04 < 0.8 - 0.6
-    assert evaluate_pairs(model, source, reranking=Reranking(1, 1.0)).rows["reranked"]["image_to_text"]["R@1"] == 0
-    assert evaluate_pairs(model, source, reranking=Reranking(3, 0.04)).rows["reranked"]["image_to_text"]["R@1"] == 0
-    assert evaluate_pairs(model, source, reranking=Reranking(3, 0.06)).rows["reranked"]["image_to_text"]["R@1"] == 1
+    assert evaluate_pairs(loaded, source, reranking=Reranking(1, 1.0)).rows["reranked"]["image_to_text"]["R@1"] == 0
+    assert evaluate_pairs(loaded, source, reranking=Reranking(3, 0.04)).rows["reranked"]["image_to_text"]["R@1"] == 0
+    assert evaluate_pairs(loaded, source, reranking=Reranking(3, 0.06)).rows["reranked"]["image_to_text"]["R@1"] == 1
 
 
-def test_texts_may_outnumber_images(model, tmp_path):
+def test_texts_may_outnumber_images(loaded, tmp_path):
     texts = {"red": ["red", "a red thing", "thing red"], "green": ["green"]}
     source = open_source(write_table(tmp_path, texts))
-    result = evaluate_pairs(model, source, reranking=Reranking(5, 1.0), batch_size=2, cuts=(1, 2))
+    result = evaluate_pairs(loaded, source, reranking=Reranking(5, 1.0), batch_size=2, cuts=(1, 2))
     assert (result.images, result.texts) == (3, 5)
     assert result.rows["reranked"]["text_to_image"]["R@1"] == 1
     # of five texts, red has three: two random ones miss all of them once in ten times
     assert result.rows["chance"]["image_to_text"]["R@2"] == pytest.approx((0.9 + 0.4 + 0.4) / 3)
     assert result.rows["chance"]["text_to_image"]["R@2"] == pytest.approx(2 / 3)
-    assert model.encoded.count("image") == 3 and model.encoded.count("text") == 5  # each once
+    assert loaded.model.encoded.count("image") == 3 and loaded.model.encoded.count("text") == 5  # each once
 
 
-def test_what_cannot_be_read_is_left_out_and_counted(model, tmp_path):
-    result = evaluate_pairs(model, open_source(write_table(tmp_path, broken=2)))
+def test_what_cannot_be_read_is_left_out_and_counted(loaded, tmp_path):
+    result = evaluate_pairs(loaded, open_source(write_table(tmp_path, broken=2)))
     assert (result.images, result.left_out) == (3, 2)
     assert list(result.rows) == ["model", "chance"]
 
 
-def test_nothing_readable_is_an_error(model, tmp_path):
+def test_nothing_readable_is_an_error(loaded, tmp_path):
     (tmp_path / "pairs.csv").write_text("image,caption\nmissing.png,red\n")
     with pytest.raises(InputError, match="nothing to evaluate"):
-        evaluate_pairs(model, open_source(tmp_path / "pairs.csv"))
+        evaluate_pairs(loaded, open_source(tmp_path / "pairs.csv"))
 
 
-def test_a_model_that_cannot_match_or_read_says_so(model, tmp_path):
+def test_a_model_that_cannot_match_or_read_says_so(loaded, tmp_path):
     source = open_source(write_table(tmp_path))
     with pytest.raises(InputError, match="no matching head"):
-        evaluate_pairs(torch.nn.Linear(1, 1), source, reranking=Reranking())
-    model.tokenizer = None
+        evaluate_pairs(Loaded(torch.nn.Linear(1, 1)), source, reranking=Reranking())
     with pytest.raises(InputError, match="no vocabulary"):
-        evaluate_pairs(model, source)
+        evaluate_pairs(replace(loaded, tokenizer=None), source)
 
 
-def test_json_and_table_say_the_same(model, tmp_path):
-    result = evaluate_pairs(model, open_source(write_table(tmp_path)), reranking=Reranking(3, 0.5))
+def test_json_and_table_say_the_same(loaded, tmp_path):
+    result = evaluate_pairs(loaded, open_source(write_table(tmp_path)), reranking=Reranking(3, 0.5))
     plain = json.loads(json.dumps(result.to_json()))
     assert plain["reranking"] == {"k": 3, "weight": 0.5, "hubness": 0.0}
     assert plain["model"]["image_to_text"]["R@1"] == 0 and plain["images"] == 3

@@ -5,9 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from colours import COLOURS, ColourModel, write_table
+from colours import COLOURS, TOKENIZER, ColourModel, write_table
 from PIL import Image
 
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
@@ -18,8 +19,8 @@ from coalign.retrieval.vector_table import vector_table
 
 
 @pytest.fixture
-def model():
-    return ColourModel().eval()
+def loaded():
+    return Loaded(ColourModel().eval(), TOKENIZER)
 
 
 @pytest.fixture
@@ -30,75 +31,75 @@ def run(tmp_path):
     return folder
 
 
-def build(run, model, source, **options):
-    return index_pairs(run, model, source, run / "index", **options)
+def build(run, loaded, source, **options):
+    return index_pairs(run, loaded, source, run / "index", **options)
 
 
-def test_a_text_finds_images_and_reranking_mends_the_order(run, model, tmp_path):
+def test_a_text_finds_images_and_reranking_mends_the_order(run, loaded, tmp_path):
     source = open_source(write_table(tmp_path))
-    assert build(run, model, source) == {"image": 3, "text": 3}
+    assert build(run, loaded, source) == {"image": 3, "text": 3}
     index = Index.open(run / "index")
-    plain = search(model, index, "a red thing", 2)
+    plain = search(loaded, index, "a red thing", 2)
     assert [hit.entry.text for hit in plain] == ["a green thing", "a red thing"]
     assert plain[0].score == pytest.approx(0.8) and plain[0].modality == "image"
-    mended = search(model, index, "a red thing", 1, reranking=Reranking(3, 1.0))
+    mended = search(loaded, index, "a red thing", 1, reranking=Reranking(3, 1.0))
     assert [hit.entry.text for hit in mended] == ["a red thing"]
     assert mended[0].score == pytest.approx(0.6 + F.logsigmoid(torch.tensor(4.0)).item())
     assert mended[0].entry.image == str(tmp_path / "red.png") and mended[0].entry.meta["row"] == 2
 
 
-def test_a_hub_stands_back_when_the_best_are_scored_again(run, model, tmp_path):
-    build(run, model, open_source(write_table(tmp_path)))
+def test_a_hub_stands_back_when_the_best_are_scored_again(run, loaded, tmp_path):
+    build(run, loaded, open_source(write_table(tmp_path)))
     bank = Querybank(torch.eye(3), torch.tensor([[0.0, 1.0, 0.0]]))  # training texts are all near to green
     index, nothing = Index.open(run / "index"), Reranking(3, 0.0)
-    first = search(model, index, "a red thing", 3, reranking=nothing)
+    first = search(loaded, index, "a red thing", 3, reranking=nothing)
     assert [round(hit.score, 3) for hit in first] == [0.8, 0.6, 0.0]
-    held_back = search(model, index, "a red thing", 3, reranking=replace(nothing, hubness=0.5, bank=bank))
+    held_back = search(loaded, index, "a red thing", 3, reranking=replace(nothing, hubness=0.5, bank=bank))
     assert [(hit.entry.text, round(hit.score, 3)) for hit in held_back[:2]] == [
         ("a red thing", 0.6),
         ("a green thing", 0.3),
     ]
 
 
-def test_a_picture_finds_texts_or_pictures(run, model, tmp_path):
-    build(run, model, open_source(write_table(tmp_path)))
+def test_a_picture_finds_texts_or_pictures(run, loaded, tmp_path):
+    build(run, loaded, open_source(write_table(tmp_path)))
     index, query = Index.open(run / "index"), tmp_path / "blue.png"
-    assert search(model, index, query, 1, answers="image")[0].entry.text == "a blue thing"
-    (hit,) = search(model, index, query, 1, answers="text", reranking=Reranking(3, 1.0))
+    assert search(loaded, index, query, 1, answers="image")[0].entry.text == "a blue thing"
+    (hit,) = search(loaded, index, query, 1, answers="text", reranking=Reranking(3, 1.0))
     assert (hit.entry.text, hit.modality) == ("a blue thing", "text")
     with pytest.raises(InputError, match="images with each other"):
-        search(model, index, query, 1, answers="image", reranking=Reranking())
+        search(loaded, index, query, 1, answers="image", reranking=Reranking())
 
 
-def test_an_index_is_not_built_twice_and_knows_what_it_was_made_of(run, model, tmp_path):
+def test_an_index_is_not_built_twice_and_knows_what_it_was_made_of(run, loaded, tmp_path):
     source = open_source(write_table(tmp_path))
-    build(run, model, source)
-    before = len(model.encoded)
-    assert build(run, model, source) == {"image": 0, "text": 0}
-    assert len(model.encoded) == before + 1  # the word that tells the width
+    build(run, loaded, source)
+    before = len(loaded.model.encoded)
+    assert build(run, loaded, source) == {"image": 0, "text": 0}
+    assert len(loaded.model.encoded) == before + 1  # the word that tells the width
     (run / "model.safetensors").write_bytes(b"weights of a longer training")
     with pytest.raises(InputError, match="overwrite"):
-        build(run, model, source)
-    assert build(run, model, source, overwrite=True) == {"image": 3, "text": 3}
+        build(run, loaded, source)
+    assert build(run, loaded, source, overwrite=True) == {"image": 3, "text": 3}
     assert len(Index.open(run / "index")) == 6
 
 
-def test_pictures_that_are_no_files_are_kept_as_thumbnails(run, model):
+def test_pictures_that_are_no_files_are_kept_as_thumbnails(run, loaded):
     pictures = {name: Image.new("RGB", (300, 100), colour) for name, colour in COLOURS.items()}
     source = open_source([(picture, f"a {name} thing") for name, picture in pictures.items()])
-    build(run, model, source)
+    build(run, loaded, source)
     index = Index.open(run / "index")
-    (hit,) = search(model, index, "green", 1, reranking=Reranking(3, 1.0))
+    (hit,) = search(loaded, index, "green", 1, reranking=Reranking(3, 1.0))
     assert hit.entry.image is None and hit.entry.thumbnail[:4] == b"\x89PNG"
     assert hit.entry.text == "a green thing"
 
 
-def test_the_vectors_as_a_table(model, tmp_path):
+def test_the_vectors_as_a_table(loaded, tmp_path):
     source = open_source(write_table(tmp_path, {"red": ["red", "a red thing"]}))
     out = tmp_path / "vectors.parquet"
     with vector_table(out, 3) as table:
         assert not out.exists()
-        assert embed_pairs(model, source, table, batch_size=2) == {"image": 3, "text": 4}
+        assert embed_pairs(loaded, source, table, batch_size=2) == {"image": 3, "text": 4}
     rows = pq.read_table(out).to_pylist()
     assert [row["modality"] for row in rows] == ["image"] * 3 + ["text"] * 4
     assert [row["text"] for row in rows[3:]] == ["red", "a red thing", "a green thing", "a blue thing"]
@@ -106,7 +107,7 @@ def test_the_vectors_as_a_table(model, tmp_path):
     assert json.loads(rows[1]["meta"])["row"] == 4
 
 
-def test_a_table_that_fails_half_way_is_not_there(model, tmp_path):
+def test_a_table_that_fails_half_way_is_not_there(loaded, tmp_path):
     out = tmp_path / "vectors.parquet"
     with pytest.raises(RuntimeError), vector_table(out, 3) as table:
         table.append(torch.ones(0, 3), [], "image")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from coalign.data.loaded import Loaded
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.evaluation.visual import Model, VisualTask
+from coalign.evaluation.visual import VisualTask
 from coalign.tasks.pairs import word_alignment
 from coalign.tasks.pairs._alignment import WordMap
 from coalign.tasks.questions.referring_alignment import Evaluate as Referring
@@ -73,7 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_shard(tmp_path / "regions.safetensors", [1], [regions])
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "boat", "and", "sun"]
     tokenizer = Tokenizer.from_vocabulary(words)
-    monkeypatch.setattr(VisualTask, "load", lambda _: Model(Pointing(tokenizer), SPEC, tokenizer))
+    monkeypatch.setattr(VisualTask, "load", lambda _: Loaded(Pointing(tokenizer), tokenizer))
     return tmp_path
 
 

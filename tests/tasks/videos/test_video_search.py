@@ -34,41 +34,41 @@ def films(tmp_path: Path) -> Path:
 
 
 def test_a_text_finds_file_and_time(run: Path, films: Path) -> None:
-    model, quarantine = ColourClips(), Quarantine()
-    added = index_videos(run, model, films, run / "index", step=1.0, quarantine=quarantine)
+    loaded, quarantine = ColourClips.loaded(), Quarantine()
+    added = index_videos(run, loaded, films, run / "index", step=1.0, quarantine=quarantine)
     assert added == 8 + 8 and quarantine.broken == 1
     index = Index.open(run / "index")
-    (best, *others) = search_moments(model, index, "blue", 4)
+    (best, *others) = search_moments(loaded, index, "blue", 4)
     meta = best.entry.meta
     assert Path(meta["video"]).name == "a.mp4" and (meta["start"], meta["end"]) in ((5.0, 6.0), (6.0, 7.0))
     assert len(others) == 3 and best.score > others[-1].score
-    said = {hit.entry.text for hit in search_moments(model, index, "blue", 16) if hit.entry.text}
+    said = {hit.entry.text for hit in search_moments(loaded, index, "blue", 16) if hit.entry.text}
     assert said == {"the sea"}
     # the last clip of a.mp4 begins at 7 s and ends with the video
-    ends = [hit.entry.meta["end"] for hit in search_moments(model, index, "blue", 16)]
+    ends = [hit.entry.meta["end"] for hit in search_moments(loaded, index, "blue", 16)]
     assert 7.6 in ends and max(ends) == 8.0
-    assert Path(search_moments(model, index, "green", 1)[0].entry.meta["video"]).name in ("a.mp4", "b.mp4")
+    assert Path(search_moments(loaded, index, "green", 1)[0].entry.meta["video"]).name in ("a.mp4", "b.mp4")
 
 
 def test_answers_do_not_overlap_and_an_index_goes_on(run: Path, films: Path) -> None:
-    model = ColourClips()
-    index_videos(run, model, films, run / "index", step=0.25)
-    seen = model.clips
-    assert index_videos(run, model, films, run / "index", step=0.25) == 0 and model.clips == seen
-    spans = [hit.entry.meta for hit in search_moments(model, Index.open(run / "index"), "red", 100)]
+    loaded = ColourClips.loaded()
+    index_videos(run, loaded, films, run / "index", step=0.25)
+    seen = loaded.model.clips
+    assert index_videos(run, loaded, films, run / "index", step=0.25) == 0 and loaded.model.clips == seen
+    spans = [hit.entry.meta for hit in search_moments(loaded, Index.open(run / "index"), "red", 100)]
     a = sorted((meta["start"], meta["end"]) for meta in spans if meta["video"].endswith("a.mp4"))
     assert len(a) >= 5 and all(one[1] <= other[0] for one, other in pairwise(a))
     with pytest.raises(InputError, match="ask to overwrite"):
-        index_videos(run, model, films, run / "index", step=0.5)
+        index_videos(run, loaded, films, run / "index", step=0.5)
     with pytest.raises(InputError, match="no folder of videos"):
-        index_videos(run, model, run, run / "other")
+        index_videos(run, loaded, run, run / "other")
 
 
 def test_the_commands(
     run: Path, films: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (index_command, search_command):
-        monkeypatch.setattr(command, "load_run", lambda _: ColourClips())
+        monkeypatch.setattr(command, "load_run", lambda _: ColourClips.loaded())
     assert index_command.command(run, Pairs(str(films)), step=1.0) == 0
     assert "16 moments" in capsys.readouterr().out
     assert search_command.command(run, "something blue", k=3, open=True) == 0

@@ -40,7 +40,6 @@ def command(
     from coalign import prepare
     from coalign.analysis.runs.alignment import Aligner, Method, align, align_regions, alignment_sheet, save_alignment
     from coalign.data.images.pictures import save_picture
-    from coalign.data.inputs import device_of, inputs_of
     from coalign.data.regions.files import open_regions
     from coalign.types import Model
 
@@ -48,22 +47,22 @@ def command(
         new_file(out, overwrite, (".png", ".jpg", ".webp", ".json"))
     if not image.is_file():
         raise InputError(f"{image}: no such picture")
-    model = load_run(run)
-    words, device = inputs_of(model)[1].words(text), device_of(model)
+    loaded = load_run(run)
+    model, words, device = loaded.model, loaded.vocabulary.words(text), loaded.device
     if not isinstance(model, Aligner) or not isinstance(model, Model):
         raise InputError(f"{run}: a {type(model).__name__} has no alignment maps")
     if not words:
         raise InputError("the text has no words; give some, in quotes")
     chosen: Method = getattr(model, "alignment_method", "cross_attention") if method == "auto" else method
     if model.input_spec.region_width is None:
-        batch = prepare(model, images=[image], texts=[text]).to(device)
+        batch = prepare(loaded, images=[image], texts=[text]).to(device)
         (found,) = align(model, batch, [words], chosen)
     elif regions is None:
         raise InputError(
             f"a {type(model).__name__} reads regions: give a file of them that has this image by --regions"
         )
     else:
-        batch = prepare(model, regions=[open_regions(regions)[str(image)]], texts=[text]).to(device)
+        batch = prepare(loaded, regions=[open_regions(regions)[str(image)]], texts=[text]).to(device)
         (found,) = align_regions(model, batch, [words], chosen)
     if out is not None and out.suffix == ".json":
         save_alignment(found, out)

@@ -141,7 +141,7 @@ def picture_features(name: str, system: str | None = None) -> Callable[[Any], An
             return last.mean((2, 3))
 
         return stages
-    model: Any = load(name, system)
+    model = load(name, system).model
     spec: InputSpec = model.input_spec
     if spec.image_size is None:
         raise InputError(f"{name}: reads no pictures, so it makes no features of them")

@@ -48,10 +48,10 @@ def command(
     from coalign.retrieval.vector_table import vector_table
 
     new_file(out, overwrite, (".parquet",))
-    model = load_run(run)
+    loaded = load_run(run)
     source = pairs.open()
-    with vector_table(out, vector_width(model)) as table:
-        added = embed_pairs(model, source, table, batch_size=batch_size, workers=workers, show_progress=True)
+    with vector_table(out, vector_width(loaded)) as table:
+        added = embed_pairs(loaded, source, table, batch_size=batch_size, workers=workers, show_progress=True)
     answer(json, {"out": str(out), **added}, f"{added['image']} images and {added['text']} texts: {out}")
     return 0
 
@@ -88,9 +88,9 @@ def text_command(
     from coalign.retrieval.vector_table import write_vectors
 
     new_file(out, overwrite, (".parquet",))
-    model = _text_model(run, system, vocab)
+    loaded = _text_model(run, system, vocab)
     rows = embed_texts(
-        model, read_lines(texts, text_column), layer=layer, pool=pool, words=tokens, batch_size=batch_size
+        loaded, read_lines(texts, text_column), layer=layer, pool=pool, words=tokens, batch_size=batch_size
     )
     if not rows:
         raise InputError(f"{texts}: none of its texts has the word {' or '.join(tokens)}")

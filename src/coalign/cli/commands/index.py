@@ -35,13 +35,13 @@ def command(
     """
     from coalign.retrieval.search import index_pairs
 
-    model = load_run(run)
+    loaded = load_run(run)
     path = out or run / "index"
-    if model.input_spec.frames is not None:
-        return _videos(run, model, Path(pairs.data), path, step, overwrite, max(batch_size // 8, 1), json)
+    if loaded.spec.frames is not None:
+        return _videos(run, loaded, Path(pairs.data), path, step, overwrite, max(batch_size // 8, 1), json)
     added = index_pairs(
         run,
-        model,
+        loaded,
         pairs.open(),
         path,
         overwrite=overwrite,
@@ -55,14 +55,21 @@ def command(
 
 
 def _videos(
-    run: Path, model: Any, folder: Path, path: Path, step: float | None, overwrite: bool, batch_size: int, json: bool
+    run: Path,
+    loaded: Any,
+    folder: Path,
+    path: Path,
+    step: float | None,
+    overwrite: bool,
+    batch_size: int,
+    json: bool,
 ) -> int:
     from coalign.data.core.quarantine import Quarantine
     from coalign.retrieval.moments import index_videos
 
     quarantine = Quarantine()
     options: dict[str, Any] = {"step": step, "batch_size": batch_size, "overwrite": overwrite}
-    added = index_videos(run, model, folder, path, quarantine=quarantine, show_progress=True, **options)
+    added = index_videos(run, loaded, folder, path, quarantine=quarantine, show_progress=True, **options)
     if quarantine.broken:
         say(f"{folder}: {quarantine.summary()}; left out")
     answer(json, {"index": str(path), "video": added}, f"{added} moments added: {path}")

@@ -33,5 +33,5 @@ def command(
     from coalign.data.images.pictures import save_picture
 
     new_file(out, overwrite, (".png", ".jpg", ".webp"))
-    print(save_picture(reconstruction_sheet(reconstruct(load_run(run), images, seed)), out))
+    print(save_picture(reconstruction_sheet(reconstruct(load_run(run).model, images, seed)), out))
     return 0

@@ -35,7 +35,7 @@ def vit_start(start: str, size: str, layout: str | None) -> tuple[VitClassifierC
     """The configuration of what is started from, and its tensors (none where it starts from scratch)."""
     if start == SCRATCH:
         return sized("vit", size), {}
-    model: Any = load(start) if is_run(start) else load(start, "vit", layout=layout)
+    model = (load(start) if is_run(start) else load(start, "vit", layout=layout)).model
     if isinstance(model, Mae):
         return mae.fine_tuning(model.config), model.state_dict()
     if not isinstance(model, Vit):
@@ -48,7 +48,7 @@ def mae_start(start: str, size: str) -> tuple[MaeConfig, State]:
     if start == SCRATCH:
         return sized("mae", size), {}
     if is_run(start):
-        model: Any = load(start)
+        model = load(start).model
         if not isinstance(model, Mae):
             raise InputError(f"{start}: holds a {type(model).__name__}, not what mae-pretrain makes")
         return model.config, model.state_dict()
@@ -57,7 +57,7 @@ def mae_start(start: str, size: str) -> tuple[MaeConfig, State]:
     if config is None:
         raise InputError(f"{start}: has the tensors of no known masked auto-encoder")
     if "mask_token" in tensors or "decoder.mask_token" in tensors:
-        whole: Any = load(start, "mae")
+        whole = load(start, "mae").model
         return whole.config, whole.state_dict()
     return config, mae.encoder(mae.fine_tuning(config)).load(tensors).state
 

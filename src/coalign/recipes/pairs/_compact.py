@@ -4,6 +4,7 @@ MiniLM's last. Extras: `minilm` and `efficientnet`."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.models.bert.model import transformers
 from coalign.models.compact.model import Compact
 from coalign.models.compact.towers import TEXT_BLOCKS, CompactConfig
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.training.loop import TrainConfig
 
 RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
@@ -43,7 +44,7 @@ TRAINING = TrainConfig(
 
 
 def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> Compact:
-    """The model before training, with its vocabulary. `steps` is what the distillation's weight grows over, a third."""
+    """The model before training. `steps` is what the distillation's weight grows over, a third."""
     folder = minilm_folder()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -52,8 +53,13 @@ def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> C
     if model.stem is not None:
         model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
     model.momentum.load_state_dict(model.online.state_dict())
-    attach_tokenizer(model, Tokenizer.load(folder))
     return model
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """MiniLM's, which the model reads."""
+    return Tokenizer.load(minilm_folder())
 
 
 def start_from_minilm(model: Compact, folder: Path) -> None:

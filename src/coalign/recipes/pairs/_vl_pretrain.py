@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
 
 from coalign.arguments import say
 from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.core.samples import Source
 from coalign.data.images.transforms import ImageOptions
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.items import Item
@@ -26,7 +26,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.initialise import init_xavier
 from coalign.models.albef.model import Albef
-from coalign.registry import attach_tokenizer, create, describe, find, load
+from coalign.registry import create, describe, find, load
 from coalign.training.loop import Loader as Batched
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
@@ -91,7 +91,7 @@ class Pretrain(ABC):
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         return check_source(source, limit=self.max_broken, quarantine=quarantine, progress=True).source
 
-    def model(self, texts: Sequence[str], **settings: Any) -> nn.Module:
+    def model(self, texts: Sequence[str], **settings: Any) -> Loaded:
         """The model with its vocabulary; fresh weights have `settings` in their configuration."""
         if self.init is not None:
             fields = [field for field in dataclasses.fields(self) if field.name in OF_FRESH_WEIGHTS]
@@ -99,21 +99,20 @@ class Pretrain(ABC):
             if given:
                 names = ", ".join(given).replace("_", "-")
                 raise InputError(f"{names}: set fresh weights, and {self.init} brings its own; leave out either")
-            model = load(self.init, self.system, vocab=self.vocab)
-            if getattr(model, "tokenizer", None) is None:
+            loaded = load(self.init, self.system, vocab=self.vocab)
+            if loaded.tokenizer is None:
                 raise InputError(f"{self.init}: brings no vocabulary; give its vocab.txt by --vocab")
-            return model.train()
+            return loaded.train()
         tokenizer = Tokenizer.train(texts, self.words) if self.vocab is None else Tokenizer.load(self.vocab)
         config = self.config(**settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = create(self.system, with_vocabulary(config, tokenizer))
+            model = create(self.system, with_vocabulary(config, tokenizer)).model
             if self.initialiser == "xavier":
                 model.apply(init_xavier)
                 if isinstance(model, Albef):
                     model.momentum.load_state_dict(model.online.state_dict())
-        attach_tokenizer(model, tokenizer)
-        return model
+        return Loaded(model, tokenizer)
 
     def config(self, **settings: Any) -> Any:
         """The configuration of fresh weights."""
@@ -124,7 +123,7 @@ class Pretrain(ABC):
         parts = [part for part in ("text", "image") if hasattr(found, part)] if self.dropout is not None else []
         return replace(found, **{part: replace(getattr(found, part), dropout=self.dropout) for part in parts})
 
-    def train(self, model: nn.Module, loader: Batched) -> None:
+    def train(self, loaded: Loaded, loader: Batched) -> None:
         """Trains, saves the vocabulary and says what to type next."""
         config = TrainConfig(
             self.steps,
@@ -137,9 +136,9 @@ class Pretrain(ABC):
             lr_multipliers=dict(self.lr_multipliers),
         )
         name = f"{self.system}-pretrain"
-        run = Run(self.out, describe(model) | {"recipe": name, "task": "matching"})
-        result = fit(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader, config, run)
-        tokenizer_of(model).save(self.out)
+        run = Run(self.out, describe(loaded.model) | {"recipe": name, "task": "matching"})
+        result = fit(loaded.model.to("cuda" if torch.cuda.is_available() else "cpu"), loader, config, run)
+        loaded.vocabulary.save(self.out)
         seen = " --regions REGIONS" if isinstance(self, RegionPretrain) else ""
         print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT{seen}")
 
@@ -163,19 +162,19 @@ class PixelPretrain(Pretrain):
 
     def run(self) -> None:
         source = self.open()
-        model: Any = self.model(texts_of(source) if self.init is None and self.vocab is None else ())
+        loaded = self.model(texts_of(source) if self.init is None and self.vocab is None else ())
         whole = ImageOptions() if self.augment else ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
         loader = Loader(
             source,
-            model.input_spec,
-            tokenizer_of(model),
+            loaded.spec,
+            loaded.vocabulary,
             self.batch_size,
             seed=self.seed,
             workers=self.workers,
             options=whole,
             quarantine=Quarantine(self.out / "quarantine.jsonl"),
         )
-        self.train(model, loader)
+        self.train(loaded, loader)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,16 +200,16 @@ class RegionPretrain(Pretrain):
         if pairs.missing:
             say(f"{len(pairs.missing)} images have no regions and are left out, such as {pairs.missing[0]!r}")
         settings = self.of_regions(regions.width, pairs[0].regions)
-        model: Any = self.model(pairs.texts() if self.init is None and self.vocab is None else (), **settings)
+        loaded = self.model(pairs.texts() if self.init is None and self.vocab is None else (), **settings)
         loader = pairs.batches(
-            model.input_spec,
-            tokenizer_of(model),
+            loaded.spec,
+            loaded.vocabulary,
             self.batch_size,
             seed=self.seed,
             workers=self.workers,
             answers=answers,
         )
-        self.train(model, loader)
+        self.train(loaded, loader)
 
 
 def with_vocabulary(config: Any, tokenizer: Tokenizer) -> Any:
@@ -227,12 +226,6 @@ def with_vocabulary(config: Any, tokenizer: Tokenizer) -> Any:
     if "text" in fields:
         changed["text"] = replace(config.text, vocab_size=tokenizer.vocab_size)
     return replace(config, **changed)
-
-
-def tokenizer_of(model: nn.Module) -> Tokenizer:
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    assert isinstance(tokenizer, Tokenizer), "`Pretrain.model` attaches one"
-    return tokenizer
 
 
 def texts_of(source: Source) -> list[str]:

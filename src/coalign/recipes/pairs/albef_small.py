@@ -13,7 +13,7 @@ from coalign.data.inputs import MODALITIES
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.models.compact.model import Compact
-from coalign.recipes.pairs._compact import TRAINING, compact, run_description
+from coalign.recipes.pairs._compact import TRAINING, compact, run_description, tokenizer
 from coalign.retrieval.embed import by_modality, encode_corpus
 from coalign.retrieval.querybank import Querybank
 from coalign.training.loop import fit
@@ -54,13 +54,13 @@ class Recipe:
         loader = Loader(
             checked.source,
             model.input_spec,
-            model.tokenizer,  # pyright: ignore[reportArgumentType]
+            tokenizer(),
             self.batch_size,
             seed=self.seed,
             workers=self.workers,
             quarantine=quarantine,
         )
-        sample = Loader(checked.source, model.input_spec, model.tokenizer, self.batch_size, train=False)  # pyright: ignore[reportArgumentType]
+        sample = Loader(checked.source, model.input_spec, tokenizer(), self.batch_size, train=False)
         with torch.no_grad():
             images = next(iter(sample)).images
             assert images is not None
@@ -69,7 +69,7 @@ class Recipe:
         run = Run(self.out, run_description(model, "albef-small"))
         result = fit(model, loader, config, run)
         bank_of(model, checked.source).save(self.out)
-        model.tokenizer.save(self.out)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        tokenizer().save(self.out)
         print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out} --data HELD_OUT")
 
 
@@ -77,7 +77,7 @@ def bank_of(model: Compact, source: Source) -> Querybank:
     """The vectors of some training images, all of them where there are few, and of their texts."""
     model.eval()
     some = Subset(source, source.order(torch.Generator().manual_seed(0))[:BANK].tolist())
-    loader = Loader(some, model.input_spec, model.tokenizer, 64, train=False)  # pyright: ignore[reportArgumentType]
+    loader = Loader(some, model.input_spec, tokenizer(), 64, train=False)
     parts = [
         [encode_corpus(model, [part], name).vectors for part, name in zip(by_modality(batch), MODALITIES, strict=True)]
         for batch in loader

@@ -21,16 +21,16 @@ from coalign.analysis.runs.report import Alignment, Answer, Group, Report, Retri
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.images.pictures import write_text
 from coalign.data.images.transforms import derive_seed
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
 from coalign.data.prepare import prepare
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0
 from coalign.models.compact.model import Compact
 from coalign.models.compact.towers import pool_text
 from coalign.objectives.contrastive import Contrastive
 from coalign.ops.targets import matching_targets
-from coalign.recipes.pairs._compact import RETRIEVAL, TRAINING, compact, run_description
+from coalign.recipes.pairs._compact import RETRIEVAL, TRAINING, compact, run_description, tokenizer
 from coalign.retrieval.embed import Entry, encode_corpus
 from coalign.retrieval.index import Index
 from coalign.retrieval.metrics import chance_recall
@@ -71,7 +71,7 @@ class Recipe:
         run = Run(self.out, run_description(model, "quickstart"))
         config = replace(TRAINING, steps=self.steps, seed=self.seed, time_budget=self.seconds)
         result = fit(model, pairs, config, run)
-        tokenizer_of(model).save(self.out)
+        tokenizer().save(self.out)
         bank = pairs.querybank(model)
         bank.save(self.out)
         baseline = pooled_baseline(pairs, tests, self.seed)
@@ -120,12 +120,6 @@ def next_commands(out: Path) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- features
-def tokenizer_of(model: Compact) -> Tokenizer:
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    assert isinstance(tokenizer, Tokenizer)
-    return tokenizer
-
-
 def pixels_of(concepts: Sequence[EmojiConcept], style: str) -> Tensor:
     """[N, 3, 96, 96] in [0, 1]."""
     return torch.stack([torch.from_numpy(c.images[style]) for c in concepts]).permute(0, 3, 1, 2).float() / 255
@@ -144,12 +138,12 @@ def grids_of(model: Compact, pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def texts_of(model: Compact, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
     """(ids, frozen states in half precision) of each text; texts of about one length go through MiniLM together."""
-    tokenizer, spec = tokenizer_of(model), model.input_spec
+    spec = model.input_spec
     found: list[tuple[Tensor, Tensor] | None] = [None] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for begin in track(range(0, len(order), CHUNK), "reading texts", transient=True):
         part = order[begin : begin + CHUNK]
-        text = tokenizer.encode([texts[i] for i in part], spec.max_text_length, spec.separator)
+        text = tokenizer().encode([texts[i] for i in part], spec.max_text_length, spec.separator)
         lengths = text.ids.lengths.tolist()
         states = model.online.read(text).values.half().split(lengths)
         for place, ids, rows in zip(part, text.ids.values.split(lengths), states, strict=True):
@@ -438,6 +432,6 @@ def answer_of(concept: EmojiConcept, direction: str, right: bool, score: float |
 
 
 def alignment_of(model: Compact, concept: EmojiConcept) -> Alignment:
-    batch = prepare(model, images=[picture_of(concept)], texts=[concept.name])
-    (found,) = align(model, batch, [tokenizer_of(model).words(concept.name)], model.alignment_method)
+    batch = prepare(Loaded(model, tokenizer()), images=[picture_of(concept)], texts=[concept.name])
+    (found,) = align(model, batch, [tokenizer().words(concept.name)], model.alignment_method)
     return Alignment(picture_of(concept), found, concept.group)

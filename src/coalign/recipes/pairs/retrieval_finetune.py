@@ -12,13 +12,13 @@ import torch
 from coalign.data.core.batches import Batches
 from coalign.data.core.samples import Sample, Source
 from coalign.data.images.transforms import ImageOptions
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, image_of, open_pictures
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.recipes.pairs._vl_pretrain import tokenizer_of
 from coalign.recipes.questions._finetune import FineTune
 from coalign.registry import find
 from coalign.types import Batch, InputSpec
@@ -48,14 +48,14 @@ class Recipe(FineTune):
     def run(self) -> None:
         source = open_source(self.data, split=self.split, images=self.images, prefer="train")
         entry = find(self.system)
-        model: Any = self.model([text for index in range(len(source)) for text in source[index].texts])
-        spec, tokenizer = model.input_spec, tokenizer_of(model)
-        if type(model) is entry.model:
+        loaded = self.model([text for index in range(len(source)) for text in source[index].texts])
+        spec, tokenizer = loaded.spec, loaded.vocabulary
+        if type(loaded.model) is entry.model:
             whole = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
             loader: Any = Loader(
                 source, spec, tokenizer, self.batch_size, seed=self.seed, workers=self.workers, options=whole
             )
-            self.train(model, loader, "--task retrieval --data HELD_OUT")
+            self.train(loaded, loader, "--task retrieval --data HELD_OUT")
             return
         beside = Path(self.data).parent if self.images is None and spec.region_width is None else self.images
         pictures = open_pictures(spec, self.regions, beside)
@@ -66,14 +66,14 @@ class Recipe(FineTune):
         if len({source[index].id for index in kept}) < 2:
             raise InputError(f"{source.name}: ranking pairs needs two images or more")
         loader = Batches(kept, collate, self.batch_size, seed=self.seed, workers=self.workers, name=source.name)
-        self.train(model, loader, "--task cross-retrieval --data HELD_OUT")
+        self.train(loaded, loader, "--task cross-retrieval --data HELD_OUT")
 
-    def model(self, texts: Sequence[str], classes: int | None = None) -> Any:
-        found: Any = super().model(texts, classes)
-        config = found.config
+    def model(self, texts: Sequence[str], classes: int | None = None) -> Loaded:
+        loaded = super().model(texts, classes)
+        config = loaded.model.config
         if hasattr(config, "candidates"):  # a number of the loss alone: no weight depends on it
-            found.config = type(config)(**{**vars(config), "candidates": self.candidates})
-        return found
+            loaded.model.config = type(config)(**{**vars(config), "candidates": self.candidates})
+        return loaded
 
 
 @dataclass

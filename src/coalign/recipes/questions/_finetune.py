@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from coalign.arguments import say
 from coalign.data.core.batches import Batches
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import check_vocabulary
 from coalign.data.questions.items import Item, ItemCollate, Parts
 from coalign.data.questions.pictures import Pictures, open_pictures
@@ -23,10 +24,11 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.visual import ANSWERS
 from coalign.files import replace_file
-from coalign.recipes.pairs._vl_pretrain import tokenizer_of, with_vocabulary
-from coalign.registry import attach_tokenizer, describe, find, load
+from coalign.recipes.pairs._vl_pretrain import with_vocabulary
+from coalign.registry import describe, find, load
 from coalign.training.loop import Loader, TrainConfig, fit
 from coalign.training.run import Run
+from coalign.types import InputSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class FineTune(ABC):
         """The name of the system's head."""
         return self.task
 
-    def model(self, texts: Sequence[str], classes: int | None = None) -> nn.Module:
+    def model(self, texts: Sequence[str], classes: int | None = None) -> Loaded:
         """The system's head of that many classes, with its vocabulary, started from `start` where that is given."""
         entry = find(self.system)
         if self.head not in entry.heads:
@@ -80,12 +82,12 @@ class FineTune(ABC):
             raise InputError(f"{self.system} has no head {self.head!r}; these have: {', '.join(able)}")
         head, source = entry.heads[self.head], None
         if self.start is not None:
-            source = load(self.start, self.system, vocab=self.vocab)
-            if getattr(source, "tokenizer", None) is None:
+            loaded = load(self.start, self.system, vocab=self.vocab)
+            if loaded.tokenizer is None:
                 raise InputError(f"{self.start}: brings no vocabulary; give its vocab.txt by --vocab")
-            tokenizer = tokenizer_of(source)
+            source, tokenizer = loaded.model, loaded.tokenizer
             if type(source) is head.model and type(source) is not entry.model:
-                return self._taken_up(source, classes)
+                return self._taken_up(loaded, classes)
             if type(source) is not entry.model:
                 raise InputError(
                     f"{self.start}: was fine-tuned for another task; start from a pre-trained {self.system}"
@@ -99,39 +101,39 @@ class FineTune(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = head.model(with_classes(head.config(config), self.head, classes))
-        attach_tokenizer(model, tokenizer)
         check_vocabulary(model.input_spec, tokenizer)
         if source is not None:
             start_from(model, source, self.head)
-        return model
+        return Loaded(model, tokenizer)
 
-    def _taken_up(self, model: nn.Module, classes: int | None) -> nn.Module:
+    def _taken_up(self, loaded: Loaded, classes: int | None) -> Loaded:
         """A model of the same head, to be trained on."""
-        config: Any = model.config
+        config: Any = loaded.model.config
         if classes is not None and config != with_classes(config, self.head, classes):
             raise InputError(
                 f"{self.start}: its head has another number of classes, the data {classes}; give --answers"
             )
-        return model.train()
+        return loaded.train()
 
     def _as_regions_are(self, config: Any) -> Any:
         if self.regions is None or "region_width" not in {field.name for field in dataclasses.fields(config)}:
             return config
         return replace(config, region_width=open_regions(self.regions).width)
 
-    def pictures(self, model: nn.Module) -> Pictures:
+    def pictures(self, spec: InputSpec) -> Pictures:
         """The images, as the model reads them."""
-        spec: Any = model.input_spec
         return open_pictures(spec, self.regions, self.images)
 
-    def train(self, model: nn.Module, loader: Loader, evaluate: str) -> None:
+    def train(self, loaded: Loaded, loader: Loader, evaluate: str) -> None:
         """Trains, saves the vocabulary and says what to type next."""
         config = TrainConfig(
             self.steps, self.lr, self.weight_decay, warmup=self.warmup, seed=self.seed, precision=self.precision
         )
-        run = Run(self.out, describe(model) | {"recipe": type(self).__module__.rsplit(".", 1)[-1], "task": self.task})
-        result = fit(model.to("cuda" if torch.cuda.is_available() else "cpu"), loader, config, run)
-        tokenizer_of(model).save(self.out)
+        run = Run(
+            self.out, describe(loaded.model) | {"recipe": type(self).__module__.rsplit(".", 1)[-1], "task": self.task}
+        )
+        result = fit(loaded.model.to("cuda" if torch.cuda.is_available() else "cpu"), loader, config, run)
+        loaded.vocabulary.save(self.out)
         seen = f" --regions {self.regions}" if self.regions else f" --images {self.images}" if self.images else ""
         print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out}{seen} {evaluate}")
 
@@ -151,19 +153,19 @@ class ItemFineTune(FineTune):
         known = [item for item in items if item.target is not None]
         if not known:
             raise InputError(f"none of the {len(items)} items has a label: training needs a split with labels")
-        model = self.model(sorted({part for item in known for part in texts_of(item.texts)}), count)
-        pictures, spec = self.pictures(model), model.input_spec
+        loaded = self.model(sorted({part for item in known for part in texts_of(item.texts)}), count)
+        pictures = self.pictures(loaded.spec)
         missing = pictures.check((image for item in known for image in item.images), self.max_missing)
         kept = [item for item in known if not missing.intersection(item.images)]
         if len(kept) < len(known):
             say(f"{len(known) - len(kept)} of {len(known)} items are left out: {len(missing)} images are missing")
-        collate = ItemCollate(spec, tokenizer_of(model), pictures, classes=count or 0)  # pyright: ignore[reportArgumentType]
+        collate = ItemCollate(loaded.spec, loaded.vocabulary, pictures, classes=count or 0)
         loader = Batches(
             kept, collate, self.batch_size, seed=self.seed, workers=self.workers, name=f"{self.task} items"
         )
         if classes:
             save_classes(self.out, classes)
-        self.train(model, loader, evaluate)
+        self.train(loaded, loader, evaluate)
 
 
 def save_classes(run: Path, classes: Sequence[str]) -> None:

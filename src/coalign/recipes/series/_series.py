@@ -22,7 +22,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.series import SeriesSource, answer_metrics, answers, main_metric
 from coalign.files import link_or_copy, replace_file
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.training.loop import Callback, FitResult, TrainConfig, fit
 from coalign.training.run import Run
 from coalign.worlds.speakers import open_series
@@ -99,8 +99,6 @@ class SeriesRecipe:
     def train(self, data: SeriesData) -> FitResult:
         """Trains, keeps the weights that did best on the validation split, and says what to type next."""
         model, tokenizer = self.make(data)
-        if tokenizer is not None:
-            attach_tokenizer(model, tokenizer)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         spec: Any = model.input_spec
         items = data.split("train")

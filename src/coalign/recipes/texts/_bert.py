@@ -20,7 +20,7 @@ from coalign.errors import InputError
 from coalign.models.bert.heads import BertTask, BertTaskConfig
 from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
 from coalign.models.bert.sizes import of_config, of_weights
-from coalign.registry import attach_tokenizer, describe, load, told
+from coalign.registry import describe, load, told
 from coalign.training.loop import FitResult, TrainConfig, fit
 from coalign.training.run import Run
 
@@ -66,14 +66,12 @@ class FineTuning:
         task: type[T],
         config: Callable[[BertTaskConfig], BertTaskConfig],
         source: Bert | BertTask,
-        tokenizer: Tokenizer,
     ) -> T:
         """A task model on the trunk of `source`, on a GPU if there is one; `seed` draws the new layer's weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = task(config(BertTaskConfig(source.config.trunk)))
         model.start_from(source)
-        attach_tokenizer(model, tokenizer)
         return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def train(
@@ -131,7 +129,7 @@ def starting_weights(
         raise InputError(f"{start}: no vocab.txt or tokenizer.json beside the weights; name one with --vocab")
     tokenizer = Tokenizer.load(vocab or found)
     try:
-        model = load(path, "bert")
+        model = load(path, "bert").model
     except InputError:
         model = trunk_alone(path, seed)
         if model is None:

@@ -18,7 +18,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.gpt.heads import GptTask, GptTaskConfig
 from coalign.models.gpt.model import Gpt
-from coalign.registry import attach_tokenizer, describe, load
+from coalign.registry import describe, load
 from coalign.training.loop import Callback, FitResult, Loader, TrainConfig, fit
 from coalign.training.run import Run
 from coalign.trunks.gpt import SIZES, GptConfig
@@ -86,10 +86,11 @@ class FineTuning:
         model = seeded(lambda: task(config), self.seed)
         if start.pretrained is not None:
             model.start_from(start.pretrained, torch.Generator().manual_seed(self.seed))
-        attach_tokenizer(model, start.tokenizer)
         return model
 
-    def train(self, model: GptTask, encoded: EncodedTexts, description: Mapping[str, Any]) -> None:
+    def train(
+        self, model: GptTask, tokenizer: Tokenizer, encoded: EncodedTexts, description: Mapping[str, Any]
+    ) -> None:
         """Fine-tunes; `description` goes into the run's config.json, for the evaluation."""
         loader = encoded.batches(min(self.batch_size, len(encoded)), seed=self.seed, name="the training data")
         training = TrainConfig(
@@ -103,7 +104,7 @@ class FineTuning:
         )
         start = {"start": None if self.start is None else str(self.start)}
         result = fit_with_vocabulary(
-            model, loader, training, Run(self.out, describe(model) | dict(description) | start)
+            model, tokenizer, loader, training, Run(self.out, describe(model) | dict(description) | start)
         )
         say_done(self.out, result)
 
@@ -119,10 +120,10 @@ class Start:
 
 def pretrained_of(path: Path, vocab: Path | None) -> tuple[Gpt | GptTask, Tokenizer]:
     """A trained GPT with its vocabulary, which lies beside it or is named."""
-    model: Any = load(path, "gpt", vocab=vocab)
+    loaded = load(path, "gpt", vocab=vocab)
+    model, tokenizer = loaded.model, loaded.tokenizer
     if not isinstance(model, Gpt | GptTask):
         raise InputError(f"{path}: is a {type(model).__name__}, not a GPT")
-    tokenizer: Any = getattr(model, "tokenizer", None)
     if tokenizer is None:
         try:
             tokenizer = Tokenizer.load(path)
@@ -161,11 +162,15 @@ def seeded(make: Callable[[], M], seed: int) -> M:
 
 
 def fit_with_vocabulary(
-    model: nn.Module, loader: Loader, training: TrainConfig, run: Run, callbacks: Sequence[Callback] = ()
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    training: TrainConfig,
+    run: Run,
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
-    """`fit`, on a GPU if there is one, with the model's vocabulary in the run from the first checkpoint on."""
+    """`fit`, on a GPU if there is one, with the vocabulary in the run from the first checkpoint on."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer: Any = model.tokenizer
 
     def save(_: nn.Module, step: int) -> None:
         if step <= training.save_every:

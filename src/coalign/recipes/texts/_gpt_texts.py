@@ -38,7 +38,12 @@ class LabelledTexts(FineTuning):
         model = self.model(task, start, classes=1 if names is None else len(names))
         encoded = encode_items(model, start.tokenizer, [row.texts for row in rows.rows], labels)
         tell(rows.problems, len(rows), encoded.cut)
-        self.train(model, encoded, {"recipe": recipe, "task": "classification", "texts": texts, "labels": names})
+        self.train(
+            model,
+            start.tokenizer,
+            encoded,
+            {"recipe": recipe, "task": "classification", "texts": texts, "labels": names},
+        )
         if dev is not None:
             print(measure(model, start.tokenizer, dev, names).table())
 

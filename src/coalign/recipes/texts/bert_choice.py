@@ -35,7 +35,6 @@ class Recipe(FineTuning):
             BertMultipleChoice,
             lambda config: replace(config, choices=rows.choices, max_text_length=length),
             source,
-            tokenizer,
         )
         encoded = encode_questions(model, tokenizer, rows.rows)
         tell(rows.problems, len(rows), encoded.cut)

@@ -48,7 +48,6 @@ class Recipe(FineTuning):
             BertClassifier,
             lambda config: replace(config, classes=1 if names is None else len(names), max_text_length=length),
             source,
-            tokenizer,
         )
         encoded = encode_items(model, tokenizer, [row.texts for row in rows.rows], targets(rows.rows, names))
         tell(rows.problems, len(rows), encoded.cut)

@@ -18,7 +18,7 @@ from coalign.errors import InputError
 from coalign.models.bert.model import Bert
 from coalign.ops.collectives import rank, world_size
 from coalign.recipes.texts._bert import check_length, fresh, say_done, starting_weights
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.tasks.texts.masked_lm import CORPUS_HELP
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
@@ -70,7 +70,6 @@ class Recipe:
         """Trains, and says what to type next."""
         documents = open_documents(self.data, text_column=self.text_column, split=self.split)
         model, tokenizer = self._model(documents)
-        attach_tokenizer(model, tokenizer)
         hidden = max(1, round(0.15 * self.max_length))
         plan = Plan(check_length(self.max_length, model), max_predictions=hidden, whole_word=self.whole_word)
         stream = ExampleStream(

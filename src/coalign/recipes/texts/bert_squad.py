@@ -47,9 +47,7 @@ class Recipe(FineTuning):
         dev = None if self.dev is None else read_squad(self.dev)
         source, tokenizer = self.starting()
         windows = WindowSettings(check_length(self.max_length, source), self.stride, self.max_question)
-        model = self.model(
-            BertSpans, lambda config: replace(config, max_text_length=self.max_length), source, tokenizer
-        )
+        model = self.model(BertSpans, lambda config: replace(config, max_text_length=self.max_length), source)
         tell(questions.problems, len(questions) - len(questions.problems))
         readings = read_windows(tokenizer, questions.rows, windows, train=True)
         if not readings:

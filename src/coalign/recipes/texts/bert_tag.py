@@ -54,7 +54,6 @@ class Recipe(FineTuning):
             BertTagger,
             lambda config: replace(config, classes=len(names), max_text_length=length),
             source,
-            tokenizer,
         )
         encoded = encode_tagged(tokenizer, sentences, names, length)
         tell_parts(encoded.cut)

@@ -30,6 +30,11 @@ class Recipe(FineTuning):
         model = self.model(GptMultipleChoice, start, choices=rows.choices)
         encoded = encode_questions(model, start.tokenizer, rows.rows)
         tell(rows.problems, len(rows), encoded.cut)
-        self.train(model, encoded, {"recipe": "gpt-choice", "task": "multiple-choice", "choices": rows.choices})
+        self.train(
+            model,
+            start.tokenizer,
+            encoded,
+            {"recipe": "gpt-choice", "task": "multiple-choice", "choices": rows.choices},
+        )
         if dev is not None:
             print(measure(model, start.tokenizer, dev).table())

@@ -24,7 +24,7 @@ from coalign.recipes.texts._gpt import (
     size_of,
     vocabulary,
 )
-from coalign.registry import attach_tokenizer, describe
+from coalign.registry import describe
 from coalign.tasks.texts.language_model import Corpus, corpus_folder, measure
 from coalign.training.loop import Callback, TrainConfig
 from coalign.training.run import Run
@@ -74,7 +74,6 @@ class Recipe:
     def run(self) -> None:
         """Trains, and says what to type next."""
         model, tokenizer, file = self._model_and_corpus()
-        attach_tokenizer(model, tokenizer)
         loader = Batches(
             file.windows(model.config.positions), collate_windows, self.batch_size, seed=self.seed, name=self.data
         )
@@ -90,7 +89,12 @@ class Recipe:
         )
         description = {"recipe": "gpt-pretrain", "task": "language-model", "corpus": self._about()}
         result = fit_with_vocabulary(
-            model, loader, training, Run(self.out, describe(model) | description), self._callbacks(tokenizer, file)
+            model,
+            tokenizer,
+            loader,
+            training,
+            Run(self.out, describe(model) | description),
+            self._callbacks(tokenizer, file),
         )
         say_done(self.out, result)
         print(f"or fine-tune it: coalign train gpt-classify --from {self.out} --data TABLE --out runs/tuned")

@@ -19,7 +19,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.actbert.model import SIZES, ActBert, ActBertConfig
 from coalign.recipes.videos._narrated import usable_videos
-from coalign.registry import attach_tokenizer, describe, load
+from coalign.registry import describe, load
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
 
@@ -84,8 +84,7 @@ class Recipe:
         labels = read_action_labels(self.actions) if self.actions is not None else labels
         items = [Told(name, narration) for name, narrations in kept.items() for narration in narrations]
         sample = regions.within(items[0].video, items[0].narration.start, items[0].narration.end, 1)
-        model = self.model([item.narration.text for item in items], features.width, sample, labels)
-        tokenizer: Any = model.tokenizer
+        model, tokenizer = self.model([item.narration.text for item in items], features.width, sample, labels)
         make = Moments(features, regions, labels, model.input_spec, tokenizer, self.around)
         loader = Batches(items, make, self.batch_size, seed=self.seed, workers=self.workers, name=str(self.data))
         config = TrainConfig(self.steps, self.lr, weight_decay=0.01, schedule="linear", warmup=0.1, seed=self.seed)
@@ -98,7 +97,9 @@ class Recipe:
         print(f"{self.out}: {result.steps} steps{f' ({losses})' if losses else ''}")
         print(f"next: coalign evaluate {self.out} --data HELD_OUT --features FEATURES --regions REGIONS")
 
-    def model(self, texts: list[str], width: int, sample: dict[str, Any], labels: ActionLabels | None) -> ActBert:
+    def model(
+        self, texts: list[str], width: int, sample: dict[str, Any], labels: ActionLabels | None
+    ) -> tuple[ActBert, Tokenizer]:
         """The model to train, with its vocabulary."""
         has = {"regions": "classes" in sample, "actions": labels is not None}
         why = {
@@ -113,13 +114,14 @@ class Recipe:
         wanted = tuple(n for n in self.objectives or ("mlm", "regions", "actions", "match") if has.get(n, True))
         if self.init is not None:
             ours = (self.init / "config.json").is_file()
-            found = load(self.init, None if ours else "actbert", vocab=self.vocab)
+            loaded = load(self.init, None if ours else "actbert", vocab=self.vocab)
+            found = loaded.model
             if not isinstance(found, ActBert):
                 raise InputError(f"{self.init}: is a {type(found).__name__}, not an ActBERT")
-            if getattr(found, "tokenizer", None) is None:
+            if loaded.tokenizer is None:
                 raise InputError(f"{self.init}: brings no vocabulary; give BERT's vocab.txt by --vocab")
             found.config = replace(found.config, objectives=wanted)
-            return found.train()
+            return found.train(), loaded.tokenizer
         tokenizer = Tokenizer.train(texts, 8000) if self.vocab is None else Tokenizer.load(self.vocab)
         base: ActBertConfig = SIZES[self.size]
         text = replace(base.text, vocab_size=tokenizer.vocab_size)
@@ -140,5 +142,4 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = ActBert(config)
-        attach_tokenizer(model, tokenizer)
-        return model
+        return model, tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coalign.arguments import OptionalName, say
 from coalign.data.core.batches import Batches
@@ -46,10 +45,10 @@ class Recipe:
         found = read_captioned(self.data, found_videos(self.data, self.videos), splits)
         if found.missing:
             say(f"{self.data}: {found.missing} of its videos are not there; left out")
-        model: Any = load(self.init)
+        loaded = load(self.init)
+        model, tokenizer = loaded.model, loaded.vocabulary
         if not isinstance(model, MilNceModel):
             raise InputError(f"{self.init}: is no run of MIL-NCE")
-        tokenizer: Any = model.tokenizer
         batches = Batches[Captioned](
             found.items,
             CaptionedClips(model.input_spec, tokenizer, self.flip),

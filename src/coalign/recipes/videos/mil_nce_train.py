@@ -11,10 +11,12 @@ from tyro.conf import arg
 
 from coalign.data.core.batches import Batches
 from coalign.data.videos.narrated import ClipBags, Moments
+from coalign.data.words.word_list import WordList
+from coalign.errors import InputError
 from coalign.models.mil_nce.model import SIZES, MilNceModel
 from coalign.ops.collectives import rank, world_size
 from coalign.recipes.videos._narrated import Timed, usable_videos, word_list
-from coalign.registry import attach_tokenizer, describe, load
+from coalign.registry import describe, load
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
 
@@ -67,8 +69,7 @@ class Recipe:
 
     def run(self) -> None:
         videos = usable_videos(self.data, self.out, self.captions, max_broken=self.max_broken)
-        model = self.model(videos)
-        tokenizer: Any = model.tokenizer
+        model, tokenizer = self.model(videos)
         collate = ClipBags(
             model.input_spec, tokenizer, self.bag, flip=self.flip, stop_words=stop_words(self.stop_words)
         )
@@ -93,12 +94,13 @@ class Recipe:
         print(f"{self.out}: {result.steps} steps; {loader.report()}")
         print(f'next: coalign index {self.out} --data {self.data} and coalign search {self.out} "WORDS"')
 
-    def model(self, videos: Any) -> MilNceModel:
+    def model(self, videos: Any) -> tuple[MilNceModel, WordList]:
         """The model to train, with its words."""
         if self.init is not None:
-            loaded: Any = load(self.init)
-            assert isinstance(loaded, MilNceModel)
-            return loaded
+            loaded = load(self.init)
+            if not isinstance(loaded.model, MilNceModel) or not isinstance(loaded.tokenizer, WordList):
+                raise InputError(f"{self.init}: is no run of MIL-NCE")
+            return loaded.model, loaded.tokenizer
         words, vectors = word_list(videos, self.words, self.word_vectors)
         config = SIZES[self.size]
         cells = config.video.space_to_depth if self.space_to_depth is None else self.space_to_depth
@@ -121,8 +123,7 @@ class Recipe:
         if vectors is not None:
             with torch.no_grad():
                 model.text.word.weight.copy_(vectors)
-        attach_tokenizer(model, words)
-        return model
+        return model, words
 
 
 def stop_words(wanted: bool) -> frozenset[str]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -24,7 +24,7 @@ from coalign.models.bert.model import Bert
 from coalign.models.videobert.model import VideoBert, VideoBertConfig
 from coalign.recipes.texts._bert import Start, fresh, starting_weights
 from coalign.recipes.videos._narrated import usable_videos
-from coalign.registry import attach_tokenizer, describe, load
+from coalign.registry import describe, load
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
 
@@ -88,8 +88,7 @@ class Recipe:
         book = VisualWordBook.load(self.words)
         features = None if self.mode == "text" else self.clips(book)
         said = {} if self.mode == "video" else self.said(features)
-        model = self.model(book, [narration.text for told in said.values() for narration in told])
-        tokenizer: Any = model.tokenizer
+        model, tokenizer = self.model(book, [narration.text for told in said.values() for narration in told])
         items: list[Segment] = sentences(said)
         if self.mode == "video":
             assert features is not None
@@ -145,14 +144,14 @@ class Recipe:
             say(f"{len(told) - len(kept)} of {len(told)} videos have no features in {self.features} and are left out")
         return kept
 
-    def model(self, book: VisualWordBook, texts: list[str]) -> VideoBert:
+    def model(self, book: VisualWordBook, texts: list[str]) -> tuple[VideoBert, Tokenizer]:
         """The model to train, with its vocabulary and its tree."""
         if self.init is not None:
-            found = load(self.init)
-            if not isinstance(found, VideoBert):
-                raise InputError(f"{self.init}: is a {type(found).__name__}, not a VideoBERT")
-            found.visual.plant(book.tree)
-            return found.train()
+            loaded = load(self.init)
+            if not isinstance(loaded.model, VideoBert):
+                raise InputError(f"{self.init}: is a {type(loaded.model).__name__}, not a VideoBERT")
+            loaded.model.visual.plant(book.tree)
+            return loaded.model.train(), loaded.vocabulary
         source, tokenizer = self.starting(texts)
         trunk = source.config.trunk if self.dropout is None else replace(source.config.trunk, dropout=self.dropout)
         join = tokenizer.ids(PIECE)
@@ -176,8 +175,7 @@ class Recipe:
             model = VideoBert(config)
         model.start_from(source)
         model.visual.plant(book.tree)
-        attach_tokenizer(model, tokenizer)
-        return model
+        return model, tokenizer
 
     def starting(self, texts: list[str]) -> tuple[Bert | BertTask, Tokenizer]:
         """The BERT to start from, and its vocabulary: one of the narration where none is given."""

@@ -18,7 +18,6 @@ from coalign.errors import InputError
 from coalign.evaluation.images import Checked, ImageColumns, ImageData, classes_of, score_images, top_k
 from coalign.evaluation.result import TaskResult
 from coalign.files import replacing
-from coalign.registry import load
 
 BEST = 5
 
@@ -81,12 +80,11 @@ class Evaluate(ImageColumns):
 
     def _model(self) -> tuple[Any, ImageOptions]:
         if self.system is not None:
-            model: Any = load(self.run, self.system, image_size=self.image_size)
-            model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-            return model, ImageOptions(resize=self.resize or "square")
+            loaded = load_run(self.run, self.system, image_size=self.image_size)
+            return loaded.model, ImageOptions(resize=self.resize or "square")
         said = run_config(self.run).get("images") or {}
         options = ImageOptions(resize=self.resize or said.get("resize", "square"), keep=said.get("keep", 1.0))
-        return load_run(self.run), options
+        return load_run(self.run).model, options
 
 
 def result_of(scores: Tensor, labels: Tensor, classes: Classes, left_out: int = 0) -> TaskResult:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from coalign.analysis.runs.alignment import Aligner, Method, word_maps
 from coalign.data.core.batches import Batches
-from coalign.data.inputs import device_of
+from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures
 from coalign.errors import InputError
-from coalign.evaluation.visual import Model
 from coalign.ops.boxes import overlap
 from coalign.progress import with_progress
 
@@ -77,13 +76,13 @@ def methods_of(model: object) -> list[Method]:
 
 
 def read_maps(
-    found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int, method: Method
+    found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, method: Method
 ) -> Iterator[WordMap]:
     """The map of each item's text on its image, in the items' order."""
     bare = [Item(item.id, item.images, item.texts) for item in items]
-    collate = ItemCollate(found.spec, found.tokenizer, pictures)
+    collate = ItemCollate(found.spec, found.vocabulary, pictures)
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
-    device = device_of(found.model)
+    device = found.device
     for batch in with_progress(loader, "aligning", len(loader), True):
         assert batch.text is not None and batch.text.words is not None
         words = batch.text.words.split(batch.text.ids.lengths.tolist())

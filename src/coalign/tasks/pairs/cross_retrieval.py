@@ -22,7 +22,6 @@ from tyro.conf import arg
 
 from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, load_run, say
 from coalign.data.core.samples import Source
-from coalign.data.inputs import device_of, inputs_of
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import image_of, open_pictures
@@ -87,13 +86,12 @@ class Evaluate(VisualTask):
 
     def _shortlisted(self, source: Source, scorer: PairScorer, owner: Tensor) -> dict[str, Any]:
         assert self.shortlist is not None
-        model = load_run(self.shortlist)
-        spec, tokenizer = inputs_of(model)
-        encoder, device = as_encoder(model), device_of(model)
+        loaded = load_run(self.shortlist)
+        encoder, device = as_encoder(loaded.model), loaded.device
         if self.shortlist_images is not None:
             source = open_source(self.data, split=self.split, images=self.shortlist_images, prefer="test").grouped()
         image_parts, text_parts = list[Tensor](), list[Tensor]()
-        for batch in Loader(source, spec, tokenizer, self.batch_size, train=False):
+        for batch in Loader(source, loaded.spec, loaded.vocabulary, self.batch_size, train=False):
             for parts, modality, part in zip(
                 (image_parts, text_parts), ("image", "text"), by_modality(batch), strict=True
             ):

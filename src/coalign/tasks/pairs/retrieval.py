@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
-from torch import nn
 from tyro.conf import arg
 
 from coalign.arguments import OptionalFloat, OptionalInt, PairsOptions, RunFolder, load_run, say
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Source
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import Loader
 from coalign.errors import InputError
 from coalign.progress import with_progress
@@ -88,15 +87,15 @@ class Evaluate:
 
     def evaluate(self) -> RetrievalResult:
         """Measures the run."""
-        model = load_run(self.run)
-        matches: bool = isinstance(model, Matcher)
+        loaded = load_run(self.run)
+        matches = isinstance(loaded.model, Matcher)
         reranking = None
         if self.rerank and matches:
             given = {"k": self.k, "weight": self.weight}
             chosen = {name: value for name, value in given.items() if value is not None}
             reranking = replace(Reranking.of_run(self.run), **chosen)
         result = evaluate_pairs(
-            model,
+            loaded,
             self.pairs.open(prefer="test"),
             reranking=reranking,
             batch_size=self.batch_size,
@@ -109,7 +108,7 @@ class Evaluate:
 
 
 def evaluate_pairs(
-    model: nn.Module,
+    loaded: Loaded,
     source: Source,
     *,
     reranking: Reranking | None = None,
@@ -118,7 +117,7 @@ def evaluate_pairs(
     cuts: Sequence[int] = CUTS,
     show_progress: bool = False,
 ) -> RetrievalResult:
-    """Recall of `model` on the pairs of `source`, on the model's device.
+    """Recall of a model on the pairs of `source`, on the model's device.
 
     The states that re-ranking fuses are kept in main memory, those of every image included (for 5,000 images of
     577 states, 768 wide: 9 GB); without `reranking` the vectors alone are.
@@ -126,12 +125,13 @@ def evaluate_pairs(
     Raises:
         InputError: The model has no vectors of one modality, reads no text, or cannot match; or no sample is usable.
     """
-    if reranking is not None and not isinstance(model, Matcher):
-        raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
-    device, quarantine = device_of(model), Quarantine()
-    spec, tokenizer = inputs_of(model)
-    encoder = as_encoder(model)
-    loader = Loader(source, spec, tokenizer, batch_size, workers=workers, train=False, quarantine=quarantine)
+    matcher = None if reranking is None else loaded.model
+    if matcher is not None and not isinstance(matcher, Matcher):
+        raise InputError(f"{type(loaded.model).__name__} has no matching head, so it cannot re-rank")
+    device, quarantine, encoder = loaded.device, Quarantine(), as_encoder(loaded.model)
+    loader = Loader(
+        source, loaded.spec, loaded.vocabulary, batch_size, workers=workers, train=False, quarantine=quarantine
+    )
     images: list[Corpus] = []
     texts: list[Corpus] = []
     keep = reranking is not None
@@ -141,7 +141,6 @@ def evaluate_pairs(
     if not images:
         raise InputError(f"{source.name}: nothing to evaluate: {quarantine.summary()}")
     image, text = _joined(images), _joined(texts)
-    matcher = model if reranking is not None and isinstance(model, Matcher) else None
     scored = score_retrieval(
         image.vectors,
         text.vectors,

@@ -51,7 +51,7 @@ class Evaluate(VisualTask):
         truths = [truth for truth in read if truth.item.id in kept]
         for truth in truths:
             said = str(truth.item.texts[0])
-            if len(found.tokenizer.words(said)) != truth.length:
+            if len(found.vocabulary.words(said)) != truth.length:
                 raise InputError(f"{truth.item.id}: the vocabulary takes {said!r} for other words than the data")
         metrics: dict[str, float] = {}
         for method in methods_of(found.model):

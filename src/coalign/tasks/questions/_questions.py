@@ -11,12 +11,12 @@ from torch import Tensor
 
 from coalign.arguments import OptionalPath
 from coalign.data.core.batches import Batches
-from coalign.data.inputs import device_of
+from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures
 from coalign.data.questions.vqa import Question, to_items
 from coalign.errors import InputError
-from coalign.evaluation.visual import Model, PredictingTask, class_scores
+from coalign.evaluation.visual import PredictingTask, class_scores
 from coalign.progress import with_progress
 from coalign.types import Batch, Packed
 
@@ -48,7 +48,7 @@ class QuestionTask(PredictingTask):
         given, names = self._answer(found, items, pictures)
         return [question for question in questions if question.id in kept], given, names
 
-    def _answer(self, found: Model, items: Sequence[Item], pictures: Pictures) -> tuple[list[str], list[str]]:
+    def _answer(self, found: Loaded, items: Sequence[Item], pictures: Pictures) -> tuple[list[str], list[str]]:
         if found.spec.targets == "answers":
             names = self.classes(self.answers, None)
             return _ranked(found, items, pictures, self.batch_size, names), names
@@ -58,14 +58,14 @@ class QuestionTask(PredictingTask):
 
 
 @torch.no_grad()
-def _ranked(found: Model, items: Sequence[Item], pictures: Pictures, size: int, names: Sequence[str]) -> list[str]:
+def _ranked(found: Loaded, items: Sequence[Item], pictures: Pictures, size: int, names: Sequence[str]) -> list[str]:
     """The answer that a generating model finds likeliest."""
-    model, device = found.model, device_of(found.model)
+    model, device = found.model, found.device
     if not isinstance(model, AnswerRanker):
         raise InputError(f"{type(model).__name__} does not rank answers")
-    candidates = found.tokenizer.encode(list(names)).ids.to(device)
+    candidates = found.vocabulary.encode(list(names)).ids.to(device)
     bare = [Item(item.id, item.images, item.texts) for item in items]
-    loader = Batches(bare, ItemCollate(found.spec, found.tokenizer, pictures), size, train=False, name=pictures.name)
+    loader = Batches(bare, ItemCollate(found.spec, found.vocabulary, pictures), size, train=False, name=pictures.name)
     given: list[str] = []
     for batch in with_progress(loader, "answering", len(loader), True):
         best, _ = model.rank(batch.to(device), candidates, SHORTLIST)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from coalign.arguments import OptionalName, OptionalPath
+from coalign.data.loaded import Loaded
 from coalign.data.questions.items import RIGHT, Box, Item
 from coalign.data.questions.pictures import Pictures
 from coalign.data.questions.referring import read_refcoco
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.visual import Model, PredictingTask, through
+from coalign.evaluation.visual import PredictingTask, through
 from coalign.ops.boxes import overlap
 from coalign.types import Batch, Encoding
 
@@ -63,7 +64,7 @@ class Evaluate(PredictingTask):
         return TaskResult({"accuracy": sum(right) / count}, count, extra)
 
 
-def choose(found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     """Of each item the scores [R] of its image's regions, and their boxes [R, 4] in fractions."""
     form = found.spec.targets
     if form not in ("region", "overlaps", "entities"):

@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import Pictures
 from coalign.data.questions.vcr import Part, read_vcr
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.visual import Model, PredictingTask, logits, through
+from coalign.evaluation.visual import PredictingTask, logits, through
 from coalign.types import Batch, Encoding
 
 
@@ -57,7 +58,7 @@ class Evaluate(PredictingTask):
         return TaskResult(metrics, len(items), {"chance": 1 / len(items[0].texts)})
 
 
-def choose(found: Model, items: Sequence[Item], pictures: Pictures, batch_size: int) -> Tensor:
+def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> Tensor:
     """[items, choices] each choice's score."""
     choices = len(items[0].texts)
 

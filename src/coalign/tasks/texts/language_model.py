@@ -15,7 +15,7 @@ from tyro.conf import arg
 
 from coalign.arguments import OptionalName, RunFolder, load_run, say
 from coalign.data.core.batches import Batches
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.inputs import device_of
 from coalign.data.texts.documents import open_documents
 from coalign.data.texts.token_file import TokenFile, collate_windows
 from coalign.data.words.tokenizer import Tokenizer
@@ -51,10 +51,10 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        model = load_run(self.run)
+        loaded = load_run(self.run)
+        model, tokenizer = loaded.model, loaded.vocabulary
         if not isinstance(model, Gpt):
             raise InputError(f"{self.run}: a {type(model).__name__} is no language model")
-        tokenizer = inputs_of(model)[1]
         documents = list(open_documents(self.data, text_column=self.text_column, split=self.split))
         corpus = corpus_folder(self.run)
         counts = TokenFile.open(corpus).counts(model.config.vocab_size) if corpus.is_dir() else None

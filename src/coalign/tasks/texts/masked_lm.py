@@ -13,7 +13,7 @@ from torch import Tensor
 from tyro.conf import arg
 
 from coalign.arguments import OptionalInt, OptionalName, RunFolder, Switch, load_run, run_config
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.inputs import device_of
 from coalign.data.texts.documents import open_documents
 from coalign.data.texts.pretraining_stream import ExampleStream
 from coalign.data.texts.pretraining_text import Plan
@@ -57,8 +57,8 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        model: Any = load_run(self.run)
-        _, tokenizer = inputs_of(model)
+        loaded = load_run(self.run)
+        model, tokenizer = loaded.model, loaded.vocabulary
         if getattr(model, "words", None) is None:
             raise InputError(f"{self.run}: a {type(model).__name__} predicts no hidden words")
         length: int = model.input_spec.max_text_length

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from coalign.arguments import load_run
+from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 
 
-def load_videobert(run: Path) -> Any:
-    """The run's model. Errors: `InputError` where it is no VideoBERT."""
+def load_videobert(run: Path) -> Loaded:
+    """The run. Errors: `InputError` where it is no VideoBERT."""
     from coalign.models.videobert.model import VideoBert
 
-    model = load_run(run)
-    if not isinstance(model, VideoBert):
-        raise InputError(f"{run}: {type(model).__name__} has no visual words; give a run of VideoBERT")
-    return model
+    loaded = load_run(run)
+    if not isinstance(loaded.model, VideoBert):
+        raise InputError(f"{run}: {type(loaded.model).__name__} has no visual words; give a run of VideoBERT")
+    return loaded

@@ -55,7 +55,7 @@ class Evaluate:
         classes = sorted({item.label for item in train.items})
         if len(classes) < 2:
             raise InputError(f"{self.data}: the training videos show one action, {classes[0]!r}; two are needed")
-        model = reads_clips(load_run(self.run), self.run)
+        model = reads_clips(load_run(self.run), self.run).model
         quarantine = Quarantine()
         options: dict[str, Any] = {"name": "video_feature", "batch_size": self.batch_size, "workers": self.workers}
         features: list[tuple[np.ndarray, list[str]]] = []

@@ -47,7 +47,7 @@ class Evaluate:
         """Trains the linear layer and measures it."""
         files = found_videos(self.data, self.videos)
         train, test = (self._found(files, splits) for splits in (TRAIN_SPLITS, TEST_SPLITS))
-        model = reads_clips(load_run(self.run), self.run)
+        model = reads_clips(load_run(self.run), self.run).model
         labels = sorted({label for item in train.items for label, _, _ in item.segments})
         quarantine = Quarantine()
         features, truth = self._frames(model, train.items, labels, quarantine)

@@ -54,7 +54,7 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        model = load_videobert(self.run)
+        model = load_videobert(self.run).model
         if self.out is not None and (self.videos is None or self.train_videos is None):
             raise InputError("--out draws frames: it needs --videos and --train-videos")
         held, known = (ClipFeatures(folder) for folder in (self.features, self.train))

@@ -64,12 +64,12 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        model = load_videobert(self.run)
+        loaded = load_videobert(self.run)
+        model, tokenizer = loaded.model, loaded.vocabulary
         if self.out is not None and self.out.suffix != ".csv" and self.videos is None:
             raise InputError("--out draws frames: it needs --videos; or give a .csv")
         features = ClipFeatures(self.features)
         clips, missing = read_clips(self.data, self.slots, features)
-        tokenizer: Any = model.tokenizer
         text = tokenizer.encode([self.template], model.config.max_text_length)
         masks = int((text.ids.values == model.config.mask_id).sum())
         if masks != len(self.slots):

@@ -54,16 +54,16 @@ class Evaluate:
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
         found = read_crosstask(self.data, found_videos(self.data, self.videos), self.listed)
-        model = reads_clips(load_run(self.run), self.run)
+        loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
-        steps = {item.task: text_vectors(model, item.steps) for item in found.items}
+        steps = {item.task: text_vectors(loaded, item.steps) for item in found.items}
         hits: dict[str, list[tuple[int, int]]] = {}
         even: dict[str, list[tuple[int, int]]] = {}
         rows: list[list[object]] = []
         shown = with_progress(found.items, "finding steps", len(found.items), sys.stderr.isatty())
         for number, item in enumerate(shown):
             try:
-                clips, _ = every_second(model, item.video)
+                clips, _ = every_second(loaded.model, item.video)
             except BadSample as error:
                 quarantine.add(Problem(Where(str(self.data), number), error.reason, str(item.video)))
                 continue

@@ -47,13 +47,13 @@ class Evaluate:
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
         found = read_choices(self.data, found_videos(self.data, self.videos))
-        model = reads_clips(load_run(self.run), self.run)
+        loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
         spans = [item.span for item in found.items]
         options: dict[str, Any] = {"batch_size": self.batch_size, "workers": self.workers}
-        clips, kept = span_vectors(model, spans, self.windows, quarantine=quarantine, **options)
+        clips, kept = span_vectors(loaded.model, spans, self.windows, quarantine=quarantine, **options)
         asked = [found.items[number] for number in kept.tolist()]
-        texts = text_vectors(model, [text for item in asked for text in item.options])
+        texts = text_vectors(loaded, [text for item in asked for text in item.options])
         each = texts.split([len(item.options) for item in asked])
         scores = [choices @ clip for choices, clip in zip(each, clips.mean(1), strict=True)]
         predicted = [int(row.argmax()) for row in scores]

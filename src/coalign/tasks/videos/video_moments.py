@@ -62,7 +62,8 @@ class Evaluate:
         from coalign.data.videos.regions import VideoRegions
         from coalign.models.actbert.model import ActBert
 
-        model: Any = load_run(self.run)
+        loaded = load_run(self.run)
+        model = loaded.model
         if not isinstance(model, ActBert):
             raise InputError(f"{self.run}: {type(model).__name__} reads no actions and regions; give a run of ActBERT")
         features, regions = ClipFeatures(self.features), VideoRegions(open_regions(self.regions))
@@ -75,8 +76,7 @@ class Evaluate:
         items = [items[place] for place in torch.randperm(len(items), generator=generator)[: self.most].tolist()]
         config = run_config(self.run)
         labels = self.labels(config)
-        tokenizer: Any = model.tokenizer
-        make = Moments(features, regions, labels, model.input_spec, tokenizer, float(config.get("around", 0.0)))
+        make = Moments(features, regions, labels, loaded.spec, loaded.vocabulary, float(config.get("around", 0.0)))
         metrics: dict[str, float] = {}
         parts = [items[at : at + self.batch_size] for at in range(0, len(items), self.batch_size)]
         pairs: dict[str, list[Tensor]] = {"words": [], "regions": [], "actions": []}

@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from coalign.arguments import OptionalName, RunFolder, load_run
 from coalign.data.core.quarantine import Quarantine
+from coalign.data.loaded import Loaded
 from coalign.data.videos.captions import Captioned, read_captioned
 from coalign.data.videos.files import TEST_SPLITS, Found
 from coalign.evaluation.result import TaskResult
@@ -49,10 +50,10 @@ class Evaluate:
         """Measures the run."""
         splits = TEST_SPLITS if self.split is None else (self.split,)
         found = read_captioned(self.data, found_videos(self.data, self.videos), splits)
-        model = reads_clips(load_run(self.run), self.run)
+        loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
         similar, owners, count = similarities(
-            model, found, self.windows, batch_size=self.batch_size, workers=self.workers, quarantine=quarantine
+            loaded, found, self.windows, batch_size=self.batch_size, workers=self.workers, quarantine=quarantine
         )
         gallery = torch.arange(count)
         extra = {"videos": count, "windows": self.windows, **tell_missing(found, self.data, quarantine)}
@@ -62,11 +63,11 @@ class Evaluate:
 
 
 def similarities(
-    model: Any, found: Found[Captioned], windows: int, **options: Any
+    loaded: Loaded, found: Found[Captioned], windows: int, **options: Any
 ) -> tuple[tuple[Tensor, Tensor], Tensor, int]:
     """The vectors of texts [Q, D] and clips [G, D], [Q] the clip that each text tells, and G. Clips that cannot be read
     are in neither."""
-    clips, kept = span_vectors(model, [item.span for item in found.items], windows, **options)
+    clips, kept = span_vectors(loaded.model, [item.span for item in found.items], windows, **options)
     texts = [(text, place) for place, number in enumerate(kept.tolist()) for text in found.items[number].texts]
     owners = torch.tensor([place for _, place in texts])
-    return (text_vectors(model, [text for text, _ in texts]), clips.mean(1)), owners, len(clips)
+    return (text_vectors(loaded, [text for text, _ in texts]), clips.mean(1)), owners, len(clips)
