@@ -120,7 +120,7 @@ def test_tables_that_timm_reads_from_googles_files_are_resized_as_it_does(tmp_pa
     theirs.load_pretrained(str(path))
     mine.resize(height, width)
     assert torch.allclose(theirs.pos_embed, mine.trunk.positions, atol=1e-6)
-    loaded = coalign.load(path, "vit", size=CONFIG, layout="original", image_size=(height, width))
+    loaded = coalign.load(path, "vit", size=CONFIG, layout="original", image_size=(height, width)).model
     assert loaded.config.trunk.grid_size == grid
     if grid[0] == grid[1]:  # Google's own rule, which knows squares only
         assert torch.allclose(loaded.trunk.positions[0], zoomed(loaded_table(path), grid[0]), atol=1e-6)
