@@ -18,6 +18,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from coalign.data.words.clip_pairs import START, clip_pairs
 from coalign.errors import InputError
 
 UNKNOWN = "<unk>"
@@ -76,7 +77,7 @@ def find_byte_pairs(path: Path) -> tuple[Path, Path] | None:
 
 
 def read_byte_pairs(table: Path, merges: Path) -> tokenizers.Tokenizer:
-    """Reads the published files: a JSON table {piece: id}, and merges, two pieces a line.
+    """Reads the published files, GPT's or CLIP's: a JSON table {piece: id}, and merges, two pieces a line.
 
     Raises:
         InputError: A file cannot be read, or has another form.
@@ -97,7 +98,7 @@ def read_byte_pairs(table: Path, merges: Path) -> tokenizers.Tokenizer:
             raise InputError(f"{merges}: line {number} has {len(pair)} pieces, a merge has two")
         pairs.append((pair[0], pair[1]))
     try:
-        return byte_pairs(vocabulary, pairs)
+        return clip_pairs(vocabulary, pairs) if START in vocabulary else byte_pairs(vocabulary, pairs)
     except InputError as error:
         raise InputError(f"{table} and {merges.name}: {error}") from error
 

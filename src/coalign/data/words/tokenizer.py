@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import tokenizers
@@ -18,6 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from coalign.data.words.byte_pairs import find_byte_pairs, read_byte_pairs, train_byte_pairs
+from coalign.data.words.clip_pairs import END, MERGES, START, read_clip_merges
 from coalign.errors import InputError
 from coalign.files import replace_file
 from coalign.types import Layout, Packed, Text
@@ -26,33 +28,54 @@ FILE = "tokenizer.json"
 """The name under which a tokenizer lies in a folder (ours and Hugging Face's)."""
 
 _SPECIAL = {
-    "pad": ("[PAD]", "<pad>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
+    "pad": ("[PAD]", "<pad>", END),
+    "unk": ("[UNK]", "<unk>", END),
+    "cls": ("[CLS]", "<s>", "<bos>", START),
+    "sep": ("[SEP]", "</s>", "<eos>", END),
     "mask": ("[MASK]", "<mask>"),
 }
+SPACE = "\u2581"
+"""How SentencePiece writes a space."""
+
 _LETTERS = 1000  # how many different characters a learned vocabulary knows
 _Pieces = tuple[list[int], list[int]]  # the ids of a segment, and the word that each belongs to
 
 
 class Tokenizer:
-    """BERT's WordPiece or another tokenizer of the same special tokens; or GPT's byte pairs, which have none."""
+    """Word pieces (BERT), byte pairs (GPT, CLIP) or SentencePiece (T5, Gemma), with the tokens around a text that the
+    vocabulary has: `start` before it, `end` after it, or neither.
+
+    A stored tokenizer says by its post-processor which they are; without one they are [CLS] and [SEP], or <s> and </s>,
+    where the vocabulary has them.
+    """
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         inner.no_truncation()  # a stored tokenizer may bring its own length and padding
         inner.no_padding()
         self._inner = inner
+        self.start, self.end = self._around()
+        self._joined = len(self._spans("a b")[1]) < 2  # words are not split before pieces are looked up (Gemma)
         marks = (inner.token_to_id(name) for role, names in _SPECIAL.items() if role != "unk" for name in names)
-        self._marks = frozenset(id for id in marks if id is not None)
+        self._marks = frozenset(id for id in (*marks, self.start, self.end) if id is not None)
+
+    def _around(self) -> tuple[int | None, int | None]:
+        """The ids before and after a text."""
+        if self._inner.post_processor is None:
+            known = self._inner.token_to_id("[CLS]") is not None or self._inner.token_to_id("<s>") is not None
+            return (self.cls_id, self.sep_id) if known else (None, None)
+        whole, text = (self._inner.encode("a", add_special_tokens=special).ids for special in (True, False))
+        places = [i for i in range(len(whole)) if text and whole[i : i + len(text)] == text]
+        at = places[0] if places else len(whole) // 2
+        before, after = whole[:at], whole[at + len(text) :]
+        return (before[0] if before else None), (after[0] if after else None)
 
     # ---------------------------------------------------------------------------------------------- reading, writing
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> Tokenizer:
         """Reads a `vocab.txt`, a `tokenizer.json`, or a folder that holds one (of Hugging Face, or a run of ours).
 
-        Also GPT's two files (see `data.byte_pairs`): their folder, or the table with the merges beside it; and
-        MIL-NCE's word list, `s3d_dict.npy` (see `data.words`).
+        Also the two files of GPT and CLIP (see `byte_pairs`): their folder, or the table with the merges beside it;
+        CLIP's list of merges, `bpe_simple_vocab_16e6.txt` or .gz; and MIL-NCE's word list, `s3d_dict.npy`.
 
         Args:
             path: The file or folder.
@@ -66,6 +89,8 @@ class Tokenizer:
         path = Path(path)
         if path.suffix == ".npy":
             return _word_list(path)
+        if path.name in MERGES:
+            return cls(read_clip_merges(path))
         pair = None if (path / FILE).is_file() else find_byte_pairs(path)
         if pair is not None:
             return cls(read_byte_pairs(*pair))
@@ -174,20 +199,28 @@ class Tokenizer:
 
     @property
     def is_byte_pairs(self) -> bool:
-        """Whether the pieces are byte pairs (GPT), not word pieces."""
+        """Whether the pieces are byte pairs (GPT, CLIP), not word pieces."""
         return isinstance(self._inner.model, models.BPE)
 
     @property
     def lowercase(self) -> bool:
         """Whether texts are lower-cased."""
         normalizer = self._inner.normalizer
-        return normalizer is not None and normalizer.normalize_str("A") == "a"
+        return normalizer is not None and normalizer.normalize_str("A").endswith("a")
 
     def words(self, text: str) -> list[str]:
         """The words that `Text.words` counts: split at spaces and punctuation, normalised as the vocabulary wants."""
+        normal, spans = self._spans(text)
+        if self._joined:
+            return [word for word in normal.split(SPACE) if word]
+        return [normal[begin:end].strip(" ") for begin, end in spans]  # the library's own words may be bytes (CLIP)
+
+    def _spans(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """The normalised text, and where its words begin and end."""
         inner = self._inner
         normal = inner.normalizer.normalize_str(text) if inner.normalizer is not None else text
-        return [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(normal)]
+        spans = [] if inner.pre_tokenizer is None else inner.pre_tokenizer.pre_tokenize_str(normal)
+        return normal, [span for _, span in spans]
 
     def pieces(self, text: str) -> list[str]:
         """The word pieces of a text, without special tokens."""
@@ -215,22 +248,25 @@ class Tokenizer:
         max_length: int | None = None,
         separator: bool = True,
     ) -> Text:
-        """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` of a pair; the pieces of `a` alone where there is no [CLS].
+        """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` of a pair; the vocabulary's `start` and `end` stand for the two.
 
         Args:
             texts: B texts, or B pairs of texts.
             max_length: The most ids an item may have, special tokens included. What is too long loses pieces at the
                 end; of a pair the longer side loses first, as in BERT.
-            separator: Whether an item ends in [SEP].
+            separator: Whether an item ends in [SEP], where the vocabulary has it.
 
         Returns:
             `Text` of B items; `types` (0 up to the first [SEP] of a pair, then 1) only for pairs; `words` count
             through both sides of a pair and are -1 at special tokens.
         """
-        if self._special_or_none("cls") is None:
+        start, end = self.start, self.end
+        if start is None and end is None:
             return self._plain(texts, max_length)
         pairs = any(not isinstance(text, str) for text in texts)
-        fixed = 1 + int(pairs) + int(separator)
+        if pairs and end is None:
+            raise InputError("this vocabulary has no token between two texts; join them, or use a task's model")
+        fixed = int(start is not None) + int(pairs) + int(separator and end is not None)
         if max_length is not None and max_length < fixed:
             raise InputError(f"max_length {max_length} leaves no room for the {fixed} special tokens")
         room = None if max_length is None else max_length - fixed
@@ -238,18 +274,18 @@ class Tokenizer:
         words: list[int] = []
         types: list[int] = []
         lengths: list[int] = []
-        start, end = self.cls_id, self.sep_id
         for text in texts:
             before = len(ids)
             sides = [self._segment(side) for side in ([text] if isinstance(text, str) else text)]
             keep = _truncate([len(side[0]) for side in sides], room)
-            ids.append(start)
-            words.append(-1)
-            types.append(0)
+            opening = [] if start is None else [start]
+            ids += opening
+            words += [-1] * len(opening)
+            types += [0] * len(opening)
             first_word = 0
             for number, ((side_ids, side_words), length) in enumerate(zip(sides, keep, strict=True)):
-                closes = separator or number < len(sides) - 1
-                ids += [*side_ids[:length], *([end] if closes else [])]
+                closes = end is not None and (separator or number < len(sides) - 1)
+                ids += [*side_ids[:length], *([end] if closes and end is not None else [])]
                 words += [word + first_word if word >= 0 else -1 for word in side_words[:length]]
                 words += [-1] if closes else []
                 types += [number] * (length + int(closes))
@@ -275,12 +311,19 @@ class Tokenizer:
         layout = Layout.of([len(ids) for ids, _ in parts])
         return Text(Packed(torch.tensor(ids, dtype=torch.int64), layout), words=torch.tensor(words, dtype=torch.int64))
 
+    def _word_ids(self, encoding: tokenizers.Encoding) -> list[int | None]:
+        """The word of each piece; where words are not split before, a piece that begins with a space begins one."""
+        if not self._joined:
+            return encoding.word_ids
+        begins = [piece.startswith(SPACE) or number == 0 for number, piece in enumerate(encoding.tokens)]
+        return [number - 1 for number in accumulate(begins)]
+
     def _segment(self, text: str) -> _Pieces:
         # One at a time: the library's batch form starts threads, which forked loader workers cannot inherit.
         encoding = self._inner.encode(text, add_special_tokens=False)
         words = [
             -1 if word is None or id in self._marks else word
-            for id, word in zip(encoding.ids, encoding.word_ids, strict=True)
+            for id, word in zip(encoding.ids, self._word_ids(encoding), strict=True)
         ]
         return encoding.ids, words
 
