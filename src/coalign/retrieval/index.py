@@ -162,6 +162,18 @@ class Index:
         query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(refine)
         return [_hit(row) for row in query.select([*COLUMNS, "_distance"]).to_list()]
 
+    def columns(self, names: Sequence[str], modality: str | None = None) -> Any:
+        """Some columns of every row (of one modality, or of all), as a `pyarrow.Table` in the order of the rows."""
+        query = self._table.search()
+        if modality is not None:
+            query = query.where(_only(modality))
+        return query.select(list(dict.fromkeys(["row", *names]))).to_arrow().sort_by("row")
+
+    def thumbnail(self, row: int) -> bytes | None:
+        """The picture that is kept in the index with a row, if any."""
+        found = self._table.search().where(f"row = {int(row)}").select(["thumbnail"]).limit(1).to_list()
+        return found[0]["thumbnail"] if found else None
+
     def build_approximate(
         self, kind: Literal["flat", "product"] = "flat", partitions: int | None = None, sub_vectors: int | None = None
     ) -> None:

@@ -95,6 +95,14 @@ def search(
     (hits,) = index.search(vectors_of(encoding, asked), wanted, answers)
     if reranking is None or not hits:
         return hits[:k]
+    return rerank(model, encoding, asked, hits, answers, reranking)[:k]
+
+
+@torch.no_grad()
+def rerank(
+    model: nn.Module, encoding: Encoding, asked: Modality, hits: Sequence[Hit], answers: Modality, reranking: Reranking
+) -> list[Hit]:
+    """The answers to one query, which `encoding` is of, scored again by the fusion layers and sorted, best first."""
     if not isinstance(model, Matcher):
         raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
     if asked == answers:
@@ -109,7 +117,7 @@ def search(
         similarity -= reranking.hubness * reranking.bank.hubness(vectors_of(found, answers).cpu(), answers)
     combined = add_log_sigmoid(reranking.weight)(similarity, logits)
     scores, order = combined.sort(descending=True, stable=True)
-    return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)][:k]
+    return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)]
 
 
 def picture_of(entry: Entry) -> Picture | None:

@@ -1,0 +1,87 @@
+"""`coalign serve`."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, Pairs, say
+from coalign.cli.commands import Help
+from coalign.errors import InputError
+
+HELP = Help("a trained run", "RUN …", "search, alignment and data in the browser", 35)
+
+
+def command(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...", help="Folders of runs, one or several.")],
+    data: Annotated[str | None, arg(metavar="PAIRS", help=PAIRS_HELP, help_behavior_hint="")] = None,
+    regions: OptionalPath = None,
+    port: int = 8765,
+    host: str = "127.0.0.1",
+    token: OptionalName = None,
+    browser: Annotated[bool, arg(help_behavior_hint="")] = True,
+) -> int:
+    """Search, alignment maps, the data and the learning curves of runs, as pages on this machine.
+
+    Args:
+        regions: Region features of the pictures, for models that read regions.
+        port: The port to listen on; 0 takes a free one.
+        host: The address to listen on. Another than this machine's own is served with a token alone.
+        token: The token that requests must bring. By default drawn where the address is not this machine's own.
+        browser: Do not open a browser.
+    """
+    try:
+        import uvicorn
+
+        from coalign.serve.app import app
+        from coalign.serve.security import is_loopback
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio"):
+            raise
+        raise InputError('serving needs Starlette and uvicorn: pip install "coalign[serve]"') from None
+    from coalign.data.regions.files import open_regions
+
+    if not runs:
+        raise InputError("give the folder of a run, or several: coalign serve runs/quickstart")
+    loopback = is_loopback(host)
+    if token is None and not loopback:
+        token = secrets.token_urlsafe(24)
+    if token is not None and len(token) < 8:
+        raise InputError("--token has fewer than 8 characters; give a longer one")
+    served = app(
+        runs,
+        None if data is None else Pairs(data).open(),
+        token,
+        regions=None if regions is None else open_regions(regions),
+        loopback=loopback,
+        names=(socket.gethostname(),),
+    )
+    listening = _listen(host, port)
+    number = listening.getsockname()[1]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    link = f"http://{shown}:{number}/" + ("" if token is None else f"?token={token}")
+    print(f"coalign serve: {link}", flush=True)
+    if not loopback:
+        say(f"this listens on {host}: whoever can reach this machine and has the link sees the runs and their pictures")
+    if browser:
+        webbrowser.open(link)
+    settings = uvicorn.Config(served, log_level="warning", server_header=False, date_header=False, lifespan="off")
+    uvicorn.Server(settings).run(sockets=[listening])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(512)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cannot listen on {host}, port {port}: {error}; give another --port or --host") from None
+    return listening

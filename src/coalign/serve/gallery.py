@@ -1,0 +1,263 @@
+"""What a run is shown on: the rows of its index in memory, or pairs that the user gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coalign.analysis.datasets.sources import pair_columns
+from coalign.analysis.runs.pictures import Picture
+from coalign.data.core.samples import Source
+from coalign.data.regions.regions import RegionFile, RegionSet
+from coalign.errors import InputError
+from coalign.retrieval.index import Index
+
+Modality = Literal["image", "text", "video"]
+FEW = 60
+"""Values up to which a column is offered as a filter."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row: its text, its picture's path where it has one, and what else was kept with it."""
+
+    row: int
+    modality: Modality
+    text: str
+    image: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows [n] of one modality with their vectors [n, d]."""
+
+    rows: Tensor
+    vectors: Tensor
+
+
+class Gallery(Protocol):
+    """Rows by number. `columns` are the values of all rows by a column's name, None where a row has none."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def item(self, row: int) -> Item:
+        """Raises InputError where there is no such row."""
+        ...
+
+    def picture(self, row: int) -> Picture | None:
+        """The picture of a row, or of the pair that it belongs to."""
+        ...
+
+    def regions(self, row: int) -> RegionSet | None:
+        """The detected regions of a row's picture, for models that read regions."""
+        ...
+
+    def shown(self) -> Sequence[int]:
+        """The rows that are listed: one a picture."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str | None]]: ...
+
+
+class IndexGallery:
+    """The rows of an index. Vectors, texts and meta are in memory; pictures are read when they are shown."""
+
+    def __init__(self, index: Index, regions: RegionFile | None = None) -> None:
+        self.name = str(index.about.get("data") or index.path)
+        self.index, self._regions = index, regions
+        table = index.columns(["modality", "text", "image", "meta"])
+        if table["row"].to_pylist() != list(range(len(table))):
+            raise InputError(f"{index.path}: its rows are not numbered in order; make it again with coalign index")
+        self._table = table
+        self.modalities: list[Modality] = table["modality"].to_pylist()
+        self._parts: dict[Modality, Part] = {}
+        self._partners: dict[Modality, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.modalities)
+
+    def count(self, modality: Modality) -> int:
+        return self.modalities.count(modality)
+
+    def item(self, row: int) -> Item:
+        if not 0 <= row < len(self):
+            raise InputError(f"there is no row {row}; the index has {len(self)}")
+        text, image = (self._table[name][row].as_py() for name in ("text", "image"))
+        return Item(row, self.modalities[row], text or "", image, json.loads(self._table["meta"][row].as_py()))
+
+    def picture(self, row: int) -> Picture | None:
+        item = self.item(row)
+        if item.modality == "text" and item.image is None:
+            other = self.partner(row)
+            return None if other is None else self.picture(other)
+        return item.image or self.index.thumbnail(row)
+
+    def regions(self, row: int) -> RegionSet | None:
+        image = self.item(row).image
+        return None if self._regions is None or image is None else self._regions[image]
+
+    def part(self, modality: Modality) -> Part:
+        """The vectors of one modality; read when they are first wanted."""
+        if modality not in self._parts:
+            table = self.index.columns(["vector"], modality)
+            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            vectors = torch.from_numpy(np.array(flat, np.float32)).view(-1, self.index.width)
+            self._parts[modality] = Part(torch.tensor(table["row"].to_numpy()), vectors)
+        return self._parts[modality]
+
+    def vector(self, row: int) -> Tensor:
+        """[d] the vector of a row."""
+        part = self.part(self.item(row).modality)
+        return part.vectors[int(torch.searchsorted(part.rows, row))]
+
+    @cached_property
+    def pairs(self) -> Tensor:
+        """[N] a number a row: rows of one pair, or with one text, have the same."""
+        numbers: dict[Any, int] = {}
+        found: list[int] = []
+        for text, meta in zip(self._table["text"].to_pylist(), self._table["meta"].to_pylist(), strict=True):
+            place = _place(meta)
+            keys = [key for key in (text or None, place) if key is not None]
+            known = [numbers[key] for key in keys if key in numbers]
+            number = known[0] if known else len(found)
+            for key in keys:
+                numbers.setdefault(key, number)
+            found.append(number)
+        return torch.tensor(found, dtype=torch.int64)
+
+    def partner(self, row: int) -> int | None:
+        """A row of the other modality that belongs to the same pair."""
+        found = int(self.partners("image" if self.modalities[row] == "text" else "text")[row])
+        return None if found < 0 else found
+
+    def partners(self, modality: Modality) -> Tensor:
+        """[N] for every row the first row of that modality in the same pair, -1 where there is none."""
+        if modality not in self._partners:
+            none = len(self)
+            rows = torch.tensor([row for row, own in enumerate(self.modalities) if own == modality], dtype=torch.int64)
+            first = torch.full((none,), none).scatter_reduce(0, self.pairs[rows], rows, "amin")[self.pairs]
+            self._partners[modality] = first.masked_fill(first == none, -1)
+        return self._partners[modality]
+
+    def having(self, name: str, value: str) -> Tensor:
+        """[N] whether a row has that value in that column.
+
+        Raises:
+            InputError: There is no such column; the message lists those there are.
+        """
+        if name not in self.columns:
+            raise InputError(f"no column {name!r} to filter by; there are: {', '.join(self.columns) or 'none'}")
+        return torch.tensor([own == value for own in self.columns[name]])
+
+    def shown(self) -> Sequence[int]:
+        wanted: Modality = "video" if self.count("video") else "image" if self.count("image") else "text"
+        return [row for row, modality in enumerate(self.modalities) if modality == wanted]
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str | None]]:
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> Mapping[str, Sequence[str | None]]:
+        """What was kept with the rows, and the columns of the table that the index was made of, where it is there."""
+        metas = [json.loads(meta) for meta in self._table["meta"].to_pylist()]
+        names = dict.fromkeys(name for meta in metas[:1000] for name in meta)
+        kept = {name: [meta.get(name) for meta in metas] for name in names if name not in ("row", "start", "end")}
+        kept = {name: [None if v is None else str(v) for v in values] for name, values in kept.items()}
+        by_place: dict[tuple[str, str], dict[str, str | None]] = {}
+        for file in {meta["file"] for meta in metas if isinstance(meta.get("file"), str)}:
+            by_place |= _table_columns(Path(file))
+        others = dict.fromkeys(name for own in by_place.values() for name in own)
+        for name in others:
+            kept[name] = [by_place.get((str(m.get("file")), str(m.get("row"))), {}).get(name) for m in metas]
+        return few_valued(kept)
+
+
+class PairGallery:
+    """Pairs that the user gave, without vectors: a row a sample."""
+
+    def __init__(self, source: Source, regions: RegionFile | None = None) -> None:
+        self.name = source.name
+        self._source, self._regions = source, regions
+        self._rows = range(len(source))
+        if regions is not None:
+            self._rows = [i for i in self._rows if regions.find(_image_name(source, i)) is not None]
+            if not self._rows:
+                raise InputError(f"{regions.name}: has no regions of the images in {source.name}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def item(self, row: int) -> Item:
+        if not 0 <= row < len(self):
+            raise InputError(f"there is no row {row}; the data has {len(self)}")
+        sample = self._source[self._rows[row]]
+        image = str(sample.image) if isinstance(sample.image, str | Path) else None
+        meta = {"file": sample.where.file, "row": sample.where.row, "texts": list(sample.texts)}
+        return Item(row, "image", sample.texts[0] if sample.texts else "", image, meta)
+
+    def picture(self, row: int) -> Picture | None:
+        self.item(row)
+        image: Any = self._source[self._rows[row]].image
+        return image
+
+    def regions(self, row: int) -> RegionSet | None:
+        return None if self._regions is None else self._regions[_image_name(self._source, self._rows[row])]
+
+    def shown(self) -> Sequence[int]:
+        return range(len(self))
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str | None]]:
+        return {}
+
+
+def few_valued(columns: Mapping[str, Sequence[str | None]]) -> dict[str, Sequence[str | None]]:
+    """The columns with at least two and at most `FEW` values."""
+    found: dict[str, Sequence[str | None]] = {}
+    for name, values in columns.items():
+        if 2 <= len({value for value in values if value is not None}) <= FEW:
+            found[name] = values
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+def _place(meta: str) -> tuple[str, str] | None:
+    said = json.loads(meta)
+    return (str(said["file"]), str(said["row"])) if "file" in said and "row" in said else None
+
+
+def _image_name(source: Source, index: int) -> str | int:
+    sample = source[index]
+    return str(sample.image) if isinstance(sample.image, str | Path) else sample.id
+
+
+def _table_columns(file: Path) -> dict[tuple[str, str], dict[str, str | None]]:
+    """The label columns of a table by (file, row); nothing where it is no table, or gone."""
+    from coalign.data.pairs.sources import open_source
+    from coalign.data.pairs.tables import is_table
+
+    if not file.is_file() or not is_table(file):
+        return {}
+    try:
+        source = open_source(file)
+        columns = pair_columns(source)
+    except InputError:
+        return {}
+    found: dict[tuple[str, str], dict[str, str | None]] = {}
+    for number, where in enumerate(columns.where):
+        place = (source.name, where.removeprefix("row "))
+        found[place] = {name: values[number] for name, values in columns.labels.items()}
+    return found
