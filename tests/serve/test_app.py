@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 
 from coalign.arguments import load_run
 from coalign.retrieval.index import Index
+from coalign.retrieval.search import search
 from coalign.serve.app import app
 from coalign.serve.maps import explain
 from coalign.serve.security import COOKIE
-from coalign.tasks.pairs.search import search
 
 BASE = "http://127.0.0.1:8765"
 
@@ -53,7 +53,7 @@ def test_search_by_text_is_the_command_lines(client, run):
 
 
 def test_reranked_search_is_the_command_lines(client, run):
-    from coalign.tasks.pairs.retrieval import Reranking
+    from coalign.retrieval.rerank import Reranking
 
     found = client.get("/api/search", params={"text": "a blue square", "k": 9, "rerank": 1}).json()["answers"]
     hits = search(load_run(run), Index.open(run / "index"), "a blue square", 9, reranking=Reranking.of_run(run))

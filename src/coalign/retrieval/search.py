@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,7 @@ from coalign.progress import with_progress
 from coalign.retrieval.embed import Entry, Store, as_encoder, embed, vector_width, vectors_of
 from coalign.retrieval.index import Hit, Index
 from coalign.retrieval.rerank import Matcher, Reranking, add_log_sigmoid
-from coalign.types import Batch, InputSpec
+from coalign.types import Batch, Encoding, InputSpec
 
 THUMBNAIL = 256  # longer side in pixels of a picture that is kept in the index because it is no file of its own
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from coalign.analysis.datasets.sources import pair_columns
-from coalign.analysis.runs.pictures import Picture
 from coalign.data.core.samples import Source
+from coalign.data.images.pictures import Picture
 from coalign.data.regions.regions import RegionFile, RegionSet
 from coalign.errors import InputError
 from coalign.retrieval.index import Index

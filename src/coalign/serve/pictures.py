@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from io import BytesIO
 
-from coalign.analysis.runs.pictures import Picture, fit
 from coalign.data.images.decode import decode_image
+from coalign.data.images.pictures import Picture, fit
 
 MEDIA = "image/webp"
 

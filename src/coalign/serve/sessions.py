@@ -15,16 +15,17 @@ from torch.nn.functional import normalize
 
 from coalign.arguments import load_run, run_config
 from coalign.data.core.samples import Source
+from coalign.data.inputs import encode
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
 from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Hit, Index
+from coalign.retrieval.moments import without_overlaps
+from coalign.retrieval.rerank import Reranking
+from coalign.retrieval.search import rerank
 from coalign.serve.calibration import Calibration, calibrate
 from coalign.serve.gallery import Gallery, IndexGallery, Modality, PairGallery
 from coalign.serve.worker import Worker
-from coalign.tasks.pairs.retrieval import Reranking
-from coalign.tasks.pairs.search import encode, rerank
-from coalign.tasks.videos.video_search import without_overlaps
 from coalign.types import Encoding
 
 CALIBRATION_PAIRS = 48
