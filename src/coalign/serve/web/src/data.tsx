@@ -1,0 +1,219 @@
+// Data: the set as a map, its findings, and marks of pairs that are not as they should be.
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { bytes, json, query, type Answer, type Rows } from "./api";
+import type { Screen } from "./app";
+import { drawCloud, inside, nearest, PALETTE, parseCloud, toMap, type Cloud, type View } from "./scatter";
+import { Grid } from "./search";
+
+interface MapSaid { run: string; of: string; method: string; pending: boolean; count: number; bytes: string; columns: Record<string, { values: string[]; codes: string }>; }
+interface Finding { kind: string; severity: number; title: string; detail: string; rows: number[]; subject: string; }
+interface Findings { state: "none" | "pending" | "done" | "failed"; error?: string; findings: Finding[]; }
+interface Mark { row: number; mark: string; text: string; }
+interface Marks { file: string | null; marks: Mark[]; }
+
+const SIDE = 720;
+const SEVERITY: Record<number, string> = { 3: "mend", 2: "know", 1: "note" };
+
+export function Data({ state, change, runs }: Screen) {
+  const run = state.run ?? runs[0]?.name ?? "";
+  const of = state.of ?? "image";
+  const [said, setSaid] = useState<MapSaid | null>(null);
+  const [cloud, setCloud] = useState<Cloud | null>(null);
+  const [codes, setCodes] = useState<Record<string, Uint8Array>>({});
+  const [error, setError] = useState("");
+  const [findings, setFindings] = useState<Findings | null>(null);
+  const [chosen, setChosen] = useState<number[]>(() => (state.rows ?? "").split(",").filter(Boolean).map(Number));
+  const [answers, setAnswers] = useState<Answer[]>([]);
+  const [marks, setMarks] = useState<Marks>({ file: null, marks: [] });
+  const colour = state.colour ?? "";
+
+  useEffect(() => {
+    let current = true;
+    let timer = 0;
+    const ask = async (): Promise<void> => {
+      try {
+        const next = await json<MapSaid>(`/api/map?${query({ run, of })}`);
+        if (!current) return;
+        const data = await bytes(next.bytes);
+        const found: Record<string, Uint8Array> = {};
+        for (const [name, column] of Object.entries(next.columns)) found[name] = new Uint8Array(await bytes(column.codes));
+        if (!current) return;
+        setSaid(next);
+        setCloud(parseCloud(data, next.count));
+        setCodes(found);
+        setError("");
+        if (next.pending) timer = window.setTimeout(ask, 2000);
+      } catch (problem) {
+        if (current) setError((problem as Error).message);
+      }
+    };
+    void ask();
+    return () => { current = false; clearTimeout(timer); };
+  }, [run, of]);
+
+  useEffect(() => {
+    json<Marks>(`/api/marks?${query({ run })}`).then(setMarks, () => undefined);
+    json<Findings>(`/api/findings?${query({ run })}`).then(setFindings, () => undefined);
+  }, [run]);
+  useEffect(() => {
+    if (findings?.state !== "pending") return;
+    const timer = setTimeout(() => json<Findings>(`/api/findings?${query({ run })}`).then(setFindings, () => undefined), 2000);
+    return () => clearTimeout(timer);
+  }, [findings]);
+
+  useEffect(() => {
+    let current = true;
+    if (!chosen.length) return setAnswers([]);
+    json<Rows>(`/api/rows?${query({ run, k: 200, row: chosen.slice(0, 200).map(String) })}`).then((found) => current && setAnswers(found.rows), (e: Error) => setError(e.message));
+    return () => void (current = false);
+  }, [run, chosen]);
+
+  const choose = (rows: number[]): void => {
+    setChosen(rows);
+    change({ rows: rows.length <= 200 ? rows.join(",") : "" });
+  };
+  const marked = useMemo(() => new Set(marks.marks.map((mark) => mark.row)), [marks]);
+  const mark = (row: number): void => {
+    const body = JSON.stringify({ run, row, mark: marked.has(row) ? "" : "wrong" });
+    json<Marks>("/api/marks", { method: "POST", headers: { "Content-Type": "application/json" }, body }).then(setMarks, (e: Error) => setError(e.message));
+  };
+
+  return (
+    <section aria-label="Data">
+      <div class="options">
+        <label>map of <select id="of" value={of} onChange={(e) => change({ of: e.currentTarget.value })}>
+          <option value="image">pictures</option><option value="text">texts</option><option value="both">both</option>
+        </select></label>
+        <label>colour by <select id="colour" value={colour} onChange={(e) => change({ colour: e.currentTarget.value })}>
+          <option value="">nothing</option>
+          {Object.keys(said?.columns ?? {}).map((name) => <option key={name} value={name}>{name}</option>)}
+        </select></label>
+        {said && <span role="status">{said.count.toLocaleString("en")} points, {said.method}{said.pending ? "; UMAP is being computed…" : ""}</span>}
+      </div>
+      {error && <p class="error" role="alert">{error}</p>}
+      <div class="data">
+        {cloud && <Points cloud={cloud} codes={codes[colour] ?? null} chosen={chosen} choose={choose} run={run} />}
+        <div class="side">
+          {colour && said?.columns[colour] && (
+            <ul class="legend" aria-label={`colours by ${colour}`}>
+              {said.columns[colour].values.map((value, i) => <li key={value}><svg viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" fill={PALETTE[i % PALETTE.length]} /></svg>{value}</li>)}
+            </ul>
+          )}
+          <h2>Findings</h2>
+          {!findings || findings.state === "none" ? (
+            <button type="button" id="analyze" onClick={() => json<Findings>(`/api/findings?${query({ run })}`, { method: "POST" }).then(setFindings, (e: Error) => setError(e.message))}>analyse this set</button>
+          ) : findings.state === "pending" ? <p role="status">analysing…</p> : findings.state === "failed" ? <p class="error">{findings.error}</p> : (
+            <ul class="findings">
+              {findings.findings.map((one, i) => (
+                <li key={i}><button type="button" disabled={!one.rows.length} onClick={() => choose(one.rows)}><strong>{SEVERITY[one.severity]}</strong> {one.title}</button><p>{one.detail}</p></li>
+              ))}
+            </ul>
+          )}
+          <h2>Marks</h2>
+          <p role="status">{marks.marks.length} marked as wrong{marks.file ? `, in ${marks.file}` : ""}</p>
+          <p class="actions">
+            <a class="button" href={`/api/marks/table?${query({ run, of: "kept" })}`} download>the pairs without them</a>{" "}
+            <a class="button" href={`/api/marks/table?${query({ run, of: "marked" })}`} download>the marked ones</a>
+          </p>
+        </div>
+      </div>
+      {chosen.length > 0 && (
+        <>
+          <p class="count" role="status">{chosen.length.toLocaleString("en")} chosen{chosen.length > 200 ? ", the first 200 shown" : ""} <button type="button" onClick={() => choose([])}>none</button></p>
+          <Grid answers={answers} run={run} change={change} chosen={marked} choose={mark} />
+        </>
+      )}
+    </section>
+  );
+}
+
+function Points({ cloud, codes, chosen, choose, run }: { cloud: Cloud; codes: Uint8Array | null; chosen: number[]; choose: (rows: number[]) => void; run: string }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const over = useRef<SVGPolylineElement>(null);
+  const [view, setView] = useState<View>({ x: 0, y: 0, scale: 1 });
+  const [tip, setTip] = useState<{ x: number; y: number; row: number } | null>(null);
+  const [pan, setPan] = useState(false);
+  const drag = useRef<{ from: [number, number]; view: View; line: [number, number][] } | null>(null);
+  const set = useMemo(() => new Set(chosen), [chosen]);
+
+  useEffect(() => {
+    const frame = requestAnimationFrame(() => {
+      if (!canvas.current) return;
+      const start = performance.now();
+      drawCloud(canvas.current, cloud, view, codes, set);
+      canvas.current.dataset.milliseconds = (performance.now() - start).toFixed(1);
+    });
+    return () => cancelAnimationFrame(frame);
+  }, [cloud, view, codes, set]);
+
+  const at = (event: PointerEvent | WheelEvent | MouseEvent): [number, number] => {
+    const box = canvas.current!.getBoundingClientRect();
+    return [((event.clientX - box.left) / box.width) * SIDE, ((event.clientY - box.top) / box.height) * SIDE];
+  };
+  const show = (line: [number, number][]): void => over.current?.setAttribute("points", line.map((p) => p.join(",")).join(" "));
+
+  return (
+    <div class="map">
+      <canvas ref={canvas} width={SIDE} height={SIDE} tabIndex={0} role="application"
+        aria-label={`a map of ${cloud.rows.length} points; drag a line around some to choose them; plus and minus zoom, arrows move`}
+        onPointerDown={(e) => {
+          canvas.current!.setPointerCapture(e.pointerId);
+          drag.current = { from: at(e), view, line: [at(e)] };
+          setTip(null);
+        }}
+        onPointerMove={(e) => {
+          const [x, y] = at(e);
+          if (!drag.current) {
+            const found = nearest(cloud, view, SIDE, x, y, 12);
+            setTip(found < 0 ? null : { x, y, row: cloud.rows[found]! });
+          } else if (pan || e.shiftKey) {
+            const [fx, fy] = drag.current.from;
+            const unit = SIDE * 0.94 * view.scale;
+            setView({ ...drag.current.view, x: drag.current.view.x - (x - fx) / unit, y: drag.current.view.y - (y - fy) / unit });
+          } else {
+            drag.current.line.push([x, y]);
+            show(drag.current.line);
+          }
+        }}
+        onPointerUp={(e) => {
+          const line = drag.current?.line ?? [];
+          drag.current = null;
+          show([]);
+          if (pan || e.shiftKey) return;
+          if (line.length > 3) return choose(inside(cloud, line.map(([x, y]) => toMap(view, SIDE, x, y))));
+          const found = nearest(cloud, view, SIDE, ...at(e), 12);
+          if (found >= 0) choose([cloud.rows[found]!]);
+        }}
+        onPointerLeave={() => setTip(null)}
+        onWheel={(e) => {
+          e.preventDefault();
+          const [x, y] = at(e);
+          zoom(e.deltaY < 0 ? 1.25 : 0.8, x, y);
+        }}
+        onKeyDown={(e) => {
+          const by = 0.1 / view.scale;
+          const moved = { ArrowLeft: [-by, 0], ArrowRight: [by, 0], ArrowUp: [0, -by], ArrowDown: [0, by] }[e.key];
+          if (e.key === "+" || e.key === "-") zoom(e.key === "+" ? 1.25 : 0.8, SIDE / 2, SIDE / 2);
+          else if (moved) setView({ ...view, x: view.x + moved[0]!, y: view.y + moved[1]! });
+          else return;
+          e.preventDefault();
+        }} />
+      <svg class="lasso" viewBox={`0 0 ${SIDE} ${SIDE}`} aria-hidden="true"><polyline ref={over} /></svg>
+      {tip && <img class="tip" alt="" src={`/api/image/${tip.row}?${query({ run, side: 128 })}`} style={{ left: `${(tip.x / SIDE) * 100}%`, top: `${(tip.y / SIDE) * 100}%` }} />}
+      <p class="actions">
+        <button type="button" onClick={() => zoom(1.5, SIDE / 2, SIDE / 2)} aria-label="closer">+</button>
+        <button type="button" onClick={() => zoom(1 / 1.5, SIDE / 2, SIDE / 2)} aria-label="further away">−</button>
+        <button type="button" onClick={() => setView({ x: 0, y: 0, scale: 1 })}>all</button>
+        <button type="button" aria-pressed={pan} onClick={() => setPan(!pan)}>move</button>
+      </p>
+    </div>
+  );
+
+  function zoom(by: number, x: number, y: number): void {
+    const scale = Math.min(Math.max(view.scale * by, 0.5), 200);
+    const [mx, my] = toMap(view, SIDE, x, y);
+    const [nx, ny] = toMap({ ...view, scale }, SIDE, x, y);
+    setView({ x: view.x + mx - nx, y: view.y + my - ny, scale });
+  }
+}
