@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from coalign import __version__
@@ -22,10 +22,13 @@ from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
 from coalign.serve.gallery import IndexGallery, Modality
 from coalign.serve.maps import Maps, explain
+from coalign.serve.marks import KINDS, Marks, marked_table
 from coalign.serve.openapi import description, page_of
 from coalign.serve.pictures import MEDIA, Kept, encoded
 from coalign.serve.security import Guard
 from coalign.serve.sessions import Answer, Query, Session, Term, open_sessions
+from coalign.serve.study import Of, Studies, findings_of, lay_out, principal, vectors_of
+from coalign.serve.training import training_of
 from coalign.serve.uploads import Fields, Missing, TooLarge, check_picture, picture_in, read_body, read_json
 from coalign.serve.worker import BOUND, Busy
 
@@ -79,6 +82,8 @@ class Service:
         self.sessions = sessions
         self._pictures, self._maps = Kept(PICTURE_BYTES), Kept(MAP_BYTES)
         self._openings = threading.Lock()
+        self._studies = Studies()
+        self._marks = {name: Marks(session.run) for name, session in sessions.items()}
 
     def routes(self) -> list[Route]:
         listed: list[tuple[str, str, Handler]] = [
@@ -90,6 +95,13 @@ class Service:
             ("GET", "/api/image/{row}", self.image),
             ("GET", "/api/video/{row}", self.video),
             ("GET", "/api/rows", self.rows),
+            ("GET", "/api/map", self.map),
+            ("GET", "/api/findings", self.findings),
+            ("POST", "/api/findings", self.findings),
+            ("GET", "/api/marks", self.marks),
+            ("POST", "/api/marks", self.marks),
+            ("GET", "/api/marks/table", self.marks_table),
+            ("GET", "/api/run", self.run),
             ("GET", "/api/openapi.json", self.openapi),
             ("GET", "/api/docs", self.docs),
             *[("GET", path, self.page) for path in FILES],
@@ -233,6 +245,83 @@ class Service:
                 "rows": [{k: v for k, v in row.items() if k not in ("score", "p_match")} for row in listed],
             }
         )
+
+    async def map(self, request: Request) -> Response:
+        fields = Fields.of_query(request)
+        session = self._session(fields)
+        await self._opened(session)
+        of: Any = fields.choice("of", ("image", "text", "both"), "image")
+        return JSONResponse(await run_in_threadpool(self._map, session, of))
+
+    def _map(self, session: Session, of: Of) -> dict[str, Any]:
+        gallery = session.index
+        rows, vectors = vectors_of(gallery, of)
+        job = self._studies.start(("map", session.name, of), lay_out, vectors)
+        is_laid_out = job.done() and job.exception() is None
+        key = f"map-{session.name}-{of}-{'umap' if is_laid_out else 'pca'}"
+        if self._maps.get(key) is None:
+            places = job.result() if is_laid_out else principal(vectors)
+            self._maps.put(key, rows.astype("<i4").tobytes() + places.astype("<f4").tobytes())
+        columns: dict[str, Any] = {}
+        for number, (name, values) in enumerate(gallery.columns.items()):
+            known = sorted({value for value in values if value is not None})
+            code = {value: place for place, value in enumerate(known)}
+            column = f"codes-{session.name}-{of}-{number}"
+            codes = bytes(255 if (value := values[row]) is None else code[value] for row in rows.tolist())
+            self._maps.put(column, codes)
+            columns[name] = {"values": known, "codes": f"/api/bytes/{column}"}
+        method = "UMAP" if is_laid_out else "principal components"
+        said = {"run": session.name, "of": of, "method": method, "pending": not job.done(), "count": len(rows)}
+        return {**said, "bytes": f"/api/bytes/{key}", "columns": columns}
+
+    async def findings(self, request: Request) -> Response:
+        fields = Fields.of_query(request)
+        session = self._session(fields)
+        await self._opened(session)
+        key, path = ("findings", session.name), session.index.index.path
+        job = self._studies.start(key, findings_of, path, session.name) if request.method == "POST" else None
+        job = job or self._studies.job(key)
+        if job is None:
+            return JSONResponse({"state": "none", "findings": []})
+        if not job.done():
+            return JSONResponse({"state": "pending", "findings": []})
+        error = job.exception()
+        if error is not None:
+            return JSONResponse({"state": "failed", "error": " ".join(str(error).split()), "findings": []})
+        return JSONResponse({"state": "done", "findings": job.result()})
+
+    async def marks(self, request: Request) -> Response:
+        if request.method == "GET":
+            return self._marked(self._session(Fields.of_query(request)))
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise InputError('a mark is JSON: {"run", "row", "mark"}')
+        fields = Fields.of_json(await read_json(request, 2**16))
+        session = self._session(fields)
+        item = self._item(await self._opened(session), fields.integer("row", 0, MOST_ROWS))
+        mark = fields.choice("mark", KINDS, "wrong")
+        said = {"text": item.text, "image": item.image}
+        await run_in_threadpool(self._marks[session.name].put, item.row, mark, said)
+        return self._marked(session)
+
+    def _marked(self, session: Session) -> Response:
+        marks = self._marks[session.name]
+        file = None if marks.file is None else str(marks.file)
+        return JSONResponse({"file": file, "marks": sorted(marks.by_row.values(), key=lambda mark: mark["row"])})
+
+    async def marks_table(self, request: Request) -> Response:
+        fields = Fields.of_query(request)
+        session = self._session(fields)
+        gallery, of = await self._opened(session), fields.choice("of", ("kept", "marked"), "kept")
+        name, media, parts = await run_in_threadpool(
+            marked_table, gallery, self._marks[session.name], "kept" if of == "kept" else "marked"
+        )
+        return StreamingResponse(
+            parts, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'}
+        )
+
+    async def run(self, request: Request) -> Response:
+        session = self._session(Fields.of_query(request))
+        return JSONResponse({"run": session.name, **await run_in_threadpool(training_of, session.run)})
 
     async def openapi(self, request: Request) -> Response:
         del request

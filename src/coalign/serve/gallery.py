@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,33 +44,6 @@ class Part:
     vectors: Tensor
 
 
-class Gallery(Protocol):
-    """Rows by number. `columns` are the values of all rows by a column's name, None where a row has none."""
-
-    name: str
-
-    def __len__(self) -> int: ...
-
-    def item(self, row: int) -> Item:
-        """Raises InputError where there is no such row."""
-        ...
-
-    def picture(self, row: int) -> Picture | None:
-        """The picture of a row, or of the pair that it belongs to."""
-        ...
-
-    def regions(self, row: int) -> RegionSet | None:
-        """The detected regions of a row's picture, for models that read regions."""
-        ...
-
-    def shown(self) -> Sequence[int]:
-        """The rows that are listed: one a picture."""
-        ...
-
-    @property
-    def columns(self) -> Mapping[str, Sequence[str | None]]: ...
-
-
 class IndexGallery:
     """The rows of an index. Vectors, texts and meta are in memory; pictures are read when they are shown."""
 
@@ -98,6 +71,7 @@ class IndexGallery:
         return Item(row, self.modalities[row], text or "", image, json.loads(self._table["meta"][row].as_py()))
 
     def picture(self, row: int) -> Picture | None:
+        """The picture of a row, or of the pair that it belongs to."""
         item = self.item(row)
         if item.modality == "text" and item.image is None:
             other = self.partner(row)
@@ -222,6 +196,10 @@ class PairGallery:
     @property
     def columns(self) -> Mapping[str, Sequence[str | None]]:
         return {}
+
+
+Gallery = IndexGallery | PairGallery
+"""Rows by number: `item`, `picture`, `regions` of one, `shown` lists one a picture, `columns` are their values."""
 
 
 def few_valued(columns: Mapping[str, Sequence[str | None]]) -> dict[str, Sequence[str | None]]:

@@ -89,6 +89,17 @@ def description() -> dict[str, Any]:
     add("/api/video/{row}", "get", "The video of a moment; parts may be asked for.", (ROW, RUN), None, "video/*")
     rows = ("row", "query", "integer", "Only these rows; several may be given.")
     add("/api/rows", "get", "Rows of the index or the data, and its columns.", (RUN, rows, OFFSET, K, WHERE))
+    of = ("of", "query", "string", "image, text or both.")
+    add("/api/map", "get", "Where each row lies on the map: int32 rows, then float32 x and y at `bytes`.", (RUN, of))
+    add("/api/findings", "get", "What stands out in the set, once it has been analysed.", (RUN,))
+    add("/api/findings", "post", "Begins the analysis.", (RUN,))
+    add("/api/marks", "get", "The marks of a run.", (RUN,))
+    mark = {"run": {"type": "string"}, "row": {"type": "integer"}, "mark": {"type": "string"}}
+    marks = {"application/json": {"schema": {"type": "object", "properties": mark}}}
+    add("/api/marks", "post", 'Marks a row as "wrong"; an empty mark takes it back.', (), marks)
+    which = ("of", "query", "string", "kept or marked.")
+    add("/api/marks/table", "get", "The pairs that are not marked, or those that are, as a table.", (RUN, which))
+    add("/api/run", "get", "Settings, learning curves and figures of a run.", (RUN,))
     error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return {
         "openapi": "3.1.0",

@@ -1,0 +1,159 @@
+"""What the Data screen shows of an index: its vectors as a map, and what stands out in it.
+
+Both take long and hold the interpreter, so they run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from coalign.analysis.datasets.cache import Towers
+from coalign.analysis.datasets.columns import Columns
+from coalign.analysis.datasets.found import Options
+from coalign.errors import InputError
+from coalign.retrieval.index import Index
+from coalign.serve.gallery import IndexGallery, Modality
+
+Floats = npt.NDArray[np.floating[Any]]
+Of = Literal["image", "text", "both"]
+T = TypeVar("T")
+
+SAMPLE = 20_000
+"""Vectors that UMAP lays out; the others are put among them."""
+MOST_PAIRS = 4_000
+"""Pairs that findings are looked for in."""
+
+
+def principal(vectors: Floats) -> Floats:
+    """[n, 2] the first two principal components, scaled to 0 to 1."""
+    centred = vectors - vectors.mean(0)
+    if len(centred) < 2:
+        return np.full((len(centred), 2), 0.5, np.float32)
+    _, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    return unit_square(centred @ axes[:, ::-1][:, :2])
+
+
+def lay_out(vectors: Floats, seed: int = 0) -> Floats:
+    """[n, 2] UMAP (McInnes et al. 2018) by cosine, scaled to 0 to 1. Of many, a sample is laid out and the others are
+    placed by it. Raises InputError where umap-learn is missing."""
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise InputError('a UMAP map needs umap-learn: pip install "coalign[analysis]"') from None
+    generator = np.random.default_rng(seed)
+    drawn = np.sort(generator.permutation(len(vectors))[:SAMPLE])
+    model: Any = UMAP(n_neighbors=min(15, max(len(drawn) - 1, 2)), metric="cosine", random_state=seed, low_memory=True)
+    found = np.empty((len(vectors), 2), np.float32)
+    found[drawn] = model.fit_transform(vectors[drawn])
+    others = np.setdiff1d(np.arange(len(vectors)), drawn)
+    if len(others):
+        found[others] = model.transform(vectors[others])
+    return unit_square(found)
+
+
+def unit_square(places: Floats) -> Floats:
+    """Places with all but the outermost hundredth stretched over 0 to 1; the outermost are drawn in."""
+    low, high = np.quantile(places, [0.002, 0.998], axis=0)
+    return ((places - low) / np.maximum(high - low, 1e-9)).clip(-0.03, 1.03).astype(np.float32)
+
+
+class StoredTower:
+    """The vectors of an index as those of an encoder: nothing is encoded again."""
+
+    def __init__(self, name: str, modality: Literal["image", "text"], vectors: Mapping[Any, Floats]) -> None:
+        self.name, self.key = name, f"stored {name}"
+        self.modality: Literal["image", "text"] = modality
+        self._vectors = vectors
+
+    def encode(self, items: Sequence[Any]) -> Mapping[str, Floats]:
+        return {self.name: np.stack([self._vectors[item] for item in items])}
+
+
+def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+    """What `coalign analyze` finds in the pairs of an index (of many, a sample), by the index's own vectors.
+
+    Rows of findings are rows of the index.
+    """
+    from dataclasses import replace
+
+    from coalign.analysis.datasets.columns import plain
+    from coalign.analysis.datasets.study import study
+    from coalign.analysis.datasets.summary import summarise
+
+    gallery = IndexGallery(Index.open(path))
+    images, texts = gallery.part("image"), gallery.part("text")
+    partners = gallery.partners("text")
+    pairs = [(row, int(partners[row])) for row in images.rows.tolist() if int(partners[row]) >= 0]
+    if len(pairs) > most:
+        kept = np.sort(np.random.default_rng(0).permutation(len(pairs))[:most])
+        pairs = [pairs[i] for i in kept.tolist()]
+    if not pairs:
+        raise InputError(f"{path}: holds no pairs of a picture and a text to analyse")
+    shown = [gallery.picture(row) for row, _ in pairs]
+    place = {row: i for i, row in enumerate(images.rows.tolist())}
+    words = {row: i for i, row in enumerate(texts.rows.tolist())}
+    captions = [gallery.item(text).text for _, text in pairs]
+    image = StoredTower(
+        f"{name}, image",
+        "image",
+        {p: images.vectors[place[row]].numpy() for p, (row, _) in zip(shown, pairs, strict=True)},
+    )
+    text = StoredTower(
+        f"{name}, text",
+        "text",
+        {c: texts.vectors[words[row]].numpy() for c, (_, row) in zip(captions, pairs, strict=True)},
+    )
+    labels = {column: [values[row] for row, _ in pairs] for column, values in gallery.columns.items()}
+    columns = Columns(gallery.name, len(pairs), captions, [p for p in shown if p is not None], labels=labels)
+    options = Options(images=most, pairs=most, points=200, words=20)
+    found = study(columns, Towers([image], [text], (image, text)), options)
+    listed = [plain(finding) for finding in summarise(replace(found))]
+    for finding in listed:
+        finding["rows"] = [pairs[row][0] for row in finding["rows"]]
+    return listed
+
+
+class Studies:
+    """Long computations in one process beside the server's, each done once and kept."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._jobs: dict[tuple[Any, ...], Future[Any]] = {}
+        self._lock = threading.Lock()
+
+    def start(self, key: tuple[Any, ...], function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """The job of that key, begun if it has not been."""
+        with self._lock:
+            if key not in self._jobs:
+                if self._pool is None:
+                    self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                self._jobs[key] = self._pool.submit(function, *arguments)
+            return self._jobs[key]
+
+    def job(self, key: tuple[Any, ...]) -> Future[Any] | None:
+        return self._jobs.get(key)
+
+    def close(self) -> None:
+        """Ends the process, whatever it is at."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def vectors_of(gallery: IndexGallery, of: Of) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The rows [n] that a map shows and their vectors [n, d]: of pictures (or moments), of texts, or of both."""
+    wanted: list[Modality] = ["image", "text"] if of == "both" else [of]
+    if gallery.count("video"):
+        wanted = ["video"]
+    parts = [gallery.part(modality) for modality in wanted if gallery.count(modality)]
+    if not parts:
+        raise InputError(f"{gallery.index.path}: holds no {of} vectors")
+    rows = np.concatenate([part.rows.numpy() for part in parts])
+    return rows, np.concatenate([part.vectors.numpy() for part in parts])
