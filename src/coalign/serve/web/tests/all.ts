@@ -1,0 +1,110 @@
+// What is computed without a browser: decoding, choosing, scales, places, lassos, addresses.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { query } from "../src/api";
+import { asMultiples, colour, css, decode, extent, placeAt, placeBox, rowsOf, strength, svg, values, wordsAt, type Said } from "../src/heat";
+import { inside, nearest, parseCloud, toMap, toScreen } from "../src/scatter";
+import { parse } from "../src/state";
+import { fromBase64 } from "../src/viewer";
+
+const said: Said = {
+  words: ["red", "boat"], method: "cross_attention", methods: ["cross_attention"], kind: "grid", grid: [1, 3], boxes: null,
+  box: [0, 0, 1, 1], layers: 1, heads: 2, places: 3,
+};
+
+// rows: 2 words of the method's own map, then 2 heads of 2 words
+function packed(rows: number[][]): ArrayBuffer {
+  const bytes = new ArrayBuffer(rows.length * (8 + rows[0]!.length));
+  rows.forEach((row, i) => {
+    const [low, high] = [Math.min(...row), Math.max(...row)];
+    new Float32Array(bytes, 8 * i, 2).set([low, high]);
+    new Uint8Array(bytes, 8 * rows.length + i * row.length).set(row.map((v) => Math.round(((v - low) / (high - low || 1)) * 255)));
+  });
+  return bytes;
+}
+
+const ROWS = [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0.5]];
+const maps = decode(said, packed(ROWS));
+const near = (a: ArrayLike<number>, b: number[]): void =>
+  b.forEach((value, i) => assert.ok(Math.abs(a[i]! - value) < 0.004, `${Array.from(a)} is not ${b}`));
+
+test("a choice is the mean of its rows", () => {
+  near(values(maps, { layer: -1, head: -1, words: [0] }), [0, 1, 0]);
+  near(values(maps, { layer: -1, head: -1, words: [] }), [0, 0.5, 0.5]);
+  near(values(maps, { layer: 0, head: 1, words: [0] }), [0, 0, 1]);
+  near(values(maps, { layer: 0, head: -1, words: [1] }), [0.25, 0.75, 0.25]);
+  assert.deepEqual(rowsOf(maps, { layer: 0, head: 1, words: [1] }), [5]);
+  assert.deepEqual(rowsOf(maps, { layer: 7, head: 0, words: [1] }), [1]); // no such layer: the method's own
+});
+
+test("a flat row keeps its value", () => near(values(maps, { layer: 0, head: 1, words: [1] }), [0.5, 0.5, 0.5]));
+test("a place says which words draw on it", () => near(wordsAt(maps, { layer: -1, head: -1, words: [1] }, 1), [1, 0]));
+test("bytes of another size are refused", () => assert.throws(() => decode(said, new ArrayBuffer(5))));
+
+test("1,024 patches by 40 words by 144 heads are drawn from in less than 16 ms a hover", () => {
+  const large: Said = { ...said, words: Array(40).fill("word"), grid: [32, 32], layers: 12, heads: 12, places: 1024 };
+  const rows = 40 * 145;
+  const whole = decode(large, new ArrayBuffer(rows * (8 + 1024)));
+  assert.equal(whole.levels.length, rows * 1024);
+  values(whole, { layer: 3, head: -1, words: [7] });
+  const start = performance.now();
+  for (let i = 0; i < 20; i++) values(whole, { layer: i % 12, head: -1, words: [i] });
+  assert.ok((performance.now() - start) / 20 < 16);
+});
+
+test("multiples are of an even share, whatever the unit", () => {
+  const multiples = asMultiples(Float32Array.from([1, 3]));
+  near(multiples, [0.5, 1.5]);
+  near(asMultiples(Float32Array.from([10, 30])), [0.5, 1.5]);
+  near(asMultiples(Float32Array.from([0, 0])), [1, 1]);
+});
+
+test("strength lies within 0 and 1", () => {
+  const scale = extent([Float32Array.from([1, 2]), Float32Array.from([3])]);
+  assert.deepEqual(scale, { low: 1, high: 3 });
+  assert.deepEqual([0, 1, 2, 3, 9].map((v) => strength(v, scale)), [0, 0, 0.5, 1, 1]);
+  assert.equal(strength(5, { low: 5, high: 5 }), 0);
+});
+
+test("colours get darker", () => {
+  const light = [0, 0.25, 0.5, 0.75, 1].map((level) => colour(level).reduce((a, b) => a + b));
+  assert.deepEqual(light, [...light].sort((a, b) => b - a));
+  assert.equal(css(0), "rgb(255,243,214)");
+});
+
+test("places of grids and boxes", () => {
+  const grid: Said = { ...said, grid: [2, 2], places: 4, box: [0.5, 0, 1, 1] };
+  assert.deepEqual(placeBox(grid, 3), [0.75, 0.5, 1, 1]);
+  assert.equal(placeAt(grid, 0.8, 0.6), 3);
+  assert.equal(placeAt(grid, 0.2, 0.6), -1);
+  const boxes: Said = { ...said, kind: "boxes", boxes: [[0, 0, 1, 1], [0.4, 0.4, 0.6, 0.6]], grid: null };
+  assert.equal(placeAt(boxes, 0.5, 0.5), 1);
+  assert.equal(placeAt(boxes, 0.1, 0.5), 0);
+});
+
+test("SVG holds a rectangle a place and nothing that was not escaped", () => {
+  const drawn = svg(maps, Float32Array.from([0, 1, 0]), { low: 0, high: 1 }, 'x"<script>', 30, 10);
+  assert.equal(drawn.match(/<rect /g)!.length, 4);
+  assert.ok(!drawn.includes("<script") && drawn.includes("&quot;&lt;script&gt;"));
+});
+
+test("a lasso takes the points within it", () => {
+  const bytes = new ArrayBuffer(4 * 12);
+  new Int32Array(bytes, 0, 4).set([7, 8, 9, 10]);
+  new Float32Array(bytes, 16).set([0.1, 0.1, 0.5, 0.5, 0.9, 0.9, 0.5, 0.9]);
+  const cloud = parseCloud(bytes, 4);
+  assert.deepEqual(inside(cloud, [[0, 0], [0.6, 0], [0.6, 0.6], [0, 0.6]]), [7, 8]);
+  assert.deepEqual(inside(cloud, [[0, 0], [1, 1]]), []);
+  const view = { x: 0.2, y: 0.1, scale: 3 };
+  const [x, y] = toScreen(view, 700, 0.5, 0.5);
+  const back = toMap(view, 700, x, y);
+  assert.ok(Math.abs(back[0] - 0.5) < 1e-6 && Math.abs(back[1] - 0.5) < 1e-6);
+  assert.equal(nearest(cloud, view, 700, x + 3, y, 12), 1);
+  assert.equal(nearest(cloud, view, 700, x + 300, y, 12), -1);
+});
+
+test("addresses", () => {
+  assert.equal(query({ a: "x y", b: "", c: null, d: true, e: false, f: ["1", "2"] }), "a=x+y&d=1&f=1&f=2");
+  assert.deepEqual(parse("?screen=why&text=a%26b"), { screen: "why", text: "a&b" });
+  assert.deepEqual([...new Uint8Array(fromBase64("AQL/"))], [1, 2, 255]);
+});
