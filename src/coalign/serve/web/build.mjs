@@ -13,6 +13,6 @@ if (process.argv.includes("--tests")) {
   await build({ ...minified, entryPoints: ["src/app.tsx"], outfile: `${pages}/app.js`, format: "iife" });
   await build({ ...minified, entryPoints: ["src/alone.ts"], outfile: `${pages}/alone.js`, format: "iife" });
   await build({ ...minified, entryPoints: ["src/widget.ts"], outfile: `${pages}/widget.js`, format: "esm" });
-  await build({ ...minified, entryPoints: ["src/app.css"], outfile: `${pages}/app.css` });
+  for (const name of ["app.css", "heat.css"]) await build({ ...minified, entryPoints: [`src/${name}`], outfile: `${pages}/${name}` });
   for (const file of ["index.html", "icon.svg"]) await copyFile(`src/${file}`, `${pages}/${file}`);
 }
