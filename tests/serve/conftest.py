@@ -52,7 +52,7 @@ def make_run(folder: Path, seed: int = 0) -> Path:
         ),
         embed_dim=16,
         queue_size=8,
-    )
+    ).model
     described = describe(model)
     training = {"steps": 20, "learning_rate": 0.001}
     (folder / "config.json").write_text(json.dumps({**described, "training": training, "seed": seed}))

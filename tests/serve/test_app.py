@@ -95,8 +95,8 @@ def test_terms_are_added_and_taken_away(client, run):
 def load_vector(run, text):
     import coalign
 
-    model = load_run(run)
-    return model.encode(coalign.prepare(model, texts=[text])).vectors["text"][0].detach()
+    loaded = load_run(run)
+    return loaded.encode(coalign.prepare(loaded, texts=[text])).vectors["text"][0].detach()
 
 
 def test_filters_and_the_cut_off(client):
@@ -120,8 +120,7 @@ def test_p_match_never_falls_with_the_score(client):
 def test_alignment_travels_as_bytes(client, run):
     said = client.post("/api/align", json={"run": "tiny", "row": 1, "text": "a red circle"}).json()
     assert said["words"] == ["a", "red", "circle"] and said["grid"] == [4, 4]
-    model = load_run(run)
-    maps = explain(model, "a red circle", picture(run, 1))
+    maps = explain(load_run(run), "a red circle", picture(run, 1))
     values = client.get(said["bytes"]).content
     rows = 3 * (1 + said["layers"] * said["heads"])
     scale = np.frombuffer(values[: 8 * rows], "<f4").reshape(rows, 2)

@@ -89,20 +89,20 @@ def search(
     similarity + weight · log P(match), the similarity less `hubness` times the hit's where there is a bank.
     """
     asked: Modality = "image" if isinstance(query, Path) else "text"
-    model = loaded.model
     encoding = encode(loaded, asked, [query])
     wanted = k if reranking is None else max(k, reranking.k)
     (hits,) = index.search(vectors_of(encoding, asked), wanted, answers)
     if reranking is None or not hits:
         return hits[:k]
-    return rerank(model, encoding, asked, hits, answers, reranking)[:k]
+    return rerank(loaded, encoding, asked, hits, answers, reranking)[:k]
 
 
 @torch.no_grad()
 def rerank(
-    model: nn.Module, encoding: Encoding, asked: Modality, hits: Sequence[Hit], answers: Modality, reranking: Reranking
+    loaded: Loaded, encoding: Encoding, asked: Modality, hits: Sequence[Hit], answers: Modality, reranking: Reranking
 ) -> list[Hit]:
     """The answers to one query, which `encoding` is of, scored again by the fusion layers and sorted, best first."""
+    model = loaded.model
     if not isinstance(model, Matcher):
         raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
     if asked == answers:

@@ -403,10 +403,10 @@ class Service:
 
 def _explained(session: Session, text: str, row: int | None, data: bytes | None, method: str) -> Maps:
     if row is None:
-        return explain(session.model, text, picture=data, method=method)
+        return explain(session.loaded, text, picture=data, method=method)
     gallery = session.gallery
     try:
-        return explain(session.model, text, gallery.picture(row), gallery.regions(row), method)
+        return explain(session.loaded, text, gallery.picture(row), gallery.regions(row), method)
     except KeyError:
         raise InputError(f"there are no regions of the picture in row {row}") from None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coalign.analysis.runs.alignment import Aligner, Method, align, align_regions
 from coalign.data.images.pictures import Picture
-from coalign.data.inputs import device_of, inputs_of
+from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
@@ -80,32 +80,31 @@ def methods_of(model: Any) -> tuple[str, ...]:
 
 
 def explain(
-    model: Any,
+    loaded: Loaded,
     text: str,
     picture: Picture | None = None,
     regions: RegionSet | None = None,
     method: str = "auto",
 ) -> Maps:
     """The maps of one pair. Raises InputError where the model has none, or not by this method."""
-    words, device = inputs_of(model)[1].words(text), device_of(model)
+    words, model = loaded.vocabulary.words(text), loaded.model
     if not isinstance(model, Aligner):
         raise InputError(f"a {type(model).__name__} has no alignment maps")
-    whole: Any = model
     if not words:
         raise InputError("the text has no words; give some")
     methods = methods_of(model)
     if method not in ("auto", *methods):
         raise InputError(f"no method {method!r}; this model has: auto, {', '.join(methods)}")
     chosen: Any = methods[0] if method == "auto" else method
-    if whole.input_spec.region_width is not None:
+    if loaded.spec.region_width is not None:
         if regions is None:
             raise InputError(f"a {type(model).__name__} reads regions: start coalign serve with --regions FILE")
-        batch = prepare(whole, regions=[regions], texts=[text]).to(device)
+        batch = prepare(loaded, regions=[regions], texts=[text]).to(loaded.device)
         (found,) = align_regions(model, batch, [words], chosen)
         return Maps(found.words, found.method, methods, found.values, boxes=found.boxes)
     if picture is None:
         raise InputError("there is no picture to align the text with")
-    batch = prepare(whole, images=[picture], texts=[text]).to(device)
+    batch = prepare(loaded, images=[picture], texts=[text]).to(loaded.device)
     try:
         (grid,) = align(model, batch, [words], chosen)
     except ValueError as error:

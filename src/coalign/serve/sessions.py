@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from coalign.arguments import load_run, run_config
 from coalign.data.core.samples import Source
 from coalign.data.inputs import encode
+from coalign.data.loaded import Loaded
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
 from coalign.retrieval.embed import Entry
@@ -123,12 +124,12 @@ class Session:
         self._calibrations: dict[tuple[Modality, Modality, bool], Calibration | None] = {}
 
     @cached_property
-    def model(self) -> Any:
+    def loaded(self) -> Loaded:
         return load_run(self.run)
 
     @property
     def is_loaded(self) -> bool:
-        return "model" in self.__dict__
+        return "loaded" in self.__dict__
 
     @cached_property
     def gallery(self) -> Gallery:
@@ -188,9 +189,11 @@ class Session:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return Texts({}, None)
-        whole = encode(self.model, "text", distinct)
+        whole = encode(self.loaded, "text", distinct)
         if "text" not in whole.vectors:
-            raise InputError(f"a {type(self.model).__name__} gives no text vectors, so it cannot be searched with")
+            raise InputError(
+                f"a {type(self.loaded.model).__name__} gives no text vectors, so it cannot be searched with"
+            )
         return Texts({text: place for place, text in enumerate(distinct)}, whole)
 
     def _prepared(self, query: Query, texts: Texts) -> Prepared:
@@ -240,9 +243,9 @@ class Session:
             modality, vector = self.index.item(term.value).modality, self.index.vector(term.value)
         else:
             with torch.no_grad():
-                found = encode(self.model, "image", [term.value]).vectors
+                found = encode(self.loaded, "image", [term.value]).vectors
             if "image" not in found:
-                raise InputError(f"a {type(self.model).__name__} gives no image vectors; search with words")
+                raise InputError(f"a {type(self.loaded.model).__name__} gives no image vectors; search with words")
             modality, vector = "image", found["image"][0].float().cpu()
         if self.index.index.similarity == "cosine":
             vector = normalize(vector, dim=0)
@@ -255,11 +258,11 @@ class Session:
         if query.answers == "video" or first.modality == "video":
             raise InputError("videos are searched without re-ranking")
         asked, value = first.modality, first.term.value
-        encoding = prepared.texts.encoding(value) if asked == "text" else encode(self.model, "image", [value])
+        encoding = prepared.texts.encoding(value) if asked == "text" else encode(self.loaded, "image", [value])
         best = scores.topk(min(max(query.k, self.reranking.k), count))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         hits = [self._hit(int(rows[place]), score) for place, score in pairs]
-        ranked = rerank(self.model, encoding, asked, hits, query.answers, self.reranking)
+        ranked = rerank(self.loaded, encoding, asked, hits, query.answers, self.reranking)
         calibration = self.calibration(asked, query.answers, True)
         return [
             Answer(hit.row, hit.score, None if calibration is None else float(calibration(np.array(hit.score))))
@@ -314,7 +317,7 @@ class Session:
         if not said:
             return None
         with torch.no_grad():
-            vectors = encode(self.model, "text", [text for _, text in said]).vectors["text"].float().cpu()
+            vectors = encode(self.loaded, "text", [text for _, text in said]).vectors["text"].float().cpu()
         if gallery.index.similarity == "cosine":
             vectors = normalize(vectors, dim=1)
         ids = gallery.pairs
@@ -340,8 +343,8 @@ class Session:
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             hits = [self._hit(int(candidates.rows[i]), score) for i, score in pairs]
             with torch.no_grad():
-                encoding = encode(self.model, asked, [content])
-            ranked = rerank(self.model, encoding, asked, hits, answers, self.reranking)
+                encoding = encode(self.loaded, asked, [content])
+            ranked = rerank(self.loaded, encoding, asked, hits, answers, self.reranking)
             scores += [hit.score for hit in ranked]
             matches += [bool(gallery.pairs[hit.row] == gallery.pairs[row]) for hit in ranked]
         return Calibration.fit(np.array(scores), np.array(matches))

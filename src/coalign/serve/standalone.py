@@ -16,6 +16,7 @@ from typing import Any
 
 from coalign.data.images.decode import ImageLike
 from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
+from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.serve.maps import Maps, explain
 
@@ -53,7 +54,7 @@ def save_page(path: Path, alignments: Sequence[dict[str, Any]], title: str = "Al
 
 
 def show(
-    model: Any,
+    loaded: Loaded,
     images: ImageLike | Sequence[ImageLike],
     texts: str | Sequence[str],
     *,
@@ -63,7 +64,7 @@ def show(
     """A widget of which word of each text draws on which part of its picture, for notebooks (extra `notebook`).
 
     Args:
-        model: What `coalign.load` gives.
+        loaded: What `coalign.load` gives.
         images: One or several pictures.
         texts: A text a picture.
         regions: The detected regions of each picture, for models that read regions.
@@ -81,7 +82,7 @@ def show(
         raise InputError(f"{len(pictures)} pictures and {len(words)} texts; give as many of each")
     boxes: list[Any] = [None] * len(words) if regions is None else list(regions)
     found = [
-        shown(explain(model, text, picture, own, method), text, picture)
+        shown(explain(loaded, text, picture, own, method), text, picture)
         for picture, text, own in zip(pictures, words, boxes, strict=True)
     ]
     body = {

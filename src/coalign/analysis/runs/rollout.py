@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from coalign.analysis.runs.alignment import overlay
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-from coalign.data.images.pictures import fit
 from coalign.data.images.decode import ImageLike, decode_image
+from coalign.data.images.pictures import fit
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.errors import InputError
 from coalign.types import Images, InputSpec

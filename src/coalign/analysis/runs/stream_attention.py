@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coalign.files import replacing
 from coalign.errors import InputError
+from coalign.files import replacing
 from coalign.types import Layout, Record
 
 _NAME = re.compile(r"(?P<target>[^.]+)\.(?P<source>[^.]+)\.(?P<layer>\d+)\.cross_attention")

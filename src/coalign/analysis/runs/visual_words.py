@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
-from coalign.data.videos.clip_features import feature_name
 from coalign.data.images.decode import BadSample
+from coalign.data.videos.clip_features import feature_name
 from coalign.data.videos.decode import find_videos, read_frames
 from coalign.data.videos.visual_words import Example, VisualWordBook
 from coalign.errors import InputError
