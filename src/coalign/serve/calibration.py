@@ -35,8 +35,8 @@ class Calibration:
     shares: Floats
 
     def __call__(self, scores: Floats) -> Floats:
-        """P(match) of each score, of any shape."""
-        return np.interp(scores, self.scores, self.shares)
+        """P(match) of each of `scores` [n]."""
+        return np.asarray(np.interp(scores, self.scores, self.shares))
 
     @staticmethod
     def fit(scores: Floats, matches: npt.NDArray[np.bool_]) -> Calibration | None:

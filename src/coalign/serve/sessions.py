@@ -264,9 +264,9 @@ class Session:
         hits = [self._hit(int(rows[place]), score) for place, score in pairs]
         ranked = rerank(self.loaded, encoding, asked, hits, query.answers, self.reranking)
         calibration = self.calibration(asked, query.answers, True)
+        chances = None if calibration is None else calibration(np.array([hit.score for hit in ranked]))
         return [
-            Answer(hit.row, hit.score, None if calibration is None else float(calibration(np.array(hit.score))))
-            for hit in ranked
+            Answer(hit.row, hit.score, None if chances is None else float(chances[i])) for i, hit in enumerate(ranked)
         ]
 
     def _hit(self, row: int, score: float) -> Hit:

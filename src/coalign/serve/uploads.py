@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import json
+import re
 from typing import Any
 
 from PIL import Image
@@ -128,10 +129,8 @@ class Fields:
         value = self.one(name)
         if value is None and default is not None:
             return default
-        try:
-            number = int(str(value)[:20]) if isinstance(value, int | str) and not isinstance(value, bool) else None
-        except ValueError:
-            number = None
+        text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+        number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
         if number is None:
             raise InputError(f'"{name}" should be a whole number from {low} to {high}')
         if not low <= number <= high:
