@@ -50,6 +50,7 @@ def app(
     token: str | None = None,
     *,
     regions: RegionFile | None = None,
+    series: str | None = None,
     loopback: bool = True,
     names: tuple[str, ...] = (),
     bound: int = BOUND,
@@ -61,6 +62,7 @@ def app(
         data: Pairs to show runs on that have no index.
         token: What requests must bring. None asks for nothing, which is right on a loopback address alone.
         regions: Region features of the pictures, for models that read regions.
+        series: The utterances of runs that read streams, as `coalign train` takes them.
         loopback: Whether the server listens on a loopback address; requests for another Host are then refused.
         names: Names by which the server is known besides.
         bound: Requests that wait for one model at most; further ones get status 429.
@@ -68,7 +70,7 @@ def app(
     Raises:
         InputError: One of the folders is no run.
     """
-    service = Service(open_sessions(runs, data, regions, bound))
+    service = Service(open_sessions(runs, data, regions, series, bound))
     found = Starlette(routes=service.routes(), exception_handlers={Exception: _unforeseen, HTTPException: _refused})
     found.state.service = service
     found.add_middleware(Guard, token=token, loopback=loopback, names=names)  # pyright: ignore[reportArgumentType]
@@ -102,6 +104,7 @@ class Service:
             ("POST", "/api/marks", self.marks),
             ("GET", "/api/marks/table", self.marks_table),
             ("GET", "/api/run", self.run),
+            ("GET", "/api/streams", self.streams),
             ("GET", "/api/openapi.json", self.openapi),
             ("GET", "/api/docs", self.docs),
             *[("GET", path, self.page) for path in FILES],
@@ -119,6 +122,7 @@ class Service:
                 "name": session.name,
                 "system": session.config.get("system"),
                 "head": session.config.get("head"),
+                "reads": "streams" if session.config.get("series") else "pairs",
                 "loaded": session.is_loaded,
                 "waiting": session.worker.waiting,
             }
@@ -322,6 +326,14 @@ class Service:
     async def run(self, request: Request) -> Response:
         session = self._session(Fields.of_query(request))
         return JSONResponse({"run": session.name, **await run_in_threadpool(training_of, session.run)})
+
+    async def streams(self, request: Request) -> Response:
+        fields = Fields.of_query(request)
+        session, item = self._session(fields), fields.integer("item", 0, MOST_ROWS, 0)
+        said, values = await session.worker.call(session.streams.attention, item)
+        key = hashlib.blake2b(values + session.name.encode(), digest_size=12).hexdigest()
+        self._maps.put(key, values)
+        return JSONResponse({"run": session.name, **said, "bytes": f"/api/bytes/{key}"})
 
     async def openapi(self, request: Request) -> Response:
         del request

@@ -100,6 +100,8 @@ def description() -> dict[str, Any]:
     which = ("of", "query", "string", "kept or marked.")
     add("/api/marks/table", "get", "The pairs that are not marked, or those that are, as a table.", (RUN, which))
     add("/api/run", "get", "Settings, learning curves and figures of a run.", (RUN,))
+    item = ("item", "query", "integer", "The number of the utterance.")
+    add("/api/streams", "get", "Attention between the streams of an utterance: uint8 at `bytes`.", (RUN, item))
     error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return {
         "openapi": "3.1.0",

@@ -26,7 +26,8 @@ from coalign.retrieval.rerank import Reranking
 from coalign.retrieval.search import rerank
 from coalign.serve.calibration import Calibration, calibrate
 from coalign.serve.gallery import Gallery, IndexGallery, Modality, PairGallery
-from coalign.serve.worker import Worker
+from coalign.serve.streams import Streams
+from coalign.serve.worker import BOUND, Worker
 from coalign.types import Encoding
 
 CALIBRATION_PAIRS = 48
@@ -115,11 +116,18 @@ class Session:
     """One run. What computes is to be called in the thread of `worker`."""
 
     def __init__(
-        self, name: str, run: Path, source: Source | None = None, regions: RegionFile | None = None, bound: int = 64
+        self,
+        name: str,
+        run: Path,
+        source: Source | None = None,
+        regions: RegionFile | None = None,
+        series: str | None = None,
+        bound: int = BOUND,
     ) -> None:
         self.name, self.run = name, run
         self.config = run_config(run)
         self._source, self._region_file = source, regions
+        self.streams = Streams(run, series)
         self.worker = Worker(name, bound)
         self._calibrations: dict[tuple[Modality, Modality, bool], Calibration | None] = {}
 
@@ -375,7 +383,11 @@ class Session:
 
 
 def open_sessions(
-    runs: Sequence[Path], source: Source | None = None, regions: RegionFile | None = None, bound: int = 64
+    runs: Sequence[Path],
+    source: Source | None = None,
+    regions: RegionFile | None = None,
+    series: str | None = None,
+    bound: int = BOUND,
 ) -> dict[str, Session]:
     """The runs by name: that of the folder, numbered where two are called alike."""
     found: dict[str, Session] = {}
@@ -384,5 +396,5 @@ def open_sessions(
         number = 2
         while name in found:
             name, number = f"{base}-{number}", number + 1
-        found[name] = Session(name, run, source, regions, bound)
+        found[name] = Session(name, run, source, regions, series, bound)
     return found

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, Pairs, say
+from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, Pairs, run_config, say
 from coalign.cli.commands import Help
 from coalign.errors import InputError
 
@@ -53,10 +53,12 @@ def command(
         token = secrets.token_urlsafe(24)
     if token is not None and len(token) < 8:
         raise InputError("--token has fewer than 8 characters; give a longer one")
+    reads_streams = [bool(run_config(run).get("series")) for run in runs]
     served = app(
         runs,
-        None if data is None else Pairs(data).open(),
+        None if data is None or all(reads_streams) else Pairs(data).open(),
         token,
+        series=data if any(reads_streams) else None,
         regions=None if regions is None else open_regions(regions),
         loopback=loopback,
         names=(socket.gethostname(),),

@@ -6,6 +6,7 @@ export interface Run {
   name: string;
   system: string | null;
   head: string | null;
+  reads: "pairs" | "streams";
   loaded: boolean;
   waiting: number;
 }

@@ -88,7 +88,7 @@ function App() {
               onClick={(event) => { event.preventDefault(); change({ screen: one }, true); }}>{TITLES[one]}</a>
           ))}
         </nav>
-        {runs.length > 1 && name !== "why" && (
+        {runs.length > 1 && (name !== "why" || runs.some((run) => run.reads === "streams")) && (
           <label>run <select id="run" value={state.run ?? runs[0]!.name} onChange={(e) => change({ run: e.currentTarget.value })}>
             {runs.map((run) => <option key={run.name} value={run.name}>{run.name}</option>)}
           </select></label>

@@ -3,11 +3,19 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { aligned, base64, download, json, query, type Aligned, type Rows } from "./api";
 import type { Screen } from "./app";
+import { Streams } from "./streams";
 import { asMultiples, css, draw, extent, placeAt, strength, svg, values, wordsAt, type Choice, type Maps, type Scale } from "./heat";
 
 interface Shown { run: string; said?: Aligned; maps?: Maps; error?: string; }
 
-export function Why({ state, change, runs, upload, setUpload }: Screen) {
+export function Why(screen: Screen) {
+  const { state, runs } = screen;
+  const name = (state.run ?? state.runs ?? "").split(",")[0] || runs[0]?.name || "";
+  const run = runs.find((one) => one.name === name);
+  return run?.reads === "streams" ? <Streams state={state} change={screen.change} run={run.name} /> : <Pairs {...screen} />;
+}
+
+function Pairs({ state, change, runs, upload, setUpload }: Screen) {
   const chosen = (state.runs ?? state.run ?? runs[0]?.name ?? "").split(",").filter(Boolean).slice(0, 3);
   const [shown, setShown] = useState<Shown[]>([]);
   const [picture, setPicture] = useState<ImageBitmap | null>(null);

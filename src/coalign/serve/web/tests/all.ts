@@ -5,6 +5,7 @@ import { query } from "../src/api";
 import { asMultiples, colour, css, decode, extent, placeAt, placeBox, rowsOf, strength, svg, values, wordsAt, type Said } from "../src/heat";
 import { inside, nearest, parseCloud, toMap, toScreen } from "../src/scatter";
 import { parse } from "../src/state";
+import { weightsOf } from "../src/streams";
 import { fromBase64 } from "../src/viewer";
 
 const said: Said = {
@@ -107,4 +108,18 @@ test("addresses", () => {
   assert.equal(query({ a: "x y", b: "", c: null, d: true, e: false, f: ["1", "2"] }), "a=x+y&d=1&f=1&f=2");
   assert.deepEqual(parse("?screen=why&text=a%26b"), { screen: "why", text: "a&b" });
   assert.deepEqual([...new Uint8Array(fromBase64("AQL/"))], [1, 2, 255]);
+});
+
+test("attention between streams, direction by direction", () => {
+  const said = {
+    streams: { text: 1, audio: 2 },
+    directions: [
+      { target: "text", source: "audio", layers: 1, heads: 2, most: 1 },
+      { target: "audio", source: "text", layers: 1, heads: 1, most: 0.5 },
+    ],
+  };
+  const data = Uint8Array.from([255, 0, 0, 255, 255, 51]);
+  near(weightsOf(said, data, 0, -1, -1), [0.5, 0.5]);
+  near(weightsOf(said, data, 0, 0, 1), [0, 1]);
+  near(weightsOf(said, data, 1, -1, -1), [0.5, 0.1]);
 });
