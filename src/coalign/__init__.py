@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from coalign.data.prepare import prepare
     from coalign.errors import InputError
     from coalign.registry import convert, create, load, systems
+    from coalign.serve.standalone import show
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "convert", "create", "load", "prepare", "systems"]
+__all__ = ["InputError", "__version__", "convert", "create", "load", "prepare", "show", "systems"]
 
-_HOMES = {"InputError": "errors", "prepare": "data.prepare"} | dict.fromkeys(
+_HOMES = {"InputError": "errors", "prepare": "data.prepare", "show": "serve.standalone"} | dict.fromkeys(
     ("convert", "create", "load", "systems"), "registry"
 )
 

@@ -62,7 +62,8 @@ def page_of(opened, **options):
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
     page.on(
-        "request", lambda r: None if r.url.startswith(("http://127.0.0.1:", "data:", "blob:")) else said.append(r.url)
+        "request",
+        lambda r: None if r.url.startswith(("http://127.0.0.1:", "data:", "blob:", "file:")) else said.append(r.url),
     )
     try:
         yield page
