@@ -72,6 +72,7 @@ def app(
     """
     service = Service(open_sessions(runs, data, regions, series, bound))
     found = Starlette(routes=service.routes(), exception_handlers={Exception: _unforeseen, HTTPException: _refused})
+    found.router.redirect_slashes = False
     found.state.service = service
     found.add_middleware(Guard, token=token, loopback=loopback, names=names)  # pyright: ignore[reportArgumentType]
     return found
@@ -113,6 +114,10 @@ class Service:
         for method, path, handler in listed:
             by_path.setdefault(path, {})[method] = handler
         return [Route(path, _told(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
+
+    def close(self) -> None:
+        """Ends what is still being computed beside the server."""
+        self._studies.close()
 
     # ------------------------------------------------------------------------------------------------------ answers
     async def health(self, request: Request) -> Response:
@@ -225,30 +230,27 @@ class Service:
         gallery = await self._opened(session)
         offset, k = fields.integer("offset", 0, MOST_ROWS, 0), fields.integer("k", 1, MOST_ANSWERS, 50)
         wanted = [self._row(gallery, value) for value in fields.all("row")]
-        shown: Sequence[int] = wanted or gallery.shown()
-        for name, value in [_condition(value) for value in fields.texts("where")]:
-            column = gallery.columns.get(name)
-            if column is None:
-                raise InputError(f"no column {name!r} to filter by; there are: {', '.join(gallery.columns) or 'none'}")
+        where = [_condition(value) for value in fields.texts("where")]
+        return JSONResponse(await run_in_threadpool(self._rows, session, wanted, where, offset, k))
+
+    def _rows(
+        self, session: Session, wanted: Sequence[int], where: Sequence[tuple[str, str]], offset: int, k: int
+    ) -> dict[str, Any]:
+        gallery = session.gallery
+        shown: Sequence[int] = wanted or gallery.shown
+        for name, value in where:
+            column = gallery.column(name)
             shown = [row for row in shown if column[row] == value]
         listed = [self._answer(session, gallery, Answer(row, 0.0, None)) for row in shown[offset : offset + k]]
-        columns = {name: sorted({v for v in values if v is not None}) for name, values in gallery.columns.items()}
-        counts = (
-            {name: gallery.count(name) for name in ("image", "text", "video")}
-            if isinstance(gallery, IndexGallery)
-            else {"image": len(gallery), "text": 0, "video": 0}
-        )
-        return JSONResponse(
-            {
-                "run": session.name,
-                "data": gallery.name,
-                "searchable": isinstance(gallery, IndexGallery),
-                "counts": counts,
-                "columns": columns,
-                "total": len(shown),
-                "rows": [{k: v for k, v in row.items() if k not in ("score", "p_match")} for row in listed],
-            }
-        )
+        return {
+            "run": session.name,
+            "data": gallery.name,
+            "searchable": isinstance(gallery, IndexGallery),
+            "counts": gallery.counts,
+            "columns": gallery.values,
+            "total": len(shown),
+            "rows": [{k: v for k, v in row.items() if k not in ("score", "p_match")} for row in listed],
+        }
 
     async def map(self, request: Request) -> Response:
         fields = Fields.of_query(request)
@@ -268,7 +270,7 @@ class Service:
             self._maps.put(key, rows.astype("<i4").tobytes() + places.astype("<f4").tobytes())
         columns: dict[str, Any] = {}
         for number, (name, values) in enumerate(gallery.columns.items()):
-            known = sorted({value for value in values if value is not None})
+            known = gallery.values[name]
             code = {value: place for place, value in enumerate(known)}
             column = f"codes-{session.name}-{of}-{number}"
             codes = bytes(255 if (value := values[row]) is None else code[value] for row in rows.tolist())

@@ -59,6 +59,7 @@ def calibrate(
         return None
     order = torch.randperm(len(paired), generator=torch.Generator().manual_seed(seed))
     drawn = paired[order[:QUERIES]]
-    best = (queries[drawn] @ gallery.T).topk(min(ANSWERS, len(gallery)), dim=1)
-    matches = gallery_ids[best.indices] == query_ids[drawn, None]
-    return Calibration.fit(best.values.flatten().numpy(), matches.flatten().numpy())
+    best = [(queries[part] @ gallery.T).topk(min(ANSWERS, len(gallery)), dim=1) for part in drawn.split(64)]
+    indices, scores = torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
+    matches = gallery_ids[indices] == query_ids[drawn, None]
+    return Calibration.fit(scores.flatten().numpy(), matches.flatten().numpy())

@@ -21,6 +21,7 @@ from coalign.errors import InputError
 from coalign.retrieval.index import Index
 
 Modality = Literal["image", "text", "video"]
+MODALITIES: tuple[Modality, ...] = ("image", "text", "video")
 FEW = 60
 """Values up to which a column is offered as a filter."""
 
@@ -44,7 +45,30 @@ class Part:
     vectors: Tensor
 
 
-class IndexGallery:
+class Rows:
+    """What every gallery has: columns of values, None where a row has none."""
+
+    @cached_property
+    def columns(self) -> Mapping[str, Sequence[str | None]]:
+        return {}
+
+    @cached_property
+    def values(self) -> Mapping[str, Sequence[str]]:
+        """The values of each column, in order."""
+        return {name: sorted({v for v in own if v is not None}) for name, own in self.columns.items()}
+
+    def column(self, name: str) -> Sequence[str | None]:
+        """The values of one column by row.
+
+        Raises:
+            InputError: There is no such column; the message lists those there are.
+        """
+        if name not in self.columns:
+            raise InputError(f"no column {name!r} to filter by; there are: {', '.join(self.columns) or 'none'}")
+        return self.columns[name]
+
+
+class IndexGallery(Rows):
     """The rows of an index. Vectors, texts and meta are in memory; pictures are read when they are shown."""
 
     def __init__(self, index: Index, regions: RegionFile | None = None) -> None:
@@ -62,7 +86,12 @@ class IndexGallery:
         return len(self.modalities)
 
     def count(self, modality: Modality) -> int:
-        return self.modalities.count(modality)
+        return self.counts[modality]
+
+    @cached_property
+    def counts(self) -> dict[Modality, int]:
+        """Rows by modality."""
+        return {name: self.modalities.count(name) for name in MODALITIES}
 
     def item(self, row: int) -> Item:
         if not 0 <= row < len(self):
@@ -126,25 +155,17 @@ class IndexGallery:
         return self._partners[modality]
 
     def having(self, name: str, value: str) -> Tensor:
-        """[N] whether a row has that value in that column.
+        """[N] whether a row has that value in that column. Errors as of `column`."""
+        return torch.tensor([own == value for own in self.column(name)])
 
-        Raises:
-            InputError: There is no such column; the message lists those there are.
-        """
-        if name not in self.columns:
-            raise InputError(f"no column {name!r} to filter by; there are: {', '.join(self.columns) or 'none'}")
-        return torch.tensor([own == value for own in self.columns[name]])
-
+    @cached_property
     def shown(self) -> Sequence[int]:
+        """The rows that are listed: one a picture."""
         wanted: Modality = "video" if self.count("video") else "image" if self.count("image") else "text"
         return [row for row, modality in enumerate(self.modalities) if modality == wanted]
 
-    @property
-    def columns(self) -> Mapping[str, Sequence[str | None]]:
-        return self._columns
-
     @cached_property
-    def _columns(self) -> Mapping[str, Sequence[str | None]]:
+    def columns(self) -> Mapping[str, Sequence[str | None]]:
         """What was kept with the rows, and the columns of the table that the index was made of, where it is there."""
         metas = [json.loads(meta) for meta in self._table["meta"].to_pylist()]
         names = dict.fromkeys(name for meta in metas[:1000] for name in meta)
@@ -159,7 +180,7 @@ class IndexGallery:
         return few_valued(kept)
 
 
-class PairGallery:
+class PairGallery(Rows):
     """Pairs that the user gave, without vectors: a row a sample."""
 
     def __init__(self, source: Source, regions: RegionFile | None = None) -> None:
@@ -190,12 +211,15 @@ class PairGallery:
     def regions(self, row: int) -> RegionSet | None:
         return None if self._regions is None else self._regions[_image_name(self._source, self._rows[row])]
 
+    @property
     def shown(self) -> Sequence[int]:
+        """All rows."""
         return range(len(self))
 
     @property
-    def columns(self) -> Mapping[str, Sequence[str | None]]:
-        return {}
+    def counts(self) -> dict[Modality, int]:
+        """Rows by modality: each has a picture."""
+        return {"image": len(self), "text": 0, "video": 0}
 
 
 Gallery = IndexGallery | PairGallery

@@ -63,7 +63,7 @@ def marked_table(gallery: Gallery, marks: Marks, of: Literal["kept", "marked"]) 
     `coalign train --data` takes it: JSON lines with the pictures' paths, or Parquet with the pictures themselves where
     they have none.
     """
-    rows = [row for row in gallery.shown() if (row in marks.by_row) == (of == "marked")]
+    rows = [row for row in gallery.shown if (row in marks.by_row) == (of == "marked")]
     captions = _captions(gallery)
     if not rows:
         raise InputError("no pair is marked yet" if of == "marked" else "all pairs are marked")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 SAMPLE = 20_000
 """Vectors that UMAP lays out; the others are put among them."""
+FEW = 20
+"""Vectors below which a map is of principal components."""
 MOST_PAIRS = 4_000
 """Pairs that findings are looked for in."""
 
@@ -44,6 +46,8 @@ def principal(vectors: Floats) -> Floats:
 def lay_out(vectors: Floats, seed: int = 0) -> Floats:
     """[n, 2] UMAP (McInnes et al. 2018) by cosine, scaled to 0 to 1. Of many, a sample is laid out and the others are
     placed by it. Raises InputError where umap-learn is missing."""
+    if len(vectors) < FEW:
+        return principal(vectors)
     try:
         from umap import UMAP
     except ImportError:
@@ -82,8 +86,6 @@ def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str,
 
     Rows of findings are rows of the index.
     """
-    from dataclasses import replace
-
     from coalign.analysis.datasets.columns import plain
     from coalign.analysis.datasets.study import study
     from coalign.analysis.datasets.summary import summarise
@@ -95,9 +97,11 @@ def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str,
     if len(pairs) > most:
         kept = np.sort(np.random.default_rng(0).permutation(len(pairs))[:most])
         pairs = [pairs[i] for i in kept.tolist()]
+    pictures = {row: gallery.picture(row) for row, _ in pairs}
+    pairs = [(row, text) for row, text in pairs if pictures[row] is not None]
     if not pairs:
         raise InputError(f"{path}: holds no pairs of a picture and a text to analyse")
-    shown = [gallery.picture(row) for row, _ in pairs]
+    shown = [picture for row, _ in pairs if (picture := pictures[row]) is not None]
     place = {row: i for i, row in enumerate(images.rows.tolist())}
     words = {row: i for i, row in enumerate(texts.rows.tolist())}
     captions = [gallery.item(text).text for _, text in pairs]
@@ -112,10 +116,10 @@ def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str,
         {c: texts.vectors[words[row]].numpy() for c, (_, row) in zip(captions, pairs, strict=True)},
     )
     labels = {column: [values[row] for row, _ in pairs] for column, values in gallery.columns.items()}
-    columns = Columns(gallery.name, len(pairs), captions, [p for p in shown if p is not None], labels=labels)
+    columns = Columns(gallery.name, len(pairs), captions, shown, labels=labels)
     options = Options(images=most, pairs=most, points=200, words=20)
     found = study(columns, Towers([image], [text], (image, text)), options)
-    listed = [plain(finding) for finding in summarise(replace(found))]
+    listed = [plain(finding) for finding in summarise(found)]
     for finding in listed:
         finding["rows"] = [pairs[row][0] for row in finding["rows"]]
     return listed
@@ -145,6 +149,8 @@ class Studies:
         """Ends the process, whatever it is at."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
 
 
 def vectors_of(gallery: IndexGallery, of: Of) -> tuple[npt.NDArray[np.int64], Floats]:

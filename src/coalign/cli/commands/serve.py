@@ -6,7 +6,7 @@ import secrets
 import socket
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -72,8 +72,11 @@ def command(
         say(f"this listens on {host}: whoever can reach this machine and has the link sees the runs and their pictures")
     if browser:
         webbrowser.open(link)
-    settings = uvicorn.Config(served, log_level="warning", server_header=False, date_header=False, lifespan="off")
-    uvicorn.Server(settings).run(sockets=[listening])
+    quiet: Any = {"log_level": "warning", "server_header": False, "date_header": False, "lifespan": "off"}
+    try:
+        uvicorn.Server(uvicorn.Config(served, **quiet, timeout_graceful_shutdown=2)).run(sockets=[listening])
+    finally:
+        served.state.service.close()
     return 0
 
 
