@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from coalign.data.prepare import prepare
     from coalign.errors import InputError
     from coalign.registry import convert, create, load, systems
-    from coalign.serve.standalone import show
+
+    def show(loaded: Any, images: Any, texts: Any, *, regions: Any = None, method: str = "auto") -> Any:
+        """See `coalign.serve.standalone.show`, which is a floor above and so is not imported here."""
+
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "__version__", "convert", "create", "load", "prepare", "show", "systems"]
