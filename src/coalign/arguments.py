@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from coalign.flags import OptionalName as OptionalName
 from coalign.flags import OptionalPath as OptionalPath
 from coalign.flags import Switch as Switch
 from coalign.flags import say as say
+from coalign.flags import shows_progress
 
 if TYPE_CHECKING:
     from coalign.data.loaded import Loaded
@@ -45,9 +45,14 @@ class Pairs:
     """The column or columns of the texts. By default found by name."""
     split: OptionalName = None
     """Only this split, where the data has several."""
+    max_broken: float = 0.1
+    """The largest share of broken rows with which work starts; they are left out."""
 
-    def open(self, prefer: str | None = None) -> Any:
-        """A `Source` of the usable pairs; what is broken is said on standard error, too much of it is an error."""
+    def open(self, prefer: str | None = None, quarantine: Any = None) -> Any:
+        """A `Source` of the usable pairs; what is broken is said on standard error, too much of it is an error.
+
+        `quarantine` is the list of what is broken; with one, more pictures are decoded whole beforehand.
+        """
         from coalign.data.core.quarantine import Quarantine, check_source
         from coalign.data.pairs.sources import open_source
 
@@ -59,8 +64,10 @@ class Pairs:
             split=self.split,
             prefer=prefer,
         )
-        quarantine = Quarantine()
-        checked = check_source(source, quarantine=quarantine, thorough=200, progress=sys.stderr.isatty())
+        thorough, quarantine = (200, Quarantine()) if quarantine is None else (2000, quarantine)
+        checked = check_source(
+            source, limit=self.max_broken, quarantine=quarantine, thorough=thorough, progress=shows_progress()
+        )
         if checked.broken:
             say(f"{self.data}: {quarantine.summary()}; left out")
         return checked.source

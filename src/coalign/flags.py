@@ -28,16 +28,21 @@ def say(message: str) -> None:
         print(f"coalign: {message}", file=sys.stderr)
 
 
+def shows_progress() -> bool:
+    """Whether progress bars are shown: on a terminal, of the first of several processes."""
+    return sys.stderr.isatty() and int(os.environ.get("RANK", "0")) == 0
+
+
 def field_names(kind: Any) -> tuple[str, ...]:
     """The fields of a dataclass; in place of a field that is an option group, the fields of the group."""
-    groups = _groups(kind)
+    groups = groups_of(kind)
     parts = ((*field_names(groups[f.name]),) if f.name in groups else (f.name,) for f in dataclasses.fields(kind))
     return tuple(name for part in parts for name in part)
 
 
 def required_names(kind: Any) -> tuple[str, ...]:
     """The fields of a dataclass, and of its option groups, that have no default."""
-    groups, names = _groups(kind), list[str]()
+    groups, names = groups_of(kind), list[str]()
     for field in dataclasses.fields(kind):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             names += required_names(groups[field.name]) if field.name in groups else [field.name]
@@ -54,14 +59,11 @@ def configure(kind: type[T], **values: Any) -> T:
 
 
 def as_flags(group: Any, beside: Any = None) -> list[str]:
-    """The command line's words for the fields of an option group, those that differ from `beside`'s where it is given.
-
-    A field without a value has no words.
-    """
+    """The command line's words for the fields of an option group, or for those that differ from `beside`'s."""
     words: list[str] = []
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        if value is None or (beside is not None and value == getattr(beside, field.name)):
+        if value is None if beside is None else value == getattr(beside, field.name):
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):
@@ -72,7 +74,7 @@ def as_flags(group: Any, beside: Any = None) -> list[str]:
 
 
 def _configure(kind: Any, values: Mapping[str, Any], default: Any) -> Any:
-    groups, names = _groups(kind), {field.name for field in dataclasses.fields(kind)}
+    groups, names = groups_of(kind), {field.name for field in dataclasses.fields(kind)}
     unknown = [name for name in values if name not in field_names(kind)]
     if unknown:
         raise TypeError(f"no field {unknown[0]!r}; there are: {', '.join(sorted(field_names(kind)))}")
@@ -93,7 +95,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 @cache
-def _groups(kind: Any) -> dict[str, Any]:
+def groups_of(kind: Any) -> dict[str, Any]:
     """The fields of a dataclass that are dataclasses themselves, by name."""
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if dataclasses.is_dataclass(hints.get(f.name))}

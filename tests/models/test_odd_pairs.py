@@ -12,7 +12,7 @@ from coalign import create, prepare
 from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.recipes.pairs._vl_pretrain import with_vocabulary
+from coalign.recipes._start import with_vocabulary
 from coalign.registry import find
 
 WIDTH, CLASSES, LONG = 8, 5, "a red boat " * 60

@@ -14,6 +14,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import open_pictures
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.flags import configure
 from coalign.recipes import find_recipe
 from coalign.recipes.pairs.retrieval_finetune import Candidates
 from coalign.recipes.pairs.retrieval_finetune import Recipe as Retrieval
@@ -83,13 +84,13 @@ def _write(path: Path, value: Any) -> None:
 def test_questions(system: str, data: Path, tmp_path: Path) -> None:
     regions, questions, annotations = data / "regions.safetensors", data / "questions.json", data / "annotations.json"
     files: dict[str, Any] = {"questions": questions, "annotations": annotations, "regions": regions}
-    Vqa(system=system, out=tmp_path / "run", steps=40, **files, **TRAINING).run()
+    configure(Vqa, system=system, out=tmp_path / "run", steps=40, **files, **TRAINING).run()
     assert VqaTask(run=tmp_path / "run", **files).evaluate().metrics["accuracy"] > 0.9
 
 
 def test_which_region_is_meant(data: Path, tmp_path: Path) -> None:
     files: dict[str, Any] = {"data": data / "refs.json", "regions": data / "regions.safetensors"}
-    Referring(system="uniter", out=tmp_path / "run", steps=60, **files, **TRAINING).run()
+    configure(Referring, system="uniter", out=tmp_path / "run", steps=60, **files, **TRAINING).run()
     result = ReferringTask(run=tmp_path / "run", **files).evaluate()
     assert result.metrics["accuracy"] > 0.9 and result.extra == {"chance": 0.5, "best_possible": 1.0}
 
@@ -97,7 +98,7 @@ def test_which_region_is_meant(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["nlvr2_triplet", "nlvr2_paired"])
 def test_two_images(form: Any, data: Path, tmp_path: Path) -> None:
     files: dict[str, Any] = {"data": data / "nlvr2.jsonl", "regions": data / "pairs.safetensors"}
-    Nlvr2(system="uniter", form=form, out=tmp_path / "run", steps=50, **files, **TRAINING).run()
+    configure(Nlvr2, system="uniter", form=form, out=tmp_path / "run", steps=50, **files, **TRAINING).run()
     result = Nlvr2Task(run=tmp_path / "run", **files).evaluate()
     assert result.metrics["accuracy"] > 0.9 and result.extra["commoner_label"] == 0.5
 
@@ -105,11 +106,13 @@ def test_two_images(form: Any, data: Path, tmp_path: Path) -> None:
 def test_retrieval(data: Path, tmp_path: Path) -> None:
     files: dict[str, Any] = {"data": str(data / "captions.csv"), "images": data}
     fields: dict[str, Any] = {**TRAINING, "batch_size": 3}
-    Retrieval(system="vilt", out=tmp_path / "run", steps=80, candidates=3, **files, **fields).run()
+    configure(Retrieval, system="vilt", out=tmp_path / "run", steps=80, candidates=3, **files, **fields).run()
     result = RetrievalTask(run=tmp_path / "run", **files).evaluate()
     assert result.rows["model"]["image_to_text"]["R@1"] == 1
     assert result.rows["model"]["text_to_image"]["R@1"] == 1
-    find_recipe("albef-pretrain")(data=files["data"], out=tmp_path / "albef", steps=1, words=100, batch_size=3).run()
+    configure(
+        find_recipe("albef-pretrain"), data=files["data"], out=tmp_path / "albef", steps=1, words=100, batch_size=3
+    ).run()
     listed = RetrievalTask(run=tmp_path / "run", **files, shortlist=tmp_path / "albef", k=3).evaluate()
     assert listed.rows["reranked"] == result.rows["model"]  # a list of all three leaves nothing out
     short = RetrievalTask(run=tmp_path / "run", **files, shortlist=tmp_path / "albef", k=1).evaluate()
@@ -119,8 +122,8 @@ def test_retrieval(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", ["uniter", "vilbert"])
 def test_retrieval_by_regions(system: str, data: Path, tmp_path: Path) -> None:
     files: dict[str, Any] = {"data": str(data / "captions.csv"), "regions": data / "regions.safetensors"}
-    Retrieval(
-        system=system, out=tmp_path / "run", steps=2, candidates=3, **files, **{**TRAINING, "batch_size": 3}
+    configure(
+        Retrieval, system=system, out=tmp_path / "run", steps=2, candidates=3, **files, **{**TRAINING, "batch_size": 3}
     ).run()
     result = RetrievalTask(run=tmp_path / "run", **files).evaluate()
     assert result.rows["chance"]["image_to_text"]["R@1"] == pytest.approx(1 / 3)

@@ -21,7 +21,7 @@ from coalign.data.regions.files import write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.evaluation import matching as match_scoring
 from coalign.evaluation.matching import PairScorer, match_scores
-from coalign.recipes.pairs._vl_pretrain import with_vocabulary
+from coalign.recipes._start import with_vocabulary
 from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist
 from coalign.tasks.pairs import cross_retrieval, matching

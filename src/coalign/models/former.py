@@ -27,7 +27,6 @@ _PLAIN = {
     "projection_dropout": 0.0,
     "online_keys": False,
     "frozen_text": False,
-    "warm_momentum": False,
     "negative_sharpness": 1.0,
     "match_items": None,
     "word_items": None,

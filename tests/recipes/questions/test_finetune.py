@@ -12,6 +12,7 @@ import torch
 from coalign.cli.main import main
 from coalign.data.regions.files.shards import write_shard
 from coalign.errors import InputError
+from coalign.flags import configure
 from coalign.recipes.questions._finetune import start_from
 from coalign.recipes.questions.vqa import Recipe as Vqa
 from coalign.registry import create, find
@@ -179,7 +180,8 @@ def test_a_run_goes_on_from_a_pretrained_one_and_says_what_it_was(data: Path, tm
     with pytest.raises(InputError, match="fine-tuned for another task"):
         from coalign.recipes.questions.nlvr2 import Recipe
 
-        Recipe(
+        configure(
+            Recipe,
             system="uniter",
             out=tmp_path / "c",
             start=tmp_path / "a",
@@ -237,7 +239,7 @@ def test_what_cannot_be_trained_or_measured(data: Path, tmp_path: Path) -> None:
             **change,
         }
         with pytest.raises(InputError, match=words):
-            Vqa(**fields).run()
+            configure(Vqa, **fields).run()
 
     refused("no system 'unitre'", system="unitre")
     refused("give their file with --regions", regions=None)

@@ -12,6 +12,7 @@ import coalign
 from coalign.data.texts.conll import read_conll
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import configure
 from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.recipes import find_recipe
 from coalign.registry import describe
@@ -47,7 +48,7 @@ def text(rng, *words, length=4):
 
 
 def train(name, **fields):
-    find_recipe(name)(**fields).run()
+    configure(find_recipe(name), **fields).run()
 
 
 def evaluate(task, run, data, **fields):

@@ -14,11 +14,13 @@ from coalign import prepare
 from coalign.cli.commands import vocab
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import configure
 from coalign.models.gpt.heads import GptClassifier, GptMultipleChoice, GptSimilarity
 from coalign.models.gpt.model import Gpt, released, transformers
 from coalign.recipes.texts import gpt_choice, gpt_classify, gpt_entail, gpt_pretrain, gpt_similarity
 from coalign.registry import convert, load
 from coalign.tasks.texts import classification, language_model, multiple_choice
+from coalign.training.experiment import Experiment
 from coalign.trunks.gpt import GptConfig
 
 GOOD, BAD = ("sun warm bright day", "happy bright sun"), ("rain cold dark night", "sad dark rain")
@@ -49,7 +51,8 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pretrained(corpus):
     out = corpus.parent / "pre"
-    gpt_pretrain.Recipe(data=str(corpus), out=out, held_out=str(corpus), steps=12, save_every=6, **SMALL).run()
+    short = {"steps": 12, "save_every": 6, **SMALL}
+    configure(gpt_pretrain.Recipe, data=str(corpus), out=out, held_out=str(corpus), **short).run()
     return out
 
 
@@ -73,24 +76,25 @@ def test_pretraining_learns_and_is_measured_beside_frequencies(pretrained, corpu
 
 def test_pretraining_goes_on_with_the_corpus_it_has(pretrained, corpus, tmp_path):
     whole = tmp_path / "whole"
-    recipe = gpt_pretrain.Recipe(data=str(corpus), out=whole, steps=12, save_every=6, **SMALL)
+    recipe = configure(gpt_pretrain.Recipe, data=str(corpus), out=whole, steps=12, save_every=6, **SMALL)
     recipe.run()
     before = load(whole).model.state_dict()
     shutil.rmtree(whole / "checkpoints" / "step-12")
     recipe.run()  # from step 6
     assert all(torch.equal(tensor, before[name]) for name, tensor in load(whole).model.state_dict().items())
-    with pytest.raises(InputError, match="other data or another vocabulary"):
-        gpt_pretrain.Recipe(data=str(corpus), out=whole, **{**SMALL, "vocab_size": 60}).run()
+    with pytest.raises(InputError, match=r"other settings .*corpus\.vocabulary"):
+        configure(gpt_pretrain.Recipe, data=str(corpus), out=whole, **{**SMALL, "vocab_size": 60}).run()
 
 
 def test_classification_is_learned_and_starts_from_the_pretrained_trunk(pretrained, tmp_path):
     train = table(tmp_path / "train.tsv", sentences(48, 1), ("sentence", "label"))
     dev = table(tmp_path / "dev.tsv", sentences(16, 2), ("sentence", "label"))
-    recipe = gpt_classify.Recipe(data=train, out=tmp_path / "run", start=pretrained, steps=20, batch_size=8, lr=1e-3)
-    start = recipe.starting([])
-    model = recipe.model(GptClassifier, start, classes=2)
+    fields = {"data": train, "out": tmp_path / "run", "start": pretrained}
+    recipe = configure(gpt_classify.Recipe, **fields, steps=20, batch_size=8, lr=1e-3)
+    with Experiment("test", recipe.options) as experiment:
+        model, _ = recipe.start.model(experiment, GptClassifier, list, classes=2)
     trunk = load(pretrained).model.trunk
-    assert start.config.special == 3 and torch.equal(model.trunk.word.weight[:-3], trunk.word.weight)
+    assert model.config.gpt.special == 3 and torch.equal(model.trunk.word.weight[:-3], trunk.word.weight)
     recipe.run()
     result = classification.Evaluate(tmp_path / "run", dev, out=tmp_path / "p.tsv").evaluate()
     assert result.metrics["accuracy"] == 1.0
@@ -101,7 +105,7 @@ def test_classification_is_learned_and_starts_from_the_pretrained_trunk(pretrain
 
 def test_the_auxiliary_loss_can_be_left_out(tmp_path):
     train = table(tmp_path / "t.tsv", sentences(16), ("sentence", "label"))
-    gpt_classify.Recipe(data=train, out=tmp_path / "run", steps=2, warmup=0.75, lm_weight=0.0, **SMALL).run()
+    configure(gpt_classify.Recipe, data=train, out=tmp_path / "run", steps=2, warmup=0.75, lm_weight=0.0, **SMALL).run()
     logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert set(logged["losses"]) == {"task"} and logged["lr"] == SMALL["lr"]  # by default half of it
 
@@ -110,15 +114,15 @@ def test_entailment_and_similarity(tmp_path, capsys):
     pairs = [(a, b, "yes" if x == y else "no") for (a, x), (b, y) in zip(sentences(16), sentences(16, 3), strict=True)]
     data = table(tmp_path / "t.tsv", pairs, ("premise", "hypothesis", "label"))
     with pytest.raises(InputError, match="at least two labels"):
-        gpt_entail.Recipe(data=data, out=tmp_path / "e", steps=2, **SMALL).run()
+        configure(gpt_entail.Recipe, data=data, out=tmp_path / "e", steps=2, **SMALL).run()
     pairs[0] = (*pairs[0][:2], "no")
     data = table(tmp_path / "t.tsv", pairs, ("premise", "hypothesis", "label"))
-    gpt_entail.Recipe(data=data, dev=data, out=tmp_path / "e", steps=2, **SMALL).run()
+    configure(gpt_entail.Recipe, data=data, dev=data, out=tmp_path / "e", steps=2, **SMALL).run()
     assert "accuracy" in capsys.readouterr().out
     assert isinstance(load(tmp_path / "e").model, GptClassifier)
     scores = [(a, b, number / 4) for number, (a, b, _) in enumerate(pairs)]
     data = table(tmp_path / "s.tsv", scores, ("sentence1", "sentence2", "score"))
-    gpt_similarity.Recipe(data=data, out=tmp_path / "s", steps=2, regression=True, **SMALL).run()
+    configure(gpt_similarity.Recipe, data=data, out=tmp_path / "s", steps=2, regression=True, **SMALL).run()
     model = load(tmp_path / "s").model
     assert isinstance(model, GptSimilarity) and model.config.classes == 1
     result = classification.Evaluate(tmp_path / "s", data).evaluate()
@@ -133,7 +137,7 @@ def test_story_cloze(tmp_path):
         for n, (text, _) in enumerate(sentences(16))
     ]
     (tmp_path / "s.csv").write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n")
-    gpt_choice.Recipe(data=str(tmp_path / "s.csv"), out=tmp_path / "run", steps=2, **SMALL).run()
+    configure(gpt_choice.Recipe, data=str(tmp_path / "s.csv"), out=tmp_path / "run", steps=2, **SMALL).run()
     assert isinstance(load(tmp_path / "run").model, GptMultipleChoice)
     result = multiple_choice.Evaluate(tmp_path / "run", str(tmp_path / "s.csv")).evaluate()
     assert result.count == 16 and result.extra["chance"] == 0.5
@@ -170,26 +174,27 @@ def test_fine_tuning_starts_from_published_folders(published, tmp_path):
     model, authors, hugging = published
     data = table(tmp_path / "t.tsv", [("ab c", "x"), ("d b", "y")] * 4, ("sentence", "label"))
     for folder, joint in ((authors, True), (hugging, False)):
-        recipe = gpt_classify.Recipe(data=data, out=tmp_path / f"run-{joint}", start=folder, steps=1, batch_size=4)
-        start = recipe.starting([])
-        assert start.config.joint_softmax is joint
-        tuned = recipe.model(GptClassifier, start, classes=2)
+        out = tmp_path / f"run-{joint}"
+        recipe = configure(gpt_classify.Recipe, data=data, out=out, start=folder, steps=1, batch_size=4)
+        with Experiment("test", recipe.options) as experiment:
+            tuned, tokenizer = recipe.start.model(experiment, GptClassifier, list, classes=2)
+        assert tuned.config.gpt.joint_softmax is joint
         assert torch.equal(tuned.trunk.word.weight[:8], model.trunk.word.weight)
-        assert start.tokenizer.ids("ab c") == [5, 6]
+        assert tokenizer.ids("ab c") == [5, 6]
         recipe.run()
     (hugging / "merges.txt").unlink()
     with pytest.raises(InputError, match="has no vocabulary"):
-        gpt_classify.Recipe(data=data, out=tmp_path / "r", start=hugging).run()
+        configure(gpt_classify.Recipe, data=data, out=tmp_path / "r", start=hugging).run()
 
 
 def test_what_is_no_gpt_is_said(tmp_path, pretrained):
     data = table(tmp_path / "t.tsv", sentences(8), ("sentence", "label"))
     with pytest.raises(InputError, match="GPT has the sizes tiny, small, base"):
-        gpt_classify.Recipe(data=data, out=tmp_path / "r", size="huge").run()
+        configure(gpt_classify.Recipe, data=data, out=tmp_path / "r", size="huge").run()
     run = tmp_path / "run"
-    gpt_classify.Recipe(data=data, out=run, steps=1, **SMALL).run()
+    configure(gpt_classify.Recipe, data=data, out=run, steps=1, **SMALL).run()
     with pytest.raises(InputError, match="is fine-tuned"):
-        gpt_pretrain.Recipe(data=str(Path(pretrained).parent / "c.txt"), out=tmp_path / "p", start=run).run()
+        configure(gpt_pretrain.Recipe, data=str(Path(pretrained).parent / "c.txt"), out=tmp_path / "p", start=run).run()
     with pytest.raises(InputError, match="is no language model"):
         language_model.Evaluate(run, str(Path(pretrained).parent / "c.txt")).evaluate()
     unknown = table(tmp_path / "u.tsv", [("sun", "ugly")], ("sentence", "label"))

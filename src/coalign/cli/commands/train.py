@@ -12,7 +12,7 @@ import tyro
 from coalign.cli.commands import Help
 from coalign.cli.output import named_list
 from coalign.errors import InputError
-from coalign.flags import as_flags
+from coalign.flags import as_flags, groups_of
 
 HELP = Help("your own data", "RECIPE --data PAIRS", "train; started again, it goes on where it was", 10)
 
@@ -44,16 +44,30 @@ def run_recipe(name: str, prog: str, words: list[str]) -> int:
     processes, words = _taken(words, "--nproc")
     if processes is not None:
         return in_processes(processes, ["train", name, *words])
-    paper, default = getattr(recipe, "paper", None), getattr(recipe, "schedule", None)
+    papers, default = _papers(recipe), _schedule(recipe)
     if "--paper" in words:
-        if paper is None:
-            raise InputError(f"{name}: the paper's learning rates are not in this recipe")
-        words = [*as_flags(paper, default), *(word for word in words if word != "--paper")]
+        system = _taken(words, "--system")[0] or ""
+        if system not in papers:
+            raise InputError(f"{name}: no paper's learning rates are known{f' of {system}' if system else ''}")
+        words = [*as_flags(papers[system], default), *(word for word in words if word != "--paper")]
     about = recipe.__doc__ or ""
-    if paper is not None:
-        about = f"{about}\n\nThe paper's (--paper): {' '.join(as_flags(paper, default))}"
+    for system, paper in papers.items():
+        about += f"\n\nThe paper's{f' of {system}' if system else ''} (--paper): {' '.join(as_flags(paper, default))}"
     tyro.cli(recipe, prog=prog, args=words, description=about).run()
     return 0
+
+
+def _papers(recipe: Any) -> dict[str, Any]:
+    """The learning rates of the papers, by system; by "" where the recipe is of one."""
+    papers = getattr(recipe, "papers", None)
+    return dict(papers or {}) if papers or not hasattr(recipe, "paper") else {"": recipe.paper}
+
+
+def _schedule(recipe: Any) -> Any:
+    """The recipe's own learning rates."""
+    schedule = getattr(recipe, "schedule", None)
+    groups = [group for name, group in groups_of(recipe).items() if name != "schedule"]
+    return schedule or next((found for group in groups if (found := _schedule(group)) is not None), None)
 
 
 def in_processes(number: str, words: Sequence[str]) -> int:

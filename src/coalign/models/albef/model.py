@@ -144,7 +144,11 @@ class Albef(nn.Module):
         if self.config.clamp_temperature:
             self.temperature.clamp_(0.001, 0.5)
         self.momentum.eval()  # its targets and its queue are better without dropout
-        momentum_update(self.momentum, self.online, self.config.momentum)
+        momentum = self.config.momentum
+        if self.config.warm_momentum:
+            step = int(self.get_buffer("step"))
+            momentum = min(momentum, (step + 1) / (step + 10))
+        momentum_update(self.momentum, self.online, momentum)
 
     def losses(
         self,

@@ -36,6 +36,8 @@ class AlbefConfig:
     alpha: float = 0.4
     alpha_steps: int = 0
     """Steps over which alpha grows from 0 to its value (the original: the first epoch)."""
+    warm_momentum: bool = False
+    """The momentum grows to its value as (step + 1) / (step + 10): a copy of fresh weights is of no use for long."""
     distill: bool = True
     objectives: tuple[Literal["itc", "itm", "mlm"], ...] = ("itc", "itm", "mlm")
     targets: Literal["pairs", "ids"] = "pairs"

@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.recipes.pairs._vl_pretrain import PixelPretrain
+from coalign.arguments import PairsOptions
+from coalign.data.pairs.loader import Loader
+from coalign.recipes._start import Start, StartOptions
+from coalign.recipes.pairs._pretraining import Objectives, PixelOptions, Pixels, texts_of
+from coalign.registry import describe
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
+
+SLOWLY = {"temperature": 0.1}
+"""At the rates of small models the temperature, one number, would run away."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(PixelPretrain):
+class Recipe:
     """Pre-trains ALBEF: contrast, matching with hard negatives, masked words, momentum distillation (section 3)."""
 
-    system: ClassVar[str] = "albef"
-    lr_multipliers: ClassVar[Mapping[str, float]] = {"temperature": 0.1}  # at the rates of small models it runs away
-    out: Path = Path("runs/albef-pretrain")
-    """The run's folder."""
+    paper: ClassVar[Schedule] = Schedule(  # section 3.5 (Li et al. 2021): 30 epochs of 5.1 million pairs
+        steps=300_000, batch_size=512, lr=1e-4, warmup=1000.0, final_lr=0.1, weight_decay=0.02
+    )
+    pairs: PairsOptions
+    start: StartOptions = Start()
+    pixels: PixelOptions = Pixels()
+    objectives: Objectives = ()
+    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/albef-pretrain"))
 
-    def config(self, **settings: Any) -> Any:
-        return super().config(**settings, alpha_steps=max(self.steps * 3 // 10, 1), warm_momentum=True)
+    def run(self) -> None:
+        with Experiment("albef-pretrain", self.options) as experiment:
+            source = self.pairs.open("train", experiment.quarantine)
+            model, tokenizer = self.start.model(
+                experiment, "albef", lambda: texts_of(source), self.config, *self.pixels.flags()
+            )
+            if self.start.start is None:
+                model.momentum.load_state_dict(model.online.state_dict())
+            loader = Loader(
+                source,
+                model.input_spec,
+                tokenizer,
+                self.schedule.batch_size,
+                options=self.pixels.framing,
+                quarantine=experiment.quarantine,
+                **experiment.loading,
+            )
+            training = self.schedule.training(self.options, objectives=self.objectives or None, lr_multipliers=SLOWLY)
+            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")
+
+    def config(self, size: Any) -> Any:
+        """The size with these settings; the distillation's weight grows over a third of the steps."""
+        return replace(
+            size,
+            image=replace(size.image, **self.pixels.sides(), **self.start.dropouts()),
+            text=replace(size.text, **self.start.dropouts()),
+            alpha_steps=max(self.schedule.steps * 3 // 10, 1),
+            warm_momentum=True,
+        )

@@ -3,77 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from tyro.conf import arg
 
+from coalign.arguments import PAIRS_HELP
 from coalign.data.core.batches import Batches
 from coalign.data.core.samples import Sample, Source
-from coalign.data.images.transforms import ImageOptions
-from coalign.data.loaded import Loaded
-from coalign.data.pairs.loader import Loader
+from coalign.data.pairs.loader import Loader, SourceContent
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, image_of, open_pictures
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.recipes.questions._finetune import FineTune
-from coalign.registry import find
+from coalign.flags import OptionalName
+from coalign.recipes.pairs._pretraining import WHOLE, texts_of
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.registry import describe, find
+from coalign.training.experiment import Experiment
+from coalign.training.options import Schedule
 from coalign.types import Batch, InputSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(FineTune):
+class Recipe:
     """Fine-tunes a system for image-text retrieval: the true pair against others that are drawn at random.
 
     UNITER and ViLBERT rank it above pairs with another text or another image, ViLT above other texts; ALBEF trains its
     contrast and its matching on all texts of an image.
     """
 
-    task = "cross-retrieval"
-
-    data: str
-    """A table, folder, COCO or Karpathy JSON, tar shards, or a `datasets` name."""
-    split: str | None = None
-    """Only this split of the data."""
+    papers: ClassVar[Papers] = {
+        "albef": Schedule(batch_size=256, lr=1e-5, final_lr=0.1, weight_decay=0.02),  # 10 epochs
+        "uniter": Schedule(
+            steps=5000, batch_size=8, lr=5e-5, warmup=500.0, betas=(0.9, 0.98), decay="linear", clip=2.0
+        ),
+        "vilbert": Schedule(batch_size=64, lr=2e-5, decay="linear"),  # 20 epochs
+        "vilt": Schedule(batch_size=256, lr=1e-4, betas=(0.9, 0.98), decay="linear"),  # 10 epochs
+    }
+    data: Annotated[str, arg(metavar="PAIRS", help=PAIRS_HELP)]
+    image_column: OptionalName = None
+    """The column of the images. By default found by its name."""
+    text_column: OptionalName = None
+    """The column of the texts. By default found by its name."""
+    split: OptionalName = None
+    """Only this split, where the data has several."""
     candidates: int = 4
     """Pairs that one image or text is ranked in, the true one among them."""
+    fine_tuning: FineTuning
 
     @property
     def head(self) -> str:
+        """The name of the system's head."""
         return "retrieval"
 
     def run(self) -> None:
-        source = open_source(self.data, split=self.split, images=self.images, prefer="train")
-        entry = find(self.system)
-        loaded = self.model([text for index in range(len(source)) for text in source[index].texts])
-        spec, tokenizer = loaded.spec, loaded.vocabulary
-        if type(loaded.model) is entry.model:
-            whole = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
-            loader: Any = Loader(
-                source, spec, tokenizer, self.batch_size, seed=self.seed, workers=self.workers, options=whole
+        tuning, columns = self.fine_tuning, {"image_column": self.image_column, "text_column": self.text_column}
+        with Experiment("retrieval_finetune", tuning.options) as experiment:
+            images = tuning.visual.images
+            source = open_source(self.data, **columns, split=self.split, images=images, prefer="train")
+            model, tokenizer = tuning.start.model(
+                experiment, self.head, lambda: texts_of(source), regions=tuning.visual.regions
             )
-            self.train(loaded, loader, "--task retrieval --data HELD_OUT")
-            return
-        beside = Path(self.data).parent if self.images is None and spec.region_width is None else self.images
-        pictures = open_pictures(spec, self.regions, beside)
-        samples = [source[index] for index in range(len(source))]
-        missing = pictures.check((image_of(sample) for sample in samples), self.max_missing)
-        kept = [index for index, sample in enumerate(samples) if image_of(sample) not in missing]
-        collate = Candidates(source, kept, spec, tokenizer, pictures, self.candidates)
-        if len({source[index].id for index in kept}) < 2:
-            raise InputError(f"{source.name}: ranking pairs needs two images or more")
-        loader = Batches(kept, collate, self.batch_size, seed=self.seed, workers=self.workers, name=source.name)
-        self.train(loaded, loader, "--task cross-retrieval --data HELD_OUT")
+            spec, size = model.input_spec, tuning.schedule.batch_size
+            if type(model) is find(tuning.start.system).model:
+                command = f"coalign evaluate {experiment.out} --task retrieval --data HELD_OUT"
+                loader: Any = Loader(source, spec, tokenizer, size, options=WHOLE, **experiment.loading)
+            else:
+                command = tuning.visual.command(experiment.out, "--task cross-retrieval --data HELD_OUT")
+                model = with_candidates(model, self.candidates)
+                collate, kept = self.ranked(source, spec, tokenizer)
+                content = SourceContent(source)
+                loader = Batches(kept, collate, size, name=source.name, content=content, **experiment.loading)
+            training, about = tuning.schedule.training(tuning.options), {"task": "cross-retrieval"}
+            experiment.fit(model, loader, training, describe(model) | about, tokenizer)
+            experiment.close(command)
 
-    def model(self, texts: Sequence[str], classes: int | None = None) -> Loaded:
-        loaded = super().model(texts, classes)
-        config = loaded.model.config
-        if hasattr(config, "candidates"):  # a number of the loss alone: no weight depends on it
-            loaded.model.config = type(config)(**{**vars(config), "candidates": self.candidates})
-        return loaded
+    def ranked(self, source: Source, spec: InputSpec, tokenizer: Tokenizer) -> tuple[Candidates, list[int]]:
+        """What makes the batches, and the samples whose images are there."""
+        visual = self.fine_tuning.visual
+        beside = Path(self.data).parent if visual.images is None and spec.region_width is None else visual.images
+        pictures = open_pictures(spec, visual.regions, beside)
+        samples = [source[index] for index in range(len(source))]
+        missing = pictures.check((image_of(sample) for sample in samples), visual.max_missing)
+        kept = [index for index, sample in enumerate(samples) if image_of(sample) not in missing]
+        if len({samples[index].id for index in kept}) < 2:
+            raise InputError(f"{source.name}: ranking pairs needs two images or more")
+        return Candidates(source, kept, spec, tokenizer, pictures, self.candidates), kept
+
+
+def with_candidates(model: Any, candidates: int) -> Any:
+    """The model with this number of candidates, a number of the loss alone, where it has one."""
+    config = model.config
+    if "candidates" in {field.name for field in fields(config)}:
+        model.config = replace(config, candidates=candidates)
+    return model
 
 
 @dataclass

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from coalign.arguments import PairsOptions
 from coalign.data.regions.regions import RegionSet
-from coalign.recipes.pairs._vl_pretrain import RegionPretrain
+from coalign.recipes._start import Start, StartOptions
+from coalign.recipes.pairs._pretraining import Objectives, RegionOptions
+from coalign.registry import describe
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
+
+ALIGNMENT_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(RegionPretrain):
+class Recipe:
     """Pre-trains UNITER: a step draws masked words, masked regions, or matching with word-region alignment (3.2)."""
 
-    system: ClassVar[str] = "uniter"
-    out: Path = Path("runs/uniter-pretrain")
-    """The run's folder."""
-    alignment_weight: float = 0.1
-    """Weight of the word-region alignment by optimal transport beside matching; 0 leaves it out."""
+    paper: ClassVar[Schedule] = Schedule(  # Chen et al. 2020, their code; a batch: 8 x 5 x 10,240 tokens
+        steps=200_000, lr=5e-5, warmup=10_000.0, decay="linear", weight_decay=0.01, betas=(0.9, 0.98), clip=5.0
+    )
+    pairs: PairsOptions
+    regions: RegionOptions
+    start: StartOptions = Start()
+    alignment_weight: float = ALIGNMENT_WEIGHT
+    """Of fresh weights: the word-region alignment by optimal transport beside matching; 0 leaves it out."""
+    objectives: Objectives = ()
+    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/uniter-pretrain"))
+
+    def run(self) -> None:
+        with Experiment("uniter-pretrain", self.options) as experiment:
+            pairs = self.regions.pairs(self.pairs.open("train", experiment.quarantine))
+            settings = self.of_regions(pairs.regions.width, pairs[0].regions)
+            model, tokenizer = self.start.model(
+                experiment,
+                "uniter",
+                pairs.texts,
+                lambda size: replace(size, text=replace(size.text, **self.start.dropouts()), **settings),
+                *(["--alignment-weight"] if self.alignment_weight != ALIGNMENT_WEIGHT else []),
+            )
+            loader = pairs.batches(model.input_spec, tokenizer, self.schedule.batch_size, **experiment.loading)
+            training = self.schedule.training(self.options, objectives=self.objectives or None)
+            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT --regions REGIONS")
 
     def of_regions(self, width: int, sample: RegionSet) -> dict[str, Any]:
+        """Settings that follow from what the region file holds: features `width` wide, and what `sample` has."""
         settings: dict[str, Any] = {"region_width": width, "alignment_weight": self.alignment_weight}
         if "classes" not in sample:  # then there is no distribution to predict
             return settings | {"objectives": ("itm", "mlm", "mrfr"), "ratios": (2.0, 2.0, 1.0)}

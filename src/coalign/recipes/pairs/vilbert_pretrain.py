@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from coalign.arguments import PairsOptions
 from coalign.data.regions.regions import RegionSet
-from coalign.recipes.pairs._vl_pretrain import RegionPretrain
+from coalign.recipes._start import Start, StartOptions
+from coalign.recipes.pairs._pretraining import Objectives, RegionOptions
+from coalign.registry import describe
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(RegionPretrain):
+class Recipe:
     """Pre-trains ViLBERT: masked words and regions, and whether text and image belong together (section 2.2)."""
 
-    system: ClassVar[str] = "vilbert"
-    out: Path = Path("runs/vilbert-pretrain")
-    """The run's folder."""
+    paper: ClassVar[Schedule] = Schedule(  # section 3.1 (Lu et al. 2019): 10 epochs of 3.1 million pairs
+        steps=60_500, batch_size=512, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01
+    )
+    pairs: PairsOptions
+    regions: RegionOptions
+    start: StartOptions = Start()
+    objectives: Objectives = ()
+    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/vilbert-pretrain"))
+
+    def run(self) -> None:
+        with Experiment("vilbert-pretrain", self.options) as experiment:
+            pairs = self.regions.pairs(self.pairs.open("train", experiment.quarantine))
+            settings = self.of_regions(pairs.regions.width, pairs[0].regions)
+            model, tokenizer = self.start.model(
+                experiment,
+                "vilbert",
+                pairs.texts,
+                lambda size: replace(size, text=replace(size.text, **self.start.dropouts()), **settings),
+            )
+            loader = pairs.batches(model.input_spec, tokenizer, self.schedule.batch_size, **experiment.loading)
+            training = self.schedule.training(self.options, objectives=self.objectives or None)
+            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT --regions REGIONS")
 
     def of_regions(self, width: int, sample: RegionSet) -> dict[str, Any]:
-        if "classes" not in sample:  # then hidden regions are told by their features
+        """Settings that follow from what the region file holds: features `width` wide, and what `sample` has."""
+        if "classes" not in sample:  # then hidden regions are predicted by their features
             return {"region_width": width, "region_target": "features", "region_targets": width}
         return {"region_width": width, "region_targets": int(sample["classes"].shape[1])}

@@ -1,23 +1,54 @@
-"""Pre-train ViLT on your own pairs of images and texts: no detector, no regions."""
+"""Pre-train ViLT on your own pairs of images and texts, from pixels and fresh weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from coalign.recipes.pairs._vl_pretrain import PixelPretrain
+from coalign.arguments import PairsOptions
+from coalign.data.pairs.loader import Loader
+from coalign.recipes._start import Start, StartOptions
+from coalign.recipes.pairs._pretraining import Objectives, PixelOptions, Pixels, texts_of
+from coalign.registry import describe
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(PixelPretrain):
-    """Pre-trains ViLT: masked whole words, and matching with word-patch alignment (section 3.2)."""
+class Recipe:
+    """Pre-trains ViLT: masked words, and whether text and image belong together, with word-patch alignment (3.2)."""
 
-    system: ClassVar[str] = "vilt"
-    out: Path = Path("runs/vilt-pretrain")
-    """The run's folder."""
-    alignment_weight: float = 0.1
-    """Weight of the word-patch alignment by optimal transport beside matching; 0 leaves it out."""
+    paper: ClassVar[Schedule] = Schedule(  # section 4.2 (Kim et al. 2021); β's of the authors' code
+        steps=200_000, batch_size=4096, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01, betas=(0.9, 0.98)
+    )
+    pairs: PairsOptions
+    start: StartOptions = Start()
+    pixels: PixelOptions = Pixels()
+    objectives: Objectives = ()
+    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/vilt-pretrain"))
 
-    def config(self, **settings: Any) -> Any:
-        return super().config(**settings, alignment_weight=self.alignment_weight)
+    def run(self) -> None:
+        with Experiment("vilt-pretrain", self.options) as experiment:
+            source = self.pairs.open("train", experiment.quarantine)
+            image = self.pixels.sides() | self.start.dropouts()
+            model, tokenizer = self.start.model(
+                experiment,
+                "vilt",
+                lambda: texts_of(source),
+                lambda size: replace(size, image=replace(size.image, **image)),
+                *self.pixels.flags(),
+            )
+            loader = Loader(
+                source,
+                model.input_spec,
+                tokenizer,
+                self.schedule.batch_size,
+                options=self.pixels.framing,
+                quarantine=experiment.quarantine,
+                **experiment.loading,
+            )
+            training = self.schedule.training(self.options, objectives=self.objectives or None)
+            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")

@@ -1,188 +1,184 @@
-"""What fine-tuning recipes of image-and-text models share: a system's head, weights to start from, images, the loop."""
+"""Option groups of the fine-tunings on images and language: a system's head with its start, and the images."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tyro.conf import OmitArgPrefixes
 
-from coalign.arguments import say
 from coalign.data.core.batches import Batches
-from coalign.data.loaded import Loaded
 from coalign.data.pairs.loader import check_vocabulary
-from coalign.data.questions.items import Item, ItemCollate, Parts
+from coalign.data.questions.items import Item, ItemCollate
 from coalign.data.questions.pictures import Pictures, open_pictures
 from coalign.data.regions.files import open_regions
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.visual import ANSWERS
-from coalign.files import replace_file
-from coalign.recipes.pairs._vl_pretrain import with_vocabulary
-from coalign.registry import describe, find, load
-from coalign.training.loop import Loader, TrainConfig, fit
-from coalign.training.run import Run
+from coalign.flags import OptionalPath, say
+from coalign.recipes._start import Weights, loaded, sized, vocabulary, with_vocabulary
+from coalign.registry import describe, find, systems
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, Schedule
 from coalign.types import InputSpec
+
+Papers = Mapping[str, Schedule]
+"""The papers' learning rates by system."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune(ABC):
-    """Flags of all fine-tunings. A run that was stopped goes on from its last checkpoint."""
+class Visual:
+    """The images, in the form that the system reads."""
 
-    task: ClassVar[str]
-    """The task's name, which is the recipe's."""
+    regions: OptionalPath = None
+    """Region features, for systems that read regions: what `coalign extract regions` wrote, or a published file."""
+    images: OptionalPath = None
+    """A folder of pictures, for systems that read pictures."""
+    max_missing: float = 0.0
+    """The largest fraction of images that may be missing; the items about them are left out."""
+
+    def pictures(self, spec: InputSpec) -> Pictures:
+        """The images, as the model reads them."""
+        return open_pictures(spec, self.regions, self.images)
+
+    def loader(
+        self,
+        experiment: Experiment,
+        items: Sequence[Item],
+        spec: InputSpec,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        classes: int = 0,
+    ) -> Batches[Item]:
+        """Batches of the items whose images are there; how many are left out is said on standard error."""
+        pictures = self.pictures(spec)
+        missing = pictures.check((image for item in items for image in item.images), self.max_missing)
+        kept = [item for item in items if not missing.intersection(item.images)]
+        if len(kept) < len(items):
+            say(f"{len(items) - len(kept)} of {len(items)} items are left out: {len(missing)} images are missing")
+        collate = ItemCollate(spec, tokenizer, pictures, classes=classes)
+        return Batches(kept, collate, batch_size, name=f"{experiment.name} items", **experiment.loading)
+
+    def command(self, run: Path, more: str) -> str:
+        """The command that evaluates the run."""
+        seen = f" --regions {self.regions}" if self.regions else f" --images {self.images}" if self.images else ""
+        return f"coalign evaluate {run}{seen} {more}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadStart:
+    """A system's head, and where its weights start from."""
 
     system: str
     """Whose head is trained; `coalign systems` lists which has which."""
-    out: Path
-    """The run's folder."""
-    start: Path | None = None
-    """Weights to start from: a pre-trained run, the authors' file, or a Hugging Face folder. By default fresh ones."""
-    regions: Path | None = None
-    """Region features, for systems that read regions: what `coalign extract regions` wrote, or a published file."""
-    images: Path | None = None
-    """A folder of pictures, for systems that read pictures."""
-    max_missing: float = 0.0
-    """The largest fraction of images that may be missing; what is asked of them is left out."""
+    start: Weights = None
+    vocab: OptionalPath = None
+    """A vocab.txt or tokenizer.json. By default that of --from, or one learned from the texts."""
     size: str = "tiny"
     """Of fresh weights: a row of the system's table of sizes."""
-    vocab: Path | None = None
-    """A vocab.txt or tokenizer.json. By default that of `start`, or one learned from the texts."""
     words: int = 8000
     """Word pieces of a vocabulary that is learned."""
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    seed: int = 0
-    workers: int = 0
-    """Processes that prepare batches ahead."""
-    precision: Literal["fp32", "bf16"] = "fp32"
 
-    @abstractmethod
-    def run(self) -> None: ...
+    def model(
+        self,
+        experiment: Experiment,
+        head: str,
+        texts: Callable[[], Iterable[str]],
+        classes: int | None = None,
+        regions: Path | None = None,
+    ) -> tuple[Any, Tokenizer]:
+        """The head of that many classes with its vocabulary, started from the weights that are given.
 
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return self.task
-
-    def model(self, texts: Sequence[str], classes: int | None = None) -> Loaded:
-        """The system's head of that many classes, with its vocabulary, started from `start` where that is given."""
+        Raises:
+            InputError: The system has no such head; the weights are another system's, or another task's.
+        """
         entry = find(self.system)
-        if self.head not in entry.heads:
-            able = [name for name, system in _systems().items() if self.head in system.heads]
-            raise InputError(f"{self.system} has no head {self.head!r}; these have: {', '.join(able)}")
-        head, source = entry.heads[self.head], None
+        if head not in entry.heads:
+            able = [name for name, system in systems().items() if head in system.heads]
+            raise InputError(f"{self.system} has no head {head!r}; these have: {', '.join(able)}")
+        offer, source = entry.heads[head], None
         if self.start is not None:
-            loaded = load(self.start, self.system, vocab=self.vocab)
-            if loaded.tokenizer is None:
-                raise InputError(f"{self.start}: brings no vocabulary; give its vocab.txt by --vocab")
-            source, tokenizer = loaded.model, loaded.tokenizer
-            if type(source) is head.model and type(source) is not entry.model:
-                return self._taken_up(loaded, classes)
+            source, tokenizer = loaded(self.start, self.system, self.vocab)
+            if type(source) is offer.model and type(source) is not entry.model:
+                if classes is not None and source.config != with_classes(source.config, head, classes):
+                    raise InputError(
+                        f"{self.start}: its head has another number of classes, the data {classes}; give --answers"
+                    )
+                return source, tokenizer
             if type(source) is not entry.model:
                 raise InputError(
                     f"{self.start}: was fine-tuned for another task; start from a pre-trained {self.system}"
                 )
             config: Any = source.config
         else:
-            if self.size not in entry.sizes:
-                raise InputError(f"{self.system} has no size {self.size!r}; it has: {', '.join(entry.sizes)}")
-            tokenizer = Tokenizer.train(texts, self.words) if self.vocab is None else Tokenizer.load(self.vocab)
-            config = self._as_regions_are(with_vocabulary(entry.sizes[self.size], tokenizer))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = head.model(with_classes(head.config(config), self.head, classes))
+            tokenizer = vocabulary(experiment, self.vocab, texts, self.words)
+            config = with_vocabulary(sized(self.system, self.size), tokenizer)
+            if regions is not None and "region_width" in {field.name for field in dataclasses.fields(config)}:
+                config = replace(config, region_width=open_regions(regions).width)
+        wanted = with_classes(offer.config(config), head, classes)
+        model: Any = experiment.seeded(lambda: offer.model(wanted))
         check_vocabulary(model.input_spec, tokenizer)
         if source is not None:
-            start_from(model, source, self.head)
-        return Loaded(model, tokenizer)
-
-    def _taken_up(self, loaded: Loaded, classes: int | None) -> Loaded:
-        """A model of the same head, to be trained on."""
-        config: Any = loaded.model.config
-        if classes is not None and config != with_classes(config, self.head, classes):
-            raise InputError(
-                f"{self.start}: its head has another number of classes, the data {classes}; give --answers"
-            )
-        return loaded.train()
-
-    def _as_regions_are(self, config: Any) -> Any:
-        if self.regions is None or "region_width" not in {field.name for field in dataclasses.fields(config)}:
-            return config
-        return replace(config, region_width=open_regions(self.regions).width)
-
-    def pictures(self, spec: InputSpec) -> Pictures:
-        """The images, as the model reads them."""
-        return open_pictures(spec, self.regions, self.images)
-
-    def train(self, loaded: Loaded, loader: Loader, evaluate: str) -> None:
-        """Trains, saves the vocabulary and says what to type next."""
-        config = TrainConfig(
-            self.steps, self.lr, self.weight_decay, warmup=self.warmup, seed=self.seed, precision=self.precision
-        )
-        run = Run(
-            self.out, describe(loaded.model) | {"recipe": type(self).__module__.rsplit(".", 1)[-1], "task": self.task}
-        )
-        result = fit(loaded.model.to("cuda" if torch.cuda.is_available() else "cpu"), loader, config, run)
-        loaded.vocabulary.save(self.out)
-        seen = f" --regions {self.regions}" if self.regions else f" --images {self.images}" if self.images else ""
-        print(f"{self.out}: {result.steps} steps; next: coalign evaluate {self.out}{seen} {evaluate}")
+            start_from(model, source, head)
+        return model, tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemFineTune(FineTune):
-    """Fine-tuning on items that are asked about images."""
+class FineTune:
+    """A fine-tuning on items: the head, the images, the rates and the run."""
 
-    def train_items(
-        self, items: Sequence[Item], evaluate: str, classes: Sequence[str] = (), count: int | None = None
-    ) -> None:
-        """Trains on those items whose truth and images are known; `classes` are kept in the run.
+    start: OmitArgPrefixes[HeadStart]
+    visual: OmitArgPrefixes[Visual] = Visual()
+    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=1e-4, warmup=0.1, weight_decay=0.01)
+    options: Running
+
+    def train(self, task: str, head: str, items: Sequence[Item], evaluate: str, names: Sequence[str] = ()) -> None:
+        """Trains the system's head on the items whose truth and images are known, and keeps the classes' `names`.
 
         Raises:
-            InputError: none are.
+            InputError: No item has a truth; the run was started with other names.
         """
-        known = [item for item in items if item.target is not None]
-        if not known:
-            raise InputError(f"none of the {len(items)} items has a label: training needs a split with labels")
-        loaded = self.model(sorted({part for item in known for part in texts_of(item.texts)}), count)
-        pictures = self.pictures(loaded.spec)
-        missing = pictures.check((image for item in known for image in item.images), self.max_missing)
-        kept = [item for item in known if not missing.intersection(item.images)]
-        if len(kept) < len(known):
-            say(f"{len(known) - len(kept)} of {len(known)} items are left out: {len(missing)} images are missing")
-        collate = ItemCollate(loaded.spec, loaded.vocabulary, pictures, classes=count or 0)
-        loader = Batches(
-            kept, collate, self.batch_size, seed=self.seed, workers=self.workers, name=f"{self.task} items"
-        )
-        if classes:
-            save_classes(self.out, classes)
-        self.train(loaded, loader, evaluate)
+        known, classes = labelled(items), len(names) or None
+        with Experiment(task, self.options) as experiment:
+            if names:
+                experiment.keep(ANSWERS, json.dumps(list(names), ensure_ascii=False, indent=1) + "\n")
+            model, tokenizer = self.start.model(experiment, head, texts_of(known), classes, self.visual.regions)
+            spec, batch_size = model.input_spec, self.schedule.batch_size
+            loader = self.visual.loader(experiment, known, spec, tokenizer, batch_size, len(names))
+            training = self.schedule.training(self.options)
+            experiment.fit(model, loader, training, describe(model) | {"task": task}, tokenizer)
+            experiment.close(self.visual.command(experiment.out, evaluate))
 
 
-def save_classes(run: Path, classes: Sequence[str]) -> None:
-    """Writes what the head's classes mean into the run.
+FineTuning = OmitArgPrefixes[FineTune]
+
+
+def labelled(items: Sequence[Item]) -> list[Item]:
+    """The items whose truth is known.
 
     Raises:
-        InputError: the run has other ones.
+        InputError: none is.
     """
-    file, text = run / ANSWERS, json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n"
-    if file.exists() and file.read_text("utf-8") != text:
-        raise InputError(f"{file}: this run was started with other answers; choose another folder for the run")
-    replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+    known = [item for item in items if item.target is not None]
+    if not known:
+        raise InputError(f"none of the {len(items)} items has a label: training needs a split with labels")
+    return known
 
 
-def texts_of(texts: Sequence[Parts]) -> list[str]:
-    """All parts of an item's texts."""
-    return [part for text in texts for part in ([text] if isinstance(text, str) else text)]
+def texts_of(items: Sequence[Item]) -> Callable[[], list[str]]:
+    """All parts of the items' texts, to learn a vocabulary from."""
+
+    def texts() -> list[str]:
+        parts = (text for item in items for text in item.texts)
+        return sorted({part for text in parts for part in ([text] if isinstance(text, str) else text)})
+
+    return texts
 
 
 def with_classes(config: Any, head: str, classes: int | None) -> Any:
@@ -228,9 +224,3 @@ def _widen(name: str, tensor: Tensor, source: Tensor) -> None:
     tensor[: len(source)] = source
     if "word" not in name:
         tensor[len(source) :] = source[-1]
-
-
-def _systems() -> dict[str, Any]:
-    from coalign.registry import systems
-
-    return dict(systems())

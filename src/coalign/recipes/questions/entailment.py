@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from coalign.data.questions.entailment import LABELS, read_snli_ve
-from coalign.recipes.questions._finetune import ItemFineTune
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.training.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ItemFineTune):
+class Recipe:
     """Fine-tunes a system on SNLI-VE: does the image entail the sentence, contradict it, or neither?"""
 
-    task = "entailment"
-
+    papers: ClassVar[Papers] = {
+        "albef": Schedule(batch_size=256, lr=2e-5, final_lr=0.05, weight_decay=0.02),  # 5 epochs
+        "uniter": Schedule(steps=4000, lr=8e-5, betas=(0.9, 0.98), decay="linear", clip=2.0),
+    }
     data: Path
     """SNLI-VE's JSON lines."""
+    fine_tuning: FineTuning
+
+    @property
+    def head(self) -> str:
+        """The name of the system's head."""
+        return "entailment"
 
     def run(self) -> None:
-        self.train_items(read_snli_ve(self.data), "--data DEV", LABELS, len(LABELS))
+        names, items = LABELS, (read_snli_ve(self.data))
+        self.fine_tuning.train("entailment", self.head, items, "--data DEV", names)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from coalign.data.questions.vqa import answer_vocabulary, read_answers, read_gqa, to_items
-from coalign.recipes.questions._finetune import ItemFineTune
+from coalign.flags import OptionalPath
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.training.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ItemFineTune):
+class Recipe:
     """Fine-tunes a system on GQA's questions."""
 
-    task = "gqa"
-
+    papers: ClassVar[Papers] = {
+        "lxmert": Schedule(batch_size=32, lr=1e-5, decay="linear"),  # 4 epochs
+    }
     questions: Path
     """GQA's questions, or a file of LXMERT's."""
     balanced: bool = True
     """Only questions of the balanced part."""
-    answers: Path | None = None
+    answers: OptionalPath = None
     """The answers to choose from, as JSON or a published pickle. By default all of the data's."""
+    fine_tuning: FineTuning
+
+    @property
+    def head(self) -> str:
+        """The name of the system's head."""
+        return "gqa"
 
     def run(self) -> None:
         questions = read_gqa(self.questions, self.balanced)
         names = answer_vocabulary(questions, 1) if self.answers is None else read_answers(self.answers)
-        self.train_items(to_items(questions, names), "--questions QUESTIONS", names, len(names))
+        items = to_items(questions, names)
+        self.fine_tuning.train("gqa", self.head, items, "--questions QUESTIONS", names)

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from coalign.data.questions.nlvr2 import read_nlvr2
-from coalign.recipes.questions._finetune import ItemFineTune
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.training.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ItemFineTune):
+class Recipe:
     """Fine-tunes a system on NLVR2: is the statement true of the two images?"""
 
-    task = "nlvr2"
-
+    papers: ClassVar[Papers] = {
+        "albef": Schedule(batch_size=128, lr=2e-5, final_lr=0.05, weight_decay=0.02),  # 10 epochs
+        "lxmert": Schedule(batch_size=32, lr=5e-5, decay="linear"),  # 4 epochs
+        "uniter": Schedule(steps=8000, lr=3e-5, betas=(0.9, 0.98), decay="linear", clip=2.0),
+        "vilt": Schedule(batch_size=128, lr=1e-4, betas=(0.9, 0.98), decay="linear"),  # 10 epochs
+    }
     data: Path
     """NLVR2's JSON lines, such as train.json."""
     form: Literal["nlvr2", "nlvr2_paired", "nlvr2_triplet"] = "nlvr2"
     """Which of UNITER's three heads: attention between both images' streams, their two [CLS], or one stream of both."""
+    fine_tuning: FineTuning
 
     @property
     def head(self) -> str:
+        """The name of the system's head."""
         return self.form
 
     def run(self) -> None:
-        self.train_items(read_nlvr2(self.data), "--data DEV")
+        items = read_nlvr2(self.data)
+        self.fine_tuning.train("nlvr2", self.head, items, "--data DEV")

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from coalign.data.questions.referring import read_refcoco
-from coalign.recipes.questions._finetune import ItemFineTune
+from coalign.flags import OptionalPath
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.training.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ItemFineTune):
+class Recipe:
     """Fine-tunes a system on referring expressions: which of the image's regions is meant?
 
     The right one is the region that overlaps the true box most (UNITER), or those that overlap it by half (ViLBERT,
     VisualBERT), so that annotated and detected boxes both serve.
     """
 
-    task = "referring"
-
+    papers: ClassVar[Papers] = {
+        "uniter": Schedule(steps=8000, lr=6e-5, betas=(0.9, 0.98), decay="linear", clip=2.0),
+        "vilbert": Schedule(batch_size=256, lr=4e-5, decay="linear"),  # 20 epochs
+    }
     data: Path
     """The expressions: refs(unc).p as published, or the same as JSON."""
-    instances: Path | None = None
+    instances: OptionalPath = None
     """COCO's instances.json; by default the one beside the expressions."""
     split: str = "train"
+    fine_tuning: FineTuning
 
     @property
     def head(self) -> str:
+        """The name of the system's head."""
         return "grounding"
 
     def run(self) -> None:
         items = read_refcoco(self.data, self.instances, self.split)
-        self.train_items(items, f"--data {self.data} --split val")
+        self.fine_tuning.train("referring", self.head, items, f"--data {self.data} --split val")

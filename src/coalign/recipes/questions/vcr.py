@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from coalign.data.questions.items import Item
 from coalign.data.questions.vcr import read_vcr
-from coalign.recipes.questions._finetune import ItemFineTune
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.training.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ItemFineTune):
+class Recipe:
     """Fine-tunes a system on VCR: the right one of four answers, of four rationales, or both in turn."""
 
-    task = "vcr"
-
+    papers: ClassVar[Papers] = {
+        "uniter": Schedule(steps=8000, lr=6e-5, betas=(0.9, 0.98), decay="linear", clip=2.0),
+        "vilbert": Schedule(batch_size=64, lr=2e-5, decay="linear"),  # 20 epochs
+    }
     data: Path
     """VCR's JSON lines, such as train.jsonl."""
     part: Literal["answer", "rationale", "both"] = "both"
     """Which choice is learned; one model for both, as UNITER has it."""
+    fine_tuning: FineTuning
+
+    @property
+    def head(self) -> str:
+        """The name of the system's head."""
+        return "vcr"
 
     def run(self) -> None:
-        parts: list[Item] = []
-        if self.part != "rationale":
-            parts += [replace(item, id=f"{item.id}, answer") for item in read_vcr(self.data, "answer")]
-        if self.part != "answer":
-            parts += [replace(item, id=f"{item.id}, rationale") for item in read_vcr(self.data, "rationale")]
-        self.train_items(parts, "--data VAL")
+        parts: tuple[Literal["answer", "rationale"], ...] = ("answer", "rationale")
+        chosen = parts if self.part == "both" else (self.part,)
+        named = [replace(item, id=f"{item.id}, {part}") for part in chosen for item in read_vcr(self.data, part)]
+        items = named
+        self.fine_tuning.train("vcr", self.head, items, "--data VAL")

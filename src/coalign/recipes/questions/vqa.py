@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from coalign.data.questions.vqa import LEAST, answer_vocabulary, read_answers, read_vqa, to_items
-from coalign.recipes.questions._finetune import ItemFineTune
+from coalign.flags import OptionalPath
+from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.training.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(ItemFineTune):
+class Recipe:
     """Fine-tunes a system on VQA v2's questions, with soft scores of its answers (generated ones with ALBEF)."""
 
-    task = "vqa"
-
+    papers: ClassVar[Papers] = {
+        "albef": Schedule(batch_size=256, lr=2e-5, final_lr=0.05, weight_decay=0.02),  # 8 epochs
+        "lxmert": Schedule(batch_size=32, lr=5e-5, decay="linear"),  # 4 epochs
+        "uniter": Schedule(
+            steps=6000, lr=8e-5, betas=(0.9, 0.98), decay="linear", clip=2.0
+        ),  # 5 x 10,240 tokens a step
+        "vilbert": Schedule(batch_size=256, lr=4e-5, decay="linear"),  # 20 epochs
+        "vilt": Schedule(batch_size=256, lr=1e-4, betas=(0.9, 0.98), decay="linear"),  # 10 epochs
+    }
     questions: Path
     """VQA v2's questions, or a file of LXMERT's."""
-    annotations: Path | None = None
+    annotations: OptionalPath = None
     """VQA v2's annotations; LXMERT's file has them itself."""
-    answers: Path | None = None
+    answers: OptionalPath = None
     """The answers to choose from, as JSON or a published pickle. By default the data's commonest ones."""
     least_answers: int = LEAST
     """How many questions an answer must be the commonest of."""
+    fine_tuning: FineTuning
+
+    @property
+    def head(self) -> str:
+        """The name of the system's head."""
+        return "vqa"
 
     def run(self) -> None:
         questions = read_vqa(self.questions, self.annotations)
-        names = answer_vocabulary(questions, self.least_answers) if self.answers is None else read_answers(self.answers)
-        next_flags = "--questions QUESTIONS --annotations ANNOTATIONS"
-        self.train_items(to_items(questions, names), next_flags, names, len(names))
+        least, chosen = self.least_answers, self.answers
+        names = answer_vocabulary(questions, least) if chosen is None else read_answers(chosen)
+        items = to_items(questions, names)
+        self.fine_tuning.train("vqa", self.head, items, "--questions QUESTIONS --annotations ANNOTATIONS", names)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes
 
-from coalign.arguments import OptionalInt, OptionalName, OptionalPath
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.packages import minilm_folder
-from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import OptionalName, OptionalPath
 from coalign.models.bert.heads import BertTask, BertTaskConfig
 from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
 from coalign.models.bert.sizes import of_config, of_weights
-from coalign.registry import describe, load, told
-from coalign.training.loop import FitResult, TrainConfig, fit
-from coalign.training.run import Run
+from coalign.recipes._start import weights_flag
+from coalign.registry import load, told
+from coalign.training.experiment import Experiment
+from coalign.training.options import Epochs
 
 T = TypeVar("T", bound=BertTask)
 
@@ -31,82 +29,45 @@ START_HELP = (
     "Google's checkpoint, such as uncased_L-12_H-768_A-12/bert_model.ckpt; a run of bert-pretrain or of another BERT "
     "task; or scratch, for fresh weights of --size."
 )
-Start = Annotated[str, arg(name="from", metavar="WEIGHTS", help=START_HELP)]
+Start = Annotated[str, weights_flag(START_HELP)]
+
+
+PAPER = Epochs(epochs=3.0, batch_size=32, lr=2e-5, decay="linear", warmup=0.1, weight_decay=0.01)
+"""Appendix A.3: batches of 16 or 32, rates of 5e-5, 3e-5 or 2e-5, 2 to 4 epochs."""
+FINE_TUNING = Epochs(epochs=3.0, batch_size=32, lr=5e-5, decay="linear", warmup=0.1, weight_decay=0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuning:
-    """Fields that the fine-tuning recipes share."""
+class BertStart:
+    """The BERT that a fine-tuning starts from."""
 
-    out: Path
-    """The run's folder."""
     start: Start = "minilm"
     vocab: OptionalPath = None
     """A vocab.txt, tokenizer.json or folder with one. By default what lies beside the weights."""
     size: OptionalName = None
     """With --from scratch: tiny, mini, small, medium, base or large."""
-    epochs: float = 3.0
-    """How often the training data is gone through (the paper: 2 to 4)."""
-    max_steps: OptionalInt = None
-    """No more optimiser steps than this."""
-    batch_size: int = 32
-    lr: float = 5e-5
-    """The peak learning rate (the paper: 2e-5 to 5e-5; smaller models take more)."""
     freeze: int = 0
     """Leave the embeddings and this many of the first blocks as they are: faster, and enough for small data."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
 
-    def starting(self) -> tuple[Bert | BertTask, Tokenizer]:
+    def weights(self, experiment: Experiment) -> tuple[Bert | BertTask, Tokenizer]:
         """The weights to start from, and their vocabulary."""
-        return starting_weights(self.start, self.vocab, self.size, self.seed)
+        return starting_weights(self.start, self.vocab, self.size, experiment.options.seed)
 
-    def model(
-        self,
-        task: type[T],
-        config: Callable[[BertTaskConfig], BertTaskConfig],
-        source: Bert | BertTask,
-    ) -> T:
-        """A task model on the trunk of `source`, on a GPU if there is one; `seed` draws the new layer's weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = task(config(BertTaskConfig(source.config.trunk)))
+    def model(self, experiment: Experiment, task: type[T], source: Bert | BertTask, **settings: Any) -> T:
+        """A task model on the trunk of `source`, with fields of `BertTaskConfig`; the seed draws its new layer."""
+        config = BertTaskConfig(source.config.trunk, **settings)
+        model = experiment.seeded(lambda: task(config))
         model.start_from(source)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return model
 
-    def train(
-        self, model: BertTask, tokenizer: Tokenizer, encoded: EncodedTexts, description: Mapping[str, Any]
-    ) -> None:
-        """Fine-tunes; `description` goes into the run's config.json."""
-        loader = encoded.batches(min(self.batch_size, len(encoded)), seed=self.seed, name="the training data")
-        steps = max(1, math.ceil(self.epochs * len(loader)))
-        training = TrainConfig(
-            steps=steps if self.max_steps is None else min(steps, self.max_steps),
-            lr=self.lr,
-            weight_decay=0.01,
-            schedule="linear",
-            warmup=0.1,
-            precision=self.precision,
-            frozen=frozen_parts(self.freeze),
-            seed=self.seed,
-        )
-        run = Run(self.out, describe(model) | dict(description) | {"start": self.start})
-        result = fit(model, loader, training, run)
-        tokenizer.save(self.out)
-        say_done(self.out, result)
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The embeddings and the first blocks, as prefixes of parameter names."""
+        blocks = (f"trunk.encoder.blocks.{i}" for i in range(self.freeze))
+        return ("trunk.embedding", *blocks) if self.freeze else ()
 
 
-def say_done(out: Path, result: FitResult) -> None:
-    """What to type next."""
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-    print(
-        f"{out}: {result.steps} steps{f' ({losses})' if losses else ''}; next: coalign evaluate {out} --data HELD_OUT"
-    )
-
-
-def frozen_parts(blocks: int) -> tuple[str, ...]:
-    """The embeddings and the first blocks, as prefixes of parameter names."""
-    return ("trunk.embedding", *(f"trunk.encoder.blocks.{i}" for i in range(blocks))) if blocks else ()
+BertOptions = OmitArgPrefixes[BertStart]
 
 
 def starting_weights(

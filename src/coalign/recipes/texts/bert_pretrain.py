@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
-import torch
 from tyro.conf import arg
 
-from coalign.arguments import OptionalName, OptionalPath, Switch
 from coalign.data.texts.documents import Documents, open_documents
 from coalign.data.texts.pretraining_stream import ExampleStream
 from coalign.data.texts.pretraining_text import Plan
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import OptionalName, OptionalPath, Switch
 from coalign.models.bert.model import Bert
-from coalign.ops.collectives import rank, world_size
-from coalign.recipes.texts._bert import check_length, fresh, say_done, starting_weights
+from coalign.recipes._start import weights_flag
+from coalign.recipes.texts._bert import check_length, fresh, starting_weights
 from coalign.registry import describe
 from coalign.tasks.texts.masked_lm import CORPUS_HELP
-from coalign.training.loop import TrainConfig, fit
-from coalign.training.run import Run
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, Schedule
 
 START_HELP = "Go on from these weights (a Hugging Face folder, Google's checkpoint, a run) instead of fresh ones."
 
@@ -33,10 +31,11 @@ class Recipe:
     The corpus is read as a stream, again in every epoch, which hides other words and pairs other sentences.
     """
 
+    paper: ClassVar[Schedule] = Schedule(  # appendix A.2; sequences of 128 pieces for 90 % of the steps, then of 512
+        steps=1_000_000, batch_size=256, lr=1e-4, warmup=10_000.0, decay="linear", weight_decay=0.01
+    )
     data: Annotated[str, arg(metavar="CORPUS", help=CORPUS_HELP)]
-    out: Path
-    """The run's folder."""
-    start: Annotated[OptionalName, arg(name="from", metavar="WEIGHTS", help=START_HELP)] = None
+    start: Annotated[OptionalName, weights_flag(START_HELP)] = None
     size: str = "tiny"
     """tiny (4 million parameters), mini, small, medium, minilm, base or large."""
     vocab: OptionalPath = None
@@ -55,67 +54,43 @@ class Recipe:
     """Word pieces of an example, special ones included."""
     whole_word: Switch = False
     """Hide all pieces of a word or none."""
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 1e-3
-    """The peak learning rate (the paper's is 1e-4, for its large models)."""
-    warmup: float = 0.1
-    """The fraction of the steps in which the rate rises."""
     window: int = 1000
     """How many documents are held at a time; second sentences are drawn from among them."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
+    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=1e-3, warmup=0.1, decay="linear", weight_decay=0.01)
+    options: Running
 
     def run(self) -> None:
-        """Trains, and says what to type next."""
-        documents = open_documents(self.data, text_column=self.text_column, split=self.split)
-        model, tokenizer = self._model(documents)
-        hidden = max(1, round(0.15 * self.max_length))
-        plan = Plan(check_length(self.max_length, model), max_predictions=hidden, whole_word=self.whole_word)
-        stream = ExampleStream(
-            documents,
-            tokenizer,
-            plan,
-            self.batch_size,
-            seed=self.seed,
-            window=self.window,
-            lines=self.sentence_lines,
-            rank=rank(),
-            world_size=world_size(),
-            name=self.data,
-        )
-        config = TrainConfig(
-            steps=self.steps,
-            lr=self.lr,
-            weight_decay=0.01,
-            schedule="linear",
-            warmup=self.warmup,
-            precision=self.precision,
-            seed=self.seed,
-        )
-        settings = {"recipe": "bert-pretrain", "task": "masked-lm", "whole_word": self.whole_word}
-        result = fit(
-            model.to("cuda" if torch.cuda.is_available() else "cpu"),
-            stream,
-            config,
-            Run(self.out, describe(model) | settings),
-        )
-        say_done(self.out, result)
+        with Experiment("bert-pretrain", self.options) as experiment:
+            documents = open_documents(self.data, text_column=self.text_column, split=self.split)
+            model, tokenizer = self.model(experiment, documents)
+            hidden = max(1, round(0.15 * self.max_length))
+            plan = Plan(check_length(self.max_length, model), max_predictions=hidden, whole_word=self.whole_word)
+            stream = ExampleStream(
+                documents,
+                tokenizer,
+                plan,
+                self.schedule.batch_size,
+                seed=self.options.seed,
+                window=self.window,
+                lines=self.sentence_lines,
+                rank=experiment.rank,
+                world_size=experiment.world_size,
+                name=self.data,
+            )
+            about = {"task": "masked-lm", "whole_word": self.whole_word}
+            experiment.fit(model, stream, self.schedule.training(self.options), describe(model) | about, tokenizer)
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")
 
-    def _model(self, documents: Documents) -> tuple[Bert, Tokenizer]:
-        """The model and its vocabulary, which is in the run's folder from the start, so that a run can go on."""
+    def model(self, experiment: Experiment, documents: Documents) -> tuple[Bert, Tokenizer]:
+        """The model and its vocabulary."""
         if self.start is not None:
             model, tokenizer = starting_weights(self.start, self.vocab)
             if not isinstance(model, Bert) or model.words is None or model.next_sentence is None:
                 raise InputError(f"{self.start}: lacks the heads of pre-training; give a pre-training checkpoint")
+            return model, tokenizer
+        if self.vocab is not None:
+            tokenizer = Tokenizer.load(self.vocab)
         else:
-            tokenizer = self._tokenizer(documents)
-            model = fresh(self.size, tokenizer, seed=self.seed, max_text_length=self.max_length)
-        tokenizer.save(self.out)
-        return model, tokenizer
-
-    def _tokenizer(self, documents: Documents) -> Tokenizer:
-        stored = self.out / "tokenizer.json"
-        if self.vocab is not None or stored.is_file():
-            return Tokenizer.load(self.vocab or stored)
-        return Tokenizer.train(documents, self.vocab_size, lowercase=not self.cased)
+            lowercase, size = not self.cased, self.vocab_size
+            tokenizer = experiment.on_first(lambda: Tokenizer.train(documents, size, lowercase=lowercase))
+        return fresh(self.size, tokenizer, seed=self.options.seed, max_text_length=self.max_length), tokenizer

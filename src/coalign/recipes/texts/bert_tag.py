@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -14,18 +14,22 @@ from coalign.data.texts.encoded_texts import encode_tagged
 from coalign.data.texts.text_tables import class_of
 from coalign.errors import InputError
 from coalign.models.bert.heads import BertTagger
-from coalign.recipes.texts._bert import FineTuning, check_length
+from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertOptions, BertStart, check_length
+from coalign.recipes.texts._texts import fine_tune
 from coalign.tasks.texts.tagging import Columns, predict_tags, score_tags, tell_parts
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(FineTuning):
+class Recipe:
     """BERT: every word of a sentence to a tag (names, chunks, parts of speech; CoNLL columns).
 
     The class is predicted at a word's first piece. A sentence longer than --max-length is read in several parts, cut
     between words.
     """
 
+    paper: ClassVar[Epochs] = PAPER
     data: Columns
     dev: OptionalPath = None
     """A file like it that is evaluated on at the end."""
@@ -37,31 +41,30 @@ class Recipe(FineTuning):
     """Rewrite tags of spans in this scheme before training. By default they stay as the file has them."""
     max_length: int = 128
     """The most word pieces that are read at once, special ones included."""
+    start: BertOptions = BertStart()
+    schedule: ByEpoch = FINE_TUNING
+    options: Running
 
     def run(self) -> None:
-        """Trains, evaluates on --dev, and says what to type next."""
-        sentences = self._read(self.data)
+        sentences, dev = self._read(self.data), [] if self.dev is None else self._read(self.dev)
         names = tag_names(sentences)
         if len(names) < 2:
             raise InputError(f"{self.data}: all words have the tag {', '.join(names)}; there is nothing to learn")
-        dev = [] if self.dev is None else self._read(self.dev)
         for sentence in dev:
             for tag in sentence.tags or ():
                 class_of(tag, names, sentence.where)  # refuses an unknown tag before any training
-        source, tokenizer = self.starting()
-        length = check_length(self.max_length, source)
-        model = self.model(
-            BertTagger,
-            lambda config: replace(config, classes=len(names), max_text_length=length),
-            source,
-        )
-        encoded = encode_tagged(tokenizer, sentences, names, length)
-        tell_parts(encoded.cut)
-        columns = {"word": self.word_column, "tag": self.tag_column}
-        kind = {"recipe": "bert-tag", "task": "tagging", "labels": names, "columns": columns, "scheme": self.scheme}
-        self.train(model, tokenizer, encoded, kind)
-        if dev:
-            print(score_tags(dev, predict_tags(model, tokenizer, dev, names, 32, str(self.dev))).table())
+        with Experiment("bert-tag", self.options) as experiment:
+            source, tokenizer = self.start.weights(experiment)
+            length = check_length(self.max_length, source)
+            model = self.start.model(experiment, BertTagger, source, classes=len(names), max_text_length=length)
+            encoded = encode_tagged(tokenizer, sentences, names, length)
+            tell_parts(encoded.cut)
+            columns = {"word": self.word_column, "tag": self.tag_column}
+            kind = {"task": "tagging", "labels": names, "columns": columns, "scheme": self.scheme}
+            about = kind | {"start": self.start.start}
+            fine_tune(experiment, model, tokenizer, encoded, self.schedule, about, frozen=self.start.frozen)
+            if dev and experiment.first:
+                print(score_tags(dev, predict_tags(model, tokenizer, dev, names, 32, str(self.dev))).table())
 
     def _read(self, path: Path) -> list[TaggedSentence]:
         sentences = read_conll(path, word_column=self.word_column, tag_column=self.tag_column)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
-from coalign.arguments import OptionalFloat, OptionalName, OptionalPath, run_config
 from coalign.data.core.batches import Batches
-from coalign.data.texts.documents import open_documents
+from coalign.data.texts.documents import Documents, open_documents
 from coalign.data.texts.token_file import TokenFile, collate_windows
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import OptionalName, OptionalPath
 from coalign.models.gpt.model import Gpt
-from coalign.recipes.texts._gpt import (
-    From,
-    fit_with_vocabulary,
-    pretrained_of,
-    say_done,
-    scaled_lr,
-    seeded,
-    size_of,
-    vocabulary,
-)
+from coalign.recipes.texts._gpt import From, pretrained_of, scaled_lr, size_of, vocabulary
 from coalign.registry import describe
 from coalign.tasks.texts.language_model import Corpus, corpus_folder, measure
-from coalign.training.loop import Callback, TrainConfig
-from coalign.training.run import Run
+from coalign.training.experiment import Experiment
+from coalign.training.loop import Callback
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +31,10 @@ class Recipe:
     padding, so that the text need not fit into memory.
     """
 
+    paper: ClassVar[Schedule] = Schedule(  # section 4.1: 100 epochs of BooksCorpus, windows of 512
+        steps=1_500_000, batch_size=64, lr=2.5e-4, warmup=2000.0, weight_decay=0.01
+    )
     data: Corpus
-    out: Path = Path("runs/gpt-pretrain")
-    """The run's folder."""
     text_column: OptionalName = None
     """By default found by its name."""
     split: OptionalName = None
@@ -57,84 +51,49 @@ class Recipe:
     """tiny, small or base: the model without --from."""
     max_length: int = 256
     """The most pieces of a window, without --from."""
-    steps: int = 2000
-    batch_size: int = 64
-    """Windows a step."""
-    lr: OptionalFloat = None
-    """The peak learning rate. By default the paper's 2.5e-4 for 768 wide models, more for narrower ones in inverse
-    proportion."""
-    warmup: float = 0.02
-    """The share of the steps in which the rate rises."""
     dropout: float = 0.1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-    save_every: int = 500
-    """Steps between checkpoints."""
+    schedule: ByStep = Schedule(steps=2000, batch_size=64, lr=None, warmup=0.02, weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/gpt-pretrain"))
 
     def run(self) -> None:
-        """Trains, and says what to type next."""
-        model, tokenizer, file = self._model_and_corpus()
-        loader = Batches(
-            file.windows(model.config.positions), collate_windows, self.batch_size, seed=self.seed, name=self.data
-        )
-        training = TrainConfig(
-            steps=self.steps,
-            lr=scaled_lr(self.lr, 2.5e-4, model.config.dim),
-            weight_decay=0.01,
-            schedule="cosine",
-            warmup=self.warmup,
-            precision=self.precision,
-            seed=self.seed,
-            save_every=self.save_every,
-        )
-        description = {"recipe": "gpt-pretrain", "task": "language-model", "corpus": self._about()}
-        result = fit_with_vocabulary(
-            model,
-            tokenizer,
-            loader,
-            training,
-            Run(self.out, describe(model) | description),
-            self._callbacks(tokenizer, file),
-        )
-        say_done(self.out, result)
-        print(f"or fine-tune it: coalign train gpt-classify --from {self.out} --data TABLE --out runs/tuned")
+        with Experiment("gpt-pretrain", self.options) as experiment:
+            documents = open_documents(self.data, text_column=self.text_column, split=self.split)
+            folder, corpus = corpus_folder(experiment.out), self.corpus()
+            model, tokenizer = self.model(experiment, documents, TokenFile.find(folder, corpus) is not None)
+            lr = scaled_lr(self.schedule.lr, 2.5e-4, model.config.dim)  # 2.5e-4 for a width of 768
+            training = self.schedule.training(self.options, lr=lr)
+            about = describe(model) | {"task": "language-model", "corpus": corpus}
+            experiment.begin(training, about, tokenizer)
+            experiment.on_first(lambda: write_corpus(documents, tokenizer, folder, corpus))
+            file = TokenFile.open(folder)
+            windows, size = file.windows(model.config.positions), self.schedule.batch_size
+            loader = Batches(windows, collate_windows, size, name=self.data, **experiment.loading)
+            experiment.fit(model, loader, training, about, tokenizer, self.callbacks(tokenizer, file))
+            tune = f"coalign train gpt-classify --from {experiment.out} --data TABLE --out runs/tuned"
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT", tune)
 
-    def _model_and_corpus(self) -> tuple[Gpt, Tokenizer, TokenFile]:
-        """The model, its vocabulary, and the documents as ids: those that the run has already where it goes on."""
-        folder, about = corpus_folder(self.out), self._about()
-        if (self.out / "config.json").is_file() and run_config(self.out).get("corpus") != about:
-            raise InputError(
-                f"{self.out}: this run was started with other data or another vocabulary; give the same again to go "
-                "on, or choose another folder"
-            )
-        pretrained, tokenizer = (None, None) if self.start is None else pretrained_of(self.start, self.vocab)
-        file = TokenFile.find(folder, about)
-        documents = open_documents(self.data, text_column=self.text_column, split=self.split)
-        if tokenizer is None:
-            learned = None if file is None else Tokenizer.load(folder)
-            tokenizer = learned or vocabulary(self.vocab, documents, self.vocab_size)
-        if file is None:
-            tokenizer.save(folder)
-            file = TokenFile.write(documents, tokenizer, folder, about)
-        if isinstance(pretrained, Gpt):
-            return pretrained.train(), tokenizer, file
-        if pretrained is not None:
-            raise InputError(f"{self.start}: is fine-tuned; pre-training goes on from a language model")
+    def model(self, experiment: Experiment, documents: Documents, written: bool) -> tuple[Gpt, Tokenizer]:
+        """The model and its vocabulary: the run's own where it has `written` the documents with it already."""
+        if self.start is not None:
+            model, tokenizer = pretrained_of(self.start, self.vocab)
+            if not isinstance(model, Gpt):
+                raise InputError(f"{self.start}: is fine-tuned; pre-training goes on from a language model")
+            return model.train(), tokenizer
+        own = corpus_folder(experiment.out) if written and self.vocab is None else self.vocab
+        tokenizer = vocabulary(experiment, own, lambda: documents, self.vocab_size)
         config = replace(
-            size_of(self.size),
-            vocab_size=tokenizer.vocab_size,
-            positions=self.max_length,
-            dropout=self.dropout,
+            size_of(self.size), vocab_size=tokenizer.vocab_size, positions=self.max_length, dropout=self.dropout
         )
-        return seeded(lambda: Gpt(config), self.seed), tokenizer, file
+        return experiment.seeded(lambda: Gpt(config)), tokenizer
 
-    def _about(self) -> dict[str, object]:
+    def corpus(self) -> dict[str, object]:
         """What corpus and vocabulary are; the file of ids is used again as long as this is the same."""
         own = self.start is None and self.vocab is None
         vocab: object = self.vocab_size if own else str(self.vocab or self.start)
         return {"data": self.data, "text_column": self.text_column, "split": self.split, "vocabulary": vocab}
 
-    def _callbacks(self, tokenizer: Tokenizer, file: TokenFile) -> list[Callback]:
+    def callbacks(self, tokenizer: Tokenizer, file: TokenFile) -> list[Callback]:
+        """Measures on held-out documents at every checkpoint."""
         if self.held_out is None:
             return []
         documents = list(islice(open_documents(self.held_out, text_column=self.text_column), 200))
@@ -145,4 +104,11 @@ class Recipe:
             found = measure(model, tokenizer, documents, file.counts(model.config.vocab_size))
             return {f"held_out_{name}": value for name, value in {**found.metrics, **found.extra}.items()}
 
-        return [Callback(self.save_every, call)]
+        return [Callback(self.options.save_every, call)]
+
+
+def write_corpus(documents: Documents, tokenizer: Tokenizer, folder: Path, corpus: Mapping[str, object]) -> None:
+    """Writes the documents as ids, with their vocabulary, where they are not written yet."""
+    if TokenFile.find(folder, corpus) is None:
+        tokenizer.save(folder)
+        TokenFile.write(documents, tokenizer, folder, corpus)

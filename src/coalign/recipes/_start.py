@@ -1,0 +1,136 @@
+"""Where weights and vocabulary of a recipe come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from torch import nn
+from tyro.conf import OmitArgPrefixes, arg
+
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.flags import OptionalFloat, OptionalPath, as_flags
+from coalign.layers.initialise import init_xavier
+from coalign.registry import create, find, load
+from coalign.training.experiment import Experiment
+
+WEIGHTS_HELP = (
+    "Weights to start from: a run, the authors' file, or a Hugging Face folder. By default fresh ones of --size."
+)
+
+
+def weights_flag(help: str) -> Any:
+    """The flag `--from`, which some recipes called --init or --start."""
+    return arg(name="from", aliases=("--init", "--start"), metavar="WEIGHTS", help=help, help_behavior_hint="")
+
+
+Weights = Annotated[Path | None, weights_flag(WEIGHTS_HELP)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Trained weights with their vocabulary, or fresh ones."""
+
+    start: Weights = None
+    vocab: OptionalPath = None
+    """A vocab.txt or tokenizer.json. By default that of --from, or one learned from the texts."""
+    size: str = "tiny"
+    """Of fresh weights: a row of the system's table of sizes (`coalign systems`)."""
+    words: int = 8000
+    """Word pieces of a vocabulary that is learned."""
+    dropout: OptionalFloat = None
+    """Of fresh weights. By default the size's own; 0 learns faster in short runs."""
+    initialiser: Literal["paper", "xavier"] = "paper"
+    """How fresh linear layers start: with the paper's deviation, mostly 0.02, which suits a width of 768; or
+    Xavier-uniform, which suits every width: small sizes learn sooner."""
+
+    def model(
+        self,
+        experiment: Experiment,
+        system: str,
+        texts: Callable[[], Iterable[str]],
+        configure: Callable[[Any], Any],
+        *flags: str,
+    ) -> tuple[Any, Tokenizer]:
+        """The system's model and its vocabulary.
+
+        Args:
+            experiment: Whose seed draws fresh weights.
+            system: Its name.
+            texts: What a vocabulary is learned from.
+            configure: Makes the configuration of fresh weights from the size's.
+            flags: Further flags that were given and set fresh weights.
+
+        Raises:
+            InputError: There are no such weights or no such size, or flags of fresh weights are given beside others.
+        """
+        if self.start is not None:
+            given = [*as_flags(replace(self, start=None, vocab=None), Start()), *flags]
+            names = ", ".join(word for word in given if word.startswith("--"))
+            if names:
+                raise InputError(f"{names}: set fresh weights, and {self.start} brings its own; leave out either")
+            return loaded(self.start, system, self.vocab)
+        tokenizer = vocabulary(experiment, self.vocab, texts, self.words)
+        config = with_vocabulary(configure(sized(system, self.size)), tokenizer)
+
+        def make() -> nn.Module:
+            model = create(system, config).model
+            return model.apply(init_xavier) if self.initialiser == "xavier" else model
+
+        return experiment.seeded(make), tokenizer
+
+    def dropouts(self) -> dict[str, float]:
+        """The setting of a tower, where one is given."""
+        return {} if self.dropout is None else {"dropout": self.dropout}
+
+
+StartOptions = OmitArgPrefixes[Start]
+
+
+def loaded(path: Path, system: str | None, vocab: Path | None = None) -> tuple[Any, Tokenizer]:
+    """A trained model, in training mode, and its vocabulary.
+
+    Raises:
+        InputError: It brings no vocabulary, and none is given.
+    """
+    found = load(path, system, vocab=vocab)
+    if found.tokenizer is None:
+        raise InputError(f"{path}: brings no vocabulary; give its vocab.txt by --vocab")
+    return found.train().model, found.tokenizer
+
+
+def vocabulary(
+    experiment: Experiment, path: Path | None, texts: Callable[[], Iterable[str]], pieces: int = 8000
+) -> Tokenizer:
+    """The vocabulary at `path`, or word pieces that the first process learns from the texts."""
+    if path is not None:
+        return Tokenizer.load(path)
+    return experiment.on_first(lambda: Tokenizer.train(texts(), pieces))
+
+
+def sized(system: str, size: str) -> Any:
+    """The configuration in that row of the system's table of sizes."""
+    sizes = find(system).sizes
+    if size not in sizes:
+        raise InputError(f"{system} has no size {size!r}; it has: {', '.join(sizes)}")
+    return sizes[size]
+
+
+def with_vocabulary(config: Any, tokenizer: Tokenizer) -> Any:
+    """The configuration with the size and the special pieces of a vocabulary, as far as it has such fields."""
+    ids = {
+        "mask_id": tokenizer.mask_id,
+        "cls_id": tokenizer.cls_id,
+        "sep_id": tokenizer.sep_id,
+        "special_ids": (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id),
+        "vocab_size": tokenizer.vocab_size,
+    }
+    fields = {field.name for field in dataclasses.fields(config)}
+    changed = {name: value for name, value in ids.items() if name in fields}
+    if "text" in fields:
+        changed["text"] = replace(config.text, vocab_size=tokenizer.vocab_size)
+    return replace(config, **changed)

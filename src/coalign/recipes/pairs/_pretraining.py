@@ -1,0 +1,75 @@
+"""Option groups of the pre-trainings on pairs: pictures as pixels, and pictures as regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from coalign.data.core.samples import Source
+from coalign.data.images.transforms import ImageOptions
+from coalign.data.questions.items import Item
+from coalign.data.regions.files import open_regions
+from coalign.data.regions.pairs import RegionPairs
+from coalign.flags import OptionalInt, as_flags, say
+
+Objectives = Annotated[
+    tuple[str, ...],
+    arg(metavar="NAME ...", help="Train these objectives alone. By default all that the system and the data have."),
+]
+WHOLE = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+"""Pictures as they are: texts say where things are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """How pictures are read."""
+
+    image_size: OptionalInt = None
+    """Side of the pictures in pixels. By default the size's own."""
+    patch_size: OptionalInt = None
+    """Side of a patch in pixels. By default the size's own."""
+    augment: bool = False
+    """Crop pictures at random. Off, because texts say where things are."""
+
+    def sides(self) -> dict[str, int]:
+        """The settings of an image tower that are given."""
+        sides = {"image_size": self.image_size, "patch_size": self.patch_size}
+        return {name: value for name, value in sides.items() if value is not None}
+
+    def flags(self) -> list[str]:
+        """The flags that were given and set fresh weights."""
+        return as_flags(replace(self, augment=False), Pixels())
+
+    @property
+    def framing(self) -> ImageOptions:
+        return ImageOptions() if self.augment else WHOLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionData:
+    """Regions of the pictures, which were extracted beforehand."""
+
+    regions: Path
+    """Region features: what `coalign extract regions` wrote, or a published .tsv, .h5, LMDB or folder of .npz."""
+    max_missing: float = 0.1
+    """The largest fraction of images without regions with which training starts."""
+
+    def pairs(self, source: Source, questions: Sequence[Item] = ()) -> RegionPairs:
+        """The samples and questions whose images have regions; how many have none is said on standard error."""
+        pairs = RegionPairs(source, open_regions(self.regions), questions, max_missing=self.max_missing)
+        if pairs.missing:
+            say(f"{len(pairs.missing)} images have no regions and are left out, such as {pairs.missing[0]!r}")
+        return pairs
+
+
+PixelOptions = OmitArgPrefixes[Pixels]
+RegionOptions = OmitArgPrefixes[RegionData]
+
+
+def texts_of(source: Source) -> list[str]:
+    """All texts of a source, to learn a vocabulary from."""
+    return [text for index in range(len(source)) for text in source[index].texts]
