@@ -214,7 +214,8 @@ def test_a_run_becomes_a_folder_that_transformers_loads(pretrained, tmp_path):
     logits = states.values @ ours.model.trunk.word.weight.T
     assert torch.allclose(theirs(torch.tensor([ids])).logits[0], logits, atol=1e-4)
     again = load(tmp_path / "hf", "gpt").model
-    assert torch.equal(again.trunk.word.weight, ours.trunk.word.weight) and again.config.heads == ours.config.heads
+    assert torch.equal(again.trunk.word.weight, ours.model.trunk.word.weight)
+    assert again.config.heads == ours.model.config.heads
 
 
 def test_a_vocabulary_is_learned_by_command(corpus, tmp_path, capsys):
