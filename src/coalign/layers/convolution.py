@@ -111,8 +111,12 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         """Class logits."""
+        return self.classifier(self.pooled(pixels))
+
+    def pooled(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
+        """What the classifier reads."""
         (last,) = self.features(pixels, [len(STAGES) - 1])
-        return self.classifier(self.head(last).mean((2, 3)))
+        return self.head(last).mean((2, 3))
 
     def features(self, pixels: Float[Tensor, "b 3 h w"], blocks: Sequence[int]) -> list[Tensor]:
         """Outputs of the stages numbered `blocks`, counted from 0; stages past the last of them do not run."""

@@ -45,7 +45,8 @@ def current(described: Mapping[str, Any]) -> dict[str, Any]:
         return ours
     if all(inner[name] == value for name, value in _COMPACT.items()):
         dropped = {*_COMPACT, "alignment_block"}
-        return ours | {"system": "compact", "config": {n: v for n, v in inner.items() if n not in dropped}}
+        kept = {name: value for name, value in inner.items() if name not in dropped}
+        return ours | {"system": "compact", "config": {**kept, "patch_dim": None}}
     used = [name for name, value in _PLAIN.items() if inner[name] != value]
     if used:
         raise InputError(f"albef has no option {used[0]!r} any more; train the system compact, which works as it did")

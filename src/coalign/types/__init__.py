@@ -4,7 +4,7 @@
 gives back, `InputSpec` is what a model asks of its data, and `Model` is what training and retrieval know of a model.
 """
 
-from coalign.types.batch import Batch, Candidates, Images, Regions, Series, Text, Video
+from coalign.types.batch import Batch, Candidates, Images, Mosaics, Regions, Series, Text, Video
 from coalign.types.model import Encoding, Head, Model, System
 from coalign.types.packed import Layout, Packed, Record
 from coalign.types.spec import InputSpec, Targets
@@ -18,6 +18,7 @@ __all__ = [
     "InputSpec",
     "Layout",
     "Model",
+    "Mosaics",
     "Packed",
     "Record",
     "Regions",

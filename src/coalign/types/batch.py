@@ -79,11 +79,24 @@ class Candidates(Movable):
 
 
 @dataclass(frozen=True, eq=False)
+class Mosaics(Movable):
+    """Pictures of other items laid side by side in square mosaics, their texts joined in one caption each. `cells` [T]
+    is the cell that a row of the captions names, counted row by row, -1 at special tokens; `ids` [M, cells] are the
+    items of the cells."""
+
+    images: Images
+    text: Text
+    cells: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch(Movable):
     """What data gives and models take. Every part is optional; parts agree in the number of items.
 
     `ids` [B] int64 says which items are the same thing (several texts of one image share an id);
-    `candidates` are texts beyond the batch's own; `labels` holds a task's targets by name.
+    `candidates` are texts beyond the batch's own, `mosaics` pictures beyond its own; `labels` holds a task's targets by
+    name.
     """
 
     text: Text | None = None
@@ -93,6 +106,7 @@ class Batch(Movable):
     series: Series | None = None
     ids: Tensor | None = None
     candidates: Candidates | None = None
+    mosaics: Mosaics | None = None
     labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __len__(self) -> int:

@@ -60,7 +60,8 @@ class Sample:
 
     `image` is a reference that nobody has decoded yet (see `decode.ImageLike`), or features computed beforehand: a
     floating-point tensor [C, h, w], or [V, C, h, w] for V augmented views, of which training picks one.
-    Samples of the same image share `id`. `note` says what had to be mended to read it.
+    Samples of the same image share `id`. `note` says what had to be mended to read it. `features`, of the same shapes,
+    are those of an image that is there too: models read them, and the image is shown.
     """
 
     image: ImageLike
@@ -68,6 +69,7 @@ class Sample:
     id: int
     where: Where
     note: str = ""
+    features: Tensor | None = None
 
 
 class Source(ABC):

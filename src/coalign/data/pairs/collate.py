@@ -62,8 +62,11 @@ def load_example(
         texts = (choose_text(texts, _generator(seed, _TEXT)),)
         if not texts[0].strip():
             raise BadSample("the text is empty", name)
-    if isinstance(sample.image, Tensor) and sample.image.is_floating_point():
-        return Example(texts, sample.id, grid=_one_view(sample.image, seed, name), name=name)
+    features = sample.features
+    if features is None and isinstance(sample.image, Tensor) and sample.image.is_floating_point():
+        features = sample.image
+    if features is not None:
+        return Example(texts, sample.id, grid=_one_view(features, seed, name), name=name)
     if transform is None:
         raise InputError(f"{name}: this model reads no pictures, only features")
     image = sample.image

@@ -37,10 +37,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from coalign.data.core.samples import Ids, Sample, Source, Where
 from coalign.files import replace_file
 
 STYLES = ("noto", "openmoji", "twemoji")
@@ -185,6 +187,46 @@ def split_concepts(
         development=[concept for concept in concepts if concept.key in development],
         unseen=[concept for concept in concepts if concept.key in unseen],
     )
+
+
+class EmojiPairs(Source):
+    """Drawings of concepts with their words, one style after the other. Drawings of one concept share an id.
+
+    A drawing's texts are the concept's full text, then its name, then `parts` texts of the name and some of the
+    keywords, drawn at random.
+    """
+
+    def __init__(self, concepts: Sequence[EmojiConcept], styles: Sequence[str], parts: int = 0, seed: int = 0) -> None:
+        self.name = f"emoji ({', '.join(styles)})"
+        generator = torch.Generator().manual_seed(seed)
+        texts = [texts_about(concept, parts, generator) for concept in concepts]
+        self._samples = [
+            Sample(torch.from_numpy(concept.images[style]).permute(2, 0, 1), texts[id], id, Where(style, concept.key))
+            for style in styles
+            for id, concept in enumerate(concepts)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+    @property
+    def ids(self) -> Ids:
+        return np.asarray([sample.id for sample in self._samples])
+
+
+def texts_about(concept: EmojiConcept, parts: int, generator: torch.Generator) -> tuple[str, ...]:
+    """The full text; with `parts` also the name, and so many texts of the name and some of the keywords."""
+    if not parts:
+        return (concept.text,)
+    texts = [concept.text, concept.name]
+    for _ in range(parts):
+        kept = int(torch.randint(len(concept.keywords) + 1, (), generator=generator))
+        order = torch.randperm(len(concept.keywords), generator=generator)[:kept].tolist()
+        texts.append(", ".join([concept.name, *(concept.keywords[i] for i in order)]))
+    return tuple(texts)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -19,13 +19,16 @@ from torch.nn.parameter import Parameter
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import Further, MomentumContrast, Similarities, momentum_copy, momentum_update
-from coalign.models.compact.towers import CompactConfig, Pairs, Towers, input_spec_of
+from coalign.models.compact.towers import CompactConfig, Pairs, Towers, input_spec_of, pool_text
+from coalign.models.compact.words import WordPatches
 from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.masking import mask_tokens, predicted_rows
 from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System, Text
+
+Method = Literal["similarity", "cross_attention", "grad_cam", "transport"]
 
 
 class Compact(nn.Module):
@@ -44,6 +47,10 @@ class Compact(nn.Module):
         self.temperature = Parameter(torch.tensor(config.temperature))
         self.match_head = nn.Linear(config.text.dim, 2)
         self.queue = MomentumContrast(config.queue_size, config.embed_dim, online_keys=True)
+        self.word_patches = None
+        if config.patch_dim is not None and self.stem is not None:
+            dropout = config.projection_dropout / 2
+            self.word_patches = WordPatches(config.text.dim, config.patch_dim, config.patch_hidden, dropout)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.itc, self.itm, self.mlm, self.distillation = Contrastive(), Matching(), MaskedLM(), Distillation()
 
@@ -100,22 +107,46 @@ class Compact(nn.Module):
         whole = grids.std(dim=(0, 2, 3), keepdim=True)[0]  # keeps cells that are nearly always white from growing
         self.get_buffer("grid_mean").copy_(grids.mean(0))
         self.get_buffer("grid_std").copy_(grids.std(0) + 0.1 * whole + 1e-3)
+        if self.word_patches is not None:
+            self.word_patches.standardise(grids)
 
     @property
-    def alignment_method(self) -> Literal["cross_attention"]:
-        return "cross_attention"
+    def alignment_method(self) -> Method:
+        """What points best: the similarity of words and patches, where the model has learned it."""
+        return "cross_attention" if self.word_patches is None else "similarity"
 
-    def alignment(
-        self, batch: Batch, method: Literal["cross_attention", "grad_cam", "transport"] = "cross_attention"
-    ) -> list[Tensor]:
-        """Word-to-patch maps [L_i, grid, grid], one a pair: the fusion block's cross-attention, mean over heads."""
-        assert batch.text is not None
+    @torch.no_grad()
+    def alignment(self, batch: Batch, method: Method = "similarity") -> list[Tensor]:
+        """Word-to-patch maps [L_i, grid, grid], one a pair.
+
+        "similarity": of words and patches, softmax over the patches; "cross_attention": the fusion block's, mean over
+        heads.
+        """
+        if batch.text is None or batch.images is None:
+            raise ValueError("maps are of pairs: this batch lacks images or texts")
+        if method == "similarity" and self.word_patches is not None:
+            return self.word_patches.maps(self.features(batch.images), self.online.read(batch.text))
         if method != "cross_attention":
-            raise ValueError(f"this model has no {method} maps; its method is cross_attention")
-        with torch.no_grad():
-            weights = self.encode(batch, record=True).record[f"fusion.{self.config.text.cross_from}.cross_attention"]
+            known = "cross_attention" if self.word_patches is None else "similarity and cross_attention"
+            raise ValueError(f"this model has no {method} maps; its methods: {known}")
+        weights = self.encode(batch, record=True).record[f"fusion.{self.config.text.cross_from}.cross_attention"]
         maps = weights.mean(1)[:, :, 1:].unflatten(-1, self.config.image.grid_size)
         return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
+
+    # ------------------------------------------------------------------------------------------------ frozen parts
+    def frozen_parts(self) -> Sequence[nn.Module]:
+        """What training does not change, and what may be computed once (`coalign.data.pairs.frozen`)."""
+        text, blocks = self.online.text, list(self.online.text.encoder.blocks)
+        stem = [] if self.stem is None else [self.stem]
+        return [*stem, text.embedding, *blocks[: self.config.text.cross_from]]
+
+    def text_states(self, text: Text) -> Packed:
+        """The frozen text half's states."""
+        return self.online.read(text)
+
+    def pool_states(self, states: Packed) -> Tensor:
+        """What the text projections read of a text."""
+        return pool_text(states)
 
     # -------------------------------------------------------------------------------------------------- training
     @torch.no_grad()
@@ -135,7 +166,7 @@ class Compact(nn.Module):
         choices: Mapping[str, Tensor] | None = None,
         only: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """ITC, ITM and MLM of a batch of pairs. `choices` may hold what `draw` draws."""
+        """ITC, ITM, MLM and late interaction of a batch of pairs. `choices` may hold what `draw` draws."""
         assert batch.text is not None
         wanted = self.config.objectives if only is None else only
         own, momentum, contrast = self.contrast(batch)
@@ -159,6 +190,13 @@ class Compact(nn.Module):
                 teacher = m.predict(m.fuse(text, momentum.image.select(some)), rows)
             soft = self.distillation(logits, teacher)
             losses["mlm"] = (1 - self.alpha) * self.mlm(logits, labels[rows]) + self.alpha * soft
+        if "late" in wanted and self.word_patches is not None:
+            assert batch.images is not None and batch.ids is not None
+            some = range(min(self.config.late_items, len(batch.ids)))
+            grid, pooled = self.features(batch.images)[: len(some)], pool_text(own.text.select(some))
+            losses["late"] = self.word_patches.loss(
+                grid, pooled, batch.ids[: len(some)], batch.candidates, batch.mosaics
+            )
         self.queue.stage(batch.ids, image=momentum.image_vector, text=momentum.text_vector)
         return losses
 
@@ -240,5 +278,5 @@ SYSTEM = System(
     config=CompactConfig,
     sizes=SIZES,
     weights={},
-    objectives=("itc", "itm", "mlm"),
+    objectives=("itc", "itm", "mlm", "late"),
 )

@@ -56,7 +56,7 @@ class CompactConfig:
     alpha: float = 0.1
     alpha_steps: int = 0
     """Steps over which alpha grows from 0 to its value."""
-    objectives: tuple[Literal["itc", "itm", "mlm"], ...] = ("itc", "itm", "mlm")
+    objectives: tuple[Literal["itc", "itm", "mlm", "late"], ...] = ("itc", "itm", "mlm", "late")
     mask_probability: float = 0.15
     max_text_length: int = 40
     cls_id: int = 101
@@ -67,6 +67,12 @@ class CompactConfig:
     """Pairs of a batch that are matched, each with two hard negatives from the whole batch."""
     word_items: int = 8
     """Texts of a batch in which words are hidden."""
+    patch_dim: int | None = 256
+    """Width of the space in which words and patches are compared; None is a model without one."""
+    patch_hidden: int = 1024
+    """Hidden width of its text map."""
+    late_items: int = 128
+    """Pairs of a batch that are compared by words and patches."""
 
 
 @dataclass(frozen=True, eq=False)

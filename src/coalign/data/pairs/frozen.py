@@ -1,0 +1,412 @@
+"""What a model's frozen parts give of a source of pairs, computed once: stem features of views of every picture, and
+states of every text.
+
+A training then reads them instead of pixels and words. They are kept in a file until the training has ended, so that a
+run that was stopped need not compute them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
+from coalign.data.core.samples import Ids, Sample, Source
+from coalign.data.images.decode import decode_image, name_of
+from coalign.data.images.transforms import ImageTransform, derive_seed
+from coalign.data.pairs.collate import Example, collate
+from coalign.data.pairs.loader import Loader
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.files import replace_file
+from coalign.types import Batch, Candidates, Images, InputSpec, Layout, Mosaics, Packed, Text
+
+CHUNK = 256
+
+
+@runtime_checkable
+class FrozenParts(Protocol):
+    """What is asked of a model: its frozen parts, and what they give."""
+
+    @property
+    def input_spec(self) -> InputSpec: ...
+
+    def frozen_parts(self) -> Sequence[nn.Module]:
+        """The modules that training does not change."""
+        ...
+
+    def features(self, images: Images) -> Tensor:
+        """[B, C, h, w]: the frozen stem's features of pixels."""
+        ...
+
+    def text_states(self, text: Text) -> Packed:
+        """The frozen text blocks' states."""
+        ...
+
+    def pool_states(self, states: Packed) -> Tensor:
+        """[B, D]: what a text's projection reads of its states."""
+        ...
+
+
+Augment = Callable[[Sequence[Tensor], torch.Generator], Tensor]
+"""Makes one more view of some pictures: uint8 [3, H, W] each, to [n, 3, h, w] in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How pictures are seen: `count` times, the first as in evaluation, the others as `augment` makes them (by default
+    the random crop of `coalign.data.images.transforms`); and each in `mosaics` mosaics of 2 x 2 pictures."""
+
+    count: int = 8
+    augment: Augment | None = None
+    mosaics: int = 0
+    seed: int = 0
+
+
+class FrozenFeatures:
+    """Frozen features of a source.
+
+    Attributes:
+        source: The same samples, with their stem features beside their pictures: [V, C, h, w] in half precision.
+        grids: [N, V, C, h, w], the features of all samples.
+        ids, states: Word pieces of every text that there is, and the states [T, D] of its rows, in half precision.
+    """
+
+    def __init__(
+        self, model: FrozenParts, source: Source, tokenizer: Tokenizer, views: Views, file: Path | None = None
+    ) -> None:
+        """Args:
+        model: Whose frozen parts they are.
+        source: The pairs; every sample can be read.
+        tokenizer: Of the texts.
+        views: How often each picture is seen.
+        file: Where they are kept; what is there is read if it was made of the same pictures, texts and weights.
+        """
+        self.spec, self._model = model.input_spec, model
+        samples = [source[index] for index in range(len(source))]
+        place: dict[str, int] = {}
+        for sample in samples:
+            for text in sample.texts:
+                place.setdefault(text, len(place))
+        mark = fingerprint(model, samples, views)
+        kept = None if file is None else _read(file, mark)
+        if kept is None:
+            kept = {"grids": stem_grids(model, samples, views), **_text_states(model, tokenizer, list(place))}
+            if views.mosaics:
+                kept |= {
+                    f"mosaic_{name}": part for name, part in make_mosaics(model, samples, tokenizer, views).items()
+                }
+            if file is not None:
+                replace_file(file, lambda part: save_file(kept, part, metadata={"fingerprint": mark}))
+        self.grids, self.states = kept["grids"], kept["states"]
+        self.ids = Packed(kept["ids"], Layout.of(kept["lengths"].tolist()))
+        self.mosaics = None if "mosaic_grids" not in kept else MosaicTable.of(kept)
+        self.source = _WithFeatures(source, self.grids)
+        self._place = place
+        self._items = _Items.of(samples, place)
+
+    @cached_property
+    def pooled(self) -> Tensor:
+        """[T, D]: what the projection reads of every text."""
+        parts = torch.arange(len(self.ids)).split(CHUNK)
+        with torch.no_grad():
+            return torch.cat([self._model.pool_states(self._states(part)) for part in parts])
+
+    def text(self, texts: Sequence[str]) -> Text:
+        """These texts, which the source has, with their states."""
+        rows = torch.tensor([self._place[text] for text in texts])
+        return Text(self.ids.select(rows, self._lengths[rows].tolist()), states=self._states(rows).values)
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        first: float | None = None,
+        further: int = 0,
+        mosaics: int = 0,
+        train: bool = True,
+        **options: Any,
+    ) -> Loader:
+        """Batches of features, for training or, with all texts of every picture, for evaluation.
+
+        Args:
+            batch_size: Pairs in a batch.
+            first: How often a pair has the first text of its sample, and else one of the others; by default each is as
+                likely.
+            further: Texts of other items that come with a batch as candidates.
+            train, options: Of `coalign.data.pairs.loader.Loader`.
+        """
+        choice = Choice(first)
+        joined = _Collate(self, choice, *((further, mosaics) if train else (0, 0)))
+        return Loader(
+            self.source, self.spec, None, batch_size, train=train, choose_text=choice.text, collate=joined, **options
+        )
+
+    def candidates(self, ids: Tensor, count: int, choice: Choice, generator: torch.Generator) -> Candidates:
+        """One text of each of `count` items that are not among `ids`, drawn anew."""
+        items = self._items
+        order = torch.randperm(len(items.ids), generator=generator)
+        order = order[~torch.isin(items.ids[order], ids)][:count]
+        places = choice.places(items.counts[order], generator)
+        return Candidates(self.pooled[items.rows[order, places]], items.ids[order])
+
+    def _states(self, rows: Tensor) -> Packed:
+        states = self.ids.with_values(self.states).select(rows, self._lengths[rows].tolist())
+        return states.with_values(states.values.float())
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        return self.ids.lengths
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which text a pair has: the first of its sample with probability `first`, else one of the others; by default each
+    is as likely."""
+
+    first: float | None = None
+
+    def places(self, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """[N]: the number of a text among the `counts` [N] of each sample."""
+        chance, other = torch.rand(2, *counts.shape, generator=generator)
+        if self.first is None:
+            return (other * counts).long()
+        return torch.where((chance < self.first) | (counts == 1), 0, 1 + (other * (counts - 1)).long())
+
+    def text(self, texts: Sequence[str], generator: torch.Generator) -> str:
+        return texts[int(self.places(torch.tensor([len(texts)]), generator))]
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The distinct items of a source: `ids` [M], and the row of each text in the table of all, `counts` [M] of them in
+    `rows` [M, most]."""
+
+    ids: Tensor
+    counts: Tensor
+    rows: Tensor
+
+    @staticmethod
+    def of(samples: Sequence[Sample], place: dict[str, int]) -> _Items:
+        texts = {sample.id: [place[text] for text in sample.texts] for sample in reversed(samples)}
+        counts = torch.tensor([len(rows) for rows in texts.values()])
+        width = int(counts.max())
+        padded = torch.tensor([rows + [0] * (width - len(rows)) for rows in texts.values()])
+        return _Items(torch.tensor(list(texts)), counts, padded)
+
+
+@dataclass(frozen=True)
+class _Collate:
+    frozen: FrozenFeatures
+    choice: Choice
+    further: int
+    mosaics: int
+
+    def __call__(self, examples: Sequence[Example], generator: torch.Generator) -> Batch:
+        frozen = self.frozen
+        text = frozen.text([text for example in examples for text in example.texts])
+        batch = replace(collate(examples, frozen.spec, None), text=text)
+        if self.further and batch.ids is not None:
+            batch = replace(batch, candidates=frozen.candidates(batch.ids, self.further, self.choice, generator))
+        if self.mosaics and frozen.mosaics is not None:
+            batch = replace(batch, mosaics=frozen.mosaics.draw(self.mosaics, generator))
+        return batch
+
+
+class _WithFeatures(Source):
+    """A source whose samples bring their features."""
+
+    def __init__(self, source: Source, grids: Tensor) -> None:
+        self.name, self.problems = source.name, source.problems
+        self._source, self._grids = source, grids
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self._source[index], features=self._grids[index])
+
+    @property
+    def ids(self) -> Ids:
+        return self._source.ids
+
+    def first_texts(self) -> list[str]:
+        return self._source.first_texts()
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        return torch.randperm(len(self), generator=generator)  # nothing is read for a jump
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+def stem_grids(model: FrozenParts, samples: Sequence[Sample], views: Views) -> Tensor:
+    """[N, V, C, h, w], half precision: the stem's features of every view."""
+    spec, generator = model.input_spec, torch.Generator().manual_seed(views.seed)
+    plain, augment = ImageTransform(spec), views.augment or RandomCrops(spec)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    grids: Tensor | None = None
+    with torch.no_grad():
+        for begin in track(range(0, len(samples), CHUNK), "reading pictures", transient=True):
+            pictures = [pil_to_tensor(decode_image(sample.image)) for sample in samples[begin : begin + CHUNK]]
+            for view in range(views.count):
+                if view == 0:
+                    pixels = torch.stack([plain(picture) for picture in pictures])
+                else:
+                    pixels = (augment(pictures, generator) - mean) / std
+                found = model.features(Images(pixels=pixels)).half()
+                if grids is None:
+                    grids = found.new_empty(len(samples), views.count, *found.shape[1:])
+                grids[begin : begin + len(found), view] = found
+    assert grids is not None, "a source has a sample"
+    return grids
+
+
+SIDE = 2
+"""Pictures along a side of a mosaic."""
+
+
+def make_mosaics(
+    model: FrozenParts, samples: Sequence[Sample], tokenizer: Tokenizer, views: Views
+) -> dict[str, Tensor]:
+    """Mosaics of pictures drawn at random, of the model's size, with the texts of their cells in one caption.
+
+    Every picture is in `views.mosaics` of them, augmented anew, and brings the shortest of its texts. The caption has
+    them in an order drawn at random, so that a place in it says nothing of a place in the mosaic.
+    """
+    spec, generator = model.input_spec, torch.Generator().manual_seed(derive_seed(views.seed, 1))
+    augment, cells = views.augment or RandomCrops(spec), SIDE**2
+    size = spec.image_size or 0
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    texts = [min(sample.texts, key=len) for sample in samples]
+    members = torch.cat(
+        [
+            torch.randperm(len(samples), generator=generator)[: len(samples) // cells * cells]
+            for _ in range(views.mosaics)
+        ]
+    ).view(-1, cells)
+    grids: list[Tensor] = []
+    with torch.no_grad():
+        for part in track(list(members.split(CHUNK // cells)), "mosaics of pictures", transient=True):
+            pictures = [pil_to_tensor(decode_image(samples[index].image)) for index in part.flatten().tolist()]
+            pixels = resize(augment(pictures, generator), [size // SIDE, size // SIDE], antialias=True)
+            joined = pixels.unflatten(0, (-1, SIDE, SIDE)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+            grids.append(model.features(Images(pixels=(joined - mean) / std)).half())
+    orders = [torch.randperm(cells, generator=generator).tolist() for _ in members]
+    captions = [[texts[row[cell]] for cell in order] for row, order in zip(members.tolist(), orders, strict=True)]
+    read = _text_states(model, tokenizer, [", ".join(parts) for parts in captions])
+    places = [
+        _cells_of(tokenizer, parts, order, length)
+        for parts, order, length in zip(captions, orders, read["lengths"].tolist(), strict=True)
+    ]
+    ids = torch.tensor([sample.id for sample in samples])[members]
+    return {"grids": torch.cat(grids), "members": ids, "cells": torch.cat(places), **read}
+
+
+def _cells_of(tokenizer: Tokenizer, parts: Sequence[str], order: Sequence[int], length: int) -> Tensor:
+    """[length]: the cell that each word piece of a caption names, -1 at special tokens and commas."""
+    cells = [-1]
+    for number, (part, cell) in enumerate(zip(parts, order, strict=True)):
+        pieces = len(tokenizer.encode([part]).ids.values) - 2
+        cells += [-1] * (number > 0) + [cell] * pieces
+    return torch.tensor([*cells[: length - 1], -1])
+
+
+@dataclass(frozen=True)
+class MosaicTable:
+    """The mosaics of a source: stem features [M, C, h, w], captions, and the ids [M, 4] of the items in their cells."""
+
+    grids: Tensor
+    members: Tensor
+    captions: Packed
+    states: Tensor
+    cells: Tensor
+
+    @staticmethod
+    def of(kept: Mapping[str, Tensor]) -> MosaicTable:
+        captions = Packed(kept["mosaic_ids"], Layout.of(kept["mosaic_lengths"].tolist()))
+        return MosaicTable(
+            kept["mosaic_grids"], kept["mosaic_members"], captions, kept["mosaic_states"], kept["mosaic_cells"]
+        )
+
+    def draw(self, count: int, generator: torch.Generator) -> Mosaics:
+        """Some of them, drawn at random."""
+        rows = torch.randint(len(self.grids), (count,), generator=generator)
+        lengths = self.captions.lengths[rows].tolist()
+        ids, states, cells = (
+            self.captions.with_values(part).select(rows, lengths)
+            for part in (self.captions.values, self.states, self.cells)
+        )
+        text = Text(ids, states=states.values.float())
+        return Mosaics(Images(grid=self.grids[rows].float()), text, cells.values, self.members[rows])
+
+
+class RandomCrops:
+    """Views by the random crop of training (`ImageTransform`)."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._crop = ImageTransform(replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), train=True)
+
+    def __call__(self, pictures: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        seeds = torch.randint(1 << 62, (len(pictures),), generator=generator).tolist()
+        return torch.stack([self._crop(picture, seed) for picture, seed in zip(pictures, seeds, strict=True)])
+
+
+def _text_states(model: FrozenParts, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Word pieces, states and lengths; texts of about one length are read together."""
+    spec = model.input_spec
+    ids, states = [torch.empty(0)] * len(texts), [torch.empty(0)] * len(texts)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    with torch.no_grad():
+        for begin in track(range(0, len(order), CHUNK), "reading texts", transient=True):
+            part = order[begin : begin + CHUNK]
+            text = tokenizer.encode([texts[index] for index in part], spec.max_text_length, spec.separator)
+            lengths = text.ids.lengths.tolist()
+            read = model.text_states(text).values.half().split(lengths)
+            for index, own, rows in zip(part, text.ids.values.split(lengths), read, strict=True):
+                ids[index], states[index] = own, rows
+    lengths = torch.tensor([len(own) for own in ids])
+    return {"ids": torch.cat(ids), "states": torch.cat(states), "lengths": lengths}
+
+
+def fingerprint(model: FrozenParts, samples: Sequence[Sample], views: Views) -> str:
+    """Tells frozen features from those of other weights, pictures, texts or views."""
+    digest = hashlib.sha256(
+        repr((views.count, views.mosaics, views.seed, getattr(views.augment, "__qualname__", views.augment))).encode()
+    )
+    for module in model.frozen_parts():
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for sample in samples:
+        digest.update(repr((sample.id, sample.texts)).encode())
+        digest.update(_content(sample.image))
+    return digest.hexdigest()
+
+
+def _content(image: Any) -> bytes:
+    """What tells a picture from others: its bytes, or the name, size and time of its file."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
+    if name_of(image):
+        about = Path(name_of(image)).stat()
+        return repr((name_of(image), about.st_size, about.st_mtime_ns)).encode()
+    return hashlib.sha256(np.asarray(decode_image(image)).tobytes()).digest()
+
+
+def _read(file: Path, mark: str) -> dict[str, Tensor] | None:
+    try:
+        with safe_open(file, framework="pt") as kept:
+            if (kept.metadata() or {}).get("fingerprint") != mark:
+                return None
+            return {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError):
+        return None  # absent or damaged: it is computed again
