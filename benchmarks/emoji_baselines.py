@@ -22,21 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coalign.data.pairs.emoji import load_emoji, split_concepts
+from coalign.data.core.samples import Ids
+from coalign.data.images.drawings import augment_drawings
+from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
+from coalign.data.pairs.frozen import Choice, FrozenFeatures, Views
 from coalign.objectives.contrastive import Contrastive
 from coalign.ops.targets import matching_targets
-from coalign.recipes.pairs._compact import compact
-from coalign.recipes.pairs.quickstart import (
-    TEST_STYLE,
-    TEXTS,
-    TRAIN_STYLES,
-    VIEWS,
-    CachedPairs,
-    Gallery,
-    pooled_baseline,
-)
+from coalign.recipes.pairs._compact import compact, linear_baseline
+from coalign.recipes.pairs.quickstart import TEST_STYLE, TRAIN_STYLES
 from coalign.retrieval.rerank import evaluate_retrieval
 
+VIEWS = Views(8, augment_drawings)
 BATCH, DIM = 256, 512
 SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
     "A": {"steps": (300, 600, 1200), "rate": (1e-3, 3e-3)},
@@ -50,24 +46,19 @@ def cells(grids: Tensor) -> Tensor:
     return F.avg_pool2d(grids.float(), 2).flatten(1)
 
 
-def means(texts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """MiniLM's mean, brought to a mean square of one."""
-    mean = torch.stack([rows.float().mean(0) for _, rows in texts])
-    return F.normalize(mean, dim=-1) * mean.shape[1] ** 0.5
-
-
 def grid_baseline(
-    pairs: CachedPairs,
-    tests: Mapping[str, Gallery],
+    train: FrozenFeatures,
+    test: FrozenFeatures,
+    parts: Mapping[str, Ids],
     seed: int,
     steps: int = 500,
     rate: float = 1e-3,
     dropout: float = 0.2,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    images = torch.stack([cells(pairs.grids[:, view]) for view in range(VIEWS)], 1)
+    images = torch.stack([cells(train.grids[:, view]) for view in range(VIEWS.count)], 1)
     mean, deviation = images.mean((0, 1)), images.std((0, 1)) + 1e-3
-    images = (images - mean) / deviation
-    texts = means(pairs.texts).view(pairs.concepts, TEXTS, -1)
+    images, texts, items = (images - mean) / deviation, train.texts_by_item(), torch.from_numpy(train.source.ids)
+    choice, counts = Choice(0.5), torch.full((len(texts),), texts.shape[1])
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     image_map = nn.Sequential(nn.Dropout(dropout), nn.Linear(images.shape[2], DIM))
@@ -75,13 +66,12 @@ def grid_baseline(
     scale = nn.Parameter(torch.tensor(2.66))
     optimiser = torch.optim.AdamW([*image_map.parameters(), *text_map.parameters(), scale], lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.06)
-    objective, every = Contrastive(), torch.arange(pairs.concepts)
+    objective, every = Contrastive(), torch.arange(len(texts))
     for _ in range(steps):
         rows = torch.randint(len(images), (BATCH,), generator=generator)
-        ids = rows % pairs.concepts
-        seen = images[rows, torch.randint(VIEWS, rows.shape, generator=generator)]
-        part = torch.randint(1, TEXTS, every.shape, generator=generator)
-        chosen = torch.where(torch.rand(every.shape, generator=generator) < 0.5, 0, part)
+        ids = items[rows]
+        seen = images[rows, torch.randint(VIEWS.count, rows.shape, generator=generator)]
+        chosen = choice.places(counts, generator)
         a = F.normalize(image_map(seen), dim=-1)
         b = F.normalize(text_map(texts[every, chosen]), dim=-1)
         similarity = a @ b.T * scale.exp()
@@ -93,14 +83,11 @@ def grid_baseline(
         schedule.step()
     image_map.eval()
     text_map.eval()
-    found: dict[str, dict[str, dict[str, float]]] = {}
     with torch.no_grad():
-        for name, gallery in tests.items():
-            a = F.normalize(image_map((cells(gallery.grids) - mean) / deviation), dim=-1)
-            b = F.normalize(text_map(means(gallery.texts)), dim=-1)
-            ids = torch.arange(len(gallery.concepts))
-            found[name] = evaluate_retrieval(a, b, ids, ids)
-    return found
+        image = F.normalize(image_map((cells(test.grids[:, 0]) - mean) / deviation), dim=-1)
+        text = F.normalize(text_map(test.texts_by_item()[:, 0]), dim=-1)
+    rows = {name: torch.from_numpy(own) for name, own in parts.items()}
+    return {name: evaluate_retrieval(image[own], text[own], own, own) for name, own in rows.items()}
 
 
 def main() -> None:
@@ -113,14 +100,16 @@ def main() -> None:
     styles, test = (("openmoji",), "noto") if given.development else (TRAIN_STYLES, TEST_STYLE)
     held_out = split.development if given.development else split.unseen
     model = compact(1, given.seed)
-    pairs = CachedPairs(model, split.train, given.seed, styles)
-    tests = {"seen": Gallery.of(model, split.train, test), "unseen": Gallery.of(model, held_out, test)}
-    for name, run in (("A", pooled_baseline), ("C", grid_baseline)):
+    train = FrozenFeatures(model, EmojiPairs(split.train, styles, parts=3, seed=given.seed), VIEWS)
+    pictures = EmojiPairs([*split.train, *held_out], (test,))
+    gallery, seen = FrozenFeatures(model, pictures, Views(1)), len(split.train)
+    tests = {"seen": pictures.ids[:seen], "unseen": pictures.ids[seen:]}
+    for name, run in (("A", linear_baseline), ("C", grid_baseline)):
         options = SETTINGS[name] if given.development else {}
         for values in product(*options.values()):
             chosen = dict(zip(options, values, strict=True))
             began = time.perf_counter()
-            found = run(pairs, tests, given.seed, **chosen)
+            found = run(train, gallery, tests, given.seed, **chosen)
             seconds = time.perf_counter() - began
             for part, recall in found.items():
                 i2t, t2i = recall["image_to_text"], recall["text_to_image"]

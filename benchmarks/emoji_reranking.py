@@ -16,18 +16,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import coalign
-from coalign.data.pairs.emoji import load_emoji, split_concepts
+from coalign.data.images.drawings import augment_drawings
+from coalign.data.loaded import Loaded
+from coalign.data.pairs.emoji import EmojiConcept, EmojiPairs, load_emoji, split_concepts
+from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.models.compact.model import Compact
-from coalign.recipes.pairs._compact import TRAINING, compact
-from coalign.recipes.pairs.quickstart import CachedPairs, Gallery
+from coalign.recipes.pairs._compact import RETRIEVAL, TRAINING, compact, reranking_of
+from coalign.recipes.pairs.quickstart import BATCH, FURTHER_TEXTS, TEST_STYLE
+from coalign.retrieval.embed import by_modality, encode_corpus
 from coalign.retrieval.querybank import Querybank
-from coalign.retrieval.rerank import ANSWERS, DIRECTIONS, Combine, Evaluation, add_log_sigmoid
+from coalign.retrieval.rerank import ANSWERS, DIRECTIONS, Combine, Evaluation, add_log_sigmoid, score_retrieval
 from coalign.training.loop import fit
 from coalign.training.run import Run
 
@@ -51,30 +54,48 @@ WAYS: dict[str, Callable[[float], Combine]] = {"logit": add_logit, "log P(match)
 def of_run(run: Path) -> dict[tuple[str, float], Evaluation]:
     """A finished quick start on the test style, by part of the concepts and by hubness."""
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.0)
-    model: Any = coalign.load(run).model
-    tests = {"seen": Gallery.of(model, split.train), "held out": Gallery.of(model, split.unseen)}
-    return tested(model, Querybank.load(run), tests)
+    return tested(coalign.load(run), Querybank.load(run), {"seen": split.train, "held out": split.unseen}, TEST_STYLE)
 
 
 def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> dict[tuple[str, float], Evaluation]:
     """The model of one seed, trained and tested, by part of the concepts and by hubness."""
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1)
-    model = compact(steps, seed)
-    pairs = CachedPairs(model, split.train, seed, (train,))
-    model.standardise(pairs.grids[:, 0])
+    loaded = compact(steps, seed)
+    model: Compact = loaded.model
+    pairs = EmojiPairs(split.train, (train,), parts=3, seed=seed)
+    frozen = FrozenFeatures(loaded, pairs, Views(8, augment_drawings, seed=seed))
+    model.standardise(frozen.grids[:, 0])
     with tempfile.TemporaryDirectory() as folder:
         config = replace(TRAINING, steps=steps, seed=seed, threads=threads)
-        fit(model, pairs, config, Run(Path(folder) / "run", {}))
-    parts = {"seen": split.train, "held out": split.development}
-    tests = {name: Gallery.of(model, concepts, test) for name, concepts in parts.items()}
-    return tested(model, pairs.querybank(model), tests)
+        fit(
+            model,
+            frozen.loader(BATCH, first=0.5, further=FURTHER_TEXTS, seed=seed),
+            config,
+            Run(Path(folder) / "run", {}),
+        )
+        bank = reranking_of(model, frozen, Path(folder)).bank
+    assert bank is not None
+    return tested(loaded, bank, {"seen": split.train, "held out": split.development}, test)
 
 
-def tested(model: Compact, bank: Querybank, tests: dict[str, Gallery]) -> dict[tuple[str, float], Evaluation]:
+def tested(
+    loaded: Loaded, bank: Querybank, parts: dict[str, list[EmojiConcept]], style: str
+) -> dict[tuple[str, float], Evaluation]:
     found: dict[tuple[str, float], Evaluation] = {}
-    for name, gallery in tests.items():
-        scored = gallery.score(model, bank, hubness=0.0)
-        hubs = {d: bank.hubness(gallery.vectors[ANSWERS[d]], ANSWERS[d]) for d in DIRECTIONS}
+    model: Compact = loaded.eval().model
+    for name, concepts in parts.items():
+        gallery = FrozenFeatures(loaded, EmojiPairs(concepts, (style,)), Views(1))
+        batches = [by_modality(batch) for batch in gallery.loader(256, train=False)]
+        image, text = (
+            encode_corpus(model, side, modality, tokens=True)
+            for side, modality in zip(zip(*batches, strict=True), ("image", "text"), strict=True)
+        )
+        vectors = {"image": image.vectors, "text": text.vectors}
+        k = int(RETRIEVAL["k"])
+        scored = score_retrieval(
+            image.vectors, text.vectors, image.ids, text.ids, model, image.tokens, text.tokens, k=k
+        )
+        hubs = {d: bank.hubness(vectors[ANSWERS[d]], ANSWERS[d]) for d in DIRECTIONS}
         for hubness in HUBNESS:
             lists = {d: scored.lists[d].less(hubness * hubs[d]) for d in DIRECTIONS}
             found[name, hubness] = replace(scored, lists=lists)

@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from coalign.data.images.drawings import augment_drawings
-from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
-from coalign.models.compact.model import Compact
+from coalign.data.loaded import Loaded
+from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
+from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.layers.convolution import MEAN, STD
 from coalign.models.compact.towers import CompactConfig
 from coalign.recipes.pairs._compact import TRAINING, compact
-from coalign.recipes.pairs.quickstart import CachedPairs, Gallery, batch_of, normalised, pixels_of
-from coalign.retrieval.embed import encode_corpus
-from coalign.retrieval.rerank import evaluate_retrieval
-from coalign.training.loop import fit
+from coalign.recipes.pairs.quickstart import BATCH, FURTHER_TEXTS
+from coalign.tasks.pairs.retrieval import evaluate_pairs
+from coalign.training.loop import Loader, fit
 from coalign.training.run import Run
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Images
@@ -36,35 +36,33 @@ STYLES, TEST = ("openmoji",), "noto"
 PLAIN = VitConfig(image_size=96, patch_size=16, dim=192, depth=4, heads=3, hidden_dim=768)
 
 
-class Drawings(CachedPairs):
-    """The same pairs with the drawings themselves, augmented anew each time."""
+class Drawings:
+    """The batches of `loader` with the drawings themselves, augmented anew each time."""
 
-    def __init__(self, model: Compact, concepts: Sequence[EmojiConcept], seed: int) -> None:
-        super().__init__(model, concepts, seed, STYLES)
-        self.pixels = torch.cat([pixels_of(concepts, style) for style in STYLES])
+    def __init__(self, loader: Loader, pairs: EmojiPairs, seed: int) -> None:
+        self.loader, self.generator = loader, torch.Generator().manual_seed(seed)
+        self.drawings = {sample.id: sample.image for sample in (pairs[row] for row in range(len(pairs)))}
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
 
-    def look(self, rows: Tensor, generator: torch.Generator) -> Images:
-        return Images(pixels=normalised(augment_drawings(self.pixels[rows], generator)))
+    def __iter__(self) -> Any:
+        return (self.on_pixels(batch) for batch in self.loader)
+
+    def on_pixels(self, batch: Batch) -> Batch:
+        assert batch.ids is not None
+        pixels = augment_drawings([self.drawings[id] for id in batch.ids.tolist()], self.generator)
+        return replace(batch, images=Images(pixels=(pixels - self.mean) / self.std))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)
 
 
-def on_pixels(seed: int) -> Compact:
+def on_pixels(seed: int) -> Loaded:
     """The quick start's model with a ViT on pixels for its image tower."""
     config = CompactConfig()
     return compact(TRAINING.steps, seed, replace(config, image=PLAIN, text=replace(config.text, context_dim=PLAIN.dim)))
-
-
-def recall(model: Compact, gallery: Gallery, on_pixels: bool) -> dict[str, dict[str, float]]:
-    pixels = normalised(pixels_of(gallery.concepts, gallery.style))
-
-    def batches() -> Iterator[Batch]:
-        for rows in torch.arange(len(gallery.concepts)).split(256):
-            images = Images(pixels=pixels[rows]) if on_pixels else Images(grid=gallery.grids[rows].float())
-            yield batch_of([gallery.texts[i] for i in rows.tolist()], images, rows)
-
-    model.eval()
-    images = encode_corpus(model, (replace(b, text=None) for b in batches()), "image", tokens=False)
-    texts = encode_corpus(model, (replace(b, images=None) for b in batches()), "text", tokens=False)
-    return evaluate_retrieval(images.vectors, texts.vectors, images.ids, texts.ids)
 
 
 def main() -> None:
@@ -74,13 +72,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(2)
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1)
-    hybrid = compact(TRAINING.steps, given.seed)
-    pairs = CachedPairs(hybrid, split.train, given.seed, STYLES)
-    hybrid.standardise(pairs.grids[:, 0])
-    tests = {
-        "seen": Gallery.of(hybrid, split.train, TEST),
-        "unseen": Gallery.of(hybrid, split.development, TEST),
-    }
+    hybrid, plain = compact(TRAINING.steps, given.seed), on_pixels(given.seed)
+    train = EmojiPairs(split.train, STYLES, parts=3, seed=given.seed)
+    frozen = FrozenFeatures(hybrid, train, Views(8, augment_drawings, seed=given.seed))
+    hybrid.model.standardise(frozen.grids[:, 0])
+    tests = {"seen": EmojiPairs(split.train, (TEST,)), "unseen": EmojiPairs(split.development, (TEST,))}
     config = replace(
         TRAINING,
         objectives=("itc",),
@@ -90,13 +86,14 @@ def main() -> None:
         time_budget=given.seconds,
         save_every=10**6,
     )
-    plain = on_pixels(given.seed), Drawings(hybrid, split.train, given.seed)
-    for name, model, loader in (("hybrid", hybrid, pairs), ("pixels", *plain)):
+    for name, loaded in (("hybrid", hybrid), ("pixels", plain)):
+        loader: Any = frozen.loader(BATCH, first=0.5, further=FURTHER_TEXTS, seed=given.seed)
+        batches = loader if name == "hybrid" else Drawings(loader, train, given.seed)
         with tempfile.TemporaryDirectory() as folder:
-            result = fit(model, loader, config, Run(Path(folder) / "run", {"system": "compact"}))
-        for part, gallery in tests.items():
-            found = recall(model, gallery, name == "pixels")
-            i2t, t2i = found["image_to_text"], found["text_to_image"]
+            result = fit(loaded.model, batches, config, Run(Path(folder) / "run", {"system": "compact"}))
+        for part, test in tests.items():
+            recall = evaluate_pairs(loaded.eval(), test).rows["model"]
+            i2t, t2i = recall["image_to_text"], recall["text_to_image"]
             figures = "   ".join(f"{k} {100 * i2t[k]:5.1f} / {100 * t2i[k]:5.1f}" for k in ("R@1", "R@10"))
             print(f"{name} seed {given.seed} {part:7} {figures}   ({result.steps} steps, {result.seconds:.0f} s)")
 

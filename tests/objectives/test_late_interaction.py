@@ -33,7 +33,7 @@ def test_one_matching_patch_is_enough_and_ids_are_shared():
     ids, objective = torch.tensor([7, 8, 7]), LateInteraction()
     own = texts[[0, 1, 0]]
     right = objective(patches, torch.cat([own, texts[2:]]), torch.tensor(50.0), ids, torch.tensor([7, 8, 7, 9, 10]))
-    wrong = objective(patches, torch.cat([own, texts[2:]]), torch.tensor(50.0), ids, torch.tensor([7, 8, 9, 7, 10]))
+    wrong = objective(patches, texts[[1, 0, 1, 2, 3]], torch.tensor(50.0), ids, torch.tensor([7, 8, 7, 9, 10]))
     assert math.isclose(float(right), 2 / 3 * math.log(2), abs_tol=1e-3)  # two of three have two equal texts
     assert wrong > right + 1
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.frozen import FrozenFeatures, RandomCrops, Views
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ def source():
 def of(source, tokenizer, file=None, **views):
     torch.manual_seed(0)
     model = Parts()
-    return model, FrozenFeatures(model, source, tokenizer, Views(**{"count": 3, **views}), file)
+    return model, FrozenFeatures(Loaded(model, tokenizer), source, Views(**{"count": 3, **views}), file)
 
 
 def test_the_first_view_is_that_of_evaluation_and_texts_have_their_states(source, tokenizer):
@@ -101,7 +102,7 @@ def test_a_file_is_read_again_unless_something_is_another(source, tokenizer, tmp
     third, _ = of(source, tokenizer, file, mosaics=1, seed=1)
     assert third.calls
     other = Parts()  # other weights
-    FrozenFeatures(other, source, tokenizer, Views(3, mosaics=1, seed=1), file)
+    FrozenFeatures(Loaded(other, tokenizer), source, Views(3, mosaics=1, seed=1), file)
     assert other.calls
     file.write_bytes(b"broken")
     assert of(source, tokenizer, file, mosaics=1)[0].calls

@@ -1,5 +1,6 @@
 """The quick start's pieces on real data; the whole command is the smoke of `.ci/run`."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,14 +8,17 @@ import torch
 from PIL import Image
 
 from coalign.data.images.drawings import augment_drawings
-from coalign.data.loaded import Loaded
-from coalign.data.pairs.emoji import load_emoji
-from coalign.data.pairs.sources import open_source
+from coalign.data.pairs.emoji import EmojiPairs, load_emoji, texts_about
+from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.data.prepare import prepare
-from coalign.recipes.pairs._compact import compact, tokenizer
-from coalign.recipes.pairs.albef_small import bank_of
-from coalign.recipes.pairs.quickstart import TEXTS, VIEWS, CachedPairs, Gallery, pixels_of
+from coalign.recipes.pairs import albef_small, quickstart
+from coalign.recipes.pairs._compact import compact, linear_baseline, reranking_of
+from coalign.recipes.pairs.quickstart import TRAIN_STYLES
+from coalign.retrieval.index import Index
+from coalign.retrieval.rerank import Reranking
 from coalign.types import Batch
+
+STYLE = "noto"
 
 
 @pytest.fixture(scope="module")
@@ -23,110 +27,140 @@ def concepts():
 
 
 @pytest.fixture(scope="module")
-def model():
+def loaded():
     return compact(steps=10, seed=0)
 
 
 @pytest.fixture(scope="module")
-def pairs(model, concepts):
-    class Few(CachedPairs):
-        batch_size = 8
+def model(loaded):
+    return loaded.model
 
-    found = Few(model, concepts, seed=0)
-    model.standardise(found.grids[:, 0])
+
+@pytest.fixture(scope="module")
+def frozen(loaded, concepts):
+    pairs = EmojiPairs(concepts, TRAIN_STYLES, parts=2)
+    found = FrozenFeatures(loaded, pairs, Views(2, augment_drawings, mosaics=1))
+    loaded.model.standardise(found.grids[:, 0])
     return found
 
 
-def test_cached_states_and_features_are_what_the_model_computes(model, concepts):
-    gallery = Gallery.of(model, concepts)
+@pytest.fixture(scope="module")
+def gallery(loaded, concepts):
+    return FrozenFeatures(loaded, EmojiPairs(concepts, (STYLE,)), Views(1))
+
+
+def test_cached_states_and_features_are_what_the_model_computes(loaded, model, gallery, concepts):
     model.eval()
-    (batch,) = gallery.batches()
-    assert batch.text is not None and batch.images is not None
+    (batch,) = gallery.loader(24, train=False)
     cached = model.encode(batch)
     text = model.encode(Batch(text=replace(batch.text, states=None)))
+    images = prepare(loaded, images=[Image.fromarray(c.images[STYLE]) for c in concepts])
     torch.testing.assert_close(cached.vectors["text"], text.vectors["text"], atol=2e-3, rtol=0)
+    torch.testing.assert_close(cached.vectors["image"], model.encode(images).vectors["image"], atol=2e-3, rtol=0)
 
 
-def test_the_bank_holds_the_vectors_of_the_training_drawings_and_of_full_texts(model, pairs, concepts):
-    bank = pairs.querybank(model)
+def test_the_bank_holds_the_vectors_of_the_training_drawings_and_of_full_texts(
+    loaded, model, frozen, concepts, tmp_path
+):
+    bank = reranking_of(model, frozen, tmp_path).bank
+    assert bank is not None and (tmp_path / "querybank.safetensors").is_file()
     assert bank.image.shape[0] == 2 * len(concepts) and bank.text.shape[0] == len(concepts)
-    gallery = Gallery.of(model, concepts, "openmoji")
-    gallery.score(model)
-    torch.testing.assert_close(bank.image[len(concepts) :], gallery.vectors["image"], atol=2e-3, rtol=0)
-    torch.testing.assert_close(bank.text, gallery.vectors["text"], atol=2e-3, rtol=0)
-
-
-def test_users_pairs_have_a_bank_too(model, concepts):
-    source = open_source([(Image.fromarray(c.images["noto"]), c.text) for c in concepts[:5]])
-    bank = bank_of(model, source)
-    first = concepts[0]
-    batch = prepare(Loaded(model, tokenizer()), images=[Image.fromarray(first.images["noto"])], texts=[first.text])
-    seen = model.encode(batch)
+    seen = model.encode(
+        prepare(loaded, images=[Image.fromarray(concepts[3].images["openmoji"])], texts=[concepts[3].text])
+    )
     for vectors, own in ((bank.image, seen.vectors["image"]), (bank.text, seen.vectors["text"])):
-        assert len(vectors) == 5
         assert (vectors @ own[0]).max() > 0.999
 
 
-def test_a_stopped_epoch_goes_on_with_the_same_batches(pairs):
-    def drawn(loader, count):
-        out = []
-        for batch in loader:
-            out.append((batch.ids.tolist(), float(batch.images.grid.sum()), batch.text.ids.values.tolist()))
-            if len(out) == count:
-                break
-        return out
-
-    start = pairs.state_dict()
-    whole = drawn(pairs, 5)
-    pairs.load_state_dict(start)
-    first = drawn(pairs, 2)
-    place = pairs.state_dict()
-    pairs.load_state_dict(start)
-    pairs.load_state_dict(place)
-    assert first + drawn(pairs, 3) == whole
-    pairs.load_state_dict(start)
-
-
-def test_the_loss_falls(model, pairs):
+def test_the_loss_falls_and_words_learn_their_cells(model, frozen):
     generator = torch.Generator().manual_seed(0)
     fixed = ("text.embedding", "temperature")  # the recipe's temperature learns ten times slower
     parameters = [p for n, p in model.named_parameters() if p.requires_grad and not any(f in n for f in fixed)]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3)
-    losses = []
+    loader, losses = frozen.loader(8, first=0.5, further=8, mosaics=6), {}
     model.train()
     for _ in range(5):
-        for batch in pairs:
+        for batch in loader:
             model.before_step()
             found = model.losses(batch, generator=generator)
             optimiser.zero_grad()
             sum(found.values()).backward()
             optimiser.step()
             model.after_step()
-            losses.append(found["itc"].item())
-    assert set(found) == {"itc", "itm", "mlm"}
-    assert sum(losses[-6:]) / 6 < 0.8 * losses[0]
+            for name, loss in found.items():
+                losses.setdefault(name, []).append(loss.item())
+    assert set(losses) == {"itc", "itm", "mlm", "late"}
+    for name in ("itc", "late"):
+        assert sum(losses[name][-6:]) / 6 < 0.8 * losses[name][0]
 
 
-def test_matching_the_first_rows_alone_is_the_whole_computation(model, concepts):
+def test_maps_of_words_are_shares_of_the_patches(loaded, model, concepts):
     model.eval()
-    (batch,) = Gallery.of(model, concepts[:6]).batches()
+    batch = prepare(loaded, images=[Image.fromarray(concepts[0].images[STYLE])], texts=[concepts[0].name])
+    for method in ("similarity", "cross_attention"):
+        (found,) = model.alignment(batch, method)
+        assert found.shape == (len(batch.text.ids.values), 6, 6)
+    torch.testing.assert_close(model.alignment(batch)[0].sum((1, 2)), torch.ones(len(batch.text.ids.values)))
+
+
+def test_matching_the_first_rows_alone_is_the_whole_computation(model, gallery):
+    model.eval()
+    batch = next(iter(gallery.loader(6, train=False)))
     with torch.no_grad():
         seen = model.encode(batch)
-        pairs = torch.arange(6)[:, None].expand(-1, 2)
+        pairs = torch.arange(len(batch.ids))[:, None].expand(-1, 2)
         alone = model.match(seen.tokens["image"], seen.tokens["text"], pairs)
     torch.testing.assert_close(alone, seen.pooled["match_logits"][:, 1], atol=1e-4, rtol=1e-4)
 
 
-def test_views_and_texts(pairs, concepts):
-    assert pairs.grids.shape == (2 * len(concepts), VIEWS, 232, 6, 6)
-    assert len(pairs.texts) == len(concepts) * TEXTS
-    assert not torch.equal(pairs.grids[:, 0], pairs.grids[:, 1])
+def test_the_baseline_tells_drawings_of_its_own_styles_apart(frozen, gallery):
+    found = linear_baseline(frozen, gallery, {"all": gallery.source.ids}, seed=0)["all"]
+    assert found["text_to_image"]["R@1"] > 0.8  # 24 drawings that it was trained on; chance is 0.04
+
+
+def test_the_whole_quick_start(concepts, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "load_emoji", lambda size: concepts)
+    for name, value in (("BATCH", 8), ("FURTHER_TEXTS", 4), ("MOSAICS", 2)):
+        monkeypatch.setattr(quickstart, name, value)
+    monkeypatch.setattr(quickstart, "VIEWS", replace(quickstart.VIEWS, count=2, mosaics=1))
+    quickstart.Recipe(out=tmp_path / "run", steps=2).run()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for part, count in (("seen", 22), ("unseen", 2)):
+        assert results["splits"][part]["gallery"] == count
+        for row in ("model", "reranked", "baseline", "untrained", "chance"):
+            assert 0 <= results["splits"][part][row]["text_to_image"]["R@1"] <= 1
+    assert {group["split"] for group in results["groups"]} == {"seen", "unseen"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Quick start" in page and concepts[0].text in page
+    assert Index.open(tmp_path / "run" / "index").count("image") == 24
+    assert Reranking.of_run(tmp_path / "run").bank is not None
+
+
+def test_users_own_pairs(concepts, tmp_path):
+    lines = ["image,text"]
+    for number, concept in enumerate(concepts[:10]):
+        Image.fromarray(concept.images[STYLE]).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{concept.name}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    albef_small.Recipe(data=str(tmp_path / "pairs.csv"), out=tmp_path / "run", steps=2, batch_size=4).run()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["system"] == "compact" and config["recipe"] == "albef-small"
+    assert not (tmp_path / "run" / albef_small.FEATURES).exists()  # they have served their turn
+    assert (tmp_path / "run" / "tokenizer.json").is_file() and (tmp_path / "run" / "querybank.safetensors").is_file()
+
+
+def test_the_texts_of_a_concept(concepts):
+    generator = torch.Generator().manual_seed(0)
+    assert texts_about(concepts[0], 0, generator) == (concepts[0].text,)
+    full, name, *parts = texts_about(concepts[0], 3, generator)
+    assert (full, name) == (concepts[0].text, concepts[0].name) and len(parts) == 3
+    assert all(part.split(", ")[0] == name for part in parts)
 
 
 def test_augmented_drawings_stay_on_white(concepts):
-    pixels = pixels_of(concepts, "noto")
+    pixels = [torch.from_numpy(c.images[STYLE]).permute(2, 0, 1) for c in concepts]
     changed = augment_drawings(pixels, torch.Generator().manual_seed(0))
     again = augment_drawings(pixels, torch.Generator().manual_seed(0))
-    assert torch.equal(changed, again) and not torch.allclose(changed, pixels)
+    assert torch.equal(changed, again) and not torch.allclose(changed, torch.stack(pixels) / 255)
     assert changed.min() >= 0 and changed.max() <= 1
     assert changed[:, :, 0, 0].median() > 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,10 @@ from torch import Tensor
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
-def augment_drawings(pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:
-    """Drawings in [0, 1] on white: up to 15 degrees, 20 % in size, 8 % in place; hue, saturation, tone."""
-    size = pixels.shape[0]
+def augment_drawings(drawings: Sequence[Tensor], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+    """Drawings on white, uint8 [3, h, w] of one size, to [0, 1]: up to 15 degrees, 20 % in size, 8 % in place; hue,
+    saturation, tone."""
+    pixels, size = torch.stack(list(drawings)).float() / 255, len(drawings)
 
     def draw(low: float, high: float) -> Tensor:
         return torch.rand(size, generator=generator) * (high - low) + low

@@ -198,6 +198,7 @@ class EmojiPairs(Source):
 
     def __init__(self, concepts: Sequence[EmojiConcept], styles: Sequence[str], parts: int = 0, seed: int = 0) -> None:
         self.name = f"emoji ({', '.join(styles)})"
+        self.groups = [concept.group for concept in concepts]
         generator = torch.Generator().manual_seed(seed)
         texts = [texts_about(concept, parts, generator) for concept in concepts]
         self._samples = [

@@ -25,6 +25,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from coalign.data.core.samples import Ids, Sample, Source
 from coalign.data.images.decode import decode_image, name_of
 from coalign.data.images.transforms import ImageTransform, derive_seed
+from coalign.data.loaded import Loaded
 from coalign.data.pairs.collate import Example, collate
 from coalign.data.pairs.loader import Loader
 from coalign.data.words.tokenizer import Tokenizer
@@ -65,12 +66,14 @@ Augment = Callable[[Sequence[Tensor], torch.Generator], Tensor]
 @dataclass(frozen=True)
 class Views:
     """How pictures are seen: `count` times, the first as in evaluation, the others as `augment` makes them (by default
-    the random crop of `coalign.data.images.transforms`); and each in `mosaics` mosaics of 2 x 2 pictures."""
+    the random crop of `coalign.data.images.transforms`); and each in `mosaics` mosaics of 2 x 2 pictures. There are
+    fewer views, one at least, where so many would be more than `limit` bytes."""
 
     count: int = 8
     augment: Augment | None = None
     mosaics: int = 0
     seed: int = 0
+    limit: int = 4 << 30
 
 
 class FrozenFeatures:
@@ -82,16 +85,15 @@ class FrozenFeatures:
         ids, states: Word pieces of every text that there is, and the states [T, D] of its rows, in half precision.
     """
 
-    def __init__(
-        self, model: FrozenParts, source: Source, tokenizer: Tokenizer, views: Views, file: Path | None = None
-    ) -> None:
+    def __init__(self, loaded: Loaded, source: Source, views: Views, file: Path | None = None) -> None:
         """Args:
-        model: Whose frozen parts they are.
+        loaded: Whose frozen parts they are, a model of `FrozenParts`.
         source: The pairs; every sample can be read.
-        tokenizer: Of the texts.
         views: How often each picture is seen.
         file: Where they are kept; what is there is read if it was made of the same pictures, texts and weights.
         """
+        model, tokenizer = loaded.model, loaded.vocabulary
+        assert isinstance(model, FrozenParts)
         self.spec, self._model = model.input_spec, model
         samples = [source[index] for index in range(len(source))]
         place: dict[str, int] = {}
@@ -121,6 +123,14 @@ class FrozenFeatures:
         parts = torch.arange(len(self.ids)).split(CHUNK)
         with torch.no_grad():
             return torch.cat([self._model.pool_states(self._states(part)) for part in parts])
+
+    def images(self, rows: Tensor) -> Images:
+        """The pictures of these samples, as in evaluation."""
+        return Images(grid=self.grids[rows, 0].float())
+
+    def texts_by_item(self) -> Tensor:
+        """[M, v, D]: what the projection reads of the texts of each item, of which all have v."""
+        return self.pooled[self._items.rows]
 
     def text(self, texts: Sequence[str]) -> Text:
         """These texts, which the source has, with their states."""
@@ -257,15 +267,18 @@ def stem_grids(model: FrozenParts, samples: Sequence[Sample], views: Views) -> T
     with torch.no_grad():
         for begin in track(range(0, len(samples), CHUNK), "reading pictures", transient=True):
             pictures = [pil_to_tensor(decode_image(sample.image)) for sample in samples[begin : begin + CHUNK]]
-            for view in range(views.count):
+            view, count = 0, views.count if grids is None else grids.shape[1]
+            while view < count:
                 if view == 0:
                     pixels = torch.stack([plain(picture) for picture in pictures])
                 else:
                     pixels = (augment(pictures, generator) - mean) / std
                 found = model.features(Images(pixels=pixels)).half()
                 if grids is None:
-                    grids = found.new_empty(len(samples), views.count, *found.shape[1:])
+                    count = max(1, min(count, views.limit // (2 * found[0].numel() * len(samples))))
+                    grids = found.new_empty(len(samples), count, *found.shape[1:])
                 grids[begin : begin + len(found), view] = found
+                view += 1
     assert grids is not None, "a source has a sample"
     return grids
 

@@ -1,18 +1,29 @@
-"""The compact system before training: frozen EfficientNet-lite0 and MiniLM, and a fusion block that starts from
-MiniLM's last. Extras: `minilm` and `efficientnet`."""
+"""What the recipes of the compact system share: the model before training, settings, re-ranking, a baseline, maps.
+
+The fusion block starts from MiniLM's last. Extras: `minilm` and `efficientnet`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from coalign.analysis.runs.alignment import align
+from coalign.analysis.runs.report import Alignment, Group, Retrieval
+from coalign.analysis.runs.retrieval_samples import group_recalls, sampled_retrievals
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.packages import minilm_folder
+from coalign.data.core.samples import Ids, Source
+from coalign.data.images.decode import decode_image
+from coalign.data.images.transforms import ImageTransform
+from coalign.data.loaded import Loaded
+from coalign.data.pairs.frozen import CHUNK, FrozenFeatures
+from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
@@ -20,8 +31,16 @@ from coalign.models.bert.model import transformers
 from coalign.models.compact.model import Compact
 from coalign.models.compact.towers import TEXT_BLOCKS, CompactConfig
 from coalign.registry import describe
+from coalign.retrieval.embed import encode_corpus
+from coalign.retrieval.linear_maps import train_linear_maps
+from coalign.retrieval.querybank import Querybank
+from coalign.retrieval.rerank import Reranking, add_log_sigmoid, evaluate_retrieval
+from coalign.tasks.pairs.retrieval import Recall, RetrievalResult
 from coalign.training.loop import TrainConfig
+from coalign.types import Batch, InputSpec
 
+BANK = 4000
+"""Training pictures by which hubs are told; each brings its first text."""
 RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
 """Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
@@ -33,7 +52,7 @@ TRAINING = TrainConfig(
     clip=3.0,
     frozen=("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
     lr_multipliers={"temperature": 0.1},
-    objectives=("itc", "itm", "mlm"),
+    objectives=("itc", "itm", "mlm", "late"),
     every={"itm": 2, "mlm": 4},
     loss_weights={"mlm": 0.3},
     # avx512_bf16 alone is slower than fp32: its products were measured at 0.6 of the speed
@@ -43,8 +62,9 @@ TRAINING = TrainConfig(
 )
 
 
-def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> Compact:
-    """The model before training. `steps` is what the distillation's weight grows over, a third."""
+def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> Loaded:
+    """The model before training, with MiniLM's vocabulary. The distillation's weight grows over a third of
+    `steps`."""
     folder = minilm_folder()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,13 +73,7 @@ def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> C
     if model.stem is not None:
         model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
     model.momentum.load_state_dict(model.online.state_dict())
-    return model
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    """MiniLM's, which the model reads."""
-    return Tokenizer.load(minilm_folder())
+    return Loaded(model, Tokenizer.load(folder), "compact")
 
 
 def start_from_minilm(model: Compact, folder: Path) -> None:
@@ -79,5 +93,70 @@ def start_from_minilm(model: Compact, folder: Path) -> None:
             nn.init.xavier_uniform_(parameter, generator=torch.Generator().manual_seed(1))
 
 
-def run_description(model: Compact, recipe: str) -> dict[str, Any]:
-    return describe(model) | {"recipe": recipe, "retrieval": RETRIEVAL}
+def run_description(model: Compact) -> dict[str, Any]:
+    return describe(model) | {"retrieval": RETRIEVAL}
+
+
+def reranking_of(model: Compact, frozen: FrozenFeatures, out: Path) -> Reranking:
+    """How answers are re-ranked, with the bank of training vectors, which is saved in the run's folder: those of some
+    pictures, of all where there are few, and of the first text of each."""
+    model.eval()
+    some = frozen.source.order(torch.Generator().manual_seed(0))[:BANK]
+    texts = list(dict.fromkeys(frozen.source[row].texts[0] for row in some.tolist()))
+    images = (Batch(images=frozen.images(rows)) for rows in some.split(CHUNK))
+    words = (Batch(text=frozen.text(texts[begin : begin + CHUNK])) for begin in range(0, len(texts), CHUNK))
+    bank = Querybank(*(encode_corpus(model, b, m).vectors for b, m in ((images, "image"), (words, "text"))))
+    bank.save(out)
+    return Reranking(int(RETRIEVAL["k"]), RETRIEVAL["weight"], RETRIEVAL["hubness"], bank)
+
+
+def linear_baseline(
+    train: FrozenFeatures, test: FrozenFeatures, parts: Mapping[str, Ids], seed: int, **settings: Any
+) -> dict[str, Recall]:
+    """Recall of two linear maps on pooled frozen features (`coalign.retrieval.linear_maps`) on parts of a test, given
+    by their ids. `settings` are those of the maps' training."""
+    network = EfficientNetLite0.pretrained()
+    images, tests = (pooled_images(network, part.source, part.spec) for part in (train, test))
+    ids = torch.from_numpy(train.source.ids)
+    maps = train_linear_maps(images, F.normalize(train.texts_by_item(), dim=-1), ids, seed=seed, **settings)
+    with torch.no_grad():
+        image, text = maps(tests, F.normalize(test.texts_by_item()[:, 0], dim=-1))
+    rows = {name: torch.from_numpy(own) for name, own in parts.items()}
+    return {name: evaluate_retrieval(image[own], text[own], own, own) for name, own in rows.items()}
+
+
+@torch.no_grad()
+def pooled_images(network: EfficientNetLite0, source: Source, spec: InputSpec) -> Tensor:
+    """[N, 1280]: what EfficientNet's classifier reads of each picture."""
+    transform, every = ImageTransform(spec), range(len(source))
+    chunks = (torch.stack([transform(decode_image(source[i].image)) for i in every[b : b + 32]]) for b in every[::32])
+    return torch.cat([network.pooled(pixels) for pixels in chunks])
+
+
+def retrieval_samples(
+    tests: Mapping[str, Source], found: Mapping[str, RetrievalResult], groups: Sequence[str], generator: torch.Generator
+) -> tuple[list[Retrieval], list[Group]]:
+    """Sampled queries of each test with their answers, and recall by group; `groups` are those of all ids."""
+    combine = add_log_sigmoid(RETRIEVAL["weight"])
+    samples: list[Retrieval] = []
+    tables: list[Group] = []
+    for name, source in tests.items():
+        scored, items = found[name].scored, [source[row] for row in range(len(source))]
+        assert scored is not None
+        ranks, pictures = scored.ranks(combine), [decode_image(item.image) for item in items]
+        lists = {direction: shortlist.reranked(combine) for direction, shortlist in scored.lists.items()}
+        samples += sampled_retrievals(lists, ranks, pictures, [item.texts[0] for item in items], name, generator)
+        tables += group_recalls(ranks, [groups[item.id] for item in items], name)
+    return samples, tables
+
+
+def aligned_samples(loaded: Loaded, source: Source, generator: torch.Generator, count: int) -> list[Alignment]:
+    """Word maps of some samples, drawn at random, by the method that points best."""
+    model = loaded.model
+    found: list[Alignment] = []
+    for row in torch.randperm(len(source), generator=generator)[:count].tolist():
+        picture, text = decode_image(source[row].image), source[row].texts[0]
+        batch = prepare(loaded, images=[picture], texts=[text])
+        (own,) = align(model, batch, [loaded.vocabulary.words(text)], model.alignment_method)
+        found.append(Alignment(picture, own))
+    return found

@@ -22,7 +22,7 @@ from coalign.errors import InputError
 from coalign.progress import with_progress
 from coalign.retrieval.embed import Corpus, as_encoder, by_modality, encode_corpus, join_items
 from coalign.retrieval.metrics import CUTS, chance_recall
-from coalign.retrieval.rerank import Matcher, Reranking, TokenSource, add_log_sigmoid, score_retrieval
+from coalign.retrieval.rerank import Evaluation, Matcher, Reranking, TokenSource, add_log_sigmoid, score_retrieval
 
 Recall = Mapping[str, Mapping[str, float]]
 """{"image_to_text" | "text_to_image": {"R@1": fraction, …}}."""
@@ -32,7 +32,8 @@ Recall = Mapping[str, Mapping[str, float]]
 class RetrievalResult:
     """Recall by row: "model" (vectors alone), "reranked" where the model matches, "chance" (a random order).
 
-    `images` and `texts` are the sizes of the two galleries; `left_out` samples could not be read.
+    `images` and `texts` are the sizes of the two galleries; `left_out` samples could not be read. `scored` has the
+    ranks and answers of every query.
     """
 
     images: int
@@ -40,6 +41,7 @@ class RetrievalResult:
     left_out: int
     rows: Mapping[str, Recall]
     reranking: Reranking | None = None
+    scored: Evaluation | None = None
 
     def to_json(self) -> dict[str, Any]:
         """{"images", "texts", "left_out", "model": Recall, "reranked": Recall, "chance": Recall, "reranking"}."""
@@ -160,7 +162,7 @@ def evaluate_pairs(
         "image_to_text": chance_recall(image.ids, text.ids, cuts),
         "text_to_image": chance_recall(text.ids, image.ids, cuts),
     }
-    return RetrievalResult(len(image.ids), len(text.ids), quarantine.broken, rows, reranking)
+    return RetrievalResult(len(image.ids), len(text.ids), quarantine.broken, rows, reranking, scored)
 
 
 def _joined(parts: Sequence[Corpus]) -> Corpus:
