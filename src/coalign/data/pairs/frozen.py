@@ -7,7 +7,6 @@ run that was stopped need not compute them again.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
+from coalign.data.core.fingerprint import digest
 from coalign.data.core.samples import Ids, Sample, Source
 from coalign.data.images.decode import decode_image, name_of
 from coalign.data.images.transforms import ImageTransform, derive_seed
@@ -392,27 +392,17 @@ def _text_states(model: FrozenParts, tokenizer: Tokenizer, texts: Sequence[str])
 
 def fingerprint(model: FrozenParts, samples: Sequence[Sample], views: Views) -> str:
     """Tells frozen features from those of other weights, pictures, texts or views."""
-    digest = hashlib.sha256(
-        repr((views.count, views.mosaics, views.seed, getattr(views.augment, "__qualname__", views.augment))).encode()
-    )
-    for module in model.frozen_parts():
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for sample in samples:
-        digest.update(repr((sample.id, sample.texts)).encode())
-        digest.update(_content(sample.image))
-    return digest.hexdigest()
+    how = (views.count, views.mosaics, views.seed, views.limit, getattr(views.augment, "__qualname__", ""))
+    weights = [module.state_dict() for module in model.frozen_parts()]
+    return digest([how, weights, [(sample.id, sample.texts, _content(sample.image)) for sample in samples]])
 
 
-def _content(image: Any) -> bytes:
+def _content(image: Any) -> Any:
     """What tells a picture from others: its bytes, or the name, size and time of its file."""
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).digest()
-    if name_of(image):
-        about = Path(name_of(image)).stat()
-        return repr((name_of(image), about.st_size, about.st_mtime_ns)).encode()
-    return hashlib.sha256(np.asarray(decode_image(image)).tobytes()).digest()
+    if not name_of(image):
+        return image if isinstance(image, bytes) else np.asarray(decode_image(image))
+    about = Path(name_of(image)).stat()
+    return name_of(image), about.st_size, about.st_mtime_ns
 
 
 def _read(file: Path, mark: str) -> dict[str, Tensor] | None:
