@@ -24,7 +24,7 @@ from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, w
 from coalign.errors import InputError
 from coalign.types import Batch
 
-Method = Literal["cross_attention", "grad_cam", "transport"]
+Method = Literal["cross_attention", "grad_cam", "transport", "similarity"]
 Scaling = Literal["word", "pair", "none"]
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
