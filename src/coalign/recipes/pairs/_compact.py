@@ -143,7 +143,8 @@ def retrieval_samples(
     for name, source in tests.items():
         scored, items = found[name].scored, [source[row] for row in range(len(source))]
         assert scored is not None
-        ranks, pictures = scored.ranks(combine), [decode_image(item.image) for item in items]
+        ranks: dict[str, Tensor] = {**scored.ranks(combine)}
+        pictures = [decode_image(item.image) for item in items]
         lists = {direction: shortlist.reranked(combine) for direction, shortlist in scored.lists.items()}
         samples += sampled_retrievals(lists, ranks, pictures, [item.texts[0] for item in items], name, generator)
         tables += group_recalls(ranks, [groups[item.id] for item in items], name)
