@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from coalign.errors import InputError
+from coalign.files import read_text, reader
 from coalign.flags import OptionalFloat as OptionalFloat
 from coalign.flags import OptionalInt as OptionalInt
 from coalign.flags import OptionalName as OptionalName
@@ -76,6 +77,7 @@ class Pairs:
 PairsOptions = OmitArgPrefixes[Pairs]
 
 
+@reader
 def run_config(run: Path) -> dict[str, Any]:
     """What the run's config.json says. Errors: `InputError` where there is no run, or it is damaged."""
     path = run / "config.json"
@@ -83,10 +85,7 @@ def run_config(run: Path) -> dict[str, Any]:
         raise InputError(
             f"{run}: no run here (there is no config.json); coalign quickstart and coalign train make runs"
         )
-    try:
-        config: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    config: Any = json.loads(read_text(path))
     if not isinstance(config, dict):
         raise InputError(f"{path}: not the description of a run: it holds no JSON object")
     return config  # pyright: ignore[reportUnknownVariableType]

@@ -1,4 +1,16 @@
-"""Errors that speak to the user."""
+"""Errors that speak to the user, and text of other people where it is shown to them."""
+
+import re
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal would obey, and what turns the direction of writing, as escapes: "\\x1b[31m".
+
+    Line ends and tabs stay.
+    """
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class InputError(ValueError):

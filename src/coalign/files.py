@@ -7,10 +7,11 @@ what the fuzz tests hold to be complete: whatever reads a user's file is marked 
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from hashlib import blake2b
@@ -52,8 +53,11 @@ def reader(read: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(read)
     def call(*arguments: P.args, **named: P.kwargs) -> T:
-        given = [value for value in (*arguments, *named.values()) if isinstance(value, str | os.PathLike)]
-        with guarded(*given or [read.__name__]):
+        values = (*arguments, *named.values())
+        first = next((value for value in values if isinstance(value, str | os.PathLike)), None)
+        if first is None:  # what is in memory is no damaged file
+            return read(*arguments, **named)
+        with guarded(first, *(value for value in values if isinstance(value, os.PathLike))):
             return read(*arguments, **named)
 
     setattr(call, MARK, f"{read.__module__}.{read.__qualname__}")
@@ -132,6 +136,23 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Has `write` make a file; see `replacing`."""
     with replacing(path) as part:
         write(part)
+
+
+def write_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a .csv, whole or not at all. A text that a spreadsheet would take for a formula begins with an apostrophe
+    instead, as the spreadsheets' own way to write such a text has it."""
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 from tyro.conf import arg
 
+from coalign.errors import visible
+
 T = TypeVar("T")
 
 Switch = Annotated[bool, arg(help_behavior_hint="")]
@@ -25,7 +27,7 @@ OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=
 def say(message: str) -> None:
     """Prints a line on standard error; of several processes, the first alone does."""
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"coalign: {message}", file=sys.stderr)
+        print(f"coalign: {visible(message)}", file=sys.stderr)
 
 
 def shows_progress() -> bool:

@@ -27,6 +27,7 @@ from coalign.checkpoints import StateMap, read_tensors
 from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import guarded, read_text, reader
 from coalign.layers.embeddings import resize_positions
 from coalign.models.former import current
 from coalign.types import Head, System
@@ -86,6 +87,7 @@ def create(system: str, size: str | Any = "tiny", head: str | None = None, **set
     return Loaded(_build(entry, dataclasses.replace(config, **settings), head)[0], source=system)
 
 
+@reader
 def load(
     path: str | Path,
     system: str | None = None,
@@ -182,10 +184,8 @@ def told(path: Path) -> dict[str, Any]:
     beside = path if path.is_dir() else path.parent
     for file in (path / "config.json", beside / "bert_config.json"):
         if file.is_file():
-            try:
-                found: Any = json.loads(file.read_text("utf-8"))
-            except ValueError as error:
-                raise InputError(f"{file}: not JSON ({error})") from None
+            with guarded(file):
+                found: Any = json.loads(read_text(file))
             if isinstance(found, dict):
                 return found  # pyright: ignore[reportUnknownVariableType]
     return {}
@@ -237,11 +237,34 @@ def _load_run(path: Path, described: Mapping[str, Any]) -> nn.Module:
     entry = find(ours["system"])
     offer = entry if ours.get("head") is None else entry.heads[ours["head"]]
     config = from_plain(offer.config if isinstance(offer, System) else offer.config_type, ours["config"])
+    tensors = read_tensors(path / "model.safetensors")
+    _check_sizes(path, ours["config"], tensors)
+    with torch.device("meta"):  # what does not fit is known before memory is taken
+        planned = offer.model(config).state_dict()
+    wrong = [name for name, tensor in tensors.items() if name in planned and planned[name].shape != tensor.shape]
+    if wrong:
+        sizes = f"{list(tensors[wrong[0]].shape)}, not {list(planned[wrong[0]].shape)}"
+        raise InputError(f"{path}: weights do not fit its config.json: {wrong[0]} is {sizes}")
     model = offer.model(config)
-    missing, unexpected = model.load_state_dict(read_tensors(path / "model.safetensors"), strict=False)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
     if missing or unexpected:
         raise InputError(f"{path}: weights do not fit its config.json: {[*missing, *unexpected][:3]}")
     return model
+
+
+def _check_sizes(path: Path, config: Any, tensors: Mapping[str, Tensor], name: str = "config") -> None:
+    """Refuses a configuration with numbers that no model of these weights has, before it is built."""
+    most = max(1 << 24, sum(tensor.numel() for tensor in tensors.values()))
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            _check_sizes(path, value, tensors, str(key))
+    elif isinstance(config, list):
+        for value in config:
+            _check_sizes(path, value, tensors, name)
+    elif isinstance(config, int | float) and not isinstance(config, bool):
+        most = len(tensors) if "depth" in name or "layers" in name else most
+        if not abs(config) <= most:
+            raise InputError(f"{path}: weights do not fit its config.json: {name} is {config}")
 
 
 def _load_foreign(

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import pickletools
+import resource
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,30 @@ def test_damaged_files_are_one_line(damage: bytes, tmp_path: Path) -> None:
         load(file)
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path / "absent.pkl")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"\x80\x04)" + b"2\x86" * 200 + b".",  # a tuple of two of a tuple of two ...: 2^200 nodes
+        b"\x80\x04})" + b"2\x86" * 60 + b"K\x01s.",  # the same as a key: its hash alone takes as long
+        b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x70\x85R.",  # 1.9 GB of zeros
+        b"\x80\x04K\x01r\xff\xff\xff\xff]r\xfe\xff\xff\xffcos\nsystem\n.",  # a memo of 2^32 places
+        b"\x80\x02](" + b"K\x00" * 40_000 + b"eq\x01](" + b"c__builtin__\nlist\nh\x01\x85R" * 4000 + b"e.",  # copies
+        b"\x80\x04cbuiltins\nbytes\nJ\x00\x00\x00\x70\x85\x81.",  # the same by another opcode
+        b"\x80\x04\x96\x00\x00\x00\x70\x00\x00\x00\x00.",  # a bytearray of 1.9 GB that is not there
+        b"\x80\x04cbuiltins\nstr\n])" + b"2\x86" * 40 + b"a\x85R.",  # the text of 2^40 nodes
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # bytes that are not there
+    ],
+)
+def test_work_and_memory_are_bounded(stream: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError):
+        load(stream)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+
+
+def test_parts_may_be_shared() -> None:
+    part = ([1, 2], {"a": (3,)})
+    back = load(pickle.dumps([part] * 1000, 4))
+    assert back[0] is back[999] and back[0] == part

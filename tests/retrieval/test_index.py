@@ -81,7 +81,7 @@ def test_resume_goes_on_with_the_same_vectors_only(tmp_path: Path) -> None:
     about = {"run": "a", "sizes": (1, 2)}
     Index.resume(tmp_path / "index", 8, about).append(vectors(3), [Entry()] * 3, "image")
     assert Index.resume(tmp_path / "index", 8, about).count() == 3
-    with pytest.raises(InputError, match="made from"):
+    with pytest.raises(InputError, match="made from something else"):
         Index.resume(tmp_path / "index", 8, {"run": "b"})
     with pytest.raises(InputError, match="of width 9"):
         Index.resume(tmp_path / "index", 9, about)
@@ -112,3 +112,32 @@ def test_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(InputError, match=r"coalign\[retrieval\]"):
         Index.create(tmp_path / "index", 8)
+
+
+def test_two_indexers_at_once_are_refused(tmp_path: Path) -> None:
+    with Index.writing(tmp_path / "index"):
+        index = Index.create(tmp_path / "index", 8)
+        index.append(vectors(2), [Entry("a"), Entry("b")], "text")
+        with pytest.raises(InputError, match="another process is indexing"), Index.writing(tmp_path / "index"):
+            pass
+    with Index.writing(tmp_path / "index"):
+        assert len(Index.open(tmp_path / "index")) == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="is not an index"), Index.writing(tmp_path / "other"):
+        pass
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes"]
+
+
+def test_an_item_that_is_added_again_is_there_once(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", 8)
+    entries = [Entry(f"text {n}", meta={"row": n}) for n in range(6)]
+    index.append(vectors(4), entries[:4], "text")
+    index.append(vectors(5), entries[1:], "text")
+    again = Index.open(tmp_path / "index")
+    again.append(vectors(6), entries, "text")
+    again.append(vectors(6), entries, "image")
+    assert again.count("text") == 6 and again.count("image") == 6
+    (hits,) = again.search(vectors(1)[0], 10, "text")
+    assert sorted(hit.entry.meta["row"] for hit in hits) == list(range(6))
+    assert sorted(hit.row for hit in hits) == list(range(6))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,15 @@ from safetensors.torch import load_file, load_model
 from torch import nn
 from toy import ToyModel, resumable, train
 
+from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.files import replace_file, replace_folder
 from coalign.training.average import WeightAverage
-from coalign.training.checkpoint import Progress, is_whole, load_checkpoint, save_checkpoint
+from coalign.training.checkpoint import Progress, damage, is_whole, load_checkpoint, save_checkpoint
+from coalign.training.loop import Callback
 from coalign.training.optimiser import adamw, parameter_groups
 from coalign.training.run import Run
+from coalign.training.tracking import curves, read_metrics
 
 
 def trained(model: nn.Module) -> torch.optim.AdamW:
@@ -131,3 +136,73 @@ def test_a_lost_weights_file_is_written_again(tmp_path: Path) -> None:
     train(tmp_path, resumable(5))
     found = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(tmp_path: Path) -> None:
+    train(tmp_path, resumable(14))
+    last = Run(tmp_path).latest()
+    assert last == tmp_path / "checkpoints" / "step-14"
+    flip(last / "model.safetensors")
+    assert not is_whole(last) and damage(last) == "model.safetensors"
+    assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-7"
+    flip(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="checksum"):
+        read_tensors(tmp_path / "model.safetensors")
+
+
+def flip(path: Path) -> None:
+    """Changes one bit at the end of a file; the published weights may be the same file under a second name."""
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.unlink()
+    path.write_bytes(data)
+
+
+def test_all_checkpoints_damaged_is_an_error_that_keeps_everything(tmp_path: Path) -> None:
+    train(tmp_path, resumable(14))
+    log = (tmp_path / "metrics.jsonl").read_text()
+    for step in (7, 14):
+        flip(tmp_path / "checkpoints" / f"step-{step}" / "optimiser.safetensors")
+    with pytest.raises(InputError, match=r"all of its checkpoints are damaged .*step-7/optimiser.*step-14/optimiser"):
+        train(tmp_path, resumable(20))
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+    assert len(Run(tmp_path).checkpoints()) == 2
+
+
+def test_what_a_killed_process_left_is_removed_and_modes_are_the_users(tmp_path: Path) -> None:
+    train(tmp_path, resumable(7))
+    (tmp_path / ".part.1.model.safetensors").write_text("half")
+    (tmp_path / "checkpoints" / ".step-14.part").mkdir()
+    before = os.umask(0o027)
+    try:
+        train(tmp_path, resumable(14))
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "step-7" not in str(path)]
+    assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+    new = {path.name: path.stat().st_mode & 0o777 for path in files if path.parent.name == "step-14"}
+    assert set(new.values()) == {0o640}, new
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_stops(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    ask = Callback(1, lambda model, step: os.kill(os.getpid(), number) if step == 4 else None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", resumable(9), [ask])
+    assert signal.getsignal(number) == before
+    assert Run(tmp_path / "stopped").latest() == tmp_path / "stopped" / "checkpoints" / "step-4"
+    assert train(tmp_path / "stopped", resumable(9)).resumed_from == 4
+    train(tmp_path / "whole", resumable(9))
+    for name in ("stopped", "whole"):
+        assert (tmp_path / name / "model.safetensors").is_file()
+    found, wanted = (load_file(tmp_path / name / "model.safetensors") for name in ("stopped", "whole"))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_metrics_with_nulls_can_be_gone_on_with(tmp_path: Path) -> None:
+    train(tmp_path, resumable(7))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": null, "loss": null}\n[1]\n{"loss": 3}\n')
+    assert train(tmp_path, resumable(8)).resumed_from == 7
+    curves(read_metrics(tmp_path / "metrics.jsonl"))

@@ -10,11 +10,12 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from coalign.checkpoints.arrays import read_array
 from coalign.errors import InputError
+from coalign.files import guarded, read_text
 
 SHAPES = "params_shapes.json"
 _BLOCK = (
@@ -33,13 +34,11 @@ def read_gpt_pieces(folder: str | Path) -> dict[str, Tensor]:
     shapes = _read_shapes(folder / SHAPES)
     pieces: list[Tensor] = []
     while (file := folder / f"params_{len(pieces)}.npy").is_file():
-        try:
-            pieces.append(torch.from_numpy(np.load(file, allow_pickle=False)).flatten())
-        except (ValueError, OSError, EOFError, TypeError) as error:
-            raise InputError(f"{file}: not a readable .npy of plain numbers ({error})") from None
+        with guarded(file):
+            pieces.append(torch.from_numpy(read_array(file)).flatten())
     sizes = [math.prod(shape) for shape in shapes]
     found = sum(piece.numel() for piece in pieces)
-    if found != sum(sizes):
+    if not pieces or found != sum(sizes) or len({piece.dtype for piece in pieces}) > 1:
         raise InputError(
             f"{folder}: {len(pieces)} pieces hold {found} numbers, {SHAPES} lists {sum(sizes)}; "
             "it takes params_0.npy to params_9.npy"
@@ -54,12 +53,8 @@ def read_gpt_pieces(folder: str | Path) -> dict[str, Tensor]:
 
 
 def _read_shapes(file: Path) -> list[list[int]]:
-    try:
-        shapes = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON ({error})") from None
+    with guarded(file):
+        shapes = json.loads(read_text(file))
     if not isinstance(shapes, list) or not all(
         isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape) for shape in shapes
     ):

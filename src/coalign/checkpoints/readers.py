@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from coalign.checkpoints import safe_pickle
+from coalign.checkpoints.arrays import read_arrays
 from coalign.checkpoints.gpt_pieces import SHAPES, read_gpt_pieces
+from coalign.checkpoints.seal import is_intact
 from coalign.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from coalign.errors import InputError
+from coalign.files import guarded, read_text, reader, regular
 
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
 
 
+@reader
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a weights file by name: .safetensors, .pt/.pth/.bin/.ckpt, .npz, .pdparams (Paddle); or a folder
     that holds one.
@@ -34,11 +39,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         return _read_folder(path)
     if path.suffix == ".index" or (not path.is_file() and is_tensorflow(path)):
         return read_tensorflow(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    regular(path)
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         try:
+            if not is_intact(path):
+                raise InputError(f"{path}: is damaged: its content is not what was written (the checksum differs)")
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                 # safetensors' own way to store a shared tensor once: {name left out: name kept}
@@ -47,11 +53,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from None
     if suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from None
+        return {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
     if suffix in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
         return _read_torch(path)
     if suffix == ".pdparams":
@@ -90,6 +92,7 @@ def _read_paddle(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    _check_zip(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
     except pickle.UnpicklingError as error:
@@ -99,8 +102,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"torch.save(m.state_dict() if hasattr(m, 'state_dict') else m['model'], 'weights.pth')\" "
             f"({str(error).splitlines()[0]})"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not a readable PyTorch file ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a damaged file breaks in any of its parts
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a readable PyTorch file ({said})") from None
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -113,9 +117,19 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_zip(path: Path) -> None:
+    """Refuses a zip of PyTorch whose parts are compressed, as PyTorch writes none: they could be of any size."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise InputError(f"{path}: not a readable PyTorch file (its parts are compressed)")
+
+
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     for index in sorted(folder.glob("*.index.json")):
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        with guarded(index):
+            files = sorted(set(json.loads(read_text(index))["weight_map"].values()))
         if any(Path(name).name != name for name in files):
             raise InputError(f"{index}: names a file outside of its folder")
         return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}

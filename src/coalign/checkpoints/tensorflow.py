@@ -19,6 +19,7 @@ from coalign.errors import InputError
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # two handles of at most 20 bytes, then the magic number
+_SHARDS = 1 << 16
 _TRAILER = 5  # after each block: how it is compressed, and a checksum
 _DTYPES = {
     1: torch.float32,
@@ -60,11 +61,15 @@ def read_tensorflow(path: str | Path, *, optimiser: bool = False) -> dict[str, T
         entries = dict(_table(index, index.read_bytes()))
         header = _fields(entries.pop(b"", b""))
         described = {key.decode("utf-8"): _Entry.parse(index, key, value) for key, value in entries.items()}
-    except (IndexError, UnicodeDecodeError):
+    except InputError:
+        raise
+    except (IndexError, ValueError):
         raise InputError(f"{index}: is cut off or damaged") from None
     if header.first(2):
         raise InputError(f"{index}: was written on a big-endian machine, which is not read")
     shards = header.first(1, 1)
+    if not 0 < shards <= _SHARDS:
+        raise InputError(f"{index}: is damaged: it tells of {shards} data files")
     prefix = str(index).removesuffix(".index")
     data = [Path(f"{prefix}.data-{number:05d}-of-{shards:05d}") for number in range(shards)]
     wanted = {name: entry for name, entry in described.items() if optimiser or not _of_optimiser(name)}
@@ -193,6 +198,8 @@ class _Entry:
             count *= length
         if self.shard >= len(data) or self.size != count * dtype.itemsize:
             raise InputError(f"{data[0]}: {name} is damaged: {self.size} bytes for a shape of {list(self.shape)}")
+        if min(self.shape, default=0) < 0 or max(self.shape, default=0) > 1 << 48:
+            raise InputError(f"{data[0]}: {name} is damaged: a shape of {list(self.shape)}")
         file = data[self.shard]
         try:
             if file.stat().st_size < self.offset + self.size:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from coalign.arguments import say
 from coalign.cli.commands import help_lines, run_command
 from coalign.cli.output import DEBUG, report_error
+from coalign.errors import visible
 
 TITLE = "coalign: train, load, compare, search with and look into multimodal aligned representations."
 FOOT = """
@@ -21,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     token = DEBUG.set("--debug" in words)
     os.environ.setdefault("LANCEDB_LOG", "error")  # else LanceDB warns of every index that is new
+    if sys.stdout.isatty():
+        sys.stdout = _Terminal(sys.stdout)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         sys.exit(_dispatch([word for word in words if word != "--debug"]))
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -34,6 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     finally:
         DEBUG.reset(token)
+
+
+class _Terminal:
+    """Standard output where it is a terminal: captions, file names and the like are shown, and not obeyed by it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _dispatch(words: list[str]) -> int:

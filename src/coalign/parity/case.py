@@ -13,6 +13,7 @@ from torch import Tensor
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
+from coalign.files import guarded, read_text, reader
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Case(Described):
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+@reader
 def read_case(path: str | Path) -> Case:
     """A recorded case, in either form of metadata: one key `json`, or one key a field.
 
@@ -78,6 +80,7 @@ def read_case(path: str | Path) -> Case:
     )
 
 
+@reader
 def read_manifest(path: str | Path) -> list[tuple[str, Described]]:
     """The entries of a manifest by the file each describes, their tensors on the meta device."""
     path = Path(path)
@@ -98,12 +101,8 @@ def read_manifest(path: str | Path) -> list[tuple[str, Described]]:
 
 
 def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    with guarded(path):
+        return json.loads(read_text(path))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

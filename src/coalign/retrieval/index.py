@@ -7,8 +7,10 @@ continued. Search is exact unless an approximate index is built and asked for.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from importlib import import_module
 from math import isqrt
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from coalign.errors import InputError
+from coalign.files import guarded, locked, reader
 from coalign.retrieval.embed import Entry
 
 TABLE = "items"
@@ -45,6 +48,7 @@ class Index:
     def __init__(self, path: Path, table: Any) -> None:
         self.path = path
         self._table = table
+        self._keys: dict[str, set[bytes]] = {}
         schema: pa.Schema = table.schema
         self.width: int = schema.field("vector").type.list_size
         stored: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
@@ -67,17 +71,16 @@ class Index:
         is emptied only with `overwrite`; a folder that holds anything else is refused either way.
         """
         path = Path(path)
-        if _holds_index(path):
-            if not overwrite:
-                raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} exists and is not an index; give a path that is new or empty")
+        if _holds_index(path) and not overwrite:
+            raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
+        _refuse_others(path)
         kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
         schema = _schema(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
     @classmethod
+    @reader
     def open(cls, path: str | Path) -> "Index":
         """The index in the folder `path`. Raises InputError where there is none."""
         path = Path(path)
@@ -96,22 +99,40 @@ class Index:
         if not _holds_index(Path(path)):
             return cls.create(path, width, about, similarity=similarity)
         index = cls.open(path)
-        if index.width != width or index.similarity != similarity or index.about != json.loads(json.dumps(dict(about))):
+        wanted = {**json.loads(json.dumps(dict(about))), "width": width, "similarity": similarity}
+        before = {"width": index.width, "similarity": index.similarity, **index.about}
+        other = [name for name, kept in before.items() if wanted.get(name) != kept]
+        if other:
+            changed = "; ".join(f"{name} was {before[name]}, is {wanted.get(name)} now" for name in other)
             raise InputError(
-                f"{path} holds vectors of width {index.width} made from {index.about}, not of width {width} from "
-                f"{dict(about)}; give another path, or ask to overwrite it"
+                f"{path} was made from something else: {changed}. Give another path, or ask to overwrite it: "
+                "--overwrite"
             )
         return index
+
+    @staticmethod
+    @contextmanager
+    def writing(path: str | Path) -> Generator[None]:
+        """Keeps other processes from adding to the index in a folder meanwhile.
+
+        Raises:
+            InputError: Another one does; the folder holds something that is no index.
+        """
+        _refuse_others(Path(path))
+        with locked(Path(path), "is indexing"):
+            yield
 
     def __len__(self) -> int:
         return self.count()
 
     def count(self, modality: str | None = None) -> int:
         """The number of rows, of one modality or of all."""
-        return self._table.count_rows(None if modality is None else _only(modality))
+        with guarded(self.path):
+            return self._table.count_rows(None if modality is None else _only(modality))
 
     def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
-        """Adds `vectors` [N, width] with one entry each: all of them or none.
+        """Adds `vectors` [N, width] with one entry each: all of them or none. An entry that the index holds already, as
+        its text, picture and `meta` tell, is passed over; one without `meta` is taken for new.
 
         They are brought to unit length, unless the index is of plain products.
         """
@@ -120,6 +141,12 @@ class Index:
             raise InputError(f"vectors are {tuple(vectors.shape)}, expected {(len(entries), self.width)}")
         first = self.count()
         kept = _checked(vectors, self.similarity)
+        known = self._known(modality)
+        fresh = [place for place, entry in enumerate(entries) if not entry.meta or _key(entry) not in known]
+        if len(fresh) < len(entries):
+            kept, entries = kept[fresh], [entries[place] for place in fresh]
+            if not entries:
+                return
         flat = pa.array(kept.numpy().reshape(-1), pa.float32())
         columns = [
             pa.array(range(first, first + len(entries)), pa.int64()),
@@ -131,6 +158,19 @@ class Index:
             pa.FixedSizeListArray.from_arrays(flat, self.width),
         ]
         self._table.add(pa.Table.from_arrays(columns, schema=_schema(self.width)))
+        known.update(_key(entry) for entry in entries)
+
+    def _known(self, modality: str) -> set[bytes]:
+        """The items of a modality that the index holds already: each is there once, however often it is added."""
+        if modality not in self._keys:
+            columns = ["text", "image", "meta"]
+            rows = self._table.search().where(_only(modality)).select(columns).limit(None).to_batches()
+            self._keys[modality] = {
+                _key(Entry(row["text"], row["image"], None, json.loads(row["meta"])))
+                for batch in rows
+                for row in batch.to_pylist()
+            }
+        return self._keys[modality]
 
     def search(
         self,
@@ -153,7 +193,8 @@ class Index:
             raise InputError(f"queries are {queries.shape[1]} wide, the index holds vectors of width {self.width}")
         if k < 1:
             raise InputError(f"k is {k}; ask for at least one answer")
-        return [self._search(query, k, modality, exact, probes, refine) for query in queries]
+        with guarded(self.path):
+            return [self._search(query, k, modality, exact, probes, refine) for query in queries]
 
     def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
         query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
@@ -211,6 +252,20 @@ def _schema(width: int) -> Any:
             pa.field("vector", pa.list_(pa.float32(), width)),
         ]
     )
+
+
+def _key(entry: Entry) -> bytes:
+    """What tells an item from others: its text, its picture's path, and what is kept with it (file and row)."""
+    content = json.dumps([entry.text, entry.image, entry.meta], sort_keys=True)
+    return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuses a folder that holds something else than an index, or a file."""
+    if _holds_index(path) or not path.exists():
+        return
+    if not path.is_dir() or any(file.name != ".lock" for file in path.iterdir()):
+        raise InputError(f"{path} exists and is not an index; give a path that is new or empty")
 
 
 def _hit(row: Mapping[str, Any]) -> Hit:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from coalign.data.core.fingerprint import fingerprint
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
@@ -71,14 +72,16 @@ def index_videos(
     hop = spec.frames / spec.fps / 2 if step is None else float(step)
     about = {"run": str(run.absolute()), "weights": weights, "data": str(folder.absolute()), "step": hop}
     similarity: Similarity = getattr(model, "similarity", "cosine")
-    if overwrite:
-        index = Index.create(path, vector_width(loaded), about, overwrite=True, similarity=similarity)
-    else:
-        index = Index.resume(path, vector_width(loaded), about, similarity)
-    shown = with_progress(paths, "indexing videos", len(paths), show_progress)
-    clips = _clips(model, shown, hop, Quarantine() if quarantine is None else quarantine)
-    added = embed(as_encoder(model), _batches(model, clips, batch_size), index, VIDEO, flush=256)
-    index.compact()
+    about |= {"content": fingerprint([(video, video.stat().st_size) for video in paths])}
+    with Index.writing(path):
+        if overwrite:
+            index = Index.create(path, vector_width(loaded), about, overwrite=True, similarity=similarity)
+        else:
+            index = Index.resume(path, vector_width(loaded), about, similarity)
+        shown = with_progress(paths, "indexing videos", len(paths), show_progress)
+        clips = _clips(model, shown, hop, Quarantine() if quarantine is None else quarantine)
+        added = embed(as_encoder(model), _batches(model, clips, batch_size), index, VIDEO, flush=256)
+        index.compact()
     return added
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import reader, replace_file
 
 FILE = "querybank.safetensors"
 NEIGHBOURS = 10
@@ -45,6 +45,7 @@ class Querybank:
         replace_file(run / FILE, lambda part: save_file(tensors, part))
 
     @staticmethod
+    @reader
     def load(run: Path) -> Querybank:
         """Raises InputError where the run has none, or it is broken."""
         path = run / FILE

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coalign.data.core.fingerprint import fingerprint
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Sample, Source
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.data.images.pictures import Picture, fit
 from coalign.data.inputs import MODALITIES, Modality, encode
 from coalign.data.loaded import Loaded
-from coalign.data.pairs.loader import Loader
+from coalign.data.pairs.loader import Loader, SourceContent
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import digest
@@ -62,14 +63,16 @@ def index_pairs(
 ) -> dict[Modality, int]:
     """Embeds `source` into an index in `path`, or goes on with one that was interrupted; returns what was added.
 
-    An index remembers the weights and the data that it was made with. One made with others is an error, unless
-    `overwrite` says to replace it.
+    An index keeps fingerprints of the weights and the data that it was made with. One made with others is an error,
+    unless `overwrite` says to replace it.
     """
     width = vector_width(loaded)
     about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
-    index = Index.create(path, width, about, overwrite=True) if overwrite else Index.resume(path, width, about)
-    added = embed_pairs(loaded, source, index, **options)
-    index.compact()
+    about |= {"content": fingerprint(SourceContent(source))}
+    with Index.writing(path):
+        index = Index.create(path, width, about, overwrite=True) if overwrite else Index.resume(path, width, about)
+        added = embed_pairs(loaded, source, index, **options)
+        index.compact()
     return added
 
 

@@ -5,6 +5,8 @@ optimiser.safetensors    AdamW's moments, by parameter name
 average.safetensors      the averaged weights, where the training keeps them
 random.safetensors       the states of the generators, by rank
 state.json               step, seconds trained, the loaders' positions by rank
+
+Every safetensors file has a digest of itself (see `checkpoints.seal`), which is held against it before it is loaded.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from coalign.checkpoints.seal import is_intact, sealed
 from coalign.errors import InputError
-from coalign.files import replace_folder
+from coalign.files import guarded, read_text, replace_folder
 from coalign.training.average import WeightAverage
 
 FORMAT = 1
@@ -47,12 +50,12 @@ def save_checkpoint(
     """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once."""
 
     def fill(part: Path) -> None:
-        save_model(model, str(part / "model.safetensors"))
-        save_file(_optimiser_tensors(optimiser), part / "optimiser.safetensors")
+        sealed(save_model, model)(part / "model.safetensors")
+        sealed(save_file, _optimiser_tensors(optimiser))(part / "optimiser.safetensors")
         if average is not None:
-            save_file(average.state_dict(), part / "average.safetensors")
+            sealed(save_file, average.state_dict())(part / "average.safetensors")
         random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
-        save_file(random, part / "random.safetensors")
+        sealed(save_file, random)(part / "random.safetensors")
         state = {
             "format": FORMAT,
             "step": progress.step,
@@ -73,7 +76,7 @@ def load_checkpoint(
     Raises:
         InputError: the checkpoint belongs to another model or a newer format.
     """
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state = _state(folder)
     if state["format"] != FORMAT:
         raise InputError(f"{folder}: format {state['format']}, this version reads {FORMAT}")
     try:
@@ -81,25 +84,48 @@ def load_checkpoint(
         _load_optimiser(optimiser, load_file(folder / "optimiser.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(folder / "average.safetensors"))
-    except (RuntimeError, KeyError, FileNotFoundError) as error:
+    except (RuntimeError, KeyError, OSError, SafetensorError) as error:
         raise InputError(f"{folder}: made by a model or settings other than these: {error}") from error
     generators: list[dict[str, Tensor]] = [{} for _ in state["loaders"]]
-    for name, tensor in load_file(folder / "random.safetensors").items():
-        rank, _, generator = name.partition(".")
-        generators[int(rank)][generator] = tensor
+    with guarded(folder):
+        for name, tensor in load_file(folder / "random.safetensors").items():
+            rank, _, generator = name.partition(".")
+            generators[int(rank)][generator] = tensor
     return Progress(state["step"], state["seconds"], state["loaders"], generators)
 
 
+def _state(folder: Path) -> dict[str, Any]:
+    """What state.json holds. Raises InputError where it is damaged."""
+    path = folder / "state.json"
+    with guarded(path):
+        state: Any = json.loads(read_text(path))
+        numbers = state["step"], state["seconds"]
+        sound = all(isinstance(number, int | float) for number in numbers) and isinstance(state["step"], int)
+        if not sound or not all(isinstance(loader, dict) for loader in state["loaders"]):
+            raise ValueError("step, seconds or loaders are not what they should be")
+        return {"format": state["format"], "step": state["step"], "seconds": state["seconds"], **state}
+
+
 def is_whole(folder: Path) -> bool:
-    """Whether every file of a checkpoint is there and as long as its header says."""
+    """Whether every file of a checkpoint is there, as long as its header says, and of the content that was written."""
+    return damage(folder) == ""
+
+
+def damage(folder: Path) -> str:
+    """The first file of a checkpoint that is missing or damaged; empty where none is."""
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        for name in state["files"]:
+        names = [str(name) for name in _state(folder)["files"]]
+    except (InputError, KeyError, TypeError):
+        return "state.json"
+    for name in names:
+        try:
             with safe_open(str(folder / name), framework="pt"):
                 pass
-    except (OSError, ValueError, KeyError, SafetensorError):
-        return False
-    return True
+            if not is_intact(folder / name):
+                return name
+        except (OSError, ValueError, SafetensorError):
+            return name
+    return ""
 
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from coalign.training.optimiser import OptimiserName, freeze, make_optimiser, pa
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import ScheduleName, lr_factor
+from coalign.training.stopping import StopRequest
 from coalign.training.tracking import MetricsWriter, truncate_metrics
 from coalign.types import Batch
 
@@ -234,6 +235,7 @@ class _Training:
         batches = _endless(self.loader)
         with ExitStack() as stack:
             self.bar = stack.enter_context(progress_bar(self.plan.steps, self.step, visible=rank() == 0))
+            stop = stack.enter_context(StopRequest())
             self.writer = MetricsWriter(self.run.metrics) if rank() == 0 else None
             if self.writer is not None:
                 stack.callback(self.writer.close)
@@ -243,7 +245,8 @@ class _Training:
                 self._measure(first)
                 self.bar.advance(self.step, self.plan.steps)
                 last = self.step >= self.plan.steps
-                save = last or self.step % self.config.save_every == 0
+                stopped = not last and self._stopped(stop)
+                save = last or stopped or self.step % self.config.save_every == 0
                 due = [c for c in self.callbacks if last or self.step % c.every == 0]
                 if save or due or self.step % self.config.log_every == 0:
                     losses = self._log()
@@ -254,10 +257,19 @@ class _Training:
                     self._call(callback)
                 if save:
                     self._save()
+                if stopped:
+                    self._note(f"stopped by a signal at step {self.step}, which is saved: the same command goes on")
+                    raise KeyboardInterrupt
                 if last:
                     break
         self.model.eval()
         return FitResult(self.step, self.config.steps, first, self._elapsed(), losses)
+
+    def _stopped(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to stop; several of them agree where they wait for each other anyway."""
+        if in_group() and self.step % self.config.log_every:
+            return False
+        return any(from_all(stop.asked is not None))
 
     def _start(self) -> None:
         """Begins, or takes up the last checkpoint: rank 0 says which."""

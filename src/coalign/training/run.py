@@ -25,10 +25,11 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError
-from coalign.files import link_or_copy, locked, remove_parts, replace_file
+from coalign.files import guarded, link_or_copy, locked, read_text, remove_parts, replace_file
 from coalign.training.average import WeightAverage
-from coalign.training.checkpoint import Progress, is_whole, save_checkpoint
+from coalign.training.checkpoint import Progress, damage, is_whole, save_checkpoint
 
 # settings that may change between the starts of one run: none of them touches a number
 _FREE = ("training.log_every:", "training.save_every:")
@@ -84,10 +85,8 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             raise InputError(f"{self.folder}: no run here (there is no config.json)")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from error
+        with guarded(path):
+            config = json.loads(read_text(path))
         if not isinstance(config, dict) or "training" not in config:
             raise InputError(f"{path}: not the configuration of a training run; choose another folder for the run")
         return config  # pyright: ignore[reportUnknownVariableType]
@@ -133,9 +132,9 @@ class Run:
         if not path.exists():
             return None
         try:
-            written = json.loads(path.read_text(encoding="utf-8"))
+            written = json.loads(read_text(path))
             plan = Plan(int(written["planned"]), tuple((int(since), int(steps)) for since, steps in written["changes"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path}: not a plan that this version wrote ({error!r}); delete it, and the run goes on to its "
                 "planned steps or the end of its time budget"
@@ -146,8 +145,20 @@ class Run:
         self.write_json("plan.json", asdict(plan))
 
     def latest(self) -> Path | None:
-        """The folder of the last checkpoint that is whole."""
-        return next((folder for folder in reversed(self.checkpoints()) if is_whole(folder)), None)
+        """The folder of the last checkpoint that is whole; None where there is none at all.
+
+        Raises:
+            InputError: There are checkpoints, and all of them are damaged. Nothing is changed then.
+        """
+        there = self.checkpoints()
+        found = next((folder for folder in reversed(there) if is_whole(folder)), None)
+        if there and found is None:
+            files = ", ".join(str(folder / damage(folder)) for folder in there)
+            raise InputError(
+                f"{self.folder}: all of its checkpoints are damaged ({files}). Nothing was changed: put back a copy of "
+                "one, or delete the folder checkpoints to begin anew, or choose another folder for the run"
+            )
+        return found
 
     def checkpoints(self) -> list[Path]:
         """The checkpoint folders in the order of their steps, broken ones included."""
@@ -174,7 +185,7 @@ class Run:
             link_or_copy(checkpoint / "model.safetensors", self.weights)
         else:
             with average.applied():
-                replace_file(self.weights, lambda part: save_model(model, str(part)))
+                replace_file(self.weights, sealed(save_model, model))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """An object that `write_json` wrote; an empty one where there is no such file.
@@ -185,11 +196,11 @@ class Run:
         path = self.folder / name
         if not path.exists():
             return {}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from error
-        return found
+        with guarded(path):
+            found = json.loads(read_text(path))
+            if not isinstance(found, dict):
+                raise ValueError("no JSON object")
+        return found  # pyright: ignore[reportUnknownVariableType]
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a file of the run, whole or not at all."""

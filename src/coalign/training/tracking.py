@@ -42,17 +42,23 @@ def read_metrics(path: Path | str) -> list[MetricRecord]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             records.append(record)  # pyright: ignore[reportUnknownArgumentType]
     return records
 
 
+def step_of(record: Mapping[str, Any]) -> int:
+    """The step of a record, 0 where it has none that is a number."""
+    step = record.get("step")
+    return int(step) if isinstance(step, int | float) and math.isfinite(step) else 0
+
+
 def truncate_metrics(path: Path, step: int) -> None:
     """Drops the records of later steps, and a torn line: what a resumed run is going to write again."""
     if path.exists():
-        kept = [record for record in read_metrics(path) if record.get("step", 0) <= step]
+        kept = [record for record in read_metrics(path) if step_of(record) <= step]
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
@@ -64,7 +70,7 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], l
         for name, value in _numbers(record):
             if name != "step":
                 steps, values = found.setdefault(name, ([], []))
-                steps.append(int(record.get("step", 0)))
+                steps.append(step_of(record))
                 values.append(value)
     return found
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from files import encoded, noise, picture
 from PIL import Image
 
 from coalign.data.images.decode import BadSample, check_image, decode_image
+from coalign.data.pairs.folders import image_files
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -175,3 +179,51 @@ def test_fractions_are_pixels() -> None:
 def test_the_error_survives_a_process_boundary() -> None:
     error = pickle.loads(pickle.dumps(BadSample("no such file", "a.png")))
     assert (error.reason, error.file, str(error)) == ("no such file", "a.png", "a.png: no such file")
+
+
+def test_only_named_formats_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    for read in (decode_image, check_image):
+        with pytest.raises(BadSample, match="not an image of a format that is read"):
+            read(path)
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(BadSample, match="a pipe or a device"):
+        decode_image(tmp_path / "a.png")
+    assert list(image_files(tmp_path)) == []
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA"])
+def test_strips_give_the_whole_picture(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 60_000 if mode == "I;16" else 256, (37, 23, 4))
+    image = {
+        "I;16": lambda: Image.fromarray(pixels[:, :, 0].astype(np.uint16)),
+        "RGBA": lambda: Image.fromarray(pixels.astype(np.uint8)),
+        "LA": lambda: Image.fromarray(pixels.astype(np.uint8)).convert("LA"),
+    }[mode]()
+    whole = np.asarray(decode_image(image))
+    monkeypatch.setattr("coalign.data.images.decode._STRIP", 50)
+    assert (np.asarray(decode_image(image)) == whole).all()
+
+
+def test_memory_of_a_picture_is_bounded_whatever_its_mode(tmp_path: Path) -> None:
+    side = 3000  # 9 megapixels: 170 MB were taken by 16-bit grey before, in 8-byte numbers
+    Image.fromarray(np.zeros((side, side), np.uint16)).save(tmp_path / "a.png")
+    code = (
+        "import resource, sys\n"
+        "from coalign.data.images.decode import decode_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "decode_image(sys.argv[1])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) * 1024 < 12 * side * side

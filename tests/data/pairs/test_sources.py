@@ -396,3 +396,13 @@ def test_pairs_in_memory() -> None:
     assert open_source(source) is source
     with pytest.raises((InputError, TypeError)):
         open_source(["just a text"])  # type: ignore[list-item]
+
+
+def test_one_row_that_is_no_utf8_costs_its_row_alone(make_images: Callable[..., Path]) -> None:
+    folder = make_images(3)
+    texts = pa.array([b"one", b"t\xffwo", b"three"], pa.binary()).view(pa.string())
+    table = pa.table({"image": [f"img/{n:03d}.png" for n in range(3)], "caption": texts})
+    pq.write_table(table, folder / "t.parquet")
+    source = open_source(folder / "t.parquet")
+    assert [sample.texts for sample in source] == [("one",), ("three",)]
+    assert source.problems[0].where.row == 2 and "utf-8" in source.problems[0].reason

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from coalign.data.regions.files import open_regions
+from coalign.data.regions.files.lmdb_pages import LmdbFile
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionFile, image_key, pack_regions
 from coalign.errors import InputError
@@ -316,3 +318,52 @@ def test_a_database_of_pickles_that_run_something_is_refused(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"image 1: asks for os\.mkdir, which is refused"):
         open_regions(folder)[1]
     assert not made.exists()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_a_database_that_is_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+    file = vilbert_lmdb(tmp_path) / "data.mdb"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * share)])  # its library would end the process with SIGBUS
+    with pytest.raises(InputError, match=str(tmp_path)):
+        open_regions(tmp_path)
+
+
+def test_pages_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    content = {f"{n:05d}".encode(): bytes([n % 251]) * (n % 9000) for n in range(300)}
+    with lmdb.open(str(tmp_path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for key, value in content.items():
+            transaction.put(key, value)
+    file = LmdbFile(tmp_path)
+    assert list(file.keys()) == list(content) and all(file.get(key) == value for key, value in content.items())
+    assert file.get(b"zzz") is None
+    whole, random = bytearray((tmp_path / "data.mdb").read_bytes()), np.random.default_rng(0)
+    for _ in range(30):
+        damaged = whole.copy()
+        for place in random.integers(0, len(whole), 400):
+            damaged[place] ^= 1 << int(random.integers(8))
+        (tmp_path / "data.mdb").write_bytes(damaged)
+        with suppress(InputError):
+            found = LmdbFile(tmp_path)
+            for key in found.keys():  # noqa: SIM118 (no mapping)
+                found.get(key)
+
+
+@pytest.mark.parametrize("how", ["external", "link", "soft"])
+def test_hdf5_that_leads_to_other_files_is_refused(tmp_path: Path, how: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 48)
+    path = lxmert_h5(tmp_path)
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["boxes"] = np.zeros((3, 4), np.float32)
+    with h5py.File(path, "r+") as file:
+        del file[f"{IDS[0]}/boxes"]
+        if how == "external":
+            file.create_dataset(f"{IDS[0]}/boxes", (3, 4), "f4", external=[(str(secret), 0, 48)])
+        else:
+            link = h5py.ExternalLink("other.h5", "/boxes") if how == "link" else h5py.SoftLink(f"/{IDS[1]}/boxes")
+            file[f"{IDS[0]}/boxes"] = link
+    with pytest.raises(InputError, match=r"another file|is a link"):
+        open_regions(path)[IDS[0]]

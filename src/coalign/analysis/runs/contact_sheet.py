@@ -10,7 +10,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from coalign.data.images.pictures import Picture, fit, open_picture
-from coalign.errors import InputError
+from coalign.errors import InputError, visible
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -54,7 +54,7 @@ def contact_sheet(
     sheet = Image.new("RGB", (MARGIN + across * step_x, MARGIN + head + rows * step_y), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        heading = wrap(title, font(title, line + 2), across * step_x - MARGIN, 1)
+        heading = wrap(visible(title), font(title, line + 2), across * step_x - MARGIN, 1)
         _write(draw, (MARGIN, MARGIN // 2 + 2), heading, font(title, line + 2), line)
     for number, (cell, picture, caption) in enumerate(zip(cells, pictures, captions, strict=True)):
         x, y = MARGIN + number % across * step_x, MARGIN + head + number // across * step_y
@@ -68,7 +68,7 @@ def contact_sheet(
 
 def _caption(cell: Cell, width: int, line: int) -> list[str]:
     score = "" if cell.score is None else f"{cell.score:.3f} "
-    return wrap(score + cell.caption, font(cell.caption, line), width, CAPTION_LINES)
+    return wrap(score + visible(cell.caption), font(cell.caption, line), width, CAPTION_LINES)
 
 
 def _leading(size: int) -> int:

@@ -94,6 +94,8 @@ def command(
 
     if (out / "report.html").exists() and not overwrite:
         raise InputError(f"{out / 'report.html'}: exists already; give another --out, or --overwrite")
+    if pairs < 1 or decode < 1:
+        raise InputError(f"--pairs {pairs} --decode {decode}: both must be at least 1")
     asked = {"regions": regions, "captions": captions, "info": info, "label": label, "annotators": annotators}
     options = Pairs(data, images, image_column, text_column, split)
     slices: dict[str, Any] = {}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from coalign.errors import InputError
+from coalign.files import read_text
 
 
 def read_json(path: Path, encoding: str | None = None) -> Any:
     """What a JSON file holds; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
-    text = _text(path, encoding)
+    text = read_text(path, encoding or "utf-8-sig")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -22,12 +23,12 @@ def read_json(path: Path, encoding: str | None = None) -> Any:
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file with their line numbers; empty lines are passed over."""
     found: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: is no JSON object")
@@ -35,15 +36,6 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not found:
         raise InputError(f"{path}: holds no line")
     return found
-
-
-def _text(path: Path, encoding: str | None = None) -> str:
-    try:
-        return path.read_text(encoding or "utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (UnicodeError, LookupError) as error:
-        raise InputError(f"{path}: is not {encoding or 'UTF-8'}: {error}") from None
 
 
 def field_of(row: Any, name: str, where: str) -> Any:

@@ -38,7 +38,7 @@ class Quarantine:
     def _read(self) -> None:
         """Takes up what the file lists."""
         if self.path is not None and self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8", errors="replace")
             for problem in _parse(text):
                 self._remember(problem)
             if text and not text.endswith("\n"):  # killed while writing: the next line must not join the stump
@@ -229,8 +229,10 @@ def _parse(text: str) -> list[Problem]:
     for line in text.splitlines():
         try:
             entry = json.loads(line)
-            where = Where(entry["file"], entry["row"])
-            problems.append(Problem(where, entry["reason"], entry["image"], entry["used"]))
-        except (ValueError, KeyError, TypeError):  # the last line of a process that was killed while writing
+            problem = Problem(Where(entry["file"], entry["row"]), entry["reason"], entry["image"], entry["used"])
+        except (ValueError, KeyError, TypeError, RecursionError):  # torn by a process that was killed while writing
             continue
+        texts = (problem.where.file, problem.reason, problem.image)
+        if all(isinstance(text, str) for text in texts) and isinstance(problem.where.row, int | str):
+            problems.append(problem)
     return problems

@@ -267,6 +267,9 @@ class PairsBuilder:
         if not cleaned and self._needs_text:
             self.reject(row, "the text is empty", shown)
             return
+        if id is not None and not -(2**63) <= id < 2**63:
+            self.reject(row, f"the image id {id} is too large", shown)
+            return
         if len(cleaned) < len(texts):
             self.note(row, f"{len(texts) - len(cleaned)} of {len(texts)} texts are empty", shown)
         if cleaned != clean_texts(texts, mend=False):

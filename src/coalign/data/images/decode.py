@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from coalign.errors import InputError
+from coalign.files import regular
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Tensor
 """A path, an encoded file's bytes, a PIL image, an array [H, W], [H, W, 1 | 3 | 4] or a uint8 tensor [3, H, W]."""
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, whatever a file's name says. Pillow knows more, of which one (EPS) starts a program."""
+
 MAX_PIXELS = 89_478_485
-"""The largest picture that is decoded unless the caller says otherwise (Pillow's own limit: 256 MB as RGB)."""
+"""The largest picture that is decoded unless the caller says otherwise (Pillow's own limit). Decoding takes about 10
+bytes a pixel, whatever the mode: what Pillow keeps (4 at most), the RGB picture (4), and strips of `_STRIP` pixels."""
+_STRIP = 1 << 20
 
 
 class BadSample(InputError):  # noqa: N818 - named for what it says
@@ -96,15 +104,15 @@ def _opened(image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int
         if name.startswith(("http://", "https://")):
             raise BadSample("is an address, not a file; download the images first", name)
         try:
-            opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else Path(image))
+            source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
+            opened = Image.open(source, formats=_formats())
+        except InputError as error:
+            reason = str(error).removeprefix(f"{name}: ")
+            raise BadSample("is a folder, not an image" if "is a folder" in reason else reason, name) from error
         except UnidentifiedImageError as error:
             empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
-            reason = "the file is empty (0 bytes)" if empty else "not an image, or of a format that Pillow cannot read"
+            reason = "the file is empty (0 bytes)" if empty else f"not an image of a format that is read ({_NAMES})"
             raise BadSample(reason, name) from error
-        except FileNotFoundError as error:
-            raise BadSample("no such file", name) from error
-        except IsADirectoryError as error:
-            raise BadSample("is a folder, not an image", name) from error
         except Image.DecompressionBombError as error:
             raise BadSample(f"too many pixels: {_plain(error)}", name) from error
         except Exception as error:
@@ -125,16 +133,33 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey(np.asarray(image), wide=image.mode.startswith("I;16")).convert("RGB")
+        top = max(float(np.asarray(strip).max(initial=0.0)) for _, strip in _strips(image))
+        return _by_strips(image, lambda strip: _grey(np.asarray(strip), top, strip.mode.startswith("I;16")))
     if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
+        return _by_strips(image, lambda strip: _on_white(strip.convert("RGBA")))
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey(values: npt.NDArray[Any], wide: bool) -> Image.Image:
-    """8-bit grey of 16-bit, 32-bit or floating-point grey: convert() would clip everything above 255."""
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Rows of a picture, some at a time, with the first one's number."""
+    width, height = image.size
+    rows = max(1, _STRIP // max(width, 1))
+    for top in range(0, height, rows):
+        yield top, image.crop((0, top, width, min(top + rows, height)))
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The RGB picture of what `convert` makes of some rows at a time, so that only these are held in its types."""
+    out = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        out.paste(convert(strip).convert("RGB"), (0, top))
+    return out
+
+
+def _grey(values: npt.NDArray[Any], top: float, wide: bool) -> Image.Image:
+    """8-bit grey of 16-bit, 32-bit or floating-point grey whose largest value is `top`: convert() would clip everything
+    above 255."""
     x = values.astype(np.float64)
-    top = float(x.max(initial=0.0))
     if wide or top > 255:
         x = x / 257.0
     elif top <= 1 and values.dtype.kind == "f":
@@ -159,6 +184,16 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8:
         raise BadSample(f"an image array holds uint8, or fractions in [0, 1]; this one holds {array.dtype}")
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+_NAMES = ", ".join(FORMATS)
 
 
 def _plain(error: Exception) -> str:

@@ -35,6 +35,7 @@ from coalign.data.pairs.shards import TEXT_ENDINGS, TarShards, find_shards
 from coalign.data.pairs.sources import METADATA, open_source
 from coalign.data.pairs.tables import AnyOf
 from coalign.errors import InputError
+from coalign.files import read_text, reader
 from coalign.types import Batch, Images
 
 LABEL_COLUMNS = AnyOf(
@@ -74,6 +75,7 @@ class Classes:
         return Classes.of(unique)
 
     @staticmethod
+    @reader
     def load(path: str | os.PathLike[str]) -> Classes:
         """A list of classes: a run's folder, a .txt with a class a line, or a .json.
 
@@ -88,7 +90,7 @@ class Classes:
         if not path.is_file():
             raise InputError(f"{path}: no such list of classes")
         if path.suffix.lower() != ".json":
-            lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+            lines = [line.strip() for line in read_text(path).splitlines()]
             return _of_lines(path, [line for line in lines if line])
         try:
             return _of_json(read_json(path))
@@ -194,6 +196,7 @@ class LabelledBatch:
         return Batch(images=Images(pixels=pixels), ids=ids, labels={"label": labels})
 
 
+@reader
 def open_labelled(
     data: Labelled,
     *,
@@ -229,6 +232,7 @@ def open_labelled(
     return LabelledImages(_preferred(data, columns, split, prefer), classes)
 
 
+@reader
 def open_images(
     data: str | os.PathLike[str] | Source,
     *,

@@ -10,6 +10,7 @@ from pathlib import Path
 from coalign.data.core.samples import Pairs, PairsBuilder, texts_of
 from coalign.data.pairs.tables import TEXT_COLUMNS
 from coalign.errors import InputError
+from coalign.files import regular
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
@@ -34,9 +35,9 @@ def read_folder(folder: Path, encoding: str | None = None) -> Pairs:
             builder.reject(row, f"no {image.stem}.txt or {image.stem}.json beside it", row)
             continue
         try:
-            text, note = decode_text(sidecar.read_bytes(), encoding)
+            text, note = decode_text(regular(sidecar).read_bytes(), encoding)
             texts = parse_texts(text, is_json=sidecar.suffix == ".json")
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             builder.reject(row, f"{sidecar.name}: {error}", row)
             continue
         if note:
@@ -89,5 +90,6 @@ def image_files(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(place, name)
+            file = Path(place, name)
+            if not name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+                yield file

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from coalign.data.core.samples import Ids, Sample, Source, Where, clean_texts, texts_of
+from coalign.data.images.decode import BadSample
 from coalign.data.pairs.tables import IMAGE_COLUMNS, Columns, choose_image, choose_texts, image_of
 from coalign.errors import InputError
+from coalign.files import guarded
 
 
 def is_saved(folder: Path) -> bool:
@@ -48,7 +50,10 @@ class HubSource(Source):
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        row: dict[str, object] = self._dataset[index]
+        try:
+            row: dict[str, object] = self._dataset[index]
+        except Exception as error:  # the library raises whatever its readers meet
+            raise BadSample(f"row {index + 1}: {_plain(error)}", self.name) from error
         image = image_of(row[self._columns.image])
         texts = clean_texts(text for name in self._columns.texts for text in self._texts(name, row[name]))
         if isinstance(image, str):
@@ -157,7 +162,10 @@ def _source(
     columns = Columns(choose_image(names, image_column, name), choose_texts(names, text_column, name))
     if columns.image in pictures:
         dataset = dataset.cast_column(columns.image, library.Image(decode=False))
-    return HubSource(dataset.select_columns([columns.image, *columns.texts]), columns, name, root)
+    chosen = dataset.select_columns([columns.image, *columns.texts])
+    with guarded(name):
+        chosen.data.table.validate(full=True)  # the files are memory-mapped: offsets could lead anywhere
+    return HubSource(chosen, columns, name, root)
 
 
 def _choose_split(loaded: Any, name: str, split: str | None, prefer: str | None) -> Any:

@@ -27,6 +27,7 @@ from coalign.data.images.decode import BadSample
 from coalign.data.pairs.folders import IMAGE_SUFFIXES, decode_text, parse_texts
 from coalign.data.pairs.tables import TEXT_COLUMNS
 from coalign.errors import InputError
+from coalign.files import regular
 
 TEXT_ENDINGS = ("txt", "text", "caption", "captions", "cap", "json")
 WINDOW = 4096
@@ -92,7 +93,7 @@ class TarShards(Source):
                 image = _read(file, image_at, image_size)
             text, note = decode_text(raw)
             texts = parse_texts(text, bool(as_json), self._text or TEXT_COLUMNS)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise BadSample(f"{where.row}: {error}", where.file) from error
         return Sample(image, clean_texts(texts), int(self._ids[index]), where, note)
 
@@ -149,7 +150,7 @@ def find_shards(data: str | Path) -> list[Path]:
 
 def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File]]]:
     """Runs of files with one key. A shard that is cut short gives what comes before."""
-    size = Path(shard).stat().st_size
+    size = regular(shard).stat().st_size
     key: str | None = None
     files: list[_File] = []
     try:
@@ -159,7 +160,7 @@ def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_F
                 stem, _, ending = name.partition(".")
                 if not member.isfile() or not stem or not ending or name.startswith("__"):
                     continue
-                if member.offset_data + member.size > size:
+                if member.size < 0 or member.offset_data + member.size > size:
                     problems.append(Problem(Where(shard, member.name), "the shard is cut short here"))
                     break
                 here = f"{folder}/{stem}" if folder else stem
@@ -168,7 +169,7 @@ def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_F
                         yield key, files
                     key, files = here, []
                 files.append(_File(ending.lower(), member.offset_data, member.size))
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         if key is None:
             raise InputError(f"{shard}: is no plain tar file (a compressed one must be unpacked): {error}") from error
         problems.append(Problem(Where(shard, key), f"the shard is damaged after this sample: {error}"))

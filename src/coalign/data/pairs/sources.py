@@ -17,6 +17,7 @@ from coalign.data.pairs.hub import is_saved, open_named, open_saved
 from coalign.data.pairs.shards import TarShards, find_shards
 from coalign.data.pairs.tables import is_table, read_table
 from coalign.errors import InputError
+from coalign.files import reader
 
 Data = str | os.PathLike[str] | Source | Sequence[Sample | tuple[ImageLike, str | Sequence[str]]]
 
@@ -27,6 +28,7 @@ _TAKES = (
 )
 
 
+@reader
 def open_source(
     data: Data,
     *,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from coalign.data.core.json_files import read_json
 from coalign.data.core.samples import Pairs, PairsBuilder, texts_of
 from coalign.errors import InputError
+from coalign.files import regular
 
 IMAGE_COLUMNS = (
     *("image", "image_path", "image_file", "img", "img_path", "file_name", "filename", "file_path", "filepath"),
@@ -231,7 +232,7 @@ def _split(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str
 
 def _lines(path: Path, encoding: str | None) -> list[str]:
     """The file's lines. Bytes that are not UTF-8 come out as lone surrogates, which `_decoded` turns back."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         head = file.read(4096)
     if encoding is None and head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"  # what spreadsheets call Unicode text
@@ -241,7 +242,7 @@ def _lines(path: Path, encoding: str | None) -> list[str]:
     try:
         with path.open(encoding=encoding or "utf-8-sig", errors=errors, newline="") as file:
             return list(file)
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         raise InputError(f"{path}: cannot be read as {encoding}: {error}") from error
 
 
@@ -343,20 +344,38 @@ def _with_names(rows: Iterable[Row]) -> Opened:
 def _read_parquet(path: Path, _: str | None) -> Opened:
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: is no Parquet table: {error}") from error
 
     def rows(columns: Sequence[str]) -> Iterator[Row]:
         number = 0
         try:
             for batch in file.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns))):
-                for record in cast("list[dict[str, Any]]", batch.to_pylist()):
-                    number += 1
-                    yield Row(number, record)
-        except (pa.ArrowInvalid, OSError) as error:
+                yield from _records_of(number + 1, batch)
+                number += len(batch)
+        except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path}: is damaged after row {number}: {error}") from error
 
     return list(file.schema_arrow.names), rows
+
+
+def _records_of(first: int, batch: Any) -> Iterator[Row]:
+    """The rows of a batch, the first of which has this number: value by value where one of them cannot be read, such as
+    a text that is no UTF-8, so that it costs its row alone."""
+    try:
+        records: list[dict[str, Any]] = batch.to_pylist()
+    except (ValueError, OverflowError):
+        yield from (_record_of(first + row, batch, row) for row in range(len(batch)))
+    else:
+        yield from (Row(number, record) for number, record in enumerate(records, first))
+
+
+def _record_of(number: int, batch: Any, row: int) -> Row:
+    try:
+        names: list[str] = batch.schema.names
+        return Row(number, {name: batch.column(place)[row].as_py() for place, name in enumerate(names)})
+    except (ValueError, OverflowError) as error:  # UnicodeDecodeError is one
+        return Row(number, {}, f"cannot be read: {error}")
 
 
 _READERS: dict[str, Callable[[Path, str | None], Opened]] = {

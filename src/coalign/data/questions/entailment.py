@@ -11,6 +11,7 @@ from pathlib import Path
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.questions.items import Item
 from coalign.errors import InputError
+from coalign.files import reader
 
 LABELS = ("contradiction", "neutral", "entailment")
 """The classes in the order of the released ViLBERT and ALBEF."""
@@ -19,6 +20,7 @@ UNITER_LABELS = ("contradiction", "entailment", "neutral")
 _IMAGE = ("Flickr30K_ID", "Flickr30kID", "Flickr30KID", "captionID")
 
 
+@reader
 def read_snli_ve(path: Path, labels: tuple[str, ...] = LABELS) -> list[Item]:
     """The hypotheses with their images; targets are numbers of `labels`, None where there is none.
 

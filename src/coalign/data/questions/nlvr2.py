@@ -11,10 +11,12 @@ from pathlib import Path
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.questions.items import Item
 from coalign.errors import InputError
+from coalign.files import reader
 
 _LABELS = {"true": 1, "false": 0}
 
 
+@reader
 def read_nlvr2(path: Path) -> list[Item]:
     """The statements with their pairs of images; targets are 1 where true, None where there is no label.
 

@@ -113,7 +113,7 @@ class FolderPictures(Pictures):
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures in a folder and the folders in it, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES)
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
 
 
 def image_of(sample: Sample) -> str | int:

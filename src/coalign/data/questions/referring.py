@@ -14,8 +14,10 @@ from coalign.checkpoints import safe_pickle
 from coalign.data.core.json_files import field_of, read_json
 from coalign.data.questions.items import Box, Item
 from coalign.errors import InputError
+from coalign.files import reader
 
 
+@reader
 def read_refcoco(refs: Path, instances: Path | None = None, split: str | None = None) -> list[Item]:
     """The expressions of a split with the boxes that they mean.
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.questions.items import Item
 from coalign.errors import InputError
+from coalign.files import reader
 
 Part = Literal["answer", "rationale"]
 
@@ -24,6 +25,7 @@ NAMES = (
 """Names of any gender, which stand for the persons of an image in the order of its objects (as in the authors' R2C)."""
 
 
+@reader
 def read_vcr(path: Path, part: Part = "answer") -> list[Item]:
     """Questions with their choices: the texts are question and answer, or question, right answer and rationale.
 

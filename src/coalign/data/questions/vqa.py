@@ -19,6 +19,7 @@ from coalign.checkpoints import safe_pickle
 from coalign.data.core.json_files import field_of, read_json
 from coalign.data.questions.items import Answers, Item
 from coalign.errors import InputError
+from coalign.files import reader
 
 LEAST = 9
 """How often an answer must be the commonest one to enter the vocabulary (Teney et al. 2018): 3,129 for VQA v2."""
@@ -123,6 +124,7 @@ def answer_vocabulary(questions: Sequence[Question], least: int = LEAST) -> list
     return kept
 
 
+@reader
 def read_answers(path: Path) -> list[str]:
     """An answer vocabulary: a JSON list; a dictionary of answers to numbers, in JSON or a published pickle.
 
@@ -157,6 +159,7 @@ def _target(question: Question, number: Mapping[str, int]) -> Answers | None:
 
 
 # ------------------------------------------------------------------------------------------------------------ files
+@reader
 def read_vqa(questions: Path, annotations: Path | None = None) -> list[Question]:
     """The questions of VQA v2 or of LXMERT's file, with their answers where there are some.
 
@@ -189,6 +192,7 @@ def read_vqa(questions: Path, annotations: Path | None = None) -> list[Question]
     return _some(found, questions)
 
 
+@reader
 def read_gqa(path: Path, balanced: bool = False) -> list[Question]:
     """The questions of GQA, or of LXMERT's file; with `balanced` those of GQA's balanced part alone.
 

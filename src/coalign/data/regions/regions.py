@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from coalign.errors import InputError
+from coalign.files import guarded
 from coalign.types import InputSpec, Packed, Regions
 
 RegionSet = Mapping[str, Any]
@@ -78,7 +79,8 @@ class RegionFile(ABC):
                 f"{self.name}: has no regions of image {image!r} (it has {len(self)} images, such as {near[0]!r}); "
                 "extract them: coalign extract regions"
             )
-        return checked(self.read(place), f"{self.name}, image {self.ids[place]}")
+        with guarded(f"{self.name}, image {self.ids[place]}", self.name):
+            return checked(self.read(place), f"{self.name}, image {self.ids[place]}")
 
     @property
     def width(self) -> int:

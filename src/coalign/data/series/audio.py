@@ -18,14 +18,18 @@ from torch import Tensor
 
 from coalign.data.videos.decode import import_av
 from coalign.errors import InputError
+from coalign.files import reader
 
 RATE = 16_000
+LEAST_RATE, MOST_RATE = 1000, 768_000
 WINDOW, STEP = 0.025, 0.010
 """Seconds of a window, and from one to the next."""
+_LONGEST = 1 << 29  # samples: nine hours at 16 kHz
 MELS = 40
 _SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".aif", ".aiff")
 
 
+@reader
 def read_sound(path: Path, rate: int = RATE) -> Float[Tensor, " n"]:
     """One channel of samples in [-1, 1] at `rate` a second.
 
@@ -44,6 +48,8 @@ def resampled(wave: Float[Tensor, " n"], found: int, rate: int) -> Float[Tensor,
         return wave
     from scipy.signal import resample_poly
 
+    if not LEAST_RATE <= found <= MOST_RATE:
+        raise InputError(f"a sound of {found} samples a second is not read; {LEAST_RATE} to {MOST_RATE} are")
     shared = math.gcd(found, rate)
     made: Any = resample_poly(wave.numpy(), rate // shared, found // shared)
     return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))
@@ -55,6 +61,8 @@ def _by_soundfile(path: Path) -> tuple[Tensor, int]:
     except ImportError:
         raise InputError(f"{path}: reading sound needs soundfile: pip install 'coalign[audio]'") from None
     try:
+        if soundfile.info(str(path)).frames > _LONGEST:
+            raise InputError(f"{path}: claims to be longer than {_LONGEST} samples")
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise InputError(f"{path}: is no readable sound ({error})") from None

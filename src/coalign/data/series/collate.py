@@ -14,7 +14,7 @@ from torch import Tensor
 from coalign.data.series.utterances import SeriesData, Utterance, even_places, word_means
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import reader, regular, replace_file
 from coalign.types import Batch, InputSpec, Layout, Packed, Series, Text
 
 OTHER_NAMES = {"visual": "vision", "acoustic": "audio"}
@@ -48,13 +48,18 @@ class Scaling:
         replace_file(folder / SCALING_FILE, lambda part: save_file(tensors, part))
 
     @staticmethod
+    @reader
     def load(folder: Path) -> Scaling | None:
         """The scaling of a run, None where it was trained on features as they are."""
         path = folder / SCALING_FILE
         if not path.is_file():
             return None
-        held = load_file(path)
+        held = load_file(regular(path))
         names = [name.removesuffix(".mean") for name in held if name.endswith(".mean")]
+        if any(x.dim() != 1 or not x.isfinite().all() or x.dtype != torch.float32 for x in held.values()) or any(
+            held[f"{name}.mean"].shape != held[f"{name}.std"].shape for name in names
+        ):
+            raise InputError(f"{path}: is damaged: means and deviations are [D] each, and finite")
         return Scaling({name: held[f"{name}.mean"] for name in names}, {name: held[f"{name}.std"] for name in names})
 
     def apply(self, name: str, rows: Tensor) -> Tensor:

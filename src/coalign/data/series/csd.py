@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coalign.checkpoints.hdf5 import child, open_hdf5, whole
 from coalign.data.core.json_files import read_json
 from coalign.data.series.utterances import (
     SPLITS,
@@ -29,6 +30,7 @@ from coalign.data.series.utterances import (
     split_by_hash,
 )
 from coalign.errors import InputError
+from coalign.files import guarded
 
 SPLITS_FILE = "splits.json"
 PAUSE = "sp"
@@ -168,18 +170,12 @@ def _choose(folder: Path, streams: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _read(path: Path) -> CompSequence:
-    try:
-        import h5py  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
-    except ImportError:
-        raise InputError("reading .csd files needs h5py: pip install 'coalign[features]'") from None
-    try:
-        with h5py.File(path, "r") as file:
-            root = next(iter(file), None)
-            if root is None or "data" not in cast("Any", file[root]):
-                raise InputError(f"{path}: is no computational sequence: expected one group with `data` in it")
-            data = {str(video): _entry(path, video, group) for video, group in cast("Any", file[root])["data"].items()}
-    except OSError as error:
-        raise InputError(f"{path}: is no readable HDF5 file ({str(error).splitlines()[0]})") from None
+    with guarded(path), open_hdf5(path) as file:
+        root = next(iter(file), None)
+        if root is None or "data" not in child(file, root):
+            raise InputError(f"{path}: is no computational sequence: expected one group with `data` in it")
+        videos = child(child(file, root), "data")
+        data = {str(video): _entry(path, video, child(videos, video)) for video in videos}
     if not data:
         raise InputError(f"{path}: has no video in it")
     return CompSequence(path, str(root), data)
@@ -188,8 +184,8 @@ def _read(path: Path) -> CompSequence:
 def _entry(path: Path, video: str, group: Any) -> tuple[Any, Tensor]:
     if "features" not in group or "intervals" not in group:
         raise InputError(f"{path}: {video} lacks features or intervals")
-    intervals = torch.from_numpy(np.array(group["intervals"], dtype=np.float64).reshape(-1, 2))
-    features = np.array(group["features"])
+    intervals = torch.from_numpy(np.array(whole(group, "intervals"), dtype=np.float64).reshape(-1, 2))
+    features = np.array(whole(group, "features"))
     if len(features) != len(intervals):
         raise InputError(f"{path}: {video} has {len(features)} rows and {len(intervals)} intervals")
     if features.dtype.kind in "OSU":

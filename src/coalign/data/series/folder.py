@@ -77,8 +77,10 @@ def _read_split(folder: Path, split: str, about: Mapping[str, Any]) -> list[Utte
     arrow, tensors = folder / f"{split}.arrow", folder / f"{split}.safetensors"
     try:
         with pa.memory_map(str(arrow)) as source:
-            rows: list[dict[str, Any]] = pa.ipc.open_file(source).read_all().to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
+            table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)  # it is memory-mapped: offsets could lead anywhere
+            rows: list[dict[str, Any]] = table.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{arrow}: cannot be read ({error})") from None
     try:
         held = load_file(tensors)

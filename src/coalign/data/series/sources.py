@@ -11,8 +11,10 @@ from coalign.data.series.folder import FILE, is_series_folder, read_folder
 from coalign.data.series.pickles import FUNNY, Padding, read_pickle, read_ur_funny
 from coalign.data.series.utterances import SeriesData
 from coalign.errors import InputError
+from coalign.files import reader
 
 
+@reader
 def open_series(
     source: str | Path,
     *,

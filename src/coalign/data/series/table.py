@@ -32,6 +32,7 @@ from coalign.data.series.utterances import (
 from coalign.data.series.word_times import TimedWords, find_beside, read_word_times, uniform_times
 from coalign.data.videos.decode import probe_video, stream_frames
 from coalign.errors import InputError
+from coalign.files import reader
 
 LABELS = ("label", "sentiment", "score", "emotion", "class")
 Pictures = Callable[[Tensor], Tensor]
@@ -57,6 +58,7 @@ class Extraction:
     by_word: bool = False
 
 
+@reader
 def read_utterances(path: Path, extraction: Extraction, seen: Callable[[int, int], None] | None = None) -> SeriesData:
     """Reads the table, its sounds and its videos.
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from coalign.data.core.json_files import read_json
 from coalign.errors import InputError
+from coalign.files import read_text, reader
 
 SUFFIXES = (".json", ".ctm", ".textgrid")
 _SILENCE = frozenset({"", "sp", "sil", "<sil>", "<eps>", "spn"})
@@ -26,6 +28,7 @@ TimedWords = tuple[tuple[str, ...], Tensor]
 """The words, and their intervals [W, 2] in seconds."""
 
 
+@reader
 def read_word_times(path: Path) -> TimedWords:
     """Reads any of the three, by the file's ending; words come in the order of their beginnings.
 
@@ -39,7 +42,7 @@ def read_word_times(path: Path) -> TimedWords:
         raise InputError(f"{path}: word times come as {', '.join(SUFFIXES)}")
     found = sorted(_READERS[kind](path), key=lambda entry: entry[1:])
     for word, start, end in found:
-        if not 0 <= start <= end:
+        if not 0 <= start <= end < math.inf:
             raise InputError(f"{path}: {word!r} lasts from {start} to {end} seconds")
     times = torch.tensor([entry[1:] for entry in found], dtype=torch.float64).reshape(-1, 2)
     return tuple(word for word, _, _ in found), times
@@ -87,7 +90,7 @@ def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _from_ctm(path: Path) -> Iterator[tuple[str, float, float]]:
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         if not fields or line.startswith((";;", "#")):
             continue
@@ -111,7 +114,7 @@ def _from_textgrid(path: Path) -> Iterator[tuple[str, float, float]]:
             place += 1
             continue
         try:
-            name, count = tokens[place + 1].strip('"'), int(tokens[place + 4])
+            name, count = tokens[place + 1].strip('"'), min(int(tokens[place + 4]), len(tokens))
             values = tokens[place + 5 : place + 5 + 3 * count]
             rows = [(values[i + 2][1:-1], float(values[i]), float(values[i + 1])) for i in range(0, 3 * count, 3)]
         except (IndexError, ValueError):

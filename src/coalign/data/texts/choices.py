@@ -17,6 +17,7 @@ from coalign.data.core.samples import Problem, Where
 from coalign.data.pairs.tables import Row, there_are
 from coalign.data.texts.text_tables import as_text, read_rows
 from coalign.errors import InputError
+from coalign.files import reader
 
 STORY = tuple(f"InputSentence{number}" for number in range(1, 5))
 STORY_ENDINGS = ("RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2")
@@ -56,6 +57,7 @@ class _Columns:
     first: int = 0
 
 
+@reader
 def read_choices(
     data: str | Path,
     *,

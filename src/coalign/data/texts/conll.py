@@ -17,6 +17,7 @@ from typing import Literal
 
 from coalign.data.core.samples import Where
 from coalign.errors import InputError
+from coalign.files import reader, regular
 
 Scheme = Literal["iob1", "iob2", "iobes"]
 OUTSIDE = "O"
@@ -32,6 +33,7 @@ class TaggedSentence:
     where: Where
 
 
+@reader
 def read_conll(
     path: str | Path,
     *,
@@ -169,7 +171,7 @@ def _field(fields: Sequence[str], at: int, file: Path, number: int) -> str:
 
 def _lines(file: Path, encoding: str) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
+        text = regular(file).read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
     except OSError as error:
         raise InputError(f"{file}: {'no such file' if not file.exists() else error.strerror}") from None
     except (UnicodeDecodeError, LookupError) as error:

@@ -20,6 +20,7 @@ from coalign.data.pairs import hub
 from coalign.data.pairs.tables import choose_texts, is_table, open_rows
 from coalign.data.texts import wiki
 from coalign.errors import InputError
+from coalign.files import guarded, reader, regular
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,17 @@ class Documents:
     read: Callable[[], Iterator[str]]
 
     def __iter__(self) -> Iterator[str]:
-        for document in self.read():
+        documents = self.read()
+        while True:
+            with guarded(self.name):
+                document = next(documents, None)
+            if document is None:
+                return
             if document.strip():
                 yield document.strip()
 
 
+@reader
 def open_documents(
     data: str | Path, *, text_column: str | None = None, split: str | None = None, encoding: str | None = None
 ) -> Documents:
@@ -102,14 +109,14 @@ def _records(file: Path, encoding: str | None) -> Iterator[dict[str, object]]:
             continue
         try:
             record: object = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{file}: line {number} is not JSON: {error}") from error
         yield cast("dict[str, object]", record) if isinstance(record, dict) else {"text": record}
 
 
 def _lines(file: Path, encoding: str | None) -> Iterator[str]:
     try:
-        with file.open(encoding=encoding or "utf-8-sig") as lines:
+        with regular(file).open(encoding=encoding or "utf-8-sig") as lines:
             yield from lines
     except (OSError, UnicodeError, LookupError) as error:
         raise InputError(f"{file}: cannot be read as text in {encoding or 'UTF-8'}: {error}") from error

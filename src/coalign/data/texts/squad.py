@@ -14,6 +14,7 @@ from typing import Any, cast
 from coalign.data.core.json_files import read_json
 from coalign.data.core.samples import Problem, Where
 from coalign.errors import InputError
+from coalign.files import reader
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Questions:
         return len(self.rows)
 
 
+@reader
 def read_squad(path: str | Path) -> Questions:
     """Reads a SQuAD file, of training, development, or a test without answers.
 

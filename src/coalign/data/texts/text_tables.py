@@ -16,6 +16,7 @@ from coalign.data.pairs.hub import is_saved
 from coalign.data.pairs.hub import open_rows as open_hub_rows
 from coalign.data.pairs.tables import Opened, Row, column, is_table, open_rows, there_are
 from coalign.errors import InputError
+from coalign.files import reader
 
 PAIR_COLUMNS = (
     ("sentence1", "sentence2"),
@@ -61,6 +62,7 @@ class TextRows:
         return len(self.rows)
 
 
+@reader
 def read_texts(
     data: str | Path,
     *,

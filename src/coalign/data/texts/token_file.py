@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import read_text, reader, regular
 from coalign.types import Batch, Layout, Packed, Text
 
 _IDS, _ENDS, _ABOUT = "ids.bin", "ends.bin", "about.json"
@@ -52,17 +53,25 @@ class TokenFile:
     def find(folder: Path, about: Mapping[str, Any]) -> TokenFile | None:
         """What lies in `folder`, if it is whole and was written with this `about`."""
         try:
-            stored = json.loads((folder / _ABOUT).read_text("utf-8"))
-        except (OSError, ValueError):
+            stored = json.loads(read_text(folder / _ABOUT))
+            same = isinstance(stored, dict) and stored == {**about, "type": stored["type"]}
+            return TokenFile.open(folder) if same else None
+        except (OSError, ValueError, KeyError, RecursionError):  # InputError is a ValueError
             return None
-        return TokenFile.open(folder) if stored == {**about, "type": stored.get("type")} else None
 
     @staticmethod
+    @reader
     def open(folder: Path) -> TokenFile:
         """Maps what `write` has written."""
         try:
-            kind = json.loads((folder / _ABOUT).read_text("utf-8"))["type"]
-            return TokenFile(np.memmap(folder / _IDS, kind, "r"), np.fromfile(folder / _ENDS, np.int64))
+            kind = json.loads(read_text(folder / _ABOUT))["type"]
+            if kind not in ("uint16", "uint32"):
+                raise ValueError(f"its ids are {kind}")
+            ids = np.memmap(regular(folder / _IDS), kind, "r")
+            ends = np.frombuffer(regular(folder / _ENDS).read_bytes(), np.int64)
+            if not len(ends) or ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(ids):
+                raise ValueError(f"its documents do not end where its {len(ids)} ids do")
+            return TokenFile(ids, ends)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: not a whole token file: {error}") from error
 
@@ -79,7 +88,10 @@ class TokenFile:
         """[V] how often each id occurs."""
         total = np.zeros(vocab_size, np.int64)
         for begin in range(0, len(self.ids), 1 << 20):
-            total += np.bincount(self.ids[begin : begin + (1 << 20)], minlength=vocab_size)
+            piece = self.ids[begin : begin + (1 << 20)]
+            if int(piece.max(initial=0)) >= vocab_size:
+                raise InputError(f"the token file has the id {int(piece.max())}, the vocabulary {vocab_size} pieces")
+            total += np.bincount(piece, minlength=vocab_size)
         return torch.from_numpy(total)
 
 

@@ -21,6 +21,7 @@ from coalign.data.videos.files import (
     times_of,
 )
 from coalign.errors import InputError
+from coalign.files import reader
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class ActionVideo:
 
 
 # ---------------------------------------------------------------------------------------------------------- steps
+@reader
 def read_crosstask(folder: str | Path, videos: VideoFiles, listed: str | Path | None = None) -> Found[TaskVideo]:
     """CrossTask's release: tasks_primary.txt (and tasks_related.txt), annotations/TASK_VIDEO.csv.
 
@@ -110,6 +112,7 @@ def _task_video(
     return lambda video: TaskVideo(video, task, steps, shown)
 
 
+@reader
 def read_coin(path: str | Path, videos: VideoFiles, splits: Sequence[str] = TEST_SPLITS) -> Found[SegmentedVideo]:
     """COIN.json: {"database": {video: {"subset", "annotation": [{"id", "segment", "label"}]}}}.
 
@@ -136,6 +139,7 @@ def _segmented(segments: Sequence[Any]) -> Callable[[Path], SegmentedVideo]:
 
 
 # -------------------------------------------------------------------------------------------------------- actions
+@reader
 def read_actions(path: str | Path, videos: VideoFiles, split: int = 1) -> tuple[Found[ActionVideo], Found[ActionVideo]]:
     """Training and test videos of actions.
 

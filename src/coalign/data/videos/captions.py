@@ -27,6 +27,7 @@ from coalign.data.videos.narrated import clip_start
 from coalign.data.videos.subtitles import Narration
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import reader
 from coalign.types import Batch, InputSpec, Video
 
 
@@ -49,6 +50,7 @@ class Choice:
 
 
 # ------------------------------------------------------------------------------------------------------ sentences
+@reader
 def read_captioned(path: str | Path, videos: VideoFiles, splits: Sequence[str] = TEST_SPLITS) -> Found[Captioned]:
     """Clips with sentences, of the first of `splits` that occurs; a file without splits is taken whole.
 
@@ -116,6 +118,7 @@ def _captioned(segment: Sequence[Any] | None, texts: tuple[str, ...]) -> Callabl
 
 
 # -------------------------------------------------------------------------------------------------------- choices
+@reader
 def read_choices(path: str | Path, videos: VideoFiles) -> Found[Choice]:
     """Questions of the form: which of these sentences tells the clip?
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from coalign.errors import InputError
+from coalign.files import reader
 
 SUFFIX = ".safetensors"
 
@@ -38,6 +39,7 @@ def feature_names(videos: Sequence[Path], folder: Path) -> dict[Path, str]:
     return {video: name for name, video in names.items()}
 
 
+@reader
 def read_features(file: Path) -> tuple[Tensor, Tensor]:
     """ "features" [n, width] and "times" [n, 2] of a video.
 
@@ -46,8 +48,11 @@ def read_features(file: Path) -> tuple[Tensor, Tensor]:
     """
     try:
         with safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]
-            return opened.get_tensor("features"), opened.get_tensor("times")
-    except Exception as error:  # safetensors raises its own and OSError
+            features, times = opened.get_tensor("features"), opened.get_tensor("times")
+            if features.dim() != 2 or times.shape != (len(features), 2) or not times.isfinite().all():
+                raise ValueError(f"features {list(features.shape)} and times {list(times.shape)}, of each clip two")
+            return features, times.float()
+    except Exception as error:  # safetensors raises its own, OSError and ValueError
         raise InputError(f"{file}: not the features of a video ({error}); coalign extract video makes them") from None
 
 
@@ -113,6 +118,7 @@ class ClipFeatures:
         yield torch.cat(waiting)
 
 
+@reader
 def _shape(file: Path) -> tuple[int, int]:
     try:
         with safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.data.images.decode import BadSample
+from coalign.data.images.decode import MAX_PIXELS, BadSample
 from coalign.errors import InputError
+from coalign.files import reader, regular
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv")
 
@@ -59,6 +60,7 @@ def find_videos(folder: VideoLike) -> list[Path]:
     )
 
 
+@reader
 def probe_video(video: VideoLike) -> VideoInfo:
     """Reads the header and the first picture.
 
@@ -69,6 +71,7 @@ def probe_video(video: VideoLike) -> VideoInfo:
         return file.info()
 
 
+@reader
 def read_frames(
     video: VideoLike,
     times: Sequence[Seconds],
@@ -170,11 +173,10 @@ def import_av() -> Any:
 def _opened(video: VideoLike) -> Generator[_File]:
     av, name = import_av(), os.fspath(video)
     try:
-        container = av.open(name, metadata_errors="replace")
-    except FileNotFoundError:
-        raise BadSample("no such file", name) from None
-    except IsADirectoryError:
-        raise BadSample("is a folder, not a video", name) from None
+        container = av.open(str(regular(name)), metadata_errors="replace")
+    except InputError as error:
+        reason = str(error).removeprefix(f"{name}: ")
+        raise BadSample("is a folder, not a video" if "is a folder" in reason else reason, name) from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         empty = Path(name).is_file() and Path(name).stat().st_size == 0
         reason = "the file is empty (0 bytes)" if empty else f"not a readable video ({_plain(error)})"
@@ -183,7 +185,9 @@ def _opened(video: VideoLike) -> Generator[_File]:
     try:
         file = _File(container, name)
         yield file
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError, OverflowError, ArithmeticError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
         raise BadSample(f"the video is damaged ({_plain(error)})", name) from error
     finally:
         (container if file is None else file.container).close()
@@ -201,6 +205,9 @@ class _File:
             raise BadSample(f"the file has {has}", name)
         self.stream = streams[0]
         self.stream.codec_context.thread_count = 1  # loaders run several processes side by side
+        size = self.stream.codec_context
+        if not self.stream.time_base or size.width * size.height > MAX_PIXELS:
+            raise BadSample(f"the video's pictures are {size.width} x {size.height} pixels, or have no times", name)
         self.tick = float(self.stream.time_base)
         begin = container.start_time
         self.begin = begin / import_av().time_base if begin is not None else (self.stream.start_time or 0) * self.tick
@@ -292,7 +299,7 @@ class _File:
         """Width and height to which a stored picture is scaled, before it is turned upright."""
         width, height = frame.width, frame.height
         pixel = self.stream.sample_aspect_ratio
-        if pixel:
+        if pixel and 1 / 16 < pixel < 16:
             width = max(round(width * float(pixel)), 1)
         if short_side is None:
             return width, height

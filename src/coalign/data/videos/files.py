@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from coalign.data.videos.decode import VIDEO_SUFFIXES, find_videos
 from coalign.errors import InputError
+from coalign.files import regular
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def times_of(path: Path, line: int, row: Mapping[str, str]) -> tuple[float, floa
 
 def text_of(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return regular(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
         return path.read_text("cp1252", errors="replace")
     except OSError as error:

@@ -22,6 +22,7 @@ from coalign.data.videos.regions import VideoRegions
 from coalign.data.videos.subtitles import Narration
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import reader
 from coalign.ops.masking import IGNORED
 from coalign.types import Batch, InputSpec, Packed, Regions, Video
 
@@ -53,6 +54,7 @@ class ActionLabels:
         return torch.tensor(labels)
 
 
+@reader
 def read_action_labels(path: Path, names: Sequence[str] = ()) -> ActionLabels:
     """A .csv with columns video_id, start, end, label. `names`: the labels that count, in their order; else all.
 

@@ -22,6 +22,7 @@ from coalign.data.videos.decode import VIDEO_SUFFIXES, find_videos, probe_video
 from coalign.data.videos.subtitles import Narration, read_caption_json, read_subtitles, subtitles_beside
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import reader
 from coalign.types import Batch, InputSpec, Video
 
 _CACHED = 512  # subtitle files that are kept in memory
@@ -77,6 +78,7 @@ class NarratedVideos:
         return NarratedVideos(self.name, tuple(good), tuple(bad))
 
 
+@reader
 def open_narrated(
     data: str | Path, *, captions: str | Path | None = None, info: str | Path | None = None
 ) -> NarratedVideos:
@@ -124,6 +126,7 @@ def open_narrated(
     return NarratedVideos(str(folder), tuple(videos), tuple(problems))
 
 
+@reader
 def read_video_info(path: str | Path) -> dict[str, tuple[str, str]]:
     """{video: (task, category)} of a table with columns video_id; task or task_id; category or category_1."""
     path = Path(path)

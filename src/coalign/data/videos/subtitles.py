@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from coalign.data.images.decode import BadSample
+from coalign.errors import InputError
+from coalign.files import reader, regular
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt", ".json3", ".json", ".csv")
 """In the order in which they are preferred where a video has several."""
@@ -37,6 +39,7 @@ class Narration:
     text: str
 
 
+@reader
 def read_subtitles(path: str | Path, *, keep_sounds: bool = False) -> list[Narration]:
     """The narration of one video, by its beginning.
 
@@ -57,11 +60,12 @@ def read_subtitles(path: str | Path, *, keep_sounds: bool = False) -> list[Narra
         else:
             found = _of_json(json.loads(text))
         return _tidy(found, keep_sounds)  # the forms are read as they are asked for
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise BadSample(f"not subtitles that can be read ({reason})", str(path)) from error
 
 
+@reader
 def read_caption_json(path: str | Path) -> dict[str, list[Narration]]:
     """HowTo100M's caption.json: {video: {"start": [...], "end": [...], "text": [...]}}.
 
@@ -71,7 +75,7 @@ def read_caption_json(path: str | Path) -> dict[str, list[Narration]]:
     path = Path(path)
     try:
         whole: Any = json.loads(_text_of(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSample(f"not JSON ({error})", str(path)) from error
     if not isinstance(whole, dict):
         raise BadSample("should be an object with one entry a video", str(path))
@@ -79,7 +83,7 @@ def read_caption_json(path: str | Path) -> dict[str, list[Narration]]:
     for video, entry in whole.items():
         try:
             out[video] = _tidy(_columns(entry), keep_sounds=False)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadSample(f'entry {video!r} should be {{"start": [], "end": [], "text": []}}', str(path)) from error
     return out
 
@@ -212,9 +216,10 @@ def _seconds(parts: tuple[str | None, ...]) -> float:
 
 def _text_of(path: Path) -> str:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadSample(f"cannot be read: {error.strerror}", str(path)) from error
+        data = regular(path).read_bytes()
+    except (OSError, InputError) as error:
+        said = str(error).removeprefix(f"{path}: ") if isinstance(error, InputError) else error.strerror
+        raise BadSample(f"cannot be read: {said}", str(path)) from error
     for encoding in ("utf-8-sig", "cp1252"):
         try:
             return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else encoding)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coalign.data.videos.clip_features import ClipFeatures
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import reader, replace_file
 from coalign.ops.kmeans import Fewest, descend, leaves
 
 WORDS, TREE = "words.json", "tree.safetensors"
@@ -97,6 +97,7 @@ class VisualWordBook:
         replace_file(folder / WORDS, lambda part: part.write_text(json.dumps(said, indent=1) + "\n", "utf-8"))
 
     @classmethod
+    @reader
     def load(cls, folder: str | Path) -> VisualWordBook:
         """Reads a folder. Errors: `InputError` where it holds no visual words, or damaged ones."""
         folder = Path(folder)
@@ -106,6 +107,8 @@ class VisualWordBook:
             said: Any = json.loads((folder / WORDS).read_text("utf-8"))
             levels = load_file(folder / TREE)
             tree = tuple(levels[f"level{level}"] for level in range(len(levels)))
+            if not tree or any(level.dim() != 3 or level.shape[1:] != tree[0].shape[1:] for level in tree):
+                raise ValueError("its tree has levels of several forms")
             counts = {int(word): int(entry["clips"]) for word, entry in said.pop("words").items()}
             examples = read_examples(folder / WORDS)
         except Exception as error:  # a damaged file breaks in safetensors, in JSON or in what it lacks
@@ -113,6 +116,7 @@ class VisualWordBook:
         return cls(tree, counts, examples, said)
 
 
+@reader
 def read_examples(file: Path) -> dict[int, list[Example]]:
     """The clips nearest to each word's centre, from a words.json (a run keeps one)."""
     try:

@@ -20,6 +20,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from coalign.data.words.clip_pairs import START, clip_pairs
 from coalign.errors import InputError
+from coalign.files import read_text, reader
 
 UNKNOWN = "<unk>"
 END = "</w>"
@@ -76,6 +77,7 @@ def find_byte_pairs(path: Path) -> tuple[Path, Path] | None:
     return None
 
 
+@reader
 def read_byte_pairs(table: Path, merges: Path) -> tokenizers.Tokenizer:
     """Reads the published files, GPT's or CLIP's: a JSON table {piece: id}, and merges, two pieces a line.
 
@@ -83,11 +85,12 @@ def read_byte_pairs(table: Path, merges: Path) -> tokenizers.Tokenizer:
         InputError: A file cannot be read, or has another form.
     """
     try:
-        vocabulary: Any = json.loads(table.read_text("utf-8"))
-        lines = merges.read_text("utf-8").split("\n")
+        vocabulary: Any = json.loads(read_text(table))
+        lines = read_text(merges).split("\n")
     except (OSError, ValueError) as error:
         raise InputError(f"{table} and {merges.name}: cannot be read: {error}") from error
-    if not isinstance(vocabulary, dict) or not all(isinstance(id, int) for id in vocabulary.values()):
+    ids: list[Any] = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    if not all(isinstance(id, int) and 0 <= id < 1 << 31 for id in ids):
         raise InputError(f"{table}: not a table of pieces and their ids")
     pairs: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):

@@ -21,7 +21,7 @@ from torch import Tensor
 from coalign.data.words.byte_pairs import find_byte_pairs, read_byte_pairs, train_byte_pairs
 from coalign.data.words.clip_pairs import END, MERGES, START, read_clip_merges
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import reader, replace_file
 from coalign.types import Layout, Packed, Text
 
 FILE = "tokenizer.json"
@@ -71,6 +71,7 @@ class Tokenizer:
 
     # ---------------------------------------------------------------------------------------------- reading, writing
     @classmethod
+    @reader
     def load(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> Tokenizer:
         """Reads a `vocab.txt`, a `tokenizer.json`, or a folder that holds one (of Hugging Face, or a run of ours).
 

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import tokenizers
 import torch
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
+from coalign.checkpoints.arrays import read_array
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.files import reader
 from coalign.types import Layout, Packed, Text
 
 WORD = r"[\w']+"
@@ -36,6 +37,7 @@ class WordList(Tokenizer):
         self._ids = {word: id for word, id in inner.get_vocab().items() if id > 0}
 
     @classmethod
+    @reader
     def load(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> WordList:
         """Reads an array of words (`s3d_dict.npy`), a text file with one word a line, or what `save` wrote."""
         path = Path(path)
@@ -47,7 +49,7 @@ class WordList(Tokenizer):
                 return made
             if path.suffix != ".npy":
                 return cls(path.read_text("utf-8").splitlines(), lowercase=lowercase is not False)
-            return cls([str(word) for word in np.load(path, allow_pickle=False)], lowercase=lowercase is not False)
+            return cls([str(word) for word in read_array(path).ravel()], lowercase=lowercase is not False)
         except Exception as error:  # the library raises bare Exceptions
             raise InputError(f"{path}: not a readable list of words ({error})") from None
 

@@ -17,6 +17,7 @@ from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.narrated import NarratedVideos, open_narrated
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
+from coalign.files import reader
 from coalign.training.loop import Loader
 from coalign.types import Batch
 
@@ -64,6 +65,7 @@ def word_list(videos: NarratedVideos, words: Path | None, vectors: Path | None) 
     return WordList(have), torch.cat([torch.zeros(1, table.shape[1]), table])
 
 
+@reader
 def read_word_vectors(path: Path) -> Any:
     """Word vectors of a word2vec (.bin, .txt) or GloVe (.txt) file, by word."""
     try:

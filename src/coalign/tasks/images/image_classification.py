@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from coalign.data.images.transforms import ImageOptions
 from coalign.errors import InputError
 from coalign.evaluation.images import Checked, ImageColumns, ImageData, classes_of, score_images, top_k
 from coalign.evaluation.result import TaskResult
-from coalign.files import replacing
+from coalign.files import write_table
 
 BEST = 5
 
@@ -110,13 +109,10 @@ def write_predictions(path: Path, data: Checked, scores: Tensor, ids: Tensor) ->
     """A row an image: its file, its class, and the best classes with their probabilities; whole or not at all."""
     classes = data.labelled.classes.names
     best = scores.softmax(1).topk(min(BEST, len(classes)), 1)
-    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rank = range(1, best.indices.shape[1] + 1)
-        rows.writerow(["image", "class", *(f"class_{i}" for i in rank), *(f"probability_{i}" for i in rank)])
-        for place, found, chances in zip(ids.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
-            sample = data.labelled[place]
-            name = sample.image if isinstance(sample.image, str) else str(sample.where)
-            rows.writerow(
-                [name, sample.texts[0], *(classes[i] for i in found), *(f"{chance:.4f}" for chance in chances)]
-            )
+    rank = range(1, best.indices.shape[1] + 1)
+    rows: list[list[str]] = [["image", "class", *(f"class_{i}" for i in rank), *(f"probability_{i}" for i in rank)]]
+    for place, found, chances in zip(ids.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
+        sample = data.labelled[place]
+        name = sample.image if isinstance(sample.image, str) else str(sample.where)
+        rows.append([name, sample.texts[0], *(classes[i] for i in found), *(f"{chance:.4f}" for chance in chances)])
+    write_table(path, rows)

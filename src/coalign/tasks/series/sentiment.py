@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.arguments import OptionalPath, RunFolder
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.series import SeriesRun, SeriesSource
+from coalign.files import write_table
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,7 @@ class Evaluate:
         return TaskResult(opened.metrics(logits, items), len(items), {"split": self.split})
 
     def _write(self, path: Path, ids: list[str], labels: list[list[float]], logits: list[list[float]]) -> None:
-        from coalign.data.images.pictures import write_text
-
-        text = io.StringIO()
-        writer = csv.writer(text)
         names = ["logit"] if len(logits[0]) == 1 else [f"logit_{i}" for i in range(len(logits[0]))]
         truths = ["label"] if len(labels[0]) == 1 else [f"label_{i}" for i in range(len(labels[0]))]
-        writer.writerow(["id", *truths, *names])
-        writer.writerows([id, *label, *row] for id, label, row in zip(ids, labels, logits, strict=True))
-        write_text(path, text.getvalue())
+        rows = [[id, *label, *row] for id, label, row in zip(ids, labels, logits, strict=True)]
+        write_table(path, [["id", *truths, *names], *rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from coalign.data.videos.clip_features import ClipFeatures, rows_within
 from coalign.data.videos.files import table_rows, times_of
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
+from coalign.files import write_table
 from coalign.tasks.videos._visual_words import load_videobert
 from coalign.tasks.videos.next_visual_word import hits
 from coalign.types import Batch, Packed, Text, Video
@@ -134,12 +134,12 @@ class Evaluate:
         first = scores.topk(CUTS[-1], -1).indices
         words = [[[tokenizer.id_to_piece(id) for id in slot] for slot in clip] for clip in first.tolist()]
         if self.out.suffix == ".csv":
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            with self.out.open("w", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file)
-                rows.writerow(["video_id", "start", "end", *(f"{name}{k}" for name in self.slots for k in range(1, 6))])
-                for clip, found in zip(clips, words, strict=True):
-                    rows.writerow([clip.video, clip.start, clip.end, *(word for slot in found for word in slot)])
+            names = ["video_id", "start", "end", *(f"{name}{k}" for name in self.slots for k in range(1, 6))]
+            rows = [
+                [clip.video, clip.start, clip.end, *(word for slot in found for word in slot)]
+                for clip, found in zip(clips, words, strict=True)
+            ]
+            write_table(self.out, [names, *rows])
             return
         from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
         from coalign.analysis.runs.visual_words import Frames

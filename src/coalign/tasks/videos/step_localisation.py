@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from coalign.data.videos.actions import TaskVideo, read_crosstask
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.videos import VideoFolder, every_second, found_videos, reads_clips, tell_missing, text_vectors
-from coalign.files import replacing
+from coalign.files import write_table
 from coalign.metrics.videos import assign_in_order, mean_recall, step_hits, steps_by_second
 from coalign.progress import with_progress
 
@@ -78,8 +77,7 @@ class Evaluate:
         if not hits:
             raise InputError(f"{self.data}: none of the videos can be read")
         if self.out is not None:
-            with replacing(self.out) as part, part.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([["task", "video", "step", "second", "score"], *rows])
+            write_table(self.out, [["task", "video", "step", "second", "score"], *rows])
         recall, by_task = mean_recall(hits)
         extra = {"evenly_spread": mean_recall(even)[0], "by_task": by_task}
         return TaskResult(

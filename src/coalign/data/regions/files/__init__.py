@@ -12,10 +12,12 @@ from coalign.data.regions.files.shards import ShardRegions, write_shard
 from coalign.data.regions.files.tsv import TsvRegions
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
+from coalign.files import reader
 
 __all__ = ["Hdf5Regions", "LmdbRegions", "NpzRegions", "ShardRegions", "TsvRegions", "open_regions", "write_shard"]
 
 
+@reader
 def open_regions(path: str | os.PathLike[str]) -> RegionFile:
     """The regions in a file or folder; its form is seen by its name and content.
 

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from coalign.checkpoints import safe_pickle
+from coalign.checkpoints.hdf5 import child, dataset, open_hdf5, whole
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, in_fractions
 from coalign.errors import InputError
+from coalign.files import read_text
 
 _FIELDS = {"objects": "obj_id objects_id", "attributes": "attr_id attrs_id", "confidence": "obj_conf objects_conf"}
 
@@ -46,26 +48,26 @@ class Hdf5Regions(RegionFile):
         file, id = self._open.get(), self.ids[place]
         if self._flat:
             return self._read_flat(file, self._rows[id])
-        group = file[id]
+        group = child(file, id)
         lacking = [name for name in ("features", "boxes", "img_w", "img_h") if name not in group]
         if lacking:
             raise InputError(f"{self.name}, image {id}: lacks {', '.join(lacking)}")
-        size = int(group["img_w"][()]), int(group["img_h"][()])
+        size = int(whole(group, "img_w")), int(whole(group, "img_h"))
         found: dict[str, Any] = {
-            "features": _tensor(group["features"][()]),
-            "boxes": in_fractions(_tensor(group["boxes"][()]), *size),
+            "features": _tensor(whole(group, "features")),
+            "boxes": in_fractions(_tensor(whole(group, "boxes")), *size),
             "size": size,
         }
         for ours, names in _FIELDS.items():
             theirs = next((name for name in names.split() if name in group), None)
             if theirs is not None:
-                found[ours] = torch.as_tensor(np.asarray(group[theirs][()])).flatten()
+                found[ours] = torch.as_tensor(np.asarray(whole(group, theirs))).flatten()
         return found
 
     def _read_flat(self, file: Any, row: int) -> RegionSet:
-        features, places = file["image_features"], file["spatial_features"]
+        features, places = dataset(file, "image_features"), dataset(file, "spatial_features")
         if "pos_boxes" in file:
-            begin, end = (int(number) for number in file["pos_boxes"][row])
+            begin, end = (int(number) for number in dataset(file, "pos_boxes")[row])
             return {"features": _tensor(features[begin:end]), "boxes": _tensor(places[begin:end, :4]).clamp(0, 1)}
         return {"features": _tensor(features[row]), "boxes": _tensor(places[row, :, :4]).clamp(0, 1)}
 
@@ -79,7 +81,7 @@ def _numbers(path: Path) -> dict[str, int]:
     for suffix in (".pkl", ".json"):
         file = path.with_name(f"{path.stem}_imgid2idx{suffix}")
         if file.is_file():
-            loaded = safe_pickle.load(file) if suffix == ".pkl" else json.loads(file.read_text("utf-8"))
+            loaded = safe_pickle.load(file) if suffix == ".pkl" else json.loads(read_text(file))
             if not isinstance(loaded, Mapping):
                 raise InputError(f"{file}: is no dictionary of image ids to numbers")
             return {str(id): int(number) for id, number in cast("Mapping[Any, Any]", loaded).items()}
@@ -87,11 +89,4 @@ def _numbers(path: Path) -> dict[str, int]:
 
 
 def _opened(path: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError(f"{path}: is HDF5; install the extra: pip install 'coalign[features]'") from None
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened as HDF5: {error}") from None
+    return open_hdf5(path)

@@ -1,8 +1,9 @@
 """LMDB databases: ViLBERT's (Lu et al. 2019) with pickles for values, and UNITER's with msgpack or `.npz`.
 
 A ViLBERT value is a pickled dictionary: "features" and "boxes" (and "cls_prob") as base64 of float32, or as arrays,
-"num_boxes", "image_w", "image_h"; the key "keys" lists the images' ids. Nothing in it is run (`safe_pickle`). UNITER's
-has the arrays of its `.npz` (see `npz`), the key "__keys__" lists the ids as JSON. Extra: `features`.
+"num_boxes", "image_w", "image_h"; the key "keys" lists the images' ids. Nothing in it is run (`safe_pickle`), nor is
+the file mapped into memory (`lmdb_pages`). UNITER's has the arrays of its `.npz` (see `npz`), the key "__keys__" lists
+the ids as JSON. Extra: `features` (msgpack).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 from base64 import b64decode
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from coalign.checkpoints import safe_pickle
+from coalign.data.regions.files.lmdb_pages import LmdbFile
 from coalign.data.regions.files.npz import read_npz, uniter_regions
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, in_fractions
 from coalign.errors import InputError
@@ -34,23 +36,22 @@ class LmdbRegions(RegionFile):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self._open: Opened[Any] = Opened(partial(_environment, str(path)))
-        with self._open.get().begin(write=False) as transaction:
-            listed = {name: transaction.get(name) for name in _LISTS}
-            if listed[b"keys"] is not None:
-                ids = [_text(key) for key in safe_pickle.load(listed[b"keys"], name=f"{path}, its list of keys")]
-            elif listed[b"__keys__"] is not None:
-                ids = [str(key) for key in json.loads(listed[b"__keys__"])]
-            else:
-                ids = [_text(key) for key in transaction.cursor().iternext(values=False)]
+        self._open = Opened(partial(LmdbFile, path))
+        database = self._open.get()
+        listed = {name: database.get(name) for name in _LISTS}
+        if listed[b"keys"] is not None:
+            ids = [_text(key) for key in safe_pickle.load(listed[b"keys"], name=f"{path}, its list of keys")]
+        elif listed[b"__keys__"] is not None:
+            ids = [str(key) for key in json.loads(listed[b"__keys__"])]
+        else:
+            ids = [_text(key) for key in database.keys()]  # noqa: SIM118 (no mapping)
         if not ids:
             raise InputError(f"{path}: holds no image")
         super().__init__(path, ids)
 
     def read(self, place: int) -> RegionSet:
         where = f"{self.name}, image {self.ids[place]}"
-        with self._open.get().begin(write=False) as transaction:
-            value: bytes | None = transaction.get(self.ids[place].encode())
+        value = self._open.get().get(self.ids[place].encode())
         if value is None:
             raise InputError(f"{where}: is listed but not there")
         if value[:2] == b"PK":
@@ -120,19 +121,3 @@ def _unpacked(value: bytes, where: str) -> Any:
 
 def _text(key: Any) -> str:
     return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
-
-
-def _environment(path: str) -> Any:
-    return _opened(str(Path(path).resolve()), os.getpid())
-
-
-@cache
-def _opened(path: str, pid: int) -> Any:  # noqa: ARG001 (LMDB opens a database once in a process, and not across forks)
-    try:
-        import lmdb
-    except ImportError:
-        raise InputError(f"{path}: is LMDB; install the extra: pip install 'coalign[features]'") from None
-    try:
-        return lmdb.open(path, readonly=True, lock=False, readahead=False, max_readers=1, subdir=Path(path).is_dir())
-    except lmdb.Error as error:
-        raise InputError(f"{path}: cannot be opened as LMDB: {error}") from None

@@ -8,7 +8,6 @@ best class's probability, and "soft_labels" [R, 1601], all classes' probabilitie
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coalign.checkpoints.arrays import read_arrays
 from coalign.data.regions.regions import RegionFile, RegionSet
 from coalign.errors import InputError
+from coalign.files import guarded
 
 SURE, LEAST = 0.2, 10
 
@@ -40,12 +41,9 @@ class NpzRegions(RegionFile):
 
 
 def read_npz(file: Any, where: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz`, none of them pickled."""
-    try:
-        with np.load(file, allow_pickle=False) as opened:
-            return {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{where}: cannot be read as .npz: {error}") from None
+    """The arrays of an `.npz`, none of them pickled. Raises InputError where it is none."""
+    with guarded(where):
+        return read_arrays(file)
 
 
 def uniter_regions(arrays: Mapping[str, Any], where: str) -> RegionSet:

@@ -1,0 +1,132 @@
+"""HDF5 files that hold what they show: links, external storage and virtual datasets are refused, for they lead to other
+files.
+
+Extra: `features` (h5py). The library is written in C and believes what a file says of itself, so a file is walked
+through once in a process of its own before it is read here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from typing import Any
+
+from coalign.errors import InputError
+from coalign.files import regular
+
+_LARGEST = 1 << 33  # bytes of one dataset that is read whole
+_TRIED = 1 << 24  # bytes of one dataset that the walk reads; of a larger one it reads the first and the last number
+_SECONDS = 600
+
+
+def walk(path: str) -> str:
+    """What is wrong with a file's structure; empty where nothing is. It may end the process that calls it."""
+    import h5py
+
+    def visit(name: str, link: Any) -> None:
+        if not isinstance(link, h5py.HardLink):
+            raise InputError(f"{name!r} is a link, which is not followed")
+        item: Any = file[name]
+        if not isinstance(item, h5py.Dataset) or not item.size or item.external or item.is_virtual:
+            return
+        if item.nbytes <= _TRIED:
+            item[()]
+        else:
+            item[(0,) * item.ndim], item[tuple(length - 1 for length in item.shape)]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems_links(visit)
+    except Exception as error:  # the library's own errors are of many kinds
+        return " ".join(str(error)[:300].split()) or type(error).__name__
+    return ""
+
+
+def open_hdf5(path: str | os.PathLike[str]) -> Any:
+    """The open `h5py.File`.
+
+    Raises:
+        InputError: h5py is not installed; the file is missing or damaged.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(f"{path}: is HDF5; install the extra: pip install 'coalign[features]'") from None
+    path = regular(path)
+    said = _walked(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+    if said:
+        raise InputError(f"{path}: is no readable HDF5 file ({said})")
+    try:
+        return h5py.File(path, "r")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: is no readable HDF5 file ({str(error).splitlines()[0]})") from None
+
+
+@lru_cache(1024)
+def _walked(path: str, size: int, changed: int) -> str:  # noqa: ARG001 (of this content)
+    """`walk` in a process of its own: a fork of this one, or a new one where threads run that a fork would lack."""
+    if hasattr(os, "fork") and threading.active_count() == 1:
+        return _forked(path)
+    command = [sys.executable, "-c", f"import sys; from {__name__} import walk; print(walk(sys.argv[1]))", path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"reading its structure does not end in {_SECONDS} s"
+    return _KILLED if done.returncode else done.stdout.strip()
+
+
+_KILLED = "it ends the process that reads it"
+
+
+def _forked(path: str) -> str:
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_SECONDS)
+            os.write(writing, (walk(path) or "sound").encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as answer:  # noqa: PTH123 (a descriptor)
+        said = answer.read().decode("utf-8", "replace")
+    os.waitpid(process, 0)
+    return {"": _KILLED, "sound": ""}.get(said, said)
+
+
+def child(group: Any, name: str) -> Any:
+    """What a group holds under a name. Raises InputError for a link to elsewhere."""
+    import h5py
+
+    if type(group.get(name, getlink=True)) is not h5py.HardLink:
+        raise InputError(f"{name!r} is a link, which is not followed")
+    return group[name]
+
+
+def dataset(group: Any, name: str) -> Any:
+    """A dataset in a group.
+
+    Raises:
+        InputError: There is none, its bytes lie in another file, or it is too large.
+    """
+    import h5py
+
+    found = child(group, name)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{name!r} is no array")
+    if found.external or found.is_virtual:
+        raise InputError(f"the bytes of {name!r} lie in another file, which is not read")
+    return found
+
+
+def whole(group: Any, name: str) -> Any:
+    """The content of a dataset. Raises InputError as `dataset` does."""
+    found = dataset(group, name)
+    if found.nbytes > _LARGEST:
+        raise InputError(f"{name!r} claims {found.nbytes} bytes")
+    return found[()]

@@ -1,0 +1,108 @@
+"""Damaged files are read or refused in one line; and no reader is left out of the list."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import fuzz_run
+import pytest
+from fuzz_readers import TARGETS, named, prepare
+
+import coalign
+
+SOURCE = Path(coalign.__file__).parent
+EACH = 4
+OPENS = re.compile(
+    r"\b(?:read_text|read_bytes|open|load_file|safe_open|memmap|fromfile|np\.load|torch\.load|json\.loads|memory_map)\("
+)
+OWN = {
+    # what these read was written by coalign itself into a run, an output folder or its cache, or is part of a package
+    *(
+        "analysis/datasets/cache.py",
+        "analysis/datasets/slices.py",
+        "analysis/datasets/page.py",
+        "analysis/datasets/images.py",
+    ),
+    *("checkpoints/seal.py", "cli/commands/systems.py", "data/pairs/emoji.py", "data/texts/wiki.py", "files.py"),
+    *("extraction/frames.py", "extraction/regions.py", "extraction/video.py", "training/experiment.py"),
+    # parts of readers, which a marked function calls
+    *(
+        "checkpoints/arrays.py",
+        "checkpoints/gpt_pieces.py",
+        "checkpoints/hdf5.py",
+        "checkpoints/tensorflow.py",
+        "data/core/json_files.py",
+    ),
+    *("data/pairs/folders.py", "data/pairs/hub.py", "data/pairs/shards.py", "data/pairs/tables.py"),
+    *("data/series/csd.py", "data/series/folder.py", "data/series/pickles.py", "data/videos/files.py"),
+    *(f"data/regions/files/{name}.py" for name in ("hdf5", "lmdb", "lmdb_pages", "npz", "shards", "tsv")),
+}
+
+
+def marked() -> dict[str, str]:
+    """The functions that `coalign.files.reader` marks, with the modules they are in."""
+    found: dict[str, str] = {}
+    for file in sorted(SOURCE.rglob("*.py")):
+        module = ".".join(("coalign", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            inner = node.body if isinstance(node, ast.Module | ast.ClassDef) else []
+            prefix = f"{module}.{node.name}." if isinstance(node, ast.ClassDef) else f"{module}."
+            for one in inner:
+                marks = [ast.unparse(mark) for mark in getattr(one, "decorator_list", ())]
+                if isinstance(one, ast.FunctionDef) and "reader" in marks:
+                    found[prefix + one.name] = file.relative_to(SOURCE).as_posix()
+    return found
+
+
+def test_every_reader_has_a_target() -> None:
+    covered = {cover for target in TARGETS for cover in target.covers}
+    assert len(marked()) > 40
+    assert sorted(set(marked()) - covered - NOT_FUZZED) == []
+
+
+NOT_FUZZED = {
+    "coalign.arguments.run_config",  # by run, which reads the same file
+    "coalign.data.videos.clip_features._shape",  # by clip-features
+    "coalign.data.videos.narrated.open_narrated",  # a folder of what video and subtitles cover
+    "coalign.recipes.videos._narrated.read_word_vectors",  # gensim's reader
+}
+
+
+def test_every_module_that_opens_files_marks_its_reader() -> None:
+    with_readers = set(marked().values())
+    for file in sorted(SOURCE.rglob("*.py")):
+        name = file.relative_to(SOURCE).as_posix()
+        if name.startswith(("data/", "checkpoints/", "parity/")) and OPENS.search(file.read_text("utf-8")):
+            assert name in with_readers | OWN | WITHOUT, (
+                f"{name}: mark what reads a user's file by coalign.files.reader"
+            )
+
+
+WITHOUT = {"data/core/quarantine.py", "data/images/decode.py", "data/videos/write.py", "checkpoints/safe_pickle.py"}
+"""Targets of their own, by their classes' names, or writers."""
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prepare()
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.mark.parametrize(
+    "name", [target.name for target in TARGETS if target.name not in ("index", "saved", "training")]
+)
+def test_damaged_files_are_read_or_refused(name: str, scratch: Path) -> None:
+    target = named(name)
+    bad = [one for one in fuzz_run.fuzz(target, range(EACH), 20_260, scratch) if one.kind not in fuzz_run.GOOD]
+    assert not bad, f"python tests/fuzz/fuzz_run.py --only {name} --seed 20260 --keep: {bad[0]}"
+
+
+FOUND = sorted(path for path in fuzz_run.FOUND.glob("*/*") if path.is_dir())
+
+
+@pytest.mark.parametrize("kept", FOUND, ids=[f"{path.parent.name}-{path.name}" for path in FOUND])
+def test_what_once_failed_is_refused(kept: Path, scratch: Path) -> None:
+    kind, said = fuzz_run.replay(named(kept.parent.name), kept, scratch)
+    assert kind in fuzz_run.GOOD, said

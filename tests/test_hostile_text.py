@@ -1,0 +1,72 @@
+"""Text of other people where it is shown: pages, terminals, tables."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from coalign.analysis.datasets.page import _POLICY, _with_policy
+from coalign.cli.main import main
+from coalign.errors import InputError, visible
+from coalign.files import guarded, regular, write_table
+from coalign.flags import say
+
+HOSTILE = "\x1b[31mred\x1b]8;;http://x\x07\u202egpj.exe\u2066 <script>alert(1)</script>\x9b2J"
+
+
+def test_terminals_obey_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    say(HOSTILE)
+    shown = capsys.readouterr().err
+    assert "\\x1b[31mred" in shown and "\\u202egpj.exe" in shown and not re.search("[\x1b\x07\x9b\u202e\u2066]", shown)
+    assert visible("a\tb\né 漢字 ✓") == "a\tb\né 漢字 ✓"
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("coalign.cli.main._dispatch", lambda words: print(HOSTILE) or 0)
+    with pytest.raises(SystemExit):
+        main(["x"])
+    assert "\\x1b[31mred" in terminal.getvalue() and "\x1b" not in terminal.getvalue()
+
+
+def test_tables_hold_no_formulas(tmp_path: Path) -> None:
+    rows = [["=HYPERLINK(1)", "@SUM(A1)", "-1.5", -2, "+49 1", 'a,b\n"c"', "é"]]
+    write_table(tmp_path / "t.csv", rows)
+    (read,) = csv.reader((tmp_path / "t.csv").open(encoding="utf-8", newline=""))
+    assert read == ["'=HYPERLINK(1)", "'@SUM(A1)", "-1.5", "-2", "'+49 1", 'a,b\n"c"', "é"]
+
+
+def test_pages_run_their_own_scripts_alone() -> None:
+    page = _with_policy(f'<meta content="script-src {_POLICY}"><script>own()</script><script type="x">data</script>')
+    own = base64.b64encode(hashlib.sha256(b"own()").digest()).decode()
+    assert f"script-src 'sha256-{own}'\"" in page and page.count("sha256-") == 1
+
+
+def test_whatever_goes_wrong_names_the_file(tmp_path: Path) -> None:
+    class Panic(BaseException):
+        pass
+
+    for error in (
+        KeyError("a"),
+        ValueError(),
+        RecursionError(),
+        MemoryError(),
+        Panic("rust"),
+        InputError("no such row"),
+    ):
+        with pytest.raises(InputError, match=r"^x\.json: "), guarded("x.json"):
+            raise error
+    with pytest.raises(KeyboardInterrupt), guarded("x.json"):
+        raise KeyboardInterrupt
+    for missing in (tmp_path / "absent", tmp_path, Path("/dev/null")):
+        with pytest.raises(InputError, match=str(missing)):
+            regular(missing)
