@@ -147,9 +147,16 @@ def test_ranks_counted_on_the_way_are_those_of_the_whole_table() -> None:
     scores = torch.randint(0, 5, (4, 7), generator=torch.Generator().manual_seed(0)).float()  # with ties
     told: list[int] = []
     table = Table(scores)
-    ranks = cross_retrieval.all_pairs_ranks(table, torch.tensor(owner), told.append)
+    ranks = cross_retrieval.all_pairs_ranks(table, torch.arange(max(owner) + 1), torch.tensor(owner), told.append)
     assert {name: rank.tolist() for name, rank in ranks.items()} == plain_ranks(scores, owner)
     assert sum(told) == 28 and table.pairs == 28 + 7
+
+
+def test_images_that_share_an_id_are_right_answers_for_each_other() -> None:
+    table = Table(torch.tensor([[1.0, 3.0, 2.0], [2.0, 1.0, 3.0], [3.0, 0.0, 1.0]]))
+    ranks = cross_retrieval.all_pairs_ranks(table, torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0]))
+    assert ranks["image_to_text"].tolist() == [2, 3, 1]  # alone, the third would be the second
+    assert ranks["text_to_image"].tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])

@@ -6,6 +6,7 @@ continued. Search is exact unless an approximate index is built and asked for.
 """
 
 import json
+import math
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -34,12 +36,14 @@ PRODUCT_WIDTH = 8  # dimensions that one code of the product quantiser stands fo
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: its similarity to the query, its row in the index, and what was stored with it."""
+    """One answer: its score, its row in the index, what was stored with it, and its similarity to the query, which is
+    the score unless it was re-ranked."""
 
     score: float
     row: int
     modality: str
     entry: Entry
+    similarity: float = math.nan
 
 
 class Index:
@@ -196,6 +200,12 @@ class Index:
         with guarded(self.path):
             return [self._search(query, k, modality, exact, probes, refine) for query in queries]
 
+    def vectors(self, modality: str, most: int) -> Tensor:
+        """[n, width] the vectors of the first rows of a modality, `most` at the most."""
+        rows = self._table.search().where(_only(modality)).select(["vector"]).limit(most).to_arrow()
+        column = rows.column("vector").combine_chunks()
+        return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, self.width)
+
     def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
         query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
         if modality is not None:
@@ -270,7 +280,8 @@ def _refuse_others(path: Path) -> None:
 
 def _hit(row: Mapping[str, Any]) -> Hit:
     entry = Entry(row["text"], row["image"], row["thumbnail"], json.loads(row["meta"]))
-    return Hit(1 - float(row["_distance"]), int(row["row"]), row["modality"], entry)
+    similarity = 1 - float(row["_distance"])
+    return Hit(similarity, int(row["row"]), row["modality"], entry, similarity)
 
 
 def _checked(vectors: Tensor, similarity: Similarity) -> Tensor:

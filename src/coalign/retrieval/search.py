@@ -29,6 +29,10 @@ from coalign.retrieval.index import Hit, Index
 from coalign.retrieval.rerank import Matcher, Reranking, add_log_sigmoid
 from coalign.types import Batch, Encoding, InputSpec
 
+QUERIES, CANDIDATES, FEWEST = 500, 10_000, 20
+"""How many items of an index say what is near in it, and with how few nothing is said."""
+FAR = 0.02
+"""The share of an index's own items whose best answer counts as far."""
 THUMBNAIL = 256  # longer side in pixels of a picture that is kept in the index because it is no file of its own
 
 
@@ -121,6 +125,21 @@ def rerank(
     combined = add_log_sigmoid(reranking.weight)(similarity, logits)
     scores, order = combined.sort(descending=True, stable=True)
     return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)]
+
+
+def usual_similarity(index: Index, query: Modality, answers: Modality) -> float | None:
+    """The similarity that the best answer to nearly every item of the index itself reaches: all but the `FAR` of them.
+
+    The index's first items of the query's modality are the queries, without the answer that they are themselves. An
+    answer to another query that is farther than this is not near. None where the index holds too few items to say.
+    """
+    queries, candidates = index.vectors(query, QUERIES), index.vectors(answers, CANDIDATES)
+    if min(len(queries), len(candidates)) < FEWEST:
+        return None
+    similarity = queries @ candidates.T
+    if query == answers:
+        similarity.fill_diagonal_(-torch.inf)
+    return float(similarity.amax(1).quantile(FAR))
 
 
 def picture_of(entry: Entry) -> Picture | None:

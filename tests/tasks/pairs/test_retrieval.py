@@ -51,6 +51,20 @@ def test_texts_may_outnumber_images(loaded, tmp_path):
     assert loaded.model.encoded.count("image") == 3 and loaded.model.encoded.count("text") == 5  # each once
 
 
+def test_images_with_the_same_text_answer_each_other(loaded, tmp_path):
+    texts = {"red": ["a green thing"], "green": ["a green thing"], "blue": ["a blue thing"]}
+    result = evaluate_pairs(loaded, open_source(write_table(tmp_path, texts)), cuts=(1,))
+    # the text's vector is nearest to blue, then to green; of the images, red is nearest to blue's text
+    assert result.repeated == 2 and result.to_json()["repeated"] == 2
+    assert result.rows["chance"]["text_to_image"]["R@1"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
+    assert "2 images have the same texts as another" in result.table()
+    apart = {"red": ["a red thing"], "green": ["a green thing"], "blue": ["a blue thing"]}
+    plain = evaluate_pairs(loaded, open_source(write_table(tmp_path, apart)), cuts=(1,))
+    assert plain.repeated == 0 and "the same texts" not in plain.table()
+    mended = evaluate_pairs(loaded, open_source(write_table(tmp_path, texts)), reranking=Reranking(3, 1.0), cuts=(1,))
+    assert mended.rows["reranked"]["text_to_image"]["R@1"] == 1
+
+
 def test_what_cannot_be_read_is_left_out_and_counted(loaded, tmp_path):
     result = evaluate_pairs(loaded, open_source(write_table(tmp_path, broken=2)))
     assert (result.images, result.left_out) == (3, 2)

@@ -11,10 +11,11 @@ from PIL import Image
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
+from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Index
 from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Reranking
-from coalign.retrieval.search import embed_pairs, index_pairs, search
+from coalign.retrieval.search import embed_pairs, index_pairs, search, usual_similarity
 from coalign.retrieval.vector_table import vector_table
 
 
@@ -59,6 +60,26 @@ def test_a_hub_stands_back_when_the_best_are_scored_again(run, loaded, tmp_path)
         ("a red thing", 0.6),
         ("a green thing", 0.3),
     ]
+
+
+def test_what_is_near_is_what_is_usual_in_the_index(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = F.normalize(torch.randn(60, 8, generator=generator), dim=1)
+    texts = F.normalize(images + 0.1 * torch.randn(60, 8, generator=generator), dim=1)
+    index = Index.create(tmp_path / "index", 8)
+    index.append(images, [Entry()] * 60, "image")
+    assert usual_similarity(index, "text", "image") is None  # no texts to say it by
+    index.append(texts, [Entry()] * 60, "text")
+    usual = usual_similarity(index, "text", "image")
+    own = (texts @ images.T).amax(1)
+    assert usual == pytest.approx(own.quantile(0.02).item(), abs=1e-5) and usual > 0.8
+    (hits,) = index.search(texts[7], 3, "image")
+    assert hits[0].similarity >= usual
+    far = torch.linalg.svd(images.double()).Vh[-1].float()  # a direction that the images have least of
+    (hits,) = index.search(far, 3, "image")
+    assert hits[0].similarity == hits[0].score < usual
+    others = images @ images.T - 2 * torch.eye(60)
+    assert usual_similarity(index, "image", "image") == pytest.approx(others.amax(1).quantile(0.02).item(), abs=1e-5)
 
 
 def test_a_picture_finds_texts_or_pictures(run, loaded, tmp_path):

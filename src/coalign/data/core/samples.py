@@ -91,6 +91,10 @@ class Source(ABC):
     def ids(self) -> Ids:
         """[N] the samples' ids, without reading any sample."""
 
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The texts of a sample. Tables read no image for it; a source that has no better way does."""
+        return self[index].texts
+
     def first_texts(self) -> list[str]:
         """[N] the first text of every sample. Tables read no image for it; a source that has no better way does."""
         return [self[index].texts[0] for index in range(len(self))]
@@ -124,6 +128,9 @@ class Subset(Source):
 
     def __getitem__(self, index: int) -> Sample:
         return self._source[int(self._indices[index])]
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        return self._source.texts(int(self._indices[index]))
 
     def order(self, generator: torch.Generator) -> Tensor:
         place = torch.full((len(self._source),), -1)
@@ -226,6 +233,9 @@ class Pairs(Source):
         row = cast("int | str", self._rows[index].as_py())
         reference = str(self._root / image) if isinstance(image, str) else image
         return Sample(reference, tuple(texts), int(self._ids[index]), Where(self.name, row))
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        return tuple(cast("list[str]", self._texts[index].as_py()))
 
     def first_texts(self) -> list[str]:
         texts = cast("list[list[str]]", self._texts.to_pylist())

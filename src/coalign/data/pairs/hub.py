@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ class HubSource(Source):
             image = str(self._root / image)
         reference = image if isinstance(image, str | bytes) else b""
         return Sample(reference, texts, int(self._ids[index]), Where(self.name, index + 1))
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        row: dict[str, object] = self._text_columns[index]
+        return clean_texts(text for name in self._columns.texts for text in self._texts(name, row[name]))
+
+    @cached_property
+    def _text_columns(self) -> Any:
+        """The rows without their images, which reading a row would decode."""
+        return self._dataset.select_columns(list(self._columns.texts))
 
     def first_texts(self) -> list[str]:
         name = self._columns.texts[0]

@@ -12,12 +12,14 @@ from torch import Tensor
 from coalign.data.core.batches import EpochLoader, Maker
 from coalign.data.core.fingerprint import Fingerprint, fingerprint
 from coalign.data.core.quarantine import Quarantine
+from coalign.data.core.repeats import SameTexts
 from coalign.data.core.samples import InMemory, Problem, Sample, Source, Where
 from coalign.data.images.decode import BadSample, ImageLike, name_of
 from coalign.data.images.transforms import ImageOptions, ImageTransform, derive_seed
 from coalign.data.pairs.collate import ChooseText, Example, any_text, collate, load_example
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import say
 from coalign.types import Batch, InputSpec
 
 _REPLACEMENTS = 16  # how many other samples are tried in place of a broken one
@@ -35,6 +37,8 @@ class Loader(EpochLoader):
     steps with full batches. In evaluation (`train=False`) the source is grouped (every image once, with all its texts),
     in its own order, nothing is dropped, and all ranks still make the same number of steps, with batches that differ
     by one sample at most.
+
+    Where texts are read, images with the same texts share an id; `repeated` counts these images.
 
     A training sample that cannot be read is listed in the quarantine and another one takes its place; an evaluation
     leaves it out.
@@ -76,7 +80,12 @@ class Loader(EpochLoader):
         """
         check_vocabulary(spec, tokenizer)
         opened = source if isinstance(source, Source) else InMemory(source)
+        if tokenizer is not None:  # of a model that reads the texts
+            opened = SameTexts(opened)
         self.source = opened if train else opened.grouped()
+        self.repeated = self.source.repeated if isinstance(self.source, SameTexts) else 0
+        if self.repeated and train:
+            say(f"{opened.name}: {self.repeated} images have the same texts as another; none of these is a negative")
         self.quarantine = quarantine if quarantine is not None else Quarantine()
         maker = _Maker(
             seed,

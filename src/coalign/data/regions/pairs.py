@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 
 from coalign.data.core.batches import Batches
+from coalign.data.core.repeats import shared_ids
 from coalign.data.core.samples import Source
 from coalign.data.images.decode import name_of
 from coalign.data.pairs.loader import check_vocabulary
@@ -20,6 +22,7 @@ from coalign.data.questions.items import Answers, Item
 from coalign.data.regions.regions import RegionFile, RegionSet, pack_regions
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import say
 from coalign.types import Batch, InputSpec
 
 
@@ -38,7 +41,8 @@ class RegionPair:
 class RegionPairs(Sequence[RegionPair]):
     """The samples of a source whose images have regions, then the questions whose images have.
 
-    `missing` are the images without regions, which are left out.
+    `missing` are the images without regions, which are left out. Images with the same texts share an id; `repeated`
+    counts these.
     """
 
     def __init__(
@@ -64,6 +68,9 @@ class RegionPairs(Sequence[RegionPair]):
                 f"such as {self.missing[0]!r}{own}. Extract them: coalign extract regions"
             )
         self._pairs = [(index, place) for index, place in enumerate(places) if place is not None]
+        own = np.array([place for _, place in self._pairs], np.int64)
+        shared, self.repeated = shared_ids(own, (source.texts(index) for index, _ in self._pairs))
+        self._shared = dict(zip(own.tolist(), shared.tolist(), strict=True))
         self._asked = [(asked, place) for asked in questions if (place := regions.find(asked.images[0])) is not None]
 
     def __len__(self) -> int:
@@ -77,7 +84,7 @@ class RegionPairs(Sequence[RegionPair]):
             asked, place = self._asked[index - len(self._pairs)]
             texts, target = cast("tuple[str, ...]", asked.texts), cast("Answers | None", asked.target)
         name = self.regions.ids[place]
-        return RegionPair(name, place, texts, self.regions[name], target)
+        return RegionPair(name, self._shared.get(place, place), texts, self.regions[name], target)
 
     def texts(self) -> list[str]:
         """All texts, to learn a vocabulary from."""
@@ -99,6 +106,8 @@ class RegionPairs(Sequence[RegionPair]):
         """Training batches for a model: one text an image, drawn anew each time. With a number of `answers`
         `labels["answer"]` [B, answers] are their scores, 0 in the rows of what is no question."""
         check_vocabulary(spec, tokenizer)
+        if self.repeated:
+            say(f"{self.source.name}: {self.repeated} images have the same texts as another; none is a negative")
 
         def collate(items: list[RegionPair], generator: torch.Generator) -> Batch:
             return collate_region_pairs(items, spec, tokenizer, generator, answers)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -21,6 +22,7 @@ from torch import Tensor
 from tyro.conf import arg
 
 from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, load_run, say
+from coalign.data.core.repeats import shared_ids
 from coalign.data.core.samples import Source
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
@@ -68,23 +70,24 @@ class Evaluate(VisualTask):
             source, samples = source.without(set(range(len(samples))) - set(kept)), [samples[i] for i in kept]
         images = [image_of(sample) for sample in samples]
         texts = [text for sample in samples for text in sample.texts]
-        owner = torch.tensor([number for number, sample in enumerate(samples) for _ in sample.texts])
+        shared, repeated = shared_ids(np.arange(len(samples)), (sample.texts for sample in samples))
+        ids = torch.from_numpy(shared)
+        owner = torch.tensor([int(ids[number]) for number, sample in enumerate(samples) for _ in sample.texts])
         scorer = PairScorer(found, pictures, images, texts, self.batch_size)
-        ids = torch.arange(len(images))
         if self.shortlist is None:
             pairs = len(images) * len(texts)
             with _Clock(pairs, "; with --shortlist RUN only k pairs a query are read") as clock:
-                ranks = all_pairs_ranks(scorer, owner, clock.add)
+                ranks = all_pairs_ranks(scorer, ids, owner, clock.add)
             rows = {"model": _recall(ranks)}
         else:
-            rows = self._shortlisted(source, scorer, owner)
+            rows = self._shortlisted(source, scorer, ids, owner)
         rows["chance"] = {
             "image_to_text": chance_recall(ids, owner, CUTS),
             "text_to_image": chance_recall(owner, ids, CUTS),
         }
-        return RetrievalResult(len(images), len(texts), len(missing), rows)
+        return RetrievalResult(len(images), len(texts), len(missing), rows, repeated=repeated)
 
-    def _shortlisted(self, source: Source, scorer: PairScorer, owner: Tensor) -> dict[str, Any]:
+    def _shortlisted(self, source: Source, scorer: PairScorer, ids: Tensor, owner: Tensor) -> dict[str, Any]:
         assert self.shortlist is not None
         loaded = load_run(self.shortlist)
         encoder, device = as_encoder(loaded.model), loaded.device
@@ -97,7 +100,6 @@ class Evaluate(VisualTask):
             ):
                 parts.append(encode_corpus(encoder, [part.to(device)], modality).vectors)
         vectors = {"image": torch.cat(image_parts), "text": torch.cat(text_parts)}
-        ids = torch.arange(len(scorer.images))
         sides = {
             "image_to_text": (vectors["image"], vectors["text"], ids, owner),
             "text_to_image": (vectors["text"], vectors["image"], owner, ids),
@@ -114,21 +116,24 @@ class Evaluate(VisualTask):
         return {"shortlist": _recall(first), "reranked": _recall(ranks)}
 
 
-def all_pairs_ranks(scorer: PairScorer, owner: Tensor, done: Callable[[int], None] | None = None) -> dict[str, Tensor]:
+def all_pairs_ranks(
+    scorer: PairScorer, ids: Tensor, owner: Tensor, done: Callable[[int], None] | None = None
+) -> dict[str, Tensor]:
     """The rank of every query's best right answer, among all; ties count against the model.
 
-    `owner` [T] is the image of each text. In memory are the scores of one image with all texts, and a count a text.
+    A text answers an image where its `owner` [T] is the image's id, of `ids` [I]. In memory are the scores of one image
+    with all texts, and a count a text.
     """
     everything = torch.arange(len(owner))
-    own = torch.zeros(len(owner))
-    for image in range(len(scorer.images)):
-        mine = (owner == image).nonzero().squeeze(1)
-        own[mine] = scorer.row(image, mine)
+    own = torch.full((len(owner),), -torch.inf)
+    for image, id in enumerate(ids.tolist()):
+        mine = (owner == id).nonzero().squeeze(1)
+        own[mine] = torch.maximum(own[mine], scorer.row(image, mine))
     above = torch.zeros(len(owner), dtype=torch.int64)
     ranks: list[int] = []
-    for image in range(len(scorer.images)):
+    for image, id in enumerate(ids.tolist()):
         scores = scorer.row(image, everything, done)
-        wrong = owner != image
+        wrong = owner != id
         best = scores[~wrong].max() if bool((~wrong).any()) else scores.new_tensor(-torch.inf)
         ranks.append(int((wrong & ~(scores < best)).sum()) + 1)
         above += wrong & ~(scores < own)

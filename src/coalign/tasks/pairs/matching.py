@@ -87,12 +87,17 @@ def _drawn(source: Source, seed: int) -> list[Item]:
     if count < 2:
         raise InputError(f"{source.name}: needs two images, so that one has the other's caption")
     generator = torch.Generator().manual_seed(seed)
-    other = (torch.randint(1, count, (count,), generator=generator) + torch.arange(count)) % count
+    other = ((torch.randint(1, count, (count,), generator=generator) + torch.arange(count)) % count).tolist()
     samples = [source[index] for index in range(count)]
-    return [
-        Item(str(place), (image_of(sample),), (sample.texts[0], samples[int(other[place])].texts[0]))
-        for place, sample in enumerate(samples)
-    ]
+    texts = [sample.texts[0] for sample in samples]
+    items: list[Item] = []
+    for place, (sample, wrong) in enumerate(zip(samples, other, strict=True)):
+        if set(texts) <= set(sample.texts):
+            raise InputError(f"{sample.where}: every caption of the data is one of this image, so none is wrong")
+        while texts[wrong] in sample.texts:  # another image's caption that is right here too
+            wrong = (wrong + 1) % count
+        items.append(Item(str(place), (image_of(sample),), (sample.texts[0], texts[wrong])))
+    return items
 
 
 def measured(scores: Tensor, kinds: Sequence[str]) -> TaskResult:

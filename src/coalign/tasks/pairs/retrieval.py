@@ -33,7 +33,8 @@ class RetrievalResult:
     """Recall by row: "model" (vectors alone), "reranked" where the model matches, "chance" (a random order).
 
     `images` and `texts` are the sizes of the two galleries; `left_out` samples could not be read. `scored` has the
-    ranks and answers of every query.
+    ranks and answers of every query. Of `repeated` images all texts stand with another image too: these are right
+    answers for each other.
     """
 
     images: int
@@ -42,12 +43,14 @@ class RetrievalResult:
     rows: Mapping[str, Recall]
     reranking: Reranking | None = None
     scored: Evaluation | None = None
+    repeated: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """{"images", "texts", "left_out", "model": Recall, "reranked": Recall, "chance": Recall, "reranking"}."""
+        """{"images", "texts", "left_out", "repeated", "model": Recall, "reranked": Recall, "chance": Recall, and
+        "reranking"}."""
         names = ("k", "weight", "hubness")
         used = None if self.reranking is None else {name: getattr(self.reranking, name) for name in names}
-        sizes = {"images": self.images, "texts": self.texts, "left_out": self.left_out}
+        sizes = {"images": self.images, "texts": self.texts, "left_out": self.left_out, "repeated": self.repeated}
         return {**sizes, **self.rows, "reranking": used}
 
     def table(self) -> str:
@@ -63,6 +66,8 @@ class RetrievalResult:
             halves = (recall["image_to_text"], recall["text_to_image"])
             figures = "   ".join("".join(f"{100 * half[cut]:{width}.1f}" for cut in cuts) for half in halves)
             lines.append(f"{name:10}{figures}")
+        if self.repeated:
+            lines.append(f"{self.repeated} images have the same texts as another, and are right answers for each other")
         return "\n".join(lines)
 
 
@@ -162,7 +167,9 @@ def evaluate_pairs(
         "image_to_text": chance_recall(image.ids, text.ids, cuts),
         "text_to_image": chance_recall(text.ids, image.ids, cuts),
     }
-    return RetrievalResult(len(image.ids), len(text.ids), quarantine.broken, rows, reranking, scored)
+    return RetrievalResult(
+        len(image.ids), len(text.ids), quarantine.broken, rows, reranking, scored, loader.repeated
+    )
 
 
 def _joined(parts: Sequence[Corpus]) -> Corpus:
