@@ -84,9 +84,7 @@ def command(
         print_json({"query": str(query), "answers": rows, "sheet": where, "near": near, "usual_similarity": usual})
         return 0
     if near is False:
-        say(
-            f"nothing near: the best similarity is {best:.3f}, that of this index's own items mostly {usual:.3f} or more"
-        )
+        say(f"nothing near: the best similarity is {best:.3f}; most of the index's own items reach {usual:.3f}")
     for place, hit in enumerate(hits, 1):
         where = f"  {hit.entry.image}" if hit.entry.image else ""
         print(f"{place:3}  {hit.score:7.4f}  {hit.entry.text or ''}{where}")
