@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_model
 
 import coalign
-from coalign.cli.commands.convert_data import picture_features
 from coalign.cli.main import main
 from coalign.data.series.sources import open_series
 from coalign.data.series.table import Extraction, read_utterances
 from coalign.data.series.word_times import find_beside, read_word_times, uniform_times
 from coalign.errors import InputError
+from coalign.extraction.features import picture_features
 from coalign.registry import describe
 
 soundfile = pytest.importorskip("soundfile")

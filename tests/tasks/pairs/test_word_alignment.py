@@ -17,7 +17,7 @@ from coalign.errors import InputError
 from coalign.evaluation.visual import VisualTask
 from coalign.tasks.pairs import word_alignment
 from coalign.tasks.pairs._alignment import WordMap
-from coalign.tasks.questions.referring_alignment import Evaluate as Referring
+from coalign.tasks.pairs.referring_alignment import Evaluate as Referring
 from coalign.types import Batch, Encoding, InputSpec
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)

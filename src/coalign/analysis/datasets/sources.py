@@ -1,9 +1,10 @@
-"""What training reads, as the columns that an analysis knows."""
+"""Data sets of all kinds that training reads, as the columns that an analysis knows."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,24 @@ import numpy as np
 from torch import Tensor
 
 from coalign.analysis.datasets.columns import Columns, Floats, Lazy, VideoFacts
+from coalign.analysis.datasets.found import Show, silent
 from coalign.data.core.samples import Source
 from coalign.data.images.decode import BadSample, ImageLike
-from coalign.data.images.labelled_images import LabelledImages
+from coalign.data.images.labelled_images import LabelledImages, is_plain, open_images, open_labelled
 from coalign.data.pairs.emoji import STYLES, load_emoji
+from coalign.data.pairs.folders import image_files
+from coalign.data.pairs.sources import open_source
 from coalign.data.pairs.tables import SPLIT_COLUMN, choose_columns, is_table, open_rows
+from coalign.data.regions.files import open_regions
 from coalign.data.regions.pairs import RegionPairs
+from coalign.data.series.folder import is_series_folder
+from coalign.data.series.pickles import FUNNY
 from coalign.data.series.utterances import SeriesData
-from coalign.data.videos.decode import probe_video, read_frames, stream_frames
-from coalign.data.videos.narrated import NarratedVideos
+from coalign.data.videos.decode import find_videos, probe_video, read_frames, stream_frames
+from coalign.data.videos.narrated import NarratedVideos, open_narrated
 from coalign.errors import InputError
+from coalign.flags import say
+from coalign.worlds.speakers import open_series
 
 FEW = 60  # values up to which a text column counts as labels
 CUT = 0.35  # change of the colour histogram (0 to 1) between two frames from which it counts as a shot change
@@ -322,3 +331,61 @@ def _first(image: ImageLike | None) -> ImageLike:
     if image is None:
         raise BadSample("there is no frame at that time")
     return image
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set is read; fields that its kind of data does not have are passed over."""
+
+    images: Path | None = None
+    """The folder that image paths are relative to."""
+    image_column: str | None = None
+    text_columns: tuple[str, ...] = ()
+    split: str | None = None
+    regions: Path | None = None
+    """Detected regions, in place of the pictures."""
+    captions: Path | None = None
+    """Subtitles of videos, if not beside them."""
+    info: Path | None = None
+    """A table of the videos."""
+    labels: tuple[str, ...] = ()
+    annotators: tuple[str, ...] = ()
+
+
+def open_columns(data: str, reading: Reading, show: Show = silent) -> Columns:
+    """The columns of a data set of any kind that training reads."""
+    path = Path(data)
+    if data == "emoji" and not path.exists():
+        return emoji_columns()
+    if _is_series(path) or data.startswith("world:"):
+        return series_columns(open_series(data))
+    if path.is_dir() and find_videos(path) and not any(path.glob("*.txt")):
+        videos = open_narrated(path, captions=reading.captions, info=reading.info)
+        return video_columns(videos, show(videos.videos, "reading videos"))
+    if is_plain(path) and not any(map(_captioned, image_files(path))):
+        if any(place.is_dir() for place in path.iterdir()):
+            return image_columns(open_labelled(path, split=reading.split))
+        if any(True for _ in image_files(path)):
+            say(f"{path}: no .txt or .json beside any image, so the images alone are analysed")
+            return image_columns(open_images(path, split=reading.split))
+    source = open_source(
+        data,
+        image_column=reading.image_column,
+        text_column=list(reading.text_columns) or None,
+        images=reading.images,
+        split=reading.split,
+    )
+    if reading.regions is not None:
+        return region_columns(RegionPairs(source, open_regions(reading.regions)))
+    read = [name for name in (reading.image_column, *reading.text_columns) if name]
+    return pair_columns(source, labels=list(reading.labels) or None, annotators=reading.annotators, read=read)
+
+
+def _captioned(image: Path) -> bool:
+    return any(image.with_suffix(ending).is_file() for ending in (".txt", ".json"))
+
+
+def _is_series(path: Path) -> bool:
+    if path.is_dir():
+        return is_series_folder(path) or (path / FUNNY).is_file() or any(path.glob("*.csd"))
+    return path.suffix.lower() in (".pkl", ".pickle", ".p")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from coalign.arguments import OptionalName, OptionalPath, Pairs, Switch, load_run, say
+from coalign.arguments import OptionalName, OptionalPath, Switch, load_run, say
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, print_json
 from coalign.errors import InputError
@@ -23,6 +23,7 @@ DATA_HELP = (
     '"emoji", the quick start\'s pairs.'
 )
 Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
+
 T = TypeVar("T")
 
 
@@ -52,7 +53,7 @@ def command(
 ) -> int:
     """What is in a data set, modality by modality and across them, as a page that opens without network.
 
-    Writes OUT/report.html, OUT/report.json with every figure, and the tables as Parquet. Texts are all looked at; of
+    Writes OUT/report.html, OUT/report.json with every figure, and the tables as Parquet. All texts are analysed; of
     images and pairs samples are, and the report says how many. Started again, it reads the vectors that it has already
     made from OUT/cache.
 
@@ -65,7 +66,7 @@ def command(
         slice: A part of the data to set against the rest: "length > 20", "text contains 'not'", "label == cat and
             brightness < 60"; or a Python file of yours whose functions take a row and say whether it belongs.
         against: Another data set of the same kind: what differs between the two.
-        regions: Detected regions of the images (.h5, .lmdb, .npz, .tsv ...), which are then looked at instead of them.
+        regions: Detected regions of the images (.h5, .lmdb, .npz, .tsv ...), which are then analysed instead of them.
         images: The folder that image paths are relative to. By default the table's own.
         image_column: The column of the images. By default found by its name.
         text_column: The column or columns of the texts. By default found by name.
@@ -86,6 +87,7 @@ def command(
     from coalign.analysis.datasets.found import Options
     from coalign.analysis.datasets.page import write_study
     from coalign.analysis.datasets.slices import load_slices
+    from coalign.analysis.datasets.sources import Reading, open_columns
     from coalign.analysis.datasets.study import compare_sets, study
     from coalign.analysis.datasets.summary import summarise
     from coalign.analysis.towers import default_towers, run_towers
@@ -96,13 +98,12 @@ def command(
         raise InputError(f"{out / 'report.html'}: exists already; give another --out, or --overwrite")
     if pairs < 1 or decode < 1:
         raise InputError(f"--pairs {pairs} --decode {decode}: both must be at least 1")
-    asked = {"regions": regions, "captions": captions, "info": info, "label": label, "annotators": annotators}
-    options = Pairs(data, images, image_column, text_column, split)
+    reading = Reading(images, image_column, text_column, split, regions, captions, info, label, annotators)
     slices: dict[str, Any] = {}
     for part in slice:
         slices |= load_slices(Path(part)) if part.endswith(".py") else {part: part}
-    columns = _open(options, asked)
-    other = None if against is None else _open(replace(options, data=against), asked)
+    columns = open_columns(data, reading, _progress)
+    other = None if against is None else open_columns(against, reading, _progress)
     show = sys.stderr.isatty()
     towers = default_towers(columns, vit_steps=vit_steps, images=pairs, show=show)
     if run is not None:
@@ -126,65 +127,6 @@ def command(
             print(f"{SEVERITY[finding.severity]}  {finding.title}")
         print(f"\n{page}")
     return 0
-
-
-def _open(options: Pairs, asked: dict[str, Any]) -> Any:
-    """The columns of whatever kind of data it is."""
-    from coalign.analysis.datasets.sources import (
-        emoji_columns,
-        image_columns,
-        pair_columns,
-        region_columns,
-        series_columns,
-        video_columns,
-    )
-    from coalign.data.images.labelled_images import is_plain, open_images, open_labelled
-    from coalign.data.pairs.folders import image_files
-    from coalign.data.pairs.sources import open_source
-    from coalign.data.regions.files import open_regions
-    from coalign.data.regions.pairs import RegionPairs
-    from coalign.data.videos.decode import find_videos
-    from coalign.data.videos.narrated import open_narrated
-    from coalign.worlds.speakers import open_series
-
-    path = Path(options.data)
-    if options.data == "emoji" and not path.exists():
-        return emoji_columns()
-    if _is_series(path) or options.data.startswith("world:"):
-        return series_columns(open_series(options.data))
-    if path.is_dir() and find_videos(path) and not any(path.glob("*.txt")):
-        videos = open_narrated(path, captions=asked["captions"], info=asked["info"])
-        return video_columns(videos, _progress(videos.videos, "reading videos"))
-    if is_plain(path) and not any(map(_captioned, image_files(path))):
-        if any(place.is_dir() for place in path.iterdir()):
-            return image_columns(open_labelled(path, split=options.split))
-        if any(True for _ in image_files(path)):
-            say(f"{path}: no .txt or .json beside any image, so the images alone are looked at")
-            return image_columns(open_images(path, split=options.split))
-    source = open_source(
-        options.data,
-        image_column=options.image_column,
-        text_column=list(options.text_column) or None,
-        images=options.images,
-        split=options.split,
-    )
-    if asked["regions"] is not None:
-        return region_columns(RegionPairs(source, open_regions(asked["regions"])))
-    read = [name for name in (options.image_column, *options.text_column) if name]
-    return pair_columns(source, labels=list(asked["label"]) or None, annotators=asked["annotators"], read=read)
-
-
-def _captioned(image: Path) -> bool:
-    return any(image.with_suffix(ending).is_file() for ending in (".txt", ".json"))
-
-
-def _is_series(path: Path) -> bool:
-    if path.is_dir():
-        from coalign.data.series.folder import is_series_folder
-        from coalign.data.series.pickles import FUNNY
-
-        return is_series_folder(path) or (path / FUNNY).is_file() or any(path.glob("*.csd"))
-    return path.suffix.lower() in (".pkl", ".pickle", ".p")
 
 
 def _progress(items: Iterable[T], title: str) -> Iterable[T]:
