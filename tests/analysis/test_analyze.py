@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 from coalign.analysis.datasets.cache import Towers, encode_all
 from coalign.analysis.datasets.columns import Columns, VideoFacts
 from coalign.analysis.datasets.cross_modal import compare_pairs, information, posterior
-from coalign.analysis.datasets.found import Options, Study, row_table
 from coalign.analysis.datasets.images import image_statistics
 from coalign.analysis.datasets.page import write_study
+from coalign.analysis.datasets.parts import Options, Study, row_table
 from coalign.analysis.datasets.representations import linear_cka, mutual_knn, nearest, probe_label, senses
 from coalign.analysis.datasets.series import agreement, covered, label_statistics, series_statistics, video_statistics
 from coalign.analysis.datasets.shared_space import canonical_space, whole_space

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from coalign.analysis.datasets.cache import Towers
-from coalign.analysis.datasets.found import Options
+from coalign.analysis.datasets.parts import Options
 from coalign.analysis.datasets.sources import pair_columns, region_columns, series_columns, shot_changes, video_columns
 from coalign.analysis.datasets.study import study
 from coalign.analysis.datasets.summary import summarise

@@ -7,10 +7,10 @@ from coalign.analysis.datasets.cache import Tower, Towers
 from coalign.analysis.datasets.columns import Columns, VideoFacts
 from coalign.analysis.datasets.cross_modal import compare_pairs, ground_words, information
 from coalign.analysis.datasets.findings import Finding, find_leaks
-from coalign.analysis.datasets.found import Options, Study
 from coalign.analysis.datasets.images import image_statistics
 from coalign.analysis.datasets.measures import row_measures
 from coalign.analysis.datasets.page import write_study
+from coalign.analysis.datasets.parts import Options, Study
 from coalign.analysis.datasets.representations import linear_cka, map_items, mutual_knn, probe_label, senses, similarity
 from coalign.analysis.datasets.series import agreement, label_statistics, series_statistics, video_statistics
 from coalign.analysis.datasets.shared_space import canonical_space, whole_space

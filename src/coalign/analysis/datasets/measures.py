@@ -15,9 +15,10 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.special import gammaln
 
-from coalign.analysis.datasets.columns import Floats, Ints, pick, sample_rows
+from coalign.analysis.datasets.columns import Columns, Floats, Ints, pick, sample_rows
 from coalign.analysis.datasets.cross_modal import skewness
-from coalign.analysis.datasets.found import Study
+from coalign.analysis.datasets.images import ImageStatistics
+from coalign.analysis.datasets.parts import Study
 from coalign.analysis.datasets.representations import linear_cka, reduced
 from coalign.analysis.datasets.slices import SetFigure
 from coalign.analysis.datasets.texts import language_of, script_of, words_of
@@ -35,12 +36,10 @@ def row_measures(found: Study, tokenizer: Tokenizer | None = None) -> dict[str, 
     return {name: np.asarray(values, float) for part in parts for name, values in part}
 
 
-def at_images(found: Study) -> Ints:
-    """For each of the study's rows, the place of its image in `found.images.rows`."""
-    assert found.images is not None
-    groups = found.columns.groups
-    place = {group: i for i, group in enumerate(groups[found.images.rows].tolist())}
-    return np.array([place[group] for group in groups[found.rows].tolist()], np.int64)
+def at_images(columns: Columns, rows: Ints, images: ImageStatistics) -> Ints:
+    """For each of `rows`, the place of its image in `images.rows`."""
+    place = {group: i for i, group in enumerate(columns.groups[images.rows].tolist())}
+    return np.array([place[group] for group in columns.groups[rows].tolist()], np.int64)
 
 
 Measures = Iterator[tuple[str, npt.NDArray[Any]]]
@@ -78,7 +77,7 @@ def _images(found: Study) -> Measures:
     part = found.images
     if part is None:
         return
-    at = at_images(found)
+    at = at_images(found.columns, found.rows, part)
     yield from ((name.removeprefix("image "), values[at]) for name, values in part.measures().items())
     own = part.rows[at]
     yield "repeats an image", _among(own, (row for group in part.duplicates for row in group))

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from coalign.analysis.datasets.columns import plain
 from coalign.analysis.datasets.findings import SEVERITY
-from coalign.analysis.datasets.found import Study, row_table
+from coalign.analysis.datasets.parts import Study, row_table
 from coalign.analysis.datasets.sections import picture, sections_of
 from coalign.analysis.datasets.series import SeriesStatistics
 from coalign.data.images.pictures import write_text

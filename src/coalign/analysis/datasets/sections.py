@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coalign.analysis.datasets.drawing import lines
-from coalign.analysis.datasets.found import Study
+from coalign.analysis.datasets.parts import Study
 from coalign.analysis.datasets.slices import Difference
 from coalign.data.images.decode import BadSample, decode_image
 from coalign.data.images.pictures import data_uri, fit

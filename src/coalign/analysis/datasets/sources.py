@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from coalign.analysis.datasets.columns import Columns, Floats, Lazy, VideoFacts
-from coalign.analysis.datasets.found import Show, silent
+from coalign.analysis.datasets.parts import Show, silent
 from coalign.data.core.samples import Source
 from coalign.data.images.decode import BadSample, ImageLike
 from coalign.data.images.labelled_images import LabelledImages, is_plain, open_images, open_labelled

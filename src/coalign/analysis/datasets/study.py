@@ -21,9 +21,18 @@ from coalign.analysis.datasets.cross_modal import (
     own_above_others,
 )
 from coalign.analysis.datasets.findings import Leak, find_leaks
-from coalign.analysis.datasets.found import Options, Show, Study, row_table, silent
 from coalign.analysis.datasets.images import ImageStatistics, image_statistics
 from coalign.analysis.datasets.measures import at_images, row_measures, set_figures
+from coalign.analysis.datasets.parts import (
+    Contents,
+    CrossModal,
+    Options,
+    Representations,
+    Show,
+    Study,
+    row_table,
+    silent,
+)
 from coalign.analysis.datasets.representations import (
     FOLDS,
     Map,
@@ -108,37 +117,40 @@ class _Run:
             self.notes.append(f"With fewer than {FOLDS} sources, rows of one stand on both sides of a fold.")
 
     def study(self, slices: Mapping[str, Predicate | str]) -> Study:
-        data, options = self.columns, self.options
-        found = Study(data.name, data.count, data, np.arange(0))
+        """The parts one after another, each made of the data and of the parts that it is given."""
+        contents = self.contents()
+        rows = self.rows(contents.images)
+        leaks = self.leaks(rows, contents.images)
+        texts = pick(self.columns.texts, rows) if len(self.columns.texts) else []
+        represented = self.representations(rows, texts)
+        crossed = self.cross_modal(rows, texts, represented)
+        parts: dict[str, Any] = {**vars(contents), **vars(represented), **vars(crossed)}
+        made = Study(self.columns.name, self.columns.count, self.columns, rows, leaks=leaks, notes=self.notes, **parts)
+        made = replace(made, measures=row_measures(made, self.tokenizer))
+        return replace(made, slices=self.slices(made, slices))
+
+    # ------------------------------------------------------------------------------------------------ plain statistics
+    def contents(self) -> Contents:
+        """Statistics of each modality by itself, and of the labels."""
+        data, seed = self.columns, self.options.seed
+        texts = None
         if len(data.texts):
-            found = replace(found, texts=text_statistics(data.texts, self.tokenizer, seed=options.seed))
-            assert found.texts is not None
-            if found.texts.compared < data.count:
-                self.notes.append(f"Near-duplicates were looked for among {found.texts.compared:,} texts, drawn.")
-            if found.texts.guessed < data.count:
-                self.notes.append(f"Languages and pieces of words are those of {found.texts.guessed:,} texts, drawn.")
-        found = replace(found, images=self.images())
-        streams = {**as_series(data.numbers), **data.series}
-        found = replace(
-            found,
-            series=[series_statistics(name, rows, options.seed) for name, rows in streams.items()],
+            texts = text_statistics(data.texts, self.tokenizer, seed=seed)
+            if texts.compared < data.count:
+                self.notes.append(f"Near-duplicates were looked for among {texts.compared:,} texts, drawn.")
+            if texts.guessed < data.count:
+                self.notes.append(f"Languages and pieces of words are those of {texts.guessed:,} texts, drawn.")
+        labelled = {n: values for n, values in data.labels.items() if texts and len(set(values)) <= LABEL_VALUES}
+        return Contents(
+            texts=texts,
+            label_words={name: label_words(data.texts, values, least=1.96) for name, values in labelled.items()},
+            images=self.images(),
+            series=[series_statistics(n, rows, seed) for n, rows in {**as_series(data.numbers), **data.series}.items()],
             labels=[label_statistics(name, values) for name, values in data.labels.items()],
             agreements=[agreement(name, answers) for name, answers in data.annotators.items()],
             videos=video_statistics(data.videos) if data.videos else None,
-            label_words={
-                name: label_words(data.texts, values, least=1.96)
-                for name, values in data.labels.items()
-                if len(data.texts) and len(set(values)) <= LABEL_VALUES
-            },
         )
-        found = replace(found, rows=self.rows(found.images))
-        found = replace(found, leaks=self.leaks(found))
-        found = self.representations(found)
-        found = replace(found, measures=row_measures(found, self.tokenizer))
-        found = replace(found, slices=self.slices(found, slices))
-        return replace(found, notes=self.notes)
 
-    # ------------------------------------------------------------------------------------------------ plain statistics
     def images(self) -> ImageStatistics | None:
         data = self.columns
         if not len(data.images):
@@ -160,12 +172,13 @@ class _Run:
             self.notes.append(f"{len(rows):,} of {len(usable):,} pairs were encoded, drawn.")
         return rows
 
-    def leaks(self, found: Study) -> list[Leak]:
-        data, rows, leaks = self.columns, found.rows, list[Leak]()
+    def leaks(self, rows: Ints, images: ImageStatistics | None) -> list[Leak]:
+        """Labels that the length of a text, or the plainest figures of an image, give away."""
+        data, leaks = self.columns, list[Leak]()
         image: dict[str, Floats] = {}
-        if found.images is not None:
-            at = at_images(found)
-            image = {name: part[at] for name, part in found.images.trivial().items()}
+        if images is not None:
+            at = at_images(data, rows, images)
+            image = {name: part[at] for name, part in images.trivial().items()}
         for label, values in data.labels.items():
             if 2 <= len(set(values)) <= LABEL_VALUES:
                 leaks += find_leaks(
@@ -183,11 +196,43 @@ class _Run:
     def encode(self, tower: Tower, items: Sequence[Any]) -> dict[str, Floats]:
         return encode_all(tower, items, self.cache, lambda part: self.show(part, f"encoding by {tower.name}"))
 
-    def representations(self, found: Study) -> Study:
-        data, rows = self.columns, found.rows
-        texts = pick(data.texts, rows) if len(data.texts) else []
+    def representations(self, rows: Ints, texts: Sequence[str]) -> Representations:
+        """The encoders' vectors of the rows: their maps, likeness, and what they tell of the labels."""
+        data, seed = self.columns, self.options.seed
+        vectors = self.vectors(rows, texts)
+        if not vectors:
+            return Representations()
+        laid = {f", layer {number}" for number in self.options.layers}
+        main = {n: part for n, part in vectors.items() if ", layer " not in n or any(n.endswith(end) for end in laid)}
+        points = sample_rows(len(rows), self.options.points, seed)
+        if len(points) < len(rows):
+            self.notes.append(f"Maps show {len(points):,} of the encoded pairs, drawn.")
+        maps: list[Map] = []
+        for title in self.show(list(main), "laying out maps"):
+            maps.append(map_items(title, main[title][points], rows[points], data.texts, seed=seed))
+        alike = similarity(main, seed=seed) if len(main) > 1 and len(rows) >= 4 else None
+        if alike is not None and alike.items < len(rows):
+            self.notes.append(f"Representations are compared by {alike.items:,} of the encoded pairs, drawn.")
+        layers = {n: part for n, part in vectors.items() if ", layer " in n or n.endswith(POOLED)}
+        layered = len(vectors) > len(main) and len(rows) >= 4 and len(layers) > 1
+        probes = [
+            self.probe(label, rows, vectors)
+            for label, values in data.labels.items()
+            if 2 <= len({value for value in values if value is not None}) <= LABEL_VALUES
+        ]
+        return Representations(
+            vectors=vectors,
+            maps=maps,
+            similarity=alike,
+            layer_similarity=similarity(layers, most=LAYER_ITEMS, seed=seed) if layered else None,
+            probes=[probe for probe in probes if probe is not None],
+            senses=self.senses(texts, rows),
+        )
+
+    def vectors(self, rows: Ints, texts: Sequence[str]) -> dict[str, Floats]:
+        """[R, D] by representation: every encoder's, and the means and deviations of streams."""
+        data, vectors = self.columns, dict[str, Floats]()
         first, inverse = np.unique(data.groups[rows], return_index=True, return_inverse=True)[1:]
-        vectors: dict[str, Floats] = {}
         for tower in [*self.towers.image, *self.towers.text]:
             if tower.modality == "image" and len(data.images):
                 once = self.encode(tower, Lazy(rows[first], lambda row: data.images[int(row)]))
@@ -196,51 +241,23 @@ class _Run:
                 vectors |= self.encode(tower, texts)
         for name, stream in data.series.items():
             vectors[f"{name}{POOLED}"] = np.stack([_pooled(stream[int(i)]) for i in rows])
-        found = replace(found, vectors=vectors)
-        if not vectors:
-            return found
-        laid = {f", layer {number}" for number in self.options.layers}
-        main = {n: part for n, part in vectors.items() if ", layer " not in n or any(n.endswith(end) for end in laid)}
-        points = sample_rows(len(rows), self.options.points, self.options.seed)
-        if len(points) < len(rows):
-            self.notes.append(f"Maps show {len(points):,} of the encoded pairs, drawn.")
-        maps: list[Map] = []
-        for title in self.show(list(main), "laying out maps"):
-            maps.append(map_items(title, main[title][points], rows[points], data.texts, seed=self.options.seed))
-        found = replace(found, maps=maps)
-        if len(main) > 1 and len(rows) >= 4:
-            alike = similarity(main, seed=self.options.seed)
-            found = replace(found, similarity=alike)
-            if alike.items < len(rows):
-                self.notes.append(f"Representations are compared by {alike.items:,} of the encoded pairs, drawn.")
-        if len(vectors) > len(main) and len(rows) >= 4:
-            layers = {n: part for n, part in vectors.items() if ", layer " in n or n.endswith(POOLED)}
-            if len(layers) > 1:
-                found = replace(found, layer_similarity=similarity(layers, most=LAYER_ITEMS, seed=self.options.seed))
-        probes = [
-            self.probe(label, found)
-            for label, values in data.labels.items()
-            if 2 <= len({value for value in values if value is not None}) <= LABEL_VALUES
-        ]
-        found = replace(found, probes=[p for p in probes if p is not None], senses=self.senses(texts, rows))
-        return self.across(found, texts)
+        return vectors
 
-    def probe(self, label: str, found: Study) -> Probes | None:
-        rows = found.rows
-        vectors = dict(found.vectors)
-        if (pair := self.main_pair(found)) is not None:
-            vectors["both together"] = np.concatenate([_scaled(vectors[name]) for name in pair], 1)
+    def probe(self, label: str, rows: Ints, vectors: Mapping[str, Floats]) -> Probes | None:
+        by = dict(vectors)
+        if (pair := self.main_pair(vectors)) is not None:
+            by["both together"] = np.concatenate([_scaled(vectors[name]) for name in pair], 1)
         values = pick(self.columns.labels[label], rows)
-        result = probe_label(label, values, vectors, self.units[rows], rows=rows, seed=self.options.seed)
+        result = probe_label(label, values, by, self.units[rows], rows=rows, seed=self.options.seed)
         if result is None:
             self.notes.append(f"Label {label!r} has too few rows a value to be probed.")
         return result
 
-    def main_pair(self, found: Study) -> tuple[str, str] | None:
+    def main_pair(self, vectors: Mapping[str, Floats]) -> tuple[str, str] | None:
         """The image and the text representation that stand for their modality; streams where there are no others."""
-        streams = [name for name in found.vectors if name.endswith(POOLED)]
-        images = [t.name for t in self.towers.image if t.name in found.vectors] or streams
-        texts = [t.name for t in self.towers.text if t.name in found.vectors] or streams[1:]
+        streams = [name for name in vectors if name.endswith(POOLED)]
+        images = [t.name for t in self.towers.image if t.name in vectors] or streams
+        texts = [t.name for t in self.towers.text if t.name in vectors] or streams[1:]
         return (images[0], texts[0]) if images and texts else None
 
     def senses(self, texts: Sequence[str], rows: Ints) -> list[Senses]:
@@ -265,33 +282,32 @@ class _Run:
         return sorted(found, key=lambda s: -s.silhouette)[:3]
 
     # ------------------------------------------------------------------------------------------------ across modalities
-    def across(self, found: Study, texts: Sequence[str]) -> Study:
-        space = self.space(found, texts)
+    def cross_modal(self, rows: Ints, texts: Sequence[str], represented: Representations) -> CrossModal:
+        """Images and texts in one space: how far pairs match, what words and labels need, how far narration is off."""
+        space = self.space(rows, texts, represented.vectors) if represented.vectors else None
         if space is None:
-            return found
-        rows, seed = found.rows, self.options.seed
-        groups = self.columns.groups[rows]
+            return CrossModal()
+        seed = self.options.seed
         try:
-            comparison = compare_pairs(space, groups, texts, seed=seed)
+            comparison = compare_pairs(space, self.columns.groups[rows], texts, seed=seed)
         except InputError as error:
             self.notes.append(f"Across modalities: {error}.")
-            return found
+            return CrossModal()
         informations: list[Information] = []
-        if (pair := self.main_pair(found)) is not None:
-            for probes in found.probes:
+        if (pair := self.main_pair(represented.vectors)) is not None:
+            for probes in represented.probes:
                 by = {p.name: p.gained for p in probes.probes}
                 gained = by[pair[1]], by[pair[0]], by["both together"]
                 informations.append(information(probes.label, pair, *gained, seed))
-        return replace(
-            found,
+        return CrossModal(
             comparison=comparison,
             information=informations,
             grounding=self.grounding(space, texts) if texts and self.towers.text else None,
-            offset=self.offset(found),
+            offset=self.offset(rows),
         )
 
-    def space(self, found: Study, texts: Sequence[str]) -> SharedSpace | None:
-        rows, data = found.rows, self.columns
+    def space(self, rows: Ints, texts: Sequence[str], vectors: Mapping[str, Floats]) -> SharedSpace | None:
+        data = self.columns
         if len(rows) < 4:
             return None
         if self.towers.shared is not None and texts and len(data.images):
@@ -299,13 +315,13 @@ class _Run:
             first, inverse = np.unique(data.groups[rows], return_index=True, return_inverse=True)[1:]
             once = self.encode(image, Lazy(rows[first], lambda row: data.images[int(row)]))[image.name]
             return whole_space(once[inverse], self.encode(text, texts)[text.name], image.name)
-        if (pair := self.main_pair(found)) is None:
+        if (pair := self.main_pair(vectors)) is None:
             return None
         by = f"linear maps of {pair[0]} and {pair[1]}, found here, each pair judged by maps that have not seen it"
         try:
             return canonical_space(
-                found.vectors[pair[0]],
-                found.vectors[pair[1]],
+                vectors[pair[0]],
+                vectors[pair[1]],
                 self.units[rows],
                 seed=self.options.seed,
                 by=by,
@@ -323,10 +339,10 @@ class _Run:
             space, texts, lambda changed: self.encode(tower, changed)[tower.name], words, seed=self.options.seed
         )
 
-    def offset(self, found: Study, most: int = 400) -> Offset | None:
+    def offset(self, rows: Ints, most: int = 400) -> Offset | None:
         """How well narration fits the frames before and after it. Heads are trained anew for every shift: those of the
         shift 0 have learnt what is shown while something else is said."""
-        moments, rows, seed = self.columns.moments, found.rows, self.options.seed
+        moments, seed = self.columns.moments, self.options.seed
         if moments is None or (not self.towers.image and self.towers.shared is None):
             return None
         image, text = self.towers.shared or (self.towers.image[0], self.towers.text[0])

@@ -8,7 +8,7 @@ import numpy as np
 
 from coalign.analysis.datasets.columns import pick
 from coalign.analysis.datasets.findings import Finding
-from coalign.analysis.datasets.found import Study
+from coalign.analysis.datasets.parts import Study
 
 FEW = 20
 MOST_ROWS = 1000  # rows that a finding lists

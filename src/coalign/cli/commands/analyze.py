@@ -84,8 +84,8 @@ def command(
     from dataclasses import replace
 
     from coalign.analysis.datasets.findings import SEVERITY
-    from coalign.analysis.datasets.found import Options
     from coalign.analysis.datasets.page import write_study
+    from coalign.analysis.datasets.parts import Options
     from coalign.analysis.datasets.slices import load_slices
     from coalign.analysis.datasets.sources import Reading, open_columns
     from coalign.analysis.datasets.study import compare_sets, study

@@ -1,4 +1,4 @@
-"""What an analysis is asked for and what it finds."""
+"""The options of an analysis, and its results: parts, and the study that is made of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Options:
-    """How much is looked at. What is drawn is drawn by `seed`, and the report says how many."""
+    """Sizes of samples. They are drawn by `seed`, and the report says how large they are."""
 
     images: int = 20_000
     """Images that are decoded and compared with each other."""
@@ -37,15 +37,10 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Study:
-    """What an analysis found. Parts that the data or the encoders do not allow are empty; `notes` say what was drawn
-    and what was left out, and why. `measures` hold one number a pair for the pairs in `rows`."""
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Each modality by itself, and the labels."""
 
-    name: str
-    rows_total: int
-    columns: Columns = field(repr=False)
-    rows: Ints = field(repr=False)
     texts: TextStatistics | None = None
     label_words: dict[str, dict[str, list[tuple[str, float]]]] = field(default_factory=dict[str, Any])
     images: ImageStatistics | None = None
@@ -53,22 +48,46 @@ class Study:
     labels: list[LabelStatistics] = field(default_factory=list[LabelStatistics])
     agreements: list[Agreement] = field(default_factory=list[Agreement])
     videos: VideoStatistics | None = None
-    offset: Offset | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representations:
+    """The encoders' vectors of the encoded rows, and their figures."""
+
     maps: list[Map] = field(default_factory=list[Map])
     similarity: Similarity | None = None
     layer_similarity: Similarity | None = None
     probes: list[Probes] = field(default_factory=list[Probes])
     senses: list[Senses] = field(default_factory=list[Senses])
+    vectors: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossModal:
+    """Images set against texts."""
+
     comparison: Comparison | None = None
     grounding: Grounding | None = None
     information: list[Information] = field(default_factory=list[Information])
+    offset: Offset | None = None
+
+
+@dataclass(frozen=True)
+class Study(CrossModal, Representations, Contents):
+    """An analysis of a data set: its parts, and what is derived from them. Parts that the data or the encoders do not
+    allow are empty; `notes` say what was drawn and what was left out, and why. `rows` are the encoded pairs, and
+    `measures` hold one number for each."""
+
+    name: str
+    rows_total: int
+    columns: Columns = field(repr=False)
+    rows: Ints = field(repr=False)
     leaks: list[Leak] = field(default_factory=list[Leak])
     slices: list[Slice] = field(default_factory=list[Slice])
     against: Against | None = None
     findings: list[Finding] = field(default_factory=list[Finding])
     notes: list[str] = field(default_factory=list[str])
     measures: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
-    vectors: dict[str, Floats] = field(default_factory=dict[str, Floats], repr=False)
 
 
 @runtime_checkable
