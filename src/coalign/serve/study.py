@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from coalign.analysis.datasets.cache import Towers
 from coalign.analysis.datasets.columns import Columns
-from coalign.analysis.datasets.found import Options
+from coalign.analysis.datasets.parts import Options
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
 from coalign.serve.gallery import IndexGallery, Modality

@@ -167,9 +167,7 @@ def evaluate_pairs(
         "image_to_text": chance_recall(image.ids, text.ids, cuts),
         "text_to_image": chance_recall(text.ids, image.ids, cuts),
     }
-    return RetrievalResult(
-        len(image.ids), len(text.ids), quarantine.broken, rows, reranking, scored, loader.repeated
-    )
+    return RetrievalResult(len(image.ids), len(text.ids), quarantine.broken, rows, reranking, scored, loader.repeated)
 
 
 def _joined(parts: Sequence[Corpus]) -> Corpus:
