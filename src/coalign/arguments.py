@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from coalign.errors import InputError
-from coalign.files import read_text, reader
+from coalign.files import read_json, reader
 from coalign.flags import OptionalFloat as OptionalFloat
 from coalign.flags import OptionalInt as OptionalInt
 from coalign.flags import OptionalName as OptionalName
@@ -85,7 +84,7 @@ def run_config(run: Path) -> dict[str, Any]:
         raise InputError(
             f"{run}: no run here (there is no config.json); coalign quickstart and coalign train make runs"
         )
-    config: Any = json.loads(read_text(path))
+    config: Any = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path}: not the description of a run: it holds no JSON object")
     return config  # pyright: ignore[reportUnknownVariableType]

@@ -8,6 +8,7 @@ what the fuzz tests hold to be complete: whatever reads a user's file is marked 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import stat
@@ -90,6 +91,15 @@ def read_text(path: PathLike, encoding: str = "utf-8-sig") -> str:
         raise InputError(f"{path}: {_reason(error)}") from None
     except (UnicodeError, LookupError) as error:
         raise InputError(f"{path}: is not {encoding.removesuffix('-sig').upper()}: {error}") from None
+
+
+def read_json(path: PathLike, encoding: str | None = None) -> Any:
+    """What a JSON file holds; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
+    text = read_text(path, encoding or "utf-8-sig")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON: {error or 'nested too deeply'}") from None
 
 
 def digest(path: PathLike) -> str:

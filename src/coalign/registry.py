@@ -27,7 +27,7 @@ from coalign.checkpoints import StateMap, read_tensors
 from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import guarded, read_text, reader
+from coalign.files import read_json, reader
 from coalign.layers.embeddings import resize_positions
 from coalign.models.former import current
 from coalign.types import Head, System
@@ -184,8 +184,7 @@ def told(path: Path) -> dict[str, Any]:
     beside = path if path.is_dir() else path.parent
     for file in (path / "config.json", beside / "bert_config.json"):
         if file.is_file():
-            with guarded(file):
-                found: Any = json.loads(read_text(file))
+            found: Any = read_json(file)
             if isinstance(found, dict):
                 return found  # pyright: ignore[reportUnknownVariableType]
     return {}

@@ -6,7 +6,6 @@ twelve tensors a block.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from coalign.checkpoints.arrays import read_array
 from coalign.errors import InputError
-from coalign.files import guarded, read_text
+from coalign.files import guarded, read_json
 
 SHAPES = "params_shapes.json"
 _BLOCK = (
@@ -53,8 +52,7 @@ def read_gpt_pieces(folder: str | Path) -> dict[str, Tensor]:
 
 
 def _read_shapes(file: Path) -> list[list[int]]:
-    with guarded(file):
-        shapes = json.loads(read_text(file))
+    shapes = read_json(file)
     if not isinstance(shapes, list) or not all(
         isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape) for shape in shapes
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from coalign.checkpoints.gpt_pieces import SHAPES, read_gpt_pieces
 from coalign.checkpoints.seal import is_intact
 from coalign.checkpoints.tensorflow import is_tensorflow, read_tensorflow
 from coalign.errors import InputError
-from coalign.files import guarded, read_text, reader, regular
+from coalign.files import guarded, read_json, reader, regular
 
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
 
@@ -129,7 +128,7 @@ def _check_zip(path: Path) -> None:
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     for index in sorted(folder.glob("*.index.json")):
         with guarded(index):
-            files = sorted(set(json.loads(read_text(index))["weight_map"].values()))
+            files = sorted(set(read_json(index)["weight_map"].values()))
         if any(Path(name).name != name for name in files):
             raise InputError(f"{index}: names a file outside of its folder")
         return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}

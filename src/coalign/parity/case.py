@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.files import guarded, read_text, reader
+from coalign.files import read_json, reader
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,6 @@ def read_manifest(path: str | Path) -> list[tuple[str, Described]]:
         described = Described(path, path.stem, str(entry.get("task") or ""), source, config, weights)
         entries.append((str(entry.get("file", number)), described))
     return entries
-
-
-def read_json(path: Path) -> Any:
-    with guarded(path):
-        return json.loads(read_text(path))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 import coalign.parity
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
-from coalign.parity.case import Case, Described, read_case, read_json, read_manifest
+from coalign.files import read_json
+from coalign.parity.case import Case, Described, read_case, read_manifest
 from coalign.parity.compare import Line, compare, worse
 from coalign.types import Packed
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints.seal import is_intact, sealed
 from coalign.errors import InputError
-from coalign.files import guarded, read_text, replace_folder
+from coalign.files import guarded, read_json, replace_folder
 from coalign.training.average import WeightAverage
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def _state(folder: Path) -> dict[str, Any]:
     """What state.json holds. Raises InputError where it is damaged."""
     path = folder / "state.json"
     with guarded(path):
-        state: Any = json.loads(read_text(path))
+        state: Any = read_json(path)
         numbers = state["step"], state["seconds"]
         sound = all(isinstance(number, int | float) for number in numbers) and isinstance(state["step"], int)
         if not sound or not all(isinstance(loader, dict) for loader in state["loaders"]):

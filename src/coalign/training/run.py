@@ -27,7 +27,7 @@ from torch import nn
 
 from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError
-from coalign.files import guarded, link_or_copy, locked, read_text, remove_parts, replace_file
+from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, damage, is_whole, save_checkpoint
 
@@ -85,8 +85,7 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             raise InputError(f"{self.folder}: no run here (there is no config.json)")
-        with guarded(path):
-            config = json.loads(read_text(path))
+        config: Any = read_json(path)
         if not isinstance(config, dict) or "training" not in config:
             raise InputError(f"{path}: not the configuration of a training run; choose another folder for the run")
         return config  # pyright: ignore[reportUnknownVariableType]
@@ -132,7 +131,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            written = json.loads(read_text(path))
+            written = read_json(path)
             plan = Plan(int(written["planned"]), tuple((int(since), int(steps)) for since, steps in written["changes"]))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(
@@ -197,7 +196,7 @@ class Run:
         if not path.exists():
             return {}
         with guarded(path):
-            found = json.loads(read_text(path))
+            found = read_json(path)
             if not isinstance(found, dict):
                 raise ValueError("no JSON object")
         return found  # pyright: ignore[reportUnknownVariableType]

@@ -11,15 +11,6 @@ from coalign.errors import InputError
 from coalign.files import read_text
 
 
-def read_json(path: Path, encoding: str | None = None) -> Any:
-    """What a JSON file holds; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
-    text = read_text(path, encoding or "utf-8-sig")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON: {error}") from None
-
-
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file with their line numbers; empty lines are passed over."""
     found: list[tuple[int, dict[str, Any]]] = []

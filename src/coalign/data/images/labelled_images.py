@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.data.core.json_files import read_json
 from coalign.data.core.samples import Ids, InMemory, PairsBuilder, Problem, Sample, Source, Subset
 from coalign.data.images.decode import ImageLike
 from coalign.data.images.mixing import Mixing
@@ -35,7 +34,7 @@ from coalign.data.pairs.shards import TEXT_ENDINGS, TarShards, find_shards
 from coalign.data.pairs.sources import METADATA, open_source
 from coalign.data.pairs.tables import AnyOf
 from coalign.errors import InputError
-from coalign.files import read_text, reader
+from coalign.files import read_json, read_text, reader
 from coalign.types import Batch, Images
 
 LABEL_COLUMNS = AnyOf(

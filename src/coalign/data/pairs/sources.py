@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from coalign.data.core.json_files import read_json
 from coalign.data.core.samples import InMemory, Sample, Source
 from coalign.data.images.decode import ImageLike
 from coalign.data.pairs.captions import is_coco, is_karpathy, read_coco, read_karpathy
@@ -17,7 +16,7 @@ from coalign.data.pairs.hub import is_saved, open_named, open_saved
 from coalign.data.pairs.shards import TarShards, find_shards
 from coalign.data.pairs.tables import is_table, read_table
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_json, reader
 
 Data = str | os.PathLike[str] | Source | Sequence[Sample | tuple[ImageLike, str | Sequence[str]]]
 

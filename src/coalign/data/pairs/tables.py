@@ -14,10 +14,9 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from coalign.data.core.json_files import read_json
 from coalign.data.core.samples import Pairs, PairsBuilder, texts_of
 from coalign.errors import InputError
-from coalign.files import regular
+from coalign.files import read_json, regular
 
 IMAGE_COLUMNS = (
     *("image", "image_path", "image_file", "img", "img_path", "file_name", "filename", "file_path", "filepath"),

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from coalign.checkpoints import safe_pickle
-from coalign.data.core.json_files import field_of, read_json
+from coalign.data.core.json_files import field_of
 from coalign.data.questions.items import Box, Item
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_json, reader
 
 
 @reader

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from coalign.checkpoints import safe_pickle
-from coalign.data.core.json_files import field_of, read_json
+from coalign.data.core.json_files import field_of
 from coalign.data.questions.items import Answers, Item
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_json, reader
 
 LEAST = 9
 """How often an answer must be the commonest one to enter the vocabulary (Teney et al. 2018): 3,129 for VQA v2."""

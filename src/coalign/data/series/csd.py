@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from coalign.checkpoints.hdf5 import child, open_hdf5, whole
-from coalign.data.core.json_files import read_json
 from coalign.data.series.utterances import (
     SPLITS,
     SeriesData,
@@ -30,7 +29,7 @@ from coalign.data.series.utterances import (
     split_by_hash,
 )
 from coalign.errors import InputError
-from coalign.files import guarded
+from coalign.files import guarded, read_json
 
 SPLITS_FILE = "splits.json"
 PAUSE = "sp"

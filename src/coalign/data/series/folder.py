@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from coalign.data.core.json_files import read_json
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
+from coalign.files import read_json
 
 FILE = "series.json"
 _FORMAT = "coalign series 1"

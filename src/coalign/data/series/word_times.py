@@ -17,9 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from coalign.data.core.json_files import read_json
 from coalign.errors import InputError
-from coalign.files import read_text, reader
+from coalign.files import read_json, read_text, reader
 
 SUFFIXES = (".json", ".ctm", ".textgrid")
 _SILENCE = frozenset({"", "sp", "sil", "<sil>", "<eps>", "spn"})

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from coalign.data.core.json_files import read_json
 from coalign.data.core.samples import Problem, Where
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_json, reader
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import read_text, reader, regular
+from coalign.files import read_json, reader, regular
 from coalign.types import Batch, Layout, Packed, Text
 
 _IDS, _ENDS, _ABOUT = "ids.bin", "ends.bin", "about.json"
@@ -53,7 +53,7 @@ class TokenFile:
     def find(folder: Path, about: Mapping[str, Any]) -> TokenFile | None:
         """What lies in `folder`, if it is whole and was written with this `about`."""
         try:
-            stored = json.loads(read_text(folder / _ABOUT))
+            stored = read_json(folder / _ABOUT)
             same = isinstance(stored, dict) and stored == {**about, "type": stored["type"]}
             return TokenFile.open(folder) if same else None
         except (OSError, ValueError, KeyError, RecursionError):  # InputError is a ValueError
@@ -64,7 +64,7 @@ class TokenFile:
     def open(folder: Path) -> TokenFile:
         """Maps what `write` has written."""
         try:
-            kind = json.loads(read_text(folder / _ABOUT))["type"]
+            kind = read_json(folder / _ABOUT)["type"]
             if kind not in ("uint16", "uint32"):
                 raise ValueError(f"its ids are {kind}")
             ids = np.memmap(regular(folder / _IDS), kind, "r")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coalign.data.core.json_files import read_json
 from coalign.data.videos.files import (
     TEST_SPLITS,
     Found,
@@ -21,7 +20,7 @@ from coalign.data.videos.files import (
     times_of,
 )
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_json, reader
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from coalign.data.core.json_files import read_json, read_lines
+from coalign.data.core.json_files import read_lines
 from coalign.data.videos.clips import Clip, clip_seconds, read_clip
 from coalign.data.videos.decode import probe_video
 from coalign.data.videos.files import (
@@ -27,7 +27,7 @@ from coalign.data.videos.narrated import clip_start
 from coalign.data.videos.subtitles import Narration
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_json, reader
 from coalign.types import Batch, InputSpec, Video
 
 

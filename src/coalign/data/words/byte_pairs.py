@@ -20,7 +20,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from coalign.data.words.clip_pairs import START, clip_pairs
 from coalign.errors import InputError
-from coalign.files import read_text, reader
+from coalign.files import read_json, read_text, reader
 
 UNKNOWN = "<unk>"
 END = "</w>"
@@ -85,7 +85,7 @@ def read_byte_pairs(table: Path, merges: Path) -> tokenizers.Tokenizer:
         InputError: A file cannot be read, or has another form.
     """
     try:
-        vocabulary: Any = json.loads(read_text(table))
+        vocabulary: Any = read_json(table)
         lines = read_text(merges).split("\n")
     except (OSError, ValueError) as error:
         raise InputError(f"{table} and {merges.name}: cannot be read: {error}") from error

@@ -8,7 +8,6 @@ each image. A file `<name>_imgid2idx.pkl` or `.json` beside it gives each image'
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -22,7 +21,7 @@ from coalign.checkpoints import safe_pickle
 from coalign.checkpoints.hdf5 import child, dataset, open_hdf5, whole
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, in_fractions
 from coalign.errors import InputError
-from coalign.files import read_text
+from coalign.files import read_json
 
 _FIELDS = {"objects": "obj_id objects_id", "attributes": "attr_id attrs_id", "confidence": "obj_conf objects_conf"}
 
@@ -81,7 +80,7 @@ def _numbers(path: Path) -> dict[str, int]:
     for suffix in (".pkl", ".json"):
         file = path.with_name(f"{path.stem}_imgid2idx{suffix}")
         if file.is_file():
-            loaded = safe_pickle.load(file) if suffix == ".pkl" else json.loads(read_text(file))
+            loaded = safe_pickle.load(file) if suffix == ".pkl" else read_json(file)
             if not isinstance(loaded, Mapping):
                 raise InputError(f"{file}: is no dictionary of image ids to numbers")
             return {str(id): int(number) for id, number in cast("Mapping[Any, Any]", loaded).items()}
