@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Encoding, InputSpec, Regions
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Regions
 
 
 class Reader:
@@ -30,14 +29,7 @@ class Reader:
 
     def before_step(self) -> None: ...
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def after_step(self) -> None: ...

@@ -7,7 +7,7 @@ from coalign.errors import InputError
 from coalign.models.actbert.model import ActBert, original
 from coalign.models.actbert.trunk import ActBertConfig, PaddedLengths, StreamConfig, stretched_rows
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Layout, Packed, Regions, Text, Video
+from coalign.types import Batch, Draws, Layout, Packed, Regions, Text, Video
 
 CONFIG = ActBertConfig(
     BertConfig(vocab_size=50, dim=24, depth=3, heads=4, hidden_dim=32, positions=12),
@@ -101,7 +101,7 @@ def test_losses_fall(shared):
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(25):
-        losses = model.losses(batch, generator=torch.Generator().manual_seed(2))
+        losses = model.losses(batch, Draws(torch.Generator().manual_seed(2)))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
@@ -123,9 +123,9 @@ def test_choices_are_drawn_by_the_generator_and_wrong_texts_are_not_predicted():
     assert (wrong["mlm_labels"] == -100).all()
     assert (wrong["action_labels"] == -100).all()
     assert not wrong["predicted"].any()
-    losses = model.losses(batch, choices=wrong)
+    losses = model.losses(batch, Draws(choices=wrong))
     assert losses["mlm"].item() == losses["actions"].item() == losses["regions"].item() == 0
-    assert set(model.losses(batch, only=("mlm",))) == {"mlm"}
+    assert set(model.losses(batch, Draws(only=("mlm",)))) == {"mlm"}
 
 
 def test_losses_as_means_over_all_padded_places():
@@ -138,7 +138,7 @@ def test_losses_as_means_over_all_padded_places():
         predicted = (choices[labels] != -100).sum()
         assert 0 < predicted < places
         plain_loss, padded_loss = (
-            m.losses(batch, choices=choices, only=(name,))[name] for m in (plain, model_with(padded, regions=4))
+            m.losses(batch, Draws(choices=choices, only=(name,)))[name] for m in (plain, model_with(padded, regions=4))
         )
         torch.testing.assert_close(padded_loss * places, plain_loss * predicted)
 
@@ -180,7 +180,7 @@ def test_bad_input_is_named():
         model.encode(replace(batch, video=Video(features=empty)))
     with pytest.raises(InputError, match="7 class probabilities"):
         choices = {"partner": torch.arange(3)}
-        model.losses(replace(batch, regions=replace(batch.regions, classes=None)), choices=choices)
+        model.losses(replace(batch, regions=replace(batch.regions, classes=None)), Draws(choices=choices))
     with pytest.raises(InputError, match="'action'"):
         model.losses(replace(batch, labels={}))
     with pytest.raises(InputError, match="differ in number"):

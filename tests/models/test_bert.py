@@ -16,7 +16,7 @@ from coalign.models.bert.heads import (
 )
 from coalign.models.bert.model import Bert, BertPretrainingConfig, google, original, transformers
 from coalign.trunks.bert import BertConfig, BertTrunk
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Draws, Packed, Text
 
 hf = pytest.importorskip("transformers")
 
@@ -242,9 +242,9 @@ def test_pretraining_learns():
     drawn = model.draw(batch.text, batch.labels, g, {}, ("mlm", "nsp"))
     assert 0 < int((drawn["mlm_labels"] != -100).sum()) < sum(LENGTHS)
     assert not bool((drawn["mlm_labels"] == 1).any())  # [CLS] is never hidden
-    first, last = fitted(model, lambda: model.losses(batch, choices=drawn))
+    first, last = fitted(model, lambda: model.losses(batch, Draws(choices=drawn)))
     assert last < 0.6 * first
-    assert set(model.losses(batch, only=("nsp",))) == {"nsp"}
+    assert set(model.losses(batch, Draws(only=("nsp",)))) == {"nsp"}
 
 
 def test_the_same_generator_hides_the_same_words():
@@ -266,7 +266,7 @@ def test_whole_words_are_hidden_together():
     assert torch.equal(hidden.all(1), hidden.any(1))
     assert 0 < int(hidden.all(1).sum()) < 9
     with pytest.raises(InputError, match=r"Text\.words"):
-        model.losses(Batch(text=Text(ids)), only=("mlm",))
+        model.losses(Batch(text=Text(ids)), Draws(only=("mlm",)))
 
 
 @pytest.mark.parametrize("task", [BertClassifier, BertTagger, BertSpans, BertMultipleChoice])

@@ -13,7 +13,7 @@ from coalign.models.compact.towers import CompactConfig
 from coalign.objectives.matching import draw_negative_pairs
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Candidates, Images, Packed, Text
+from coalign.types import Batch, Candidates, Draws, Images, Packed, Text
 
 TINY = CompactConfig(
     image=VitConfig(image_size=16, patch_size=4, dim=24, depth=1, heads=2, hidden_dim=32),
@@ -45,7 +45,7 @@ def pairs(size: int = SIZE, candidates: Candidates | None = None) -> Batch:
 
 def losses(of: Compact, batch: Batch, *only: str) -> dict[str, torch.Tensor]:
     of.before_step()
-    return of.losses(batch, generator=torch.Generator().manual_seed(2), only=only or None)
+    return of.losses(batch, Draws(torch.Generator().manual_seed(2), only=only or None))
 
 
 def test_further_texts_stand_beside_the_batch_and_share_its_ids() -> None:
@@ -75,7 +75,7 @@ def test_matching_and_masking_part_of_a_batch() -> None:
     pixels = batch.images.pixels.clone()
     pixels[4:] = 0
     other = replace(batch, images=Images(pixels=pixels))
-    matched = [few.losses(b, choices=choices, only=("itm",))["itm"] for b in (batch, other)]
+    matched = [few.losses(b, Draws(choices=choices, only=("itm",)))["itm"] for b in (batch, other)]
     torch.testing.assert_close(*matched)
 
 

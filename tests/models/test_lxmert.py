@@ -8,7 +8,7 @@ from coalign.models.lxmert.heads import HEADS
 from coalign.models.lxmert.model import Lxmert, LxmertConfig
 from coalign.models.lxmert.names import transformers
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text
+from coalign.types import Batch, Draws, Packed, Regions, Text
 
 CONFIG = LxmertConfig(
     BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -50,7 +50,7 @@ def train(model, batch, steps=25, **given):
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(steps):
-        losses = model.train().losses(batch, generator=torch.Generator().manual_seed(1), **given)
+        losses = model.train().losses(batch, Draws(torch.Generator().manual_seed(1), **given))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -87,8 +87,8 @@ def test_draws_are_named_and_come_from_the_generator():
     model, batch = model_of(), batch_of([6] * 5, [3] * 5, answer=torch.rand(5, 7))
     first, second = (model.draw(batch, torch.Generator().manual_seed(2), {}, CONFIG.objectives) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    given = model.losses(batch, choices=first)
-    again = model.losses(batch, generator=torch.Generator().manual_seed(2))
+    given = model.losses(batch, Draws(choices=first))
+    again = model.losses(batch, Draws(torch.Generator().manual_seed(2)))
     assert {k: v.item() for k, v in given.items()} == {k: v.item() for k, v in again.items()}
 
 
@@ -97,7 +97,7 @@ def test_a_wrong_text_has_no_answer():
     batch = batch_of(answer=torch.tensor([1, 2, 3]))
     drawn = model.draw(batch, torch.Generator().manual_seed(0), {}, CONFIG.objectives)
     assert not drawn["matched"].any() and drawn["answer"].tolist() == [-1, -1, -1]
-    losses = model.losses(batch, choices=drawn)
+    losses = model.losses(batch, Draws(choices=drawn))
     assert losses["answers"].item() == 0.0 and all(loss.isfinite() for loss in losses.values())
 
 

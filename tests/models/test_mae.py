@@ -12,7 +12,7 @@ from coalign.models.mae import model as mae
 from coalign.models.mae.model import Mae, MaeConfig
 from coalign.models.vit.model import Vit
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Images
+from coalign.types import Batch, Draws, Images
 
 TINY = MaeConfig(
     VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64),
@@ -57,7 +57,7 @@ def test_agrees_with_transformers(tmp_path, normalised):
     noise = model.draw(batch(), torch.Generator().manual_seed(0))["noise"]
     with torch.no_grad():
         expected = theirs(batch().images.pixels, noise=noise)
-        assert torch.allclose(expected.loss, model.losses(batch(), choices={"noise": noise})["reconstruction"])
+        assert torch.allclose(expected.loss, model.losses(batch(), Draws(choices={"noise": noise}))["reconstruction"])
         predicted, mask = model.predictions(batch().images, noise)
     assert torch.equal(expected.mask, mask)
     assert torch.allclose(expected.logits, predicted, atol=1e-5)
@@ -69,15 +69,15 @@ def test_learns_and_draws_from_the_generator():
     optimiser = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), 5e-3)
     losses = []
     for _ in range(20):
-        loss = model.losses(data, generator=torch.Generator().manual_seed(0))["reconstruction"]
+        loss = model.losses(data, Draws(torch.Generator().manual_seed(0)))["reconstruction"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
-    again = [model.losses(data, generator=torch.Generator().manual_seed(5))["reconstruction"] for _ in range(2)]
+    again = [model.losses(data, Draws(torch.Generator().manual_seed(5)))["reconstruction"] for _ in range(2)]
     assert torch.equal(*again)
-    assert not torch.equal(again[0], model.losses(data, generator=torch.Generator().manual_seed(6))["reconstruction"])
+    assert not torch.equal(again[0], model.losses(data, Draws(torch.Generator().manual_seed(6)))["reconstruction"])
 
 
 def test_hidden_patches_reach_nothing_but_the_target():

@@ -14,6 +14,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.recipes._start import with_vocabulary
 from coalign.registry import find
+from coalign.types import Draws
 
 WIDTH, CLASSES, LONG = 8, 5, "a red boat " * 60
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -64,7 +65,7 @@ def test_losses_and_encodings_are_numbers(system: str) -> None:
         batch = replace(batch_of(loaded, texts, counts), ids=torch.arange(len(texts)))
         steps = find(system).objectives if system == "uniter" else [None]
         for only in steps:
-            losses = model.train().losses(batch, generator=random, only=None if only is None else [only])
+            losses = model.train().losses(batch, Draws(random, only=None if only is None else [only]))
             total = torch.stack(list(losses.values())).sum()
             if total.requires_grad:
                 total.backward()

@@ -13,7 +13,7 @@ from coalign.parity.case import read_case
 from coalign.parity.uniter import Recorded
 from coalign.parity.verify import adaptor_for, load
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Layout, Packed, Regions, Text
+from coalign.types import Batch, Draws, Layout, Packed, Regions, Text
 
 CONFIG = UniterConfig(
     BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -49,7 +49,7 @@ def train(model, batch, steps=25, **given):
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     history = []
     for _ in range(steps):
-        losses = model.train().losses(batch, generator=torch.Generator().manual_seed(1), **given)
+        losses = model.train().losses(batch, Draws(torch.Generator().manual_seed(1), **given))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -102,7 +102,7 @@ def test_one_objective_a_step_by_ratio():
     model, batch, generator = model_of(config), batch_of(), torch.Generator().manual_seed(0)
     tasks = [model.draw(batch, generator, {})[0] for _ in range(200)]
     assert 120 < tasks.count("mlm") < 180 and tasks.count("mrfr") == 200 - tasks.count("mlm")
-    assert len(model.losses(batch, generator=generator)) == 1
+    assert len(model.losses(batch, Draws(generator))) == 1
 
 
 def test_one_modality_is_hidden_at_a_time():
@@ -154,7 +154,7 @@ def test_losses_are_the_recorded_ones(golden):
                 classes[seen.hidden] = given["label_targets"]
             regions = replace(batch.regions, features=batch.regions.features.with_values(features), classes=classes)
             batch = replace(batch, regions=regions)
-        losses = model.losses(batch, choices=choices, only=(task,))
+        losses = model.losses(batch, Draws(choices=choices, only=(task,)))
         torch.testing.assert_close(losses[task], case.outputs[f"{task}/loss"].mean(), atol=1e-4, rtol=1e-5)
         if task == "itm":
             torch.testing.assert_close(losses["wra"], 0.1 * case.outputs["itm/ot_loss"], atol=1e-5, rtol=1e-5)
@@ -167,11 +167,11 @@ def test_alignment_objective_moves_true_pairs_together():
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(10):
         optimiser.zero_grad()
-        model.losses(batch, choices=own, only=("itm",))["wra"].backward()
+        model.losses(batch, Draws(choices=own, only=("itm",)))["wra"].backward()
         optimiser.step()
     assert model.align(model.trunk(batch)).distance.mean() < 0.8 * before
     without = model_of(replace(CONFIG, alignment_weight=0.0))
-    assert set(without.losses(batch, choices=own, only=("itm",))) == {"itm"}
+    assert set(without.losses(batch, Draws(choices=own, only=("itm",)))) == {"itm"}
 
 
 def test_background_is_never_the_target():
@@ -194,7 +194,7 @@ def test_edge_cases_and_bad_input():
     model = model_of()
     assert model.encode(batch_of([4, 3], [0, 100])).tokens["regions"].lengths.tolist() == [0, 100]
     assert model.encode(batch_of([4, 3], [0, 0]), record=True).record["transport.plan"].shape == (2, 4, 0)
-    losses = model.losses(batch_of([4, 3], [0, 0]), generator=torch.Generator().manual_seed(0), only=("itm",))
+    losses = model.losses(batch_of([4, 3], [0, 0]), Draws(torch.Generator().manual_seed(0), only=("itm",)))
     assert all(loss.isfinite() for loss in losses.values())
     with pytest.raises(InputError, match="regions have 5 features, this model reads 8"):
         model.encode(batch_of(width=5))
@@ -202,9 +202,9 @@ def test_edge_cases_and_bad_input():
         model.encode(Batch(regions=batch_of().regions))
     with pytest.raises(InputError, match="class probabilities"):
         batch = batch_of()
-        model.losses(replace(batch, regions=replace(batch.regions, classes=None)), only=("mrc",))
+        model.losses(replace(batch, regions=replace(batch.regions, classes=None)), Draws(only=("mrc",)))
     with pytest.raises(InputError, match="6 class probabilities, this model 9"):
-        model_of(replace(CONFIG, classes=9)).losses(batch_of(), only=("mrckl",))
+        model_of(replace(CONFIG, classes=9)).losses(batch_of(), Draws(only=("mrckl",)))
 
 
 LABELS = {

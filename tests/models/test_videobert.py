@@ -7,7 +7,7 @@ from coalign.errors import InputError
 from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.models.videobert.model import VideoBert, VideoBertConfig
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Text, Video
+from coalign.types import Batch, Draws, Packed, Text, Video
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=24)
 CONFIG = VideoBertConfig(
@@ -61,7 +61,7 @@ def test_losses_fall():
     history = []
     for _ in range(35):
         choices = {"partner": torch.tensor([0, 2, 2])}
-        losses = model.losses(batch, generator=torch.Generator().manual_seed(3), choices=choices)
+        losses = model.losses(batch, Draws(torch.Generator().manual_seed(3), choices=choices))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
@@ -72,7 +72,7 @@ def test_losses_fall():
 def test_either_part_alone_has_words_to_predict_and_nothing_to_align():
     model, batch = model_of(), batch_of()
     for alone in (Batch(text=batch.text), Batch(video=batch.video)):
-        losses = model.losses(alone, generator=torch.Generator().manual_seed(0))
+        losses = model.losses(alone, Draws(torch.Generator().manual_seed(0)))
         assert set(losses) == {"mlm"}
         assert losses["mlm"] > 0
 

@@ -11,7 +11,7 @@ from coalign.ops.boxes import overlaps_chosen
 from coalign.ops.packing import insert_row, moved_rows
 from coalign.ops.pairing import draw_rows
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Layout, Packed, Regions, Text
+from coalign.types import Batch, Draws, Layout, Packed, Regions, Text
 
 CONFIG = VilbertConfig(
     BertConfig(vocab_size=50, dim=32, depth=3, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -58,7 +58,7 @@ def train(model, batch, steps=30, **given):
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(steps):
-        losses = model.train().losses(batch, generator=torch.Generator().manual_seed(1), **given)
+        losses = model.train().losses(batch, Draws(torch.Generator().manual_seed(1), **given))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -129,8 +129,8 @@ def test_draws_are_named_and_come_from_the_generator():
     model, batch = model_of(), batch_of([6] * 5, [3] * 5)
     first, second = (model.draw(batch, torch.Generator().manual_seed(2), {}, CONFIG.objectives) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    given = model.losses(batch, choices=first)
-    again = model.losses(batch, generator=torch.Generator().manual_seed(2))
+    given = model.losses(batch, Draws(choices=first))
+    again = model.losses(batch, Draws(torch.Generator().manual_seed(2)))
     assert {k: v.item() for k, v in given.items()} == {k: v.item() for k, v in again.items()}
 
 
@@ -138,7 +138,7 @@ def test_mismatched_pairs_predict_nothing():
     model, batch = model_of(replace(CONFIG, mismatch_probability=1.0)), batch_of()
     drawn = model.draw(batch, torch.Generator().manual_seed(0), {}, CONFIG.objectives)
     assert drawn["mismatched"].all() and not drawn["predicted"].any() and (drawn["mlm_labels"] == -100).all()
-    losses = model.losses(batch, choices=drawn)
+    losses = model.losses(batch, Draws(choices=drawn))
     assert losses["mlm"].item() == losses["regions"].item() == 0.0 and losses["itm"] > 0
 
 

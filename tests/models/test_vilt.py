@@ -13,7 +13,7 @@ from coalign.models.vilt.heads import HEADS, ViltClassifier, ViltRetrieval
 from coalign.models.vilt.model import Vilt, ViltConfig
 from coalign.models.vilt.names import original, transformers
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Packed, Text
 
 CONFIG = ViltConfig(
     VitConfig(image_size=12, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64),
@@ -54,7 +54,7 @@ def train(model, batch, steps=25, **given):
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(steps):
-        losses = model.train().losses(batch, generator=torch.Generator().manual_seed(1), **given)
+        losses = model.train().losses(batch, Draws(torch.Generator().manual_seed(1), **given))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -123,8 +123,8 @@ def test_draws_are_named_and_come_from_the_generator():
     assert set(first) == {"mlm_input_ids", "mlm_labels", "image_index", "matched", "select_mlm", "select_itm"}
     assert first["select_mlm"].shape == (5, 5) and first["matched"].sum() == 2  # half of the batch, rounded down
     assert not torch.equal(first["select_mlm"], first["select_itm"])
-    given = model.losses(batch, choices=first)
-    again = model.losses(batch, generator=torch.Generator().manual_seed(2))
+    given = model.losses(batch, Draws(choices=first))
+    again = model.losses(batch, Draws(torch.Generator().manual_seed(2)))
     assert {k: v.item() for k, v in given.items()} == {k: v.item() for k, v in again.items()}
 
 
@@ -162,7 +162,7 @@ def test_pictures_of_any_proportions_are_prepared_for_a_batch():
     for i, text in enumerate(["a boat", "red", "a red boat"]):
         alone = model.encode(prepare(loaded, images=[pictures[i]], texts=[text]))
         torch.testing.assert_close(alone.pooled["match_logits"][0], together.pooled["match_logits"][i])
-    losses = model.train().losses(batch, generator=torch.Generator().manual_seed(0))
+    losses = model.train().losses(batch, Draws(torch.Generator().manual_seed(0)))
     assert set(losses) == {"mlm", "itm", "wpa"}
 
 
@@ -238,7 +238,7 @@ def test_edge_cases_and_bad_input():
     model = model_of()
     seen = model.encode(batch_of([2, 10], [[4, 4], [16, 20]]), record=True)  # no word but [CLS] and [SEP]; one patch
     assert not seen.record["transport.plan"][0].any() and seen.record["transport.plan"].isfinite().all()
-    losses = model.losses(batch_of([2, 2], [[4, 4], [4, 4]]), generator=torch.Generator().manual_seed(0))
+    losses = model.losses(batch_of([2, 2], [[4, 4], [4, 4]]), Draws(torch.Generator().manual_seed(0)))
     assert all(loss.isfinite() for loss in losses.values())
     with pytest.raises(InputError, match="16x18 pixels are no whole number of patches of 4"):
         model.encode(batch_of(canvas=(16, 18)))
@@ -249,7 +249,7 @@ def test_edge_cases_and_bad_input():
     with pytest.raises(ValueError, match="11 pieces"):
         model.encode(batch_of([11, 3, 3]))
     with pytest.raises(InputError, match="matching objective"):
-        model_of(replace(CONFIG, objectives=("mlm",))).losses(batch_of(), only=("itm",))
+        model_of(replace(CONFIG, objectives=("mlm",))).losses(batch_of(), Draws(only=("itm",)))
 
 
 @pytest.mark.parametrize("task", HEADS)

@@ -14,7 +14,7 @@ from coalign.models.visualbert.heads import (
 )
 from coalign.models.visualbert.model import VisualBert, VisualBertConfig, transformers
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text
+from coalign.types import Batch, Draws, Packed, Regions, Text
 
 CONFIG = VisualBertConfig(
     BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -75,7 +75,7 @@ def test_training_lowers_both_losses():
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     history = []
     for _ in range(25):
-        losses = model.losses(batch, generator=torch.Generator().manual_seed(1))
+        losses = model.losses(batch, Draws(torch.Generator().manual_seed(1)))
         history.append({name: loss.item() for name, loss in losses.items()})
         optimiser.zero_grad()
         sum(losses.values()).backward()
@@ -90,10 +90,10 @@ def test_choices_are_obeyed_and_drawn_from_the_generator():
     drawn = [model.draw(batch, torch.Generator().manual_seed(4), {}) for _ in range(2)]
     assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
     assert set(drawn[0]) == {"text_index", "swapped", "mlm_input_ids", "mlm_labels"}
-    given = model.losses(batch, choices=drawn[0])
-    again = model.losses(batch, generator=torch.Generator().manual_seed(4))
+    given = model.losses(batch, Draws(choices=drawn[0]))
+    again = model.losses(batch, Draws(torch.Generator().manual_seed(4)))
     assert {k: v.item() for k, v in given.items()} == {k: v.item() for k, v in again.items()}
-    assert set(model.losses(batch, choices=drawn[0], only=("itm",))) == {"itm"}
+    assert set(model.losses(batch, Draws(choices=drawn[0], only=("itm",)))) == {"itm"}
 
 
 def test_only_words_of_true_pairs_are_predicted_and_those_of_all_hidden():

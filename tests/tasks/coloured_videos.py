@@ -59,7 +59,7 @@ class ColourClips(nn.Module):
 
     def before_step(self) -> None: ...
 
-    def losses(self, batch: Batch, **options: object) -> dict[str, torch.Tensor]:
+    def losses(self, batch: Batch, draws: object = None) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
     def after_step(self) -> None: ...

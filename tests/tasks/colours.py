@@ -53,7 +53,7 @@ class ColourModel(nn.Module):
 
     def before_step(self) -> None: ...
 
-    def losses(self, batch, *, generator=None, choices=None, only=None) -> dict[str, Tensor]:
+    def losses(self, batch, draws=None) -> dict[str, Tensor]:
         return {}
 
     def after_step(self) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from coalign.training.loop import Callback, Trainable, TrainConfig, fit
 from coalign.training.meter import DivergenceError
 from coalign.training.run import Run
 from coalign.training.tracking import curves, read_metrics
-from coalign.types import Batch, Images, Model
+from coalign.types import FREE, Batch, Draws, Images, Model
 
 
 class Line(nn.Module):
@@ -31,14 +31,7 @@ class Line(nn.Module):
     def before_step(self) -> None:
         self.calls.append("before")
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         self.calls.append("losses")
         x, y = batch.labels["x"], batch.labels["y"]
         fitting = (x @ self.weight.T - y[:, None]).square().mean()
@@ -47,7 +40,7 @@ class Line(nn.Module):
             spoilt = (self.weight.sum() * 0).sqrt()
             fitting = fitting * float("nan") if self.where == "loss" else fitting + spoilt
         losses = {"fit": fitting, "size": self.weight.square().sum()}
-        return losses if only is None else {name: losses[name] for name in only}
+        return losses if draws.only is None else {name: losses[name] for name in draws.only}
 
     def after_step(self) -> None:
         self.calls.append("after")

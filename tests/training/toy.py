@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from coalign.training.loop import Callback, FitResult, TrainConfig, fit
 from coalign.training.run import Run
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Images, Packed, Text
+from coalign.types import FREE, Batch, Draws, Images, Packed, Text
 
 WORDS, LENGTH, WIDTH = 11, 5, 8
 KINDS = ("toy", "albef")
@@ -51,14 +51,7 @@ class ToyModel(nn.Module):
             self.temperature.clamp_(0.05, 1.0)
         momentum_update(self.image_momentum, self.image, 0.9)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         assert batch.images is not None and batch.images.pixels is not None and batch.text is not None
         ids = batch.text.ids.to_padded()
         image = F.normalize(self.dropout(self.image(batch.images.pixels)), dim=-1)
@@ -73,10 +66,10 @@ class ToyModel(nn.Module):
         target = torch.arange(len(ids)) + rank() * len(ids)
         losses = {"contrastive": F.cross_entropy(text @ images.T / self.temperature, target)}
         if self.queue is not None:
-            hidden = torch.rand(ids.shape, generator=generator) < 0.3
+            hidden = torch.rand(ids.shape, generator=draws.generator) < 0.3
             logits = self.decoder(self.words(ids.masked_fill(hidden, 0)) + image[:, None])
             losses["masked"] = (F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")).mean()
-        return losses if only is None else {name: losses[name] for name in only}
+        return losses if draws.only is None else {name: losses[name] for name in draws.only}
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -28,7 +28,7 @@ from coalign.models.mae.model import Mae, MaeConfig
 from coalign.progress import with_progress
 from coalign.registry import load
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Images, InputSpec, Packed, Record
+from coalign.types import Batch, Draws, Images, InputSpec, Packed, Record
 
 T = TypeVar("T")
 
@@ -211,7 +211,7 @@ def vit_on(columns: Columns, steps: int, most: int, show: bool = False) -> Tower
         batch = Batch(images=Images(pixels=data[chosen].float() / 32))
         optimiser.param_groups[0]["lr"] = 1.5e-3 * min(1.0, (step + 1) / 20) * (1 - step / steps)
         optimiser.zero_grad()
-        model.losses(batch, generator=generator)["reconstruction"].backward()
+        model.losses(batch, Draws(generator))["reconstruction"].backward()
         optimiser.step()
     return VitTower(model, f"mae {steps} {hashlib.blake2b(data.numpy().tobytes(), digest_size=8).hexdigest()}")
 

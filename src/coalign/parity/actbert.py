@@ -14,7 +14,7 @@ from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text, Video
+from coalign.types import Batch, Draws, Packed, Regions, Text, Video
 
 LETTERS = {"text": "t", "regions": "v", "actions": "a"}
 
@@ -134,7 +134,7 @@ def losses(case: Case, model: ActBert, batch: Batch, keep_padding: bool) -> dict
         "whole": given["image_feat"][:, 0],
         "whole_box": given["image_loc"][:, 0],
     }
-    found = model.losses(Batch(text=batch.text, regions=regions, video=batch.video), choices=choices)
+    found = model.losses(Batch(text=batch.text, regions=regions, video=batch.video), Draws(choices=choices))
     return {
         "masked_text_loss": found["mlm"],
         "masked_img_loss": found["regions"],

@@ -24,7 +24,7 @@ from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig, sides
-from coalign.types import Batch, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Packed, Text
 
 
 def config_of(described: Described) -> AlbefConfig:
@@ -98,13 +98,13 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
         return vqa(case, model, batch, keep_padding)
     if isinstance(model, AlbefTextAssignment):
         fused, logits = model.assign(batch, case.inputs["left_image_index"], case.inputs["right_image_index"])
-        loss = model.losses(batch, choices=case.inputs)["text_assignment"]
+        loss = model.losses(batch, Draws(choices=case.inputs))["text_assignment"]
         return {"last_hidden_state": fused, "logits": logits, "loss": loss}
     if isinstance(model, AlbefClassifier):
         batch = replace(batch, labels={"label": case.inputs["targets"]})
         model.before_step()
         seen = model.encode(batch)
-        loss = model.losses(batch, choices=case.inputs)["classification"]
+        loss = model.losses(batch, Draws(choices=case.inputs))["classification"]
         return {"last_hidden_state": seen.tokens["fused"], "logits": seen.pooled["logits"], "loss": loss}
     assert isinstance(model, Albef)
     if case.task == "grounding":
@@ -119,7 +119,7 @@ def vqa(case: Case, model: AlbefVqa, batch: Batch, keep_padding: bool) -> Output
     labels = {"answers": answers, "weights": case.inputs["answer_weights"], "questions": questions}
     batch = replace(batch, labels=labels)
     model.before_step()
-    out: dict[str, Tensor | Packed] = {"loss": model.losses(batch, choices=case.inputs)["vqa"]}
+    out: dict[str, Tensor | Packed] = {"loss": model.losses(batch, Draws(choices=case.inputs))["vqa"]}
     out["decoder_loss_per_answer"] = model.answer_losses(batch, case.inputs["alpha"])
     assert batch.text is not None and batch.images is not None
     out["image_embeds"] = model.online.image(batch.images)
@@ -152,7 +152,7 @@ def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> O
             choices[name] = packed(case, name, keep_padding).values
     model.before_step()
     own, momentum, contrast = model.contrast(batch, choices["alpha"])
-    losses = model.losses(batch, choices=choices)
+    losses = model.losses(batch, Draws(choices=choices))
     texts, images, _ = matched_pairs(choices)
     text = own.text.select(texts)
     fused = model.online.fuse(text, own.image, Mask.between(text, own.image, images))

@@ -16,7 +16,7 @@ from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text
+from coalign.types import Batch, Draws, Packed, Regions, Text
 
 
 def prefix_of(described: Described) -> str:
@@ -122,7 +122,7 @@ def pretraining(case: Case, model: Lxmert, keep_padding: bool) -> Outputs:
     if model.answer_head is not None:
         out["answer_logits"] = model.answer_head(pooled)
     if "masked_lm_labels" in inputs:
-        losses = model.losses(batch, choices=recorded_choices(case, text, keep_padding))
+        losses = model.losses(batch, Draws(choices=recorded_choices(case, text, keep_padding)))
         names = {
             "loss_mask_lm": "mlm",
             "loss_matched": "itm",

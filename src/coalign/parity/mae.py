@@ -25,7 +25,7 @@ from coalign.objectives.reconstruction import Reconstruction
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import told
-from coalign.types import Batch, Images
+from coalign.types import Batch, Draws, Images
 
 
 def build(described: Described) -> tuple[nn.Module, StateMap]:
@@ -91,7 +91,7 @@ def pretraining(case: Case, model: Mae, images: Images) -> Outputs:
         "mask": mask,
         "ids_restore": order.argsort(1),
         "pred": predicted,
-        "loss": model.losses(Batch(images=images), choices={"noise": noise})["reconstruction"],
+        "loss": model.losses(Batch(images=images), Draws(choices={"noise": noise}))["reconstruction"],
         "loss_norm_pix": Reconstruction(normalise=True)(predicted[mask.bool()], patches[mask.bool()]),
         "loss_all_patches": Reconstruction(normalise=False)(predicted, patches),
         "patches": patches,

@@ -16,7 +16,7 @@ from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text
+from coalign.types import Batch, Draws, Packed, Regions, Text
 
 TARGETS: dict[int, Literal["classes", "features", "contrast"]] = {0: "classes", 1: "features", 2: "contrast"}
 
@@ -131,7 +131,7 @@ def pretraining(case: Case, model: Vilbert, keep_padding: bool) -> Outputs:
     # With the target "contrast" the original draws padded regions as negatives too: packed rows do not have them.
     comparable = keep_padding or model.config.region_target != "contrast"
     choices = recorded_choices(case, batch, whole, keep_padding)
-    losses = model.losses(batch, choices=choices, only=None if comparable else ("mlm", "itm"))
+    losses = model.losses(batch, Draws(choices=choices, only=None if comparable else ("mlm", "itm")))
     names = {"mlm": "loss_mlm", "regions": "loss_image", "itm": "loss_alignment"}
     return out | {names[name]: loss for name, loss in losses.items()}
 

@@ -19,7 +19,7 @@ from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import images_of
 from coalign.trunks.vit import VitConfig, sides
-from coalign.types import Batch, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Packed, Text
 
 Produced = dict[str, Tensor | Packed]
 
@@ -138,7 +138,7 @@ def pretraining(case: Case, model: Vilt, keep: bool) -> Produced:
         labels = Packed.from_padded(given["text_labels_mlm"], given["text_masks"], keep).values
         choices = {"mlm_input_ids": hidden.ids.values, "mlm_labels": labels, "select_mlm": seen.select}
         out |= seen.outputs("mlm") | {"mlm_logits": states.with_values(model.words(states.values))}
-        out["mlm_loss"] = model.losses(Batch(text=hidden, images=images), choices=choices, only=("mlm",))["mlm"]
+        out["mlm_loss"] = model.losses(Batch(text=hidden, images=images), Draws(choices=choices, only=("mlm",)))["mlm"]
         call += 1
     if "itm_permutation" in given:
         out |= matching(case, model, call, keep)
@@ -153,7 +153,7 @@ def matching(case: Case, model: Vilt, call: int, keep: bool) -> Produced:
     source = torch.arange(size) + size * (~labels)
     seen = Pass(case, model.trunk, call, text, images, source, keep=keep)
     choices = {"image_index": source, "matched": labels, "select_itm": seen.select}
-    losses = model.losses(Batch(text=text, images=images), choices=choices, only=("itm",))
+    losses = model.losses(Batch(text=text, images=images), Draws(choices=choices, only=("itm",)))
     found = model.align(seen.joint)
     words, patches = given["text_ids"].shape[1], seen.select.shape[1] + 1
     room = (0, patches - found.cost.shape[2], 0, words - found.cost.shape[1])
@@ -200,7 +200,7 @@ def retrieval(case: Case, model: ViltRetrieval, keep: bool) -> Produced:
     batch = Batch(text=Text(Packed.from_padded(ids, masks, keep)), images=Images(given["image"]))
     assert batch.text is not None and batch.images is not None
     seen = Pass(case, model.trunk, 0, batch.text, batch.images, model.source(batch), keep=keep)
-    loss = model.losses(batch, choices={"select_0": seen.select})["retrieval"]
+    loss = model.losses(batch, Draws(choices={"select_0": seen.select}))["retrieval"]
     return seen.outputs("irtr") | {"rank_score": model.rank(seen.joint, len(batch.images)), "irtr_loss": loss}
 
 

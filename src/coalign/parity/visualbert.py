@@ -23,7 +23,7 @@ from coalign.models.visualbert.model import VisualBert, VisualBertConfig, Visual
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text
+from coalign.types import Batch, Draws, Packed, Regions, Text
 
 
 def config_of(described: Described) -> VisualBertConfig:
@@ -147,7 +147,7 @@ def pretraining(
     if "is_random_next" in case.inputs:
         choices["swapped"] = case.inputs["is_random_next"].flatten()
     only = ("mlm", "itm") if "swapped" in choices else ("mlm",)
-    losses = model.losses(batch, choices=choices, only=only)
+    losses = model.losses(batch, Draws(choices=choices, only=only))
     out |= {"masked_lm_loss": losses["mlm"], "loss": torch.stack(list(losses.values())).sum()}
     return out | ({"next_sentence_loss": losses["itm"]} if "itm" in losses else {})
 

@@ -31,7 +31,7 @@ from coalign.training.run import Plan, Run
 from coalign.training.schedule import ScheduleName, lr_factor
 from coalign.training.stopping import StopRequest
 from coalign.training.tracking import MetricsWriter, truncate_metrics
-from coalign.types import Batch
+from coalign.types import FREE, Batch, Draws
 
 # the shares of a time budget after which the plan is made anew from the steps since, and the share that it may fill
 MEASURED_SHARES = (0.05, 0.4, 0.8)
@@ -45,14 +45,7 @@ class Trainable(Protocol):
 
     def before_step(self) -> None: ...
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]: ...
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]: ...
 
     def after_step(self) -> None: ...
 
@@ -350,7 +343,7 @@ class _Training:
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 due = self._due()
-                losses = self.model.losses(batch, generator=self.generator, only=due)
+                losses = self.model.losses(batch, Draws(self.generator, only=due))
                 resting = () if due is None else set(config.every).difference(due)
                 weights = {name: weight for name, weight in config.loss_weights.items() if name not in resting}
                 total = weighted_sum(losses, weights)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coalign.objectives.answer import Answer
 from coalign.trunks.reading import label_of
-from coalign.types import Batch, Encoding
+from coalign.types import FREE, Batch, Draws, Encoding, Trainable
 
 
-class Answering(nn.Module):
+class Answering(Trainable):
     """The step of a model whose `encode` gives "logits" [B, outputs], which `loss` holds against the labels."""
 
     loss: Answer
@@ -21,20 +18,7 @@ class Answering(nn.Module):
         """The model's own."""
         raise NotImplementedError
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The loss of `labels["label"]`, by the task's name (see `objectives.answer`)."""
-        del generator, choices, only
+        del draws
         return {self.loss.task: self.loss(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
-
-    def after_step(self) -> None:
-        """Nothing to do."""

@@ -5,13 +5,15 @@ gives back, `InputSpec` is what a model asks of its data, and `Model` is what tr
 """
 
 from coalign.types.batch import Batch, Candidates, Images, Mosaics, Regions, Series, Text, Video
-from coalign.types.model import Encoding, Head, Model, System
+from coalign.types.model import FREE, Draws, Encoding, Head, Model, System, Trainable
 from coalign.types.packed import Layout, Packed, Record
 from coalign.types.spec import InputSpec, Targets
 
 __all__ = [
+    "FREE",
     "Batch",
     "Candidates",
+    "Draws",
     "Encoding",
     "Head",
     "Images",
@@ -26,5 +28,6 @@ __all__ = [
     "System",
     "Targets",
     "Text",
+    "Trainable",
     "Video",
 ]

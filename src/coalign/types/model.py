@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coalign.types.batch import Batch
 from coalign.types.packed import Packed, Record
@@ -29,6 +29,37 @@ class Encoding:
     record: Record = field(default_factory=dict[str, Tensor])
 
 
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Where the random choices of `losses` come from, and which objectives are computed.
+
+    `generator` draws what `choices` has not, by the names of the model's `draw`; None is torch's own generator. `only`
+    names the objectives; None is all that the model's configuration has.
+    """
+
+    generator: torch.Generator | None = None
+    choices: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    only: Sequence[str] | None = None
+
+    def wants(self, objective: str) -> bool:
+        """Whether an objective is computed."""
+        return self.only is None or objective in self.only
+
+
+FREE = Draws()
+"""Choices from torch's own generator; all objectives."""
+
+
+class Trainable(nn.Module):
+    """The module that models inherit: one whose steps need nothing before and nothing after."""
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+
 @runtime_checkable
 class Model(Protocol):
     """What training, retrieval and analysis know of a model. Nothing mutates state inside `encode` or `losses`."""
@@ -44,15 +75,8 @@ class Model(Protocol):
         """Runs before a training step's forward pass: momentum update, temperature clamp."""
         ...
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """The objectives by name. Random choices come from `generator`, or from `choices` where some are given."""
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
+        """The objectives by name."""
         ...
 
     def after_step(self) -> None:

@@ -16,7 +16,7 @@ from coalign.recipes.pairs._compact import compact, linear_baseline, reranking_o
 from coalign.recipes.pairs.quickstart import TRAIN_STYLES
 from coalign.retrieval.index import Index
 from coalign.retrieval.rerank import Reranking
-from coalign.types import Batch
+from coalign.types import Batch, Draws
 
 STYLE = "noto"
 
@@ -82,7 +82,7 @@ def test_the_loss_falls_and_words_learn_their_cells(model, frozen):
     for _ in range(5):
         for batch in loader:
             model.before_step()
-            found = model.losses(batch, generator=generator)
+            found = model.losses(batch, Draws(generator))
             optimiser.zero_grad()
             sum(found.values()).backward()
             optimiser.step()

@@ -32,7 +32,7 @@ from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, layer_rules
 from coalign.trunks.reading import label_of
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
 
 SIZES = {
     "base": ActBertConfig(),
@@ -47,7 +47,7 @@ SIZES = {
 }
 
 
-class ActBert(nn.Module):
+class ActBert(Trainable):
     """The pre-training model. Match logits: class 0 says that text and video belong together.
 
     A batch has texts, regions, and actions as `Video.features`, one row an action.
@@ -109,29 +109,16 @@ class ActBert(nn.Module):
         return self.words(text.values[rows], self.trunk.embedding.word.weight)
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The objectives on videos whose words, regions and actions are partly hidden, some with a wrong text.
 
         Needs each region's class probabilities (`Regions.classes`), and `labels["action"]` [T], the class of every
         action (-100 where it is not known). `choices` may hold what `draw` draws.
         """
         c = self.config
-        wanted = [name for name in c.objectives if only is None or name in only]
+        wanted = [name for name in c.objectives if draws.wants(name)]
         text, regions, actions = parts_of(batch)
-        d = self.draw(batch, generator, choices or {}, wanted)
+        d = self.draw(batch, draws.generator, draws.choices, wanted)
         text = take_texts(text, d["partner"])
         hidden = replace(regions, features=regions.features.with_values(d["region_features"]))
         words = replace(text, ids=text.ids.with_values(d["mlm_input_ids"]))

@@ -5,7 +5,7 @@ Image-text retrieval and grounding are the pre-training model itself (`Albef` wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,7 +25,7 @@ from coalign.objectives.matching import Matching, draw_hard_negatives
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertTrunk
 from coalign.trunks.vit import VitTrunk
-from coalign.types import Batch, Encoding, Head, InputSpec, Packed, Text
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Text, Trainable
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,9 @@ class AlbefClassifier(Followed[ClassifierTowers]):
         fused, logits = self.online(batch)
         return Encoding({"fused": fused}, {"logits": logits})
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """(1 - alpha) cross-entropy + alpha distillation; labels [B] in `batch.labels["label"]`."""
-        del generator, only
-        alpha = self.albef.alpha if choices is None or "alpha" not in choices else choices["alpha"]
+        alpha = draws.choices.get("alpha", self.albef.alpha)
         _, logits = self.online(batch)
         loss = self.classify(logits, batch.labels["label"])
         if self.albef.distill:
@@ -127,7 +119,7 @@ class AlbefClassifier(Followed[ClassifierTowers]):
         return {"classification": loss}
 
 
-class AlbefTextAssignment(nn.Module):
+class AlbefTextAssignment(Trainable):
     """Pre-training for NLVR2 (section 5): does the text belong to the left image, the right one, or neither?"""
 
     def __init__(self, config: AlbefClassifierConfig) -> None:
@@ -140,12 +132,6 @@ class AlbefTextAssignment(nn.Module):
     @property
     def input_spec(self) -> InputSpec:
         return input_spec_of(self.config.albef)
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Image states, and fused states of text i with images i and i."""
@@ -161,16 +147,8 @@ class AlbefTextAssignment(nn.Module):
         fused = self.online.fuse(batch.text, [image.select(left), image.select(right)])
         return fused, self.online.head(fused.first)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        del only
-        drawn = choices if choices and "ta_labels" in choices else self.draw(batch, generator)
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
+        drawn = draws.choices if "ta_labels" in draws.choices else self.draw(batch, draws.generator)
         _, logits = self.assign(batch, drawn["left_image_index"], drawn["right_image_index"])
         return {"text_assignment": self.classify(logits, drawn["ta_labels"])}
 

@@ -31,10 +31,10 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.attention import grad_cam
 from coalign.ops.masking import mask_tokens, predicted_rows
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
 
 
-class Albef(nn.Module):
+class Albef(Trainable):
     """The pre-training model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -150,20 +150,13 @@ class Albef(nn.Module):
             momentum = min(momentum, (step + 1) / (step + 10))
         momentum_update(self.momentum, self.online, momentum)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """ITC, ITM and MLM of a batch of pairs. `choices` may hold what `draw` draws, and alpha."""
         assert batch.text is not None
-        wanted = self.config.objectives if only is None else only
-        alpha = self.alpha if choices is None or "alpha" not in choices else choices["alpha"]
+        wanted = self.config.objectives if draws.only is None else draws.only
+        alpha = draws.choices.get("alpha", self.alpha)
         own, momentum, contrast = self.contrast(batch, alpha)
-        drawn = self.draw(batch.text.ids, contrast, batch.ids, generator, choices or {}, wanted)
+        drawn = self.draw(batch.text.ids, contrast, batch.ids, draws.generator, draws.choices, wanted)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
             i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)

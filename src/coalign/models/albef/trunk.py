@@ -15,7 +15,7 @@ from coalign.layers.momentum import momentum_update
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, InputSpec, Packed, Record
+from coalign.types import Batch, InputSpec, Packed, Record, Trainable
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -128,7 +128,7 @@ def input_spec_of(config: AlbefConfig) -> InputSpec:
     )
 
 
-class Followed(nn.Module, Generic[T]):
+class Followed(Trainable, Generic[T]):
     """Online towers followed by a momentum copy, and nothing to enqueue."""
 
     online: T
@@ -142,6 +142,3 @@ class Followed(nn.Module, Generic[T]):
     @torch.no_grad()
     def before_step(self) -> None:
         momentum_update(self.momentum, self.online, self.albef.momentum)
-
-    def after_step(self) -> None:
-        """Nothing to do."""

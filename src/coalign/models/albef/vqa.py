@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +18,7 @@ from coalign.ops.attention import Mask
 from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.bert import BertTrunk
 from coalign.trunks.vit import VitTrunk
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Text
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Text
 
 
 @dataclass(frozen=True)
@@ -97,17 +96,9 @@ class AlbefVqa(Followed[VqaTowers]):
         assert batch.images is not None and batch.text is not None
         return Encoding({"fused": self.online.read(batch.text, batch.images)})
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Σ weight * answer loss / images. Labels: "answers" Packed ids, their "weights", and their "questions" [n]."""
-        del generator, only
-        alpha = self.albef.alpha if choices is None or "alpha" not in choices else choices["alpha"]
+        alpha = draws.choices.get("alpha", self.albef.alpha)
         each = self.answer_losses(batch, alpha)
         return {"vqa": (batch.labels["weights"] * each).sum() / len(batch)}
 

@@ -11,7 +11,7 @@ not in Google's code; theirs follow Hugging Face.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -38,7 +38,7 @@ from coalign.trunks.bert import (
     trunk_rules,
 )
 from coalign.trunks.reading import label_of, text_of
-from coalign.types import Batch, Encoding, Head, InputSpec, Packed, Record
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BertTaskConfig:
     padding_in_softmax: bool = False
 
 
-class BertTask(nn.Module):
+class BertTask(Trainable):
     """What the four have in common: the trunk, where needed its pooler, and one linear layer."""
 
     pooled = True
@@ -101,12 +101,6 @@ class BertTask(nn.Module):
         """The new layer on every state."""
         return states.with_values(self.head(self.dropout(states.values)))
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
 
 class BertClassifier(BertTask):
     """A text or a pair to one of `classes`, or to a score where `classes` is 1."""
@@ -120,16 +114,9 @@ class BertClassifier(BertTask):
         states, kept = self.read(batch, record)
         return Encoding({"text": states}, {"logits": self.on_pooled(states)}, record=kept)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy with `labels["label"]` [B], or squared error with scores [B]."""
-        del generator, choices, only
+        del draws
         logits, label = self.encode(batch).pooled["logits"], label_of(batch, "label")
         if self.config.classes == 1:
             return {"regression": self.score(logits[:, 0], label.to(logits.dtype))}
@@ -150,16 +137,9 @@ class BertTagger(BertTask):
         states, kept = self.read(batch, record)
         return Encoding({"text": states, "tags": self.on_tokens(states)}, record=kept)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy with `labels["tags"]` [T] where they are not -100."""
-        del generator, choices, only
+        del draws
         labels = label_of(batch, "tags")
         if labels.shape[0] != text_of(batch).ids.layout.total:
             raise InputError(f"{labels.shape[0]} tags for {text_of(batch).ids.layout.total} pieces")
@@ -183,16 +163,9 @@ class BertSpans(BertTask):
         states, kept = self.read(batch, record)
         return Encoding({"text": states, "spans": self.on_tokens(states)}, record=kept)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """(start CE + end CE) / 2 with positions `labels["start"]` and `labels["end"]` [B] within each text."""
-        del generator, choices, only
+        del draws
         logits = self.encode(batch).tokens["spans"]
         return {"spans": self.spans(self.over_positions(logits), label_of(batch, "start"), label_of(batch, "end"))}
 
@@ -221,16 +194,9 @@ class BertMultipleChoice(BertTask):
         logits = self.on_pooled(states).view(-1, self.config.choices)
         return Encoding({"text": states}, {"logits": logits}, record=kept)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy over the endings; `labels["label"]` [questions]."""
-        del generator, choices, only
+        del draws
         return {"choice": self.classify(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
 
 

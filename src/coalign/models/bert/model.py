@@ -40,7 +40,7 @@ from coalign.trunks.bert import (
     word_head_rules,
 )
 from coalign.trunks.reading import label_of, text_of
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Text, Trainable
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class BertPretrainingConfig:
 PRETRAINING_SIZES = {name: BertPretrainingConfig(trunk) for name, trunk in SIZES.items()}
 
 
-class Bert(nn.Module):
+class Bert(Trainable):
     """The pre-training model, which also encodes texts and words in context."""
 
     def __init__(self, config: BertPretrainingConfig) -> None:
@@ -119,25 +119,15 @@ class Bert(nn.Module):
         return self.next_sentence(self.pooler(states.first))
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """MLM and NSP of a batch of texts. NSP reads `labels["next_sentence"]` [B], 0 = is next.
 
         `choices` may hold what `draw` draws. Where the data has hidden the words already, `labels["mlm_labels"]` [T]
         holds the true ids (-100 elsewhere), and nothing is drawn.
         """
         text = text_of(batch)
-        wanted = self.config.objectives if only is None else only
-        drawn = self.draw(text, batch.labels, generator, choices or {}, wanted)
+        wanted = self.config.objectives if draws.only is None else draws.only
+        drawn = self.draw(text, batch.labels, draws.generator, draws.choices, wanted)
         states = self.trunk(text.ids.with_values(drawn["mlm_input_ids"]), text.types)
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
@@ -146,9 +136,6 @@ class Bert(nn.Module):
         if "nsp" in wanted:
             losses["nsp"] = self.nsp(self.follows(states), label_of(batch, "next_sentence"))
         return losses
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
     def draw(
         self,

@@ -26,12 +26,12 @@ from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.masking import mask_tokens, predicted_rows
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
 
 Method = Literal["similarity", "cross_attention", "grad_cam", "transport"]
 
 
-class Compact(nn.Module):
+class Compact(Trainable):
     """The model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: CompactConfig) -> None:
@@ -158,19 +158,12 @@ class Compact(nn.Module):
         step = int(self.get_buffer("step"))
         momentum_update(self.momentum, self.online, min(self.config.momentum, (step + 1) / (step + 10)))
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """ITC, ITM, MLM and late interaction of a batch of pairs. `choices` may hold what `draw` draws."""
         assert batch.text is not None
-        wanted = self.config.objectives if only is None else only
+        wanted = self.config.objectives if draws.only is None else draws.only
         own, momentum, contrast = self.contrast(batch)
-        drawn = self.draw(batch, contrast, generator, choices or {}, wanted)
+        drawn = self.draw(batch, contrast, draws.generator, draws.choices, wanted)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
             i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)

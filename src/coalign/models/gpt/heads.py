@@ -10,7 +10,7 @@ weight 0.5 (equation 5). `structured` makes the sequences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -25,7 +25,7 @@ from coalign.layers.dropout import Dropout
 from coalign.models.gpt.model import Gpt, NextWord, last_rows, next_word_labels, text_of, text_spec
 from coalign.objectives.classification import Classification
 from coalign.trunks.gpt import GptConfig, GptTrunk, init_gpt, joint_rules, transformers_rules
-from coalign.types import Batch, Encoding, Head, InputSpec, Packed
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Trainable
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def structured(parts: Sequence[Sequence[int]], config: GptConfig) -> list[int]:
     return [*ids[:-1], config.extract]
 
 
-class GptTask(nn.Module):
+class GptTask(Trainable):
     """What the three have in common: the trunk, one linear layer, and the auxiliary objective."""
 
     outputs: int | None = None
@@ -123,34 +123,20 @@ class GptTask(nn.Module):
         """The task's logits from the states read out [B, dim]."""
         return self.head(self.dropout(rows))
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The loss of the "task" with `labels["label"]`, a class or a score each, and `lm_weight` times the next-word
         loss as "lm"."""
-        del generator, choices
         if "label" not in batch.labels:
             raise InputError(f"training needs labels['label'], the batch has {sorted(batch.labels) or 'none'}")
         seen, label = self.encode(batch), batch.labels["label"]
         logits, losses = seen.pooled["logits"], dict[str, Tensor]()
-        if only is None or "task" in only:
+        if draws.wants("task"):
             is_score = logits.shape[1] == 1
             losses["task"] = self.score(logits[:, 0], label.to(logits)) if is_score else self.classify(logits, label)
-        if self.config.lm_weight and (only is None or "lm" in only):
+        if self.config.lm_weight and draws.wants("lm"):
             lm = self.lm(self.trunk, seen.tokens["text"], next_word_labels(batch))
             losses["lm"] = self.config.lm_weight * lm
         return losses
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 class GptClassifier(GptTask):

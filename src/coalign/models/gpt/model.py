@@ -12,8 +12,6 @@ Face), not on the table, which the authors' output layer shares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,10 +21,10 @@ from coalign.errors import InputError
 from coalign.objectives.causal_lm import CausalLM
 from coalign.ops.masking import next_tokens, predicted_rows
 from coalign.trunks.gpt import SIZES, GptConfig, GptTrunk, authors_rules, hugging_face, joint_rules, transformers_rules
-from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Text, Trainable
 
 
-class Gpt(nn.Module):
+class Gpt(Trainable):
     """The language model, which also encodes texts."""
 
     def __init__(self, config: GptConfig) -> None:
@@ -53,23 +51,10 @@ class Gpt(nn.Module):
         """Next-word logits [T, V] at every row."""
         return states.with_values(self.trunk.predict(states.values))
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The loss of the next word at every place that has one; see `next_word_labels`."""
-        del generator, choices, only
+        del draws
         return {"lm": self.lm(self.trunk, self.trunk(text_of(batch).ids), next_word_labels(batch))}
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 class NextWord(nn.Module):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
@@ -19,7 +18,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import Batch, Encoding, Head, InputSpec
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Trainable
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class LxmertClassifierConfig:
     targets: Literal["scores", "class"] = "scores"
 
 
-class LxmertClassifier(nn.Module):
+class LxmertClassifier(Trainable):
     """Two linear layers on the pooled row; with two images on both pooled rows, side by side.
 
     Of two images the batch's regions have 2 B items, all first images, then all second ones.
@@ -70,22 +69,9 @@ class LxmertClassifier(nn.Module):
         seen, pooled, logits = self.read(batch)
         return Encoding({"fused": seen.text, "fused_regions": seen.regions}, {"fused": pooled, "logits": logits})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The answers' cross-entropy; the targets are `batch.labels["label"]`."""
-        del generator, choices, only
+        del draws
         _, _, logits = self.read(batch)
         objective = self.soft if self.config.targets == "scores" else self.hard
         return {"answers": objective(logits, batch.labels["label"])}

@@ -41,7 +41,7 @@ from coalign.ops.masking import mask_features, mask_tokens, predicted_rows
 from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
 
 Objective = Literal["mlm", "itm", "objects", "attributes", "features", "answers"]
 
@@ -175,7 +175,7 @@ class RegionHead(nn.Module):
         return {name: decoder(hidden) for name, decoder in self.decoders.items()}
 
 
-class Lxmert(nn.Module):
+class Lxmert(Trainable):
     """The pre-training model. Match logits: class 1 says that text and image belong together."""
 
     def __init__(self, config: LxmertConfig) -> None:
@@ -236,28 +236,15 @@ class Lxmert(nn.Module):
         return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The objectives on pairs whose words and regions are partly hidden, and whose text is the wrong one at times.
 
         Region losses are means over ALL regions, weighted by confidence and by 1/0.15, as published. "answers" needs
         `batch.labels["answer"]`: class numbers [B], -1 where there is none, or scores [B, answers].
         """
         c = self.config
-        wanted = [name for name in c.objectives if only is None or name in only]
-        d = self.draw(batch, generator, choices or {}, wanted)
+        wanted = [name for name in c.objectives if draws.wants(name)]
+        d = self.draw(batch, draws.generator, draws.choices, wanted)
         assert batch.text is not None and batch.regions is not None
         text = with_words(take_texts(batch.text, d["partner"]), d["mlm_input_ids"])
         features = batch.regions.features.with_values(d["region_features"])

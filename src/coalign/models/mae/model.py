@@ -11,7 +11,7 @@ Nothing departs from the original but the order of work: predictions for the los
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -37,7 +37,7 @@ from coalign.trunks.vit import (
     transformers_block_rules,
     transformers_rules,
 )
-from coalign.types import Batch, Encoding, Head, Images, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, System, Trainable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -89,7 +89,7 @@ SIZES = {
 }
 
 
-class Mae(nn.Module):
+class Mae(Trainable):
     """The pre-training model. It encodes whole images too, for retrieval and analysis."""
 
     def __init__(self, config: MaeConfig) -> None:
@@ -136,24 +136,10 @@ class Mae(nn.Module):
         pooled = tokens.to_padded()[:, self.trunk.prefix :].mean(1)
         return Encoding({"image": tokens}, {"image": pooled}, {"image": F.normalize(pooled, dim=-1)}, kept or {})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The error at hidden patches. `choices` may hold what `draw` draws."""
-        del only
         images = images_of(batch)
-        noise = (choices or self.draw(batch, generator))["noise"]
+        noise = (draws.choices or self.draw(batch, draws.generator))["noise"]
         visible, hidden = self.hide(noise)
         states = self.decode(self.see(images, visible), torch.cat([visible, hidden], 1))
         predicted = self.predict(rows_at(states, hidden))

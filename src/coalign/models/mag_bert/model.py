@@ -11,7 +11,6 @@ hidden rows never reach a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +28,7 @@ from coalign.ops.attention import Mask
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, alias_rules, init_bert, trunk_rules
 from coalign.trunks.reading import label_of, stream_of, text_of
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Text, Trainable
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ SIZES = {
 }
 
 
-class MagBert(nn.Module):
+class MagBert(Trainable):
     """BERT with the gate, and one layer on the pooled [CLS]."""
 
     def __init__(self, config: MagBertConfig) -> None:
@@ -114,26 +113,13 @@ class MagBert(nn.Module):
         logits = self.head(self.dropout(pooled))
         return Encoding({"text": states}, {"pooled": pooled, "logits": logits}, {}, kept or {})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Squared error with the scores `labels["label"]` [B], or cross-entropy with classes [B]."""
-        del generator, choices, only
+        del draws
         logits, label = self.encode(batch).pooled["logits"], label_of(batch, "label")
         if self.config.classes == 1:
             return {"regression": self.score(logits[:, 0], label.flatten().to(logits.dtype))}
         return {"classification": self.classify(logits, label.flatten())}
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 def at_pieces(batch: Batch, text: Text, name: str, width: int) -> Tensor:

@@ -12,7 +12,6 @@ plain dot product, without temperature or normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +25,7 @@ from coalign.layers.s3d import Branches, S3d, S3dConfig
 from coalign.objectives.mil_nce import MilNce
 from coalign.ops.collectives import gather
 from coalign.trunks.reading import text_of
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class TextTower(nn.Module):
         return self.out(highest)
 
 
-class MilNceModel(nn.Module):
+class MilNceModel(Trainable):
     """Both towers. A batch has videos (`Video.frames`) and texts, K in a row for each video."""
 
     similarity: Literal["dot"] = "dot"
@@ -153,19 +152,9 @@ class MilNceModel(nn.Module):
         vectors = {name: pooled[name] for name in ("text", "video") if name in pooled}
         return Encoding({}, pooled, vectors, kept or {})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """MIL-NCE of all processes' clips and sentences; sentence k of clip i is text i · K + k."""
-        del generator, choices, only
+        del draws
         if batch.video is None or batch.video.frames is None:
             raise InputError("training needs videos' frames (Video.frames), the batch has none")
         texts, clips = len(text_of(batch).ids), len(batch.video.frames)
@@ -178,9 +167,6 @@ class MilNceModel(nn.Module):
         """The objective of vectors [B, D] and [B · K, D] of this process."""
         video, text = (gather(x, self.config.gather_gradient) for x in (video, text))
         return self.objective((video @ text.T).unflatten(1, (video.shape[0], -1)))
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

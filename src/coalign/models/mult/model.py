@@ -35,7 +35,7 @@ from coalign.models.mult.names import original
 from coalign.objectives.answer import Answer
 from coalign.ops.attention import Mask
 from coalign.trunks.reading import label_of, stream_of
-from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Trainable
 
 GROUPED_ROWS = 1000
 
@@ -125,7 +125,7 @@ SIZES = {
 }
 
 
-class MulT(nn.Module):
+class MulT(Trainable):
     """The cross-modal transformers, one of each target's own, and the answer's residual head."""
 
     def __init__(self, config: MulTConfig) -> None:
@@ -250,20 +250,10 @@ class MulT(nn.Module):
         last = torch.cat([last_rows(x) for x in states.values()], 1)
         return Encoding(states, {"pooled": last, "logits": self.answer(last)}, {}, kept or {})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """By the task's name: absolute error with `labels["label"]` [B, outputs]; cross-entropy of each emotion's two
         with [B, emotions] of 0 and 1, or of classes with [B]. With `aligned` streams also "ctc", summed over them."""
-        del generator, choices, only
+        del draws
         streams = self.read(batch)
         moved, places = self.at_steps(streams)
         logits, label = self.conclude(self.project(moved)).pooled["logits"], label_of(batch, "label")
@@ -273,9 +263,6 @@ class MulT(nn.Module):
             each = [CtcAlignment.loss(found, streams[name].layout, steps) for name, found in places.items()]
             losses["ctc"] = torch.stack(each).sum()
         return losses
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 def last_rows(x: Packed) -> Tensor:

@@ -13,7 +13,6 @@ channels (`grouped=True`); its parameter counts are those of heads that see all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from coalign.checkpoints import Rename, Reshape, Stack, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.local_attention import AttentionStem, Border, LocalAttention, Positions
 from coalign.objectives.classification import Classification
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
 
 EXPANSION = 4
 
@@ -121,7 +120,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.norm3(self.conv3(h)) + self.shortcut(x))
 
 
-class Sasa(nn.Module):
+class Sasa(Trainable):
     """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares."""
 
     def __init__(self, config: SasaConfig) -> None:
@@ -168,22 +167,9 @@ class Sasa(nn.Module):
             kept if record else {},
         )
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of the classes."""
-        del generator, choices, only
+        del draws
         if "label" not in batch.labels:
             raise ValueError("training a classifier needs `label` in the batch")
         return {"classification": self.classify(self.encode(batch).pooled["logits"], batch.labels["label"])}

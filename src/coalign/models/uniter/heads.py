@@ -4,7 +4,7 @@ forms, referring expressions, and image-text retrieval."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -28,7 +28,7 @@ from coalign.objectives.ranking import Ranking
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import init_bert
-from coalign.types import Batch, Encoding, Head, InputSpec, Packed, Record
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable
 
 Task = Literal["vqa", "entailment", "vcr", "nlvr2", "nlvr2_paired", "nlvr2_triplet", "grounding", "retrieval"]
 
@@ -50,7 +50,7 @@ class UniterTaskConfig:
     margin: float = 0.2
 
 
-class _Task(nn.Module, ABC):
+class _Task(Trainable, ABC):
     """The trunk and a head: `read` gives its scores."""
 
     def __init__(self, config: UniterTaskConfig) -> None:
@@ -77,12 +77,6 @@ class _Task(nn.Module, ABC):
         pooled = {"pooled": self.trunk.pool(joint), "logits": self.read(joint)}
         return Encoding(tokens_of(joint), pooled, {}, kept or {})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
 
 class UniterClassifier(_Task):
     """VQA and entailment (soft scores), VCR (is this choice right?), NLVR2 from a pair's two [CLS] or a triplet's one.
@@ -108,16 +102,9 @@ class UniterClassifier(_Task):
             pooled = pooled.view(len(pooled) // 2, -1)
         return self.head(pooled)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """`labels["label"]`: soft scores [B, classes] for VQA and entailment, classes [B] for the others."""
-        del generator, choices, only
+        del draws
         return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels["label"])}
 
 
@@ -155,16 +142,9 @@ class UniterPairedAttention(_Task):
         weights = scores.masked_fill(~own.padding_mask(), -torch.inf).softmax(1)
         return torch.einsum("bl,bld->bd", self.dropout(weights), rows.to_padded())
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """`labels["label"]`: 1 where the statement is true of the pair, [B/2]."""
-        del generator, choices, only
+        del draws
         return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels["label"])}
 
 
@@ -185,22 +165,14 @@ class UniterGrounding(_Task):
         scores = regions.with_values(self.head(regions.values).squeeze(1)).to_padded()
         return scores.masked_fill(~regions.padding_mask(), -1e4)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """`labels["label"]` [B]: the number of the right region. `choices` may hold the wrong ones, "negative" [B]."""
-        del only
         joint = self.trunk(batch)
         scores, target = self.read(joint), batch.labels["label"]
         if self.config.grounding_loss == "cls":
             return {"grounding": self.classify(scores, target)}
         assert joint.other is not None
-        drawn = self.draw(scores, target, joint.other.lengths, generator, choices or {})
+        drawn = self.draw(scores, target, joint.other.lengths, draws.generator, draws.choices)
         right, wrong = (scores.gather(1, index[:, None]).squeeze(1) for index in (target, drawn["negative"]))
         return {"grounding": self.rank(right, wrong)}
 
@@ -242,16 +214,9 @@ class UniterRetrieval(_Task):
     def read(self, joint: Joint) -> Float[Tensor, "b 1"]:
         return self.head(self.trunk.pool(joint))
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The items are groups of `candidates` pairs in a row, the true pair first in each."""
-        del generator, choices, only
+        del draws
         scores = self.read(self.trunk(batch)).view(-1, self.config.candidates)
         return {"retrieval": self.rank(scores[:, :1].expand_as(scores[:, 1:]), scores[:, 1:])}
 

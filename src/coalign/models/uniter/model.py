@@ -40,7 +40,7 @@ from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import Batch, Encoding, InputSpec, Layout, Record, Regions, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Record, Regions, System, Text, Trainable
 
 Objective = Literal["mlm", "mrfr", "mrc", "mrckl", "itm"]
 
@@ -164,7 +164,7 @@ class FeatureHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(rows))), projection.T, self.bias)
 
 
-class Uniter(nn.Module):
+class Uniter(Trainable):
     """The pre-training model."""
 
     def __init__(self, config: UniterConfig) -> None:
@@ -217,24 +217,11 @@ class Uniter(nn.Module):
         return real_cells(self.align(joint).plan, batch.text.ids.layout, batch.regions.features.layout)
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """One objective, drawn among those of the configuration or of `only` by ratio; ITM brings "wra" along."""
         if batch.text is None or batch.regions is None:
             raise InputError("UNITER trains on texts with regions: this batch lacks one of them")
-        task, drawn = self.draw(batch, generator, choices or {}, only)
+        task, drawn = self.draw(batch, draws.generator, draws.choices, draws.only)
         if task == "itm":
             joint = self.trunk(replace(batch, text=take_texts(batch.text, drawn["text_index"])))
             matched = drawn["matched"]

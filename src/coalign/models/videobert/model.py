@@ -33,7 +33,7 @@ from coalign.ops.packing import insert_row
 from coalign.ops.pairing import draw_partners
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class VisualWords(nn.Module):
         self.plant(grow(features, self.branching, self.levels, steps=steps, generator=generator))
 
 
-class VideoBert(nn.Module):
+class VideoBert(Trainable):
     """BERT over words and visual words. A batch has texts, videos (`Video.features`, one row a clip), or both."""
 
     def __init__(self, config: VideoBertConfig) -> None:
@@ -220,26 +220,13 @@ class VideoBert(nn.Module):
         return self.predict(self.read({"video": ids}), masked)[:, self.config.trunk.vocab_size :]
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Hidden words of both kinds, and alignment where the batch has texts and videos (section 3.2)."""
-        wanted = [name for name in self.config.objectives if only is None or name in only]
+        wanted = [name for name in self.config.objectives if draws.wants(name)]
         parts = self.parts(batch)
         if len(parts) < 2:
             wanted = [name for name in wanted if name != "align"]
-        d = self.draw(parts, batch, generator, choices or {}, wanted)
+        d = self.draw(parts, batch, draws.generator, draws.choices, wanted)
         if len(parts) == 2:
             parts["text"] = parts["text"].select(d["partner"])
         shown = {name: x.with_values(d[f"{name}_input_ids"]) for name, x in parts.items()}

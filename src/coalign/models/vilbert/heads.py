@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -25,7 +24,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_regions, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import Batch, Encoding, Head, InputSpec, Regions, Targets, Text
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Regions, Targets, Text, Trainable
 
 Task = Literal["vqa", "gqa", "nlvr2", "entailment", "choice", "grounding"]
 
@@ -99,7 +98,7 @@ class WeightNormHead(nn.Module):
         return self.down(self.dropout(self.up(x).relu()))
 
 
-class VilbertTasks(nn.Module):
+class VilbertTasks(Trainable):
     """The pre-training model with a head for every kind of task."""
 
     def __init__(self, config: VilbertTasksConfig) -> None:
@@ -164,22 +163,9 @@ class VilbertTasks(nn.Module):
             logits = logits[seen.regions.layout.position > 0]
         return Encoding({"fused": seen.text, "fused_regions": seen.regions}, {"fused": pooled, "logits": logits})
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The task's cross-entropy with `batch.labels["label"]`."""
-        del generator, choices, only
+        del draws
         seen = self.encode(batch)
         logits, label, task = seen.pooled["logits"], batch.labels["label"], self.config.task
         if task == "grounding":

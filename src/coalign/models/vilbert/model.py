@@ -34,7 +34,7 @@ from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_r
 from coalign.ops.packing import moved_rows, real_cells
 from coalign.ops.pairing import draw_partners, draw_rows, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Trainable
 
 
 def _layers(count: int) -> VilbertConfig:
@@ -61,7 +61,7 @@ SIZES = {
 }
 
 
-class Vilbert(nn.Module):
+class Vilbert(Trainable):
     """The pre-training model. Match logits: class 0 says that text and image belong together."""
 
     match_class = 0
@@ -135,27 +135,14 @@ class Vilbert(nn.Module):
         return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The objectives on pairs whose words and regions are partly hidden, and whose text is the wrong one at times.
 
         The target "classes" needs the detector's probabilities of each region (`Regions.classes`).
         """
         c = self.config
-        wanted = [name for name in c.objectives if only is None or name in only]
-        d = self.draw(batch, generator, choices or {}, wanted)
+        wanted = [name for name in c.objectives if draws.wants(name)]
+        d = self.draw(batch, draws.generator, draws.choices, wanted)
         assert batch.text is not None and batch.regions is not None
         text = take_texts(batch.text, d["partner"])
         words = replace(text, ids=text.ids.with_values(d["mlm_input_ids"]))

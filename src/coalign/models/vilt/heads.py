@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side
 from coalign.ops.patches import choose_patches, pack_patches
 from coalign.trunks.bert import init_bert
-from coalign.types import Batch, Encoding, Head, Images, InputSpec, Packed, Record
+from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, Trainable
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ViltTaskConfig:
     candidates: int = 16
 
 
-class _Task(nn.Module):
+class _Task(Trainable):
     """The trunk, and nothing to do around a step."""
 
     def __init__(self, config: ViltTaskConfig) -> None:
@@ -46,12 +46,6 @@ class _Task(nn.Module):
     @property
     def input_spec(self) -> InputSpec:
         return input_spec_of(self.config.base)
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
     def keep(
         self, images: Images, source: Tensor | None, generator: torch.Generator | None, select: Tensor | None = None
@@ -113,23 +107,15 @@ class ViltClassifier(_Task):
         pooled = {"pooled": self.trunk.pool(seen[0]), "logits": self.answer(seen)}
         return Encoding(tokens_of(seen[0]), pooled, {}, kept or {})
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """`labels["label"]`: soft scores [B, classes] for VQA, classes [B] for NLVR2. `choices`: "select_0" ..."""
-        del only
-        images, given = pair_of(batch)[1], choices or {}
+        images, given = pair_of(batch)[1], draws.choices
         size = len(images) // self.config.images
         patches = [
             self.keep(
                 images,
                 torch.arange(i * size, (i + 1) * size, device=_device(images)),
-                generator,
+                draws.generator,
                 given.get(f"select_{i}"),
             )
             for i in range(self.config.images)
@@ -177,18 +163,10 @@ class ViltRetrieval(_Task):
     def rank(self, joint: Joint, images: int) -> Float[Tensor, "images candidates"]:
         return self.head(self.trunk.pool(joint)).view(images, -1)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of each image's candidates, the first being true. `choices`: "select_0"."""
-        del only
         images = pair_of(batch)[1]
-        patches = self.keep(images, self.source(batch), generator, (choices or {}).get("select_0"))
+        patches = self.keep(images, self.source(batch), draws.generator, draws.choices.get("select_0"))
         scores = self.rank(self.read(batch, patches), len(images))
         return {"retrieval": self.classify(scores, scores.new_zeros(len(scores), dtype=torch.int64))}
 

@@ -41,7 +41,7 @@ from coalign.ops.patches import choose_patches, pack_patches, patches_of_pixels,
 from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import init_bert
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ViltTrunk(nn.Module):
         return images.pixels
 
 
-class Vilt(nn.Module):
+class Vilt(Trainable):
     """The pre-training model."""
 
     def __init__(self, config: ViltConfig) -> None:
@@ -230,25 +230,12 @@ class Vilt(nn.Module):
         return maps
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """MLM; ITM with word-patch alignment ("wpa", its weight included). `choices` may hold what `draw` draws."""
         text, images = pair_of(batch)
-        wanted = self.config.objectives if only is None else only
+        wanted = self.config.objectives if draws.only is None else draws.only
         real = self.trunk.real(images).flatten(1)
-        drawn = self.draw(batch, real, generator, choices or {}, wanted)
+        drawn = self.draw(batch, real, draws.generator, draws.choices, wanted)
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
             patches = pack_patches(drawn["select_mlm"], real[: len(text.ids)])

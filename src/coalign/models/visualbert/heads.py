@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,7 +21,7 @@ from coalign.models.visualbert.model import (
     trunk_names_hf,
 )
 from coalign.trunks.bert import init_bert
-from coalign.types import Batch, Encoding, Head, InputSpec, Record
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Record, Trainable
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class VisualBertTaskConfig:
     """Answers a VCR question has."""
 
 
-class _Task(nn.Module):
+class _Task(Trainable):
     """The trunk, and nothing to do around a step."""
 
     def __init__(self, base: VisualBertConfig) -> None:
@@ -50,12 +48,6 @@ class _Task(nn.Module):
     @property
     def input_spec(self) -> InputSpec:
         return input_spec_of(self.base)
-
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
 
 
 class VisualBertClassifier(_Task):
@@ -92,16 +84,9 @@ class VisualBertClassifier(_Task):
         scores = self.classifier(self.dropout(read))
         return scores.view(-1, self.config.choices) if self.config.task == "vcr" else scores
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """VQA: KL to `labels["label"]`, soft scores [B, classes]; others: cross-entropy with `labels["label"]` [B]."""
-        del generator, choices, only
+        del draws
         logits = self.encode(batch).pooled["logits"]
         if self.config.task == "vqa":
             return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels["label"], reduction="batchmean")}
@@ -158,16 +143,9 @@ class VisualBertGrounding(_Task):
         scores = self.query(joint.rows.values[rows]) @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5
         return scores - 10000.0 * (~regions.padding_mask()).unsqueeze(1)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """KL to the distribution over regions, summed over entities, mean over items."""
-        del generator, choices, only
+        del draws
         scores = self.encode(batch).pooled["region_scores"].log_softmax(-1)
         target = F.pad(batch.labels["label"], (0, scores.shape[-1] - batch.labels["label"].shape[-1]))
         return {"grounding": F.kl_div(scores, target, reduction="batchmean")}

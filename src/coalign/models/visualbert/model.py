@@ -11,7 +11,7 @@ needs no second caption. Words of a swapped text are not predicted: nothing in i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,7 +31,7 @@ from coalign.objectives.matching import Matching
 from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, trunk_rules
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, Regions, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
 
 SPECIAL_IDS = (0, 101, 102)
 """[PAD], [CLS] and [SEP] of the uncased BERT vocabulary."""
@@ -140,7 +140,7 @@ class VisualBertTrunk(nn.Module):
         return self.pooler(joint.rows.first)
 
 
-class VisualBert(nn.Module):
+class VisualBert(Trainable):
     """The pre-training model."""
 
     match_class = 0
@@ -181,25 +181,12 @@ class VisualBert(nn.Module):
         joint = self.trunk(batch, record=kept)
         return joint.across(kept[f"joint.{self.config.text.depth - 1}.attention"].mean(1))
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Masked words and sentence-image prediction, from one forward pass. `choices` may hold what `draw` draws."""
         if batch.text is None or batch.regions is None:
             raise InputError("VisualBERT trains on texts with regions: this batch lacks one of them")
-        wanted = self.config.objectives if only is None else only
-        drawn = self.draw(batch, generator, choices or {})
+        wanted = self.config.objectives if draws.only is None else draws.only
+        drawn = self.draw(batch, draws.generator, draws.choices)
         text = with_words(take_texts(batch.text, drawn["text_index"]), drawn["mlm_input_ids"])
         joint = self.trunk(replace(batch, text=text))
         losses: dict[str, Tensor] = {}

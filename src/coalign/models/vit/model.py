@@ -11,7 +11,6 @@ in how positions are resized for another image size: settings of the config, to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +25,7 @@ from coalign.layers.initialise import init_truncated, init_xavier
 from coalign.models.vit.names import original, original_linen, timm, transformers
 from coalign.objectives.classification import Classification
 from coalign.trunks.vit import SIZES, VitConfig, VitTrunk
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class VitClassifierConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
-class Vit(nn.Module):
+class Vit(Trainable):
     """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares (mixup).
 
     On a stem it reads the batch's grid features, or makes them from pixels; `load_stem` gives the stem its weights.
@@ -115,22 +114,9 @@ class Vit(nn.Module):
         pooled = self.norm(tokens.first if by_token else tokens.to_padded()[:, self.trunk.prefix :].mean(1))
         return pooled if self.representation is None else torch.tanh(self.representation(pooled))
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of the classes."""
-        del generator, choices, only
+        del draws
         pooled = self.encode(batch).pooled
         if "logits" not in pooled or "label" not in batch.labels:
             raise ValueError("training a classifier needs `classes` in its config and `label` in the batch")
