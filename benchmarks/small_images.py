@@ -29,6 +29,7 @@ from skimage import data as skimage_data  # pyright: ignore[reportMissingTypeStu
 from coalign.analysis.runs.reconstruction import reconstruct, reconstruction_sheet
 from coalign.data.images.pictures import save_picture
 from coalign.data.pairs.emoji import EmojiConcept, load_emoji, split_concepts
+from coalign.flags import configure
 from coalign.recipes.images.mae_finetune import Recipe as MaeFinetune
 from coalign.recipes.images.mae_pretrain import Recipe as MaePretrain
 from coalign.recipes.images.mae_probe import Recipe as MaeProbe
@@ -81,12 +82,12 @@ VIT: dict[str, Any] = {"lr": 1e-3}
 
 def sasa(data: Path, out: Path, **choices: Any) -> Callable[[int], Sasa]:
     common: dict[str, Any] = COMMON | {"data": str(data), "steps": STEPS, "clip": 1.0}
-    return lambda seed: Sasa(out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
+    return lambda seed: configure(Sasa, out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
 
 
 def vit(data: Path, out: Path, **choices: Any) -> Callable[[int], Vit]:
     common: dict[str, Any] = COMMON | {"data": str(data), "steps": STEPS}
-    return lambda seed: Vit(out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
+    return lambda seed: configure(Vit, out=out.with_name(f"{out.name}-{seed}"), seed=seed, **common, **choices)
 
 
 def rates(data: Path, runs: Path) -> None:
@@ -133,7 +134,8 @@ def pretrained(data: Path, runs: Path) -> str:
     """The run of MAE on all training drawings, without labels."""
     out = runs / "mae"
     if not (out / "report.html").is_file():
-        MaePretrain(
+        configure(
+            MaePretrain,
             data=str(data / "all"),  # its train folder alone
             val=str(data / "all" / "val"),
             out=out,
@@ -150,7 +152,8 @@ def pretrained(data: Path, runs: Path) -> str:
 
 def tuned(data: Path, out: Path, start: str, lr: float, decay: float | None) -> Callable[[int], MaeFinetune]:
     """Fine-tuning on few labels, with mirroring and crops alone."""
-    return lambda seed: MaeFinetune(
+    return lambda seed: configure(
+        MaeFinetune,
         data=str(data),
         out=out.with_name(f"{out.name}-{seed}"),
         start=start,
@@ -172,7 +175,7 @@ def probed(data: Path, out: Path, start: str, lr: float) -> Callable[[int], MaeP
     """Probes by AdamW: LARS, whose steps are a share of the size of the weights, is not through after so few."""
     common: dict[str, Any] = COMMON | {"data": str(data), "steps": PROBE_STEPS, "image_size": 24, "pool": "mean"}
     common |= {"optimiser": "adamw", "lr": lr}
-    return lambda seed: MaeProbe(out=out.with_name(f"{out.name}-{seed}"), start=start, seed=seed, **common)
+    return lambda seed: configure(MaeProbe, out=out.with_name(f"{out.name}-{seed}"), start=start, seed=seed, **common)
 
 
 def choose(data: Path, runs: Path) -> None:
@@ -225,8 +228,15 @@ def photographs(data: Path, runs: Path) -> None:
     if not root.exists():
         write_cuttings(root)
     if not (out / "report.html").is_file():
-        MaePretrain(
-            data=str(root), val=str(root / "val"), out=out, size="mini", steps=PHOTOGRAPH_STEPS, lr=2e-3, save_every=100
+        configure(
+            MaePretrain,
+            data=str(root),
+            val=str(root / "val"),
+            out=out,
+            size="mini",
+            steps=PHOTOGRAPH_STEPS,
+            lr=2e-3,
+            save_every=100,
         ).run()
     shown = [root / "val" / f"{name}-{number}.png" for number in range(3) for name in PHOTOGRAPHS["val"]]
     sheet = reconstruction_sheet(reconstruct(load(out).model, shown))
@@ -255,7 +265,7 @@ def compare(made: Mapping[str, Callable[[int], Any]], seeds: Sequence[int] = SEE
         for seed in seeds:
             recipe = make(seed)
             if not trained(recipe.out):
-                recipe.train()
+                recipe.run()
             last = [line for line in read_metrics(recipe.out / "metrics.jsonl") if "evaluation" in line][-1]
             found.append(100 * last["evaluation"]["top1"])
             print(json.dumps({"name": name, "seed": seed, "top1": round(found[-1], 2)}), flush=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import coalign
 from coalign.data.images.labelled_images import Classes
 from coalign.errors import InputError
+from coalign.flags import configure
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.models.mae.model import SIZES as MAE_SIZES
 from coalign.models.mae.model import Mae
@@ -55,14 +58,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "mae"
-    find_recipe("mae-pretrain")(
-        data=str(data), out=out, size="mini", steps=5, batch_size=6, lr=1e-3, pictures=4, log_every=2
+    configure(
+        find_recipe("mae-pretrain"),
+        data=str(data),
+        out=out,
+        size="mini",
+        steps=5,
+        batch_size=6,
+        lr=1e-3,
+        pictures=4,
+        log_every=2,
     ).run()
     return out
 
 
 def run(name: str, data: Path, out: Path, **settings: Any) -> str:
-    return find_recipe(name)(data=str(data), out=out, **{**QUICK, **settings}).train()
+    """What the recipe printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        configure(find_recipe(name), data=str(data), out=out, **{**QUICK, **settings}).run()
+    return printed.getvalue()
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -82,7 +96,7 @@ def test_pretraining_leaves_a_report_with_pictures(pretrained: Path) -> None:
 def test_vit_learns_and_is_evaluated(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "vit"
     said = run("vit-finetune", data, out, steps=30, lr=2e-3, average=0.7, flip=True, eval_every=15)
-    assert "30 steps, top1" in said and f"coalign evaluate {out}" in said
+    assert "30 steps" in said and ", top1 " in said and f"coalign evaluate {out}" in said
     assert Classes.load(out).names == ("green", "red", "violet")
     result = Evaluate(run=out, data=str(data), out=tmp_path / "found.csv").evaluate()
     assert result.count == 9 and result.metrics["top1"] > 0.8

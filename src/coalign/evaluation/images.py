@@ -49,6 +49,8 @@ class Checked:
         options: ImageOptions,
         mixing: Mixing | None = None,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         workers: int = 0,
         quarantine: Quarantine | None = None,
     ) -> Loader:
@@ -60,6 +62,8 @@ class Checked:
             None,
             batch_size,
             seed=seed,
+            rank=rank,
+            world_size=world_size,
             workers=workers,
             train=train,
             options=options,

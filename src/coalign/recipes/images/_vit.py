@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from torch import Tensor
-from tyro.conf import arg
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.models.mae import model as mae
 from coalign.models.mae.model import Mae, MaeConfig
 from coalign.models.vit.model import Vit, VitClassifierConfig
-from coalign.registry import find, load
+from coalign.recipes._start import sized, weights_flag
+from coalign.registry import load
 
 SCRATCH = "scratch"
 VIT_HELP = (
@@ -25,8 +25,8 @@ MAE_HELP = (
     "Whose weights to start from: a run of mae-pretrain, the authors' file (mae_pretrain_vit_base.pth, whole or its "
     "encoder alone), a Hugging Face ViTMAE folder; or scratch, for fresh weights of --size."
 )
-VitStart = Annotated[str, arg(name="from", metavar="WEIGHTS", help=VIT_HELP)]
-MaeStart = Annotated[str, arg(name="from", metavar="WEIGHTS", help=MAE_HELP)]
+VitStart = Annotated[str, weights_flag(VIT_HELP)]
+MaeStart = Annotated[str, weights_flag(MAE_HELP)]
 
 State = Mapping[str, Tensor]
 
@@ -86,10 +86,3 @@ def classifier(config: VitClassifierConfig, state: State, source: str, image_siz
 def is_run(start: str) -> bool:
     """Whether this is a folder that a recipe made."""
     return (Path(start) / "config.json").is_file() and (Path(start) / "metrics.jsonl").is_file()
-
-
-def sized(system: str, size: str) -> Any:
-    sizes = find(system).sizes
-    if size not in sizes:
-        raise InputError(f"{system} has no size {size!r}; it has: {', '.join(sizes)}")
-    return sizes[size]

@@ -6,56 +6,72 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from coalign.arguments import OptionalFloat, OptionalInt, Switch
+from coalign.flags import OptionalInt
 from coalign.models.mae.model import fine_tuning
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import Classifier
+from coalign.recipes.images._images import (
+    SUPERVISED,
+    Augmentation,
+    AugmentationOptions,
+    LabelledOptions,
+    LayerRates,
+    RateOptions,
+    train_classifier,
+)
 from coalign.recipes.images._vit import MaeStart, classifier, mae_start
-from coalign.training.loop import TrainConfig
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Classifier):
+class Recipe:
     """MAE, fine-tuning: the pre-trained encoder learns classes, all of it, each layer at a rate of its own.
 
     The defaults are the paper's (table 9: AdamW with β2 0.999, layer decay 0.75, RandAugment, mixup 0.8, cutmix 1.0,
     label smoothing 0.1, drop path 0.1). On a few hundred images less of it is more: --mixup 0 --cutmix 0 --drop-path 0.
     """
 
-    name: ClassVar[str] = "mae-finetune"
-
-    out: Path = Path("runs/mae-finetune")
-    """The run's folder."""
+    paper: ClassVar[Epochs] = Epochs(  # table 9, ViT-B; a warm-up of 5 epochs
+        epochs=100.0, batch_size=1024, lr=None, warmup=0.05, weight_decay=0.05, betas=(0.9, 0.999), clip=None
+    )
+    images: LabelledOptions
     start: MaeStart
     size: str = "mini"
     """With --from scratch: mini (32 pixels), tiny (64), base, large or huge."""
     image_size: OptionalInt = None
     """The side of the images, a multiple of the patch; by default that of pre-training."""
-    base_lr: float = 1e-3
-    layer_decay: OptionalFloat = 0.75
-    """Each layer's rate is this times that of the layer above."""
-    keep: float = 0.875
-    """Evaluation: the share of the shorter side that is kept (224 of 256: 0.875)."""
-    least_area: float = 0.08
-    """Training: the least share of the image's area that a random crop keeps; 1 leaves the framing alone."""
-    flip: Switch = True
-    """Training: mirror half of the images."""
-    randaugment: int = 2
-    """Training: how many random operations an image goes through (RandAugment)."""
-    erase: float = 0.25
-    """Training: the chance of a random rectangle to be erased."""
-    mixup: float = 0.8
-    """Training: α of mixup; 0 is off."""
-    cutmix: float = 1.0
-    """Training: α of cutmix; 0 is off. With both, a batch has one or the other."""
-    label_smoothing: float = 0.1
-    drop_path: float = 0.1
-    """Training: the chance of the last block to be skipped (stochastic depth), rising from 0 at the first."""
+    augmentation: AugmentationOptions = Augmentation(
+        keep=0.875,
+        least_area=0.08,
+        flip=True,
+        randaugment=2,
+        erase=0.25,
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+        drop_path=0.1,
+    )
+    rates: RateOptions = LayerRates(base_lr=1e-3, layer_decay=0.75)
+    schedule: ByEpoch = SUPERVISED
+    options: Running = RunOptions(out=Path("runs/mae-finetune"), log_every=20, save_every=1000)
+
+    def run(self) -> None:
+        with Experiment("mae-finetune", self.options) as experiment:
+            train, held = self.images.sets(experiment)
+            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
+            train_classifier(
+                experiment,
+                model,
+                (train, held),
+                self.augmentation,
+                self.schedule,
+                self.rates,
+                self.images.eval_every,
+            )
 
     def make(self, classes: int) -> Vit:
         config, state = mae_start(self.start, self.size)
-        chosen = replace(fine_tuning(config, classes, self.drop_path), label_smoothing=self.label_smoothing)
+        chosen = replace(
+            fine_tuning(config, classes, self.augmentation.drop_path), label_smoothing=self.augmentation.label_smoothing
+        )
         return classifier(chosen, state, self.start, self.image_size)
-
-    def training(self, steps: int) -> TrainConfig:
-        return replace(super().training(steps), betas=(0.9, 0.999))

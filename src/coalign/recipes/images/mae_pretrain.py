@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
@@ -13,18 +12,18 @@ from tyro.conf import arg
 
 from coalign.analysis.runs.reconstruction import gallery, reconstruct
 from coalign.analysis.runs.report import Report, write_report
-from coalign.arguments import OptionalFloat, OptionalInt, OptionalName, OptionalPath, Switch, say
 from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.core.samples import Source
 from coalign.data.images.labelled_images import open_images
 from coalign.data.images.transforms import ImageOptions
 from coalign.data.pairs.loader import Loader
+from coalign.flags import OptionalInt, OptionalName, OptionalPath, Switch, say, shows_progress
 from coalign.models.mae.model import Mae
-from coalign.recipes.images._images import seeded
+from coalign.recipes.images._images import LayerRates, RateOptions, framing
 from coalign.recipes.images._vit import SCRATCH, MaeStart, mae_start
 from coalign.registry import describe
-from coalign.training.loop import TrainConfig, fit
-from coalign.training.run import Run
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
 from coalign.training.tracking import read_metrics
 
 IMAGES_HELP = (
@@ -40,9 +39,10 @@ class Recipe:
     The defaults are the paper's (table 8). The run's report.html shows images, what the model saw, and what it rebuilt.
     """
 
+    paper: ClassVar[Epochs] = Epochs(  # table 8; a warm-up of 40 epochs
+        epochs=1600.0, batch_size=4096, lr=None, warmup=0.025, weight_decay=0.05, betas=(0.9, 0.95), clip=None
+    )
     data: Annotated[str, arg(metavar="IMAGES", help=IMAGES_HELP)]
-    out: Path = Path("runs/mae-pretrain")
-    """The run's folder."""
     val: OptionalName = None
     """Images in the same form for the report's pictures. By default training images."""
     images: OptionalPath = None
@@ -60,83 +60,45 @@ class Recipe:
     """The share of the patches that is hidden."""
     normalise_pixels: Switch = True
     """Predict each patch's pixels normalised by its own mean and deviation."""
-    epochs: float = 400.0
-    """How often the images are gone through (the paper: 1600)."""
-    steps: OptionalInt = None
-    """So many optimiser steps instead."""
-    batch_size: int = 64
-    lr: OptionalFloat = None
-    """The peak learning rate. By default --base-lr times the batch size by 256."""
-    base_lr: float = 1.5e-4
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    """The share of the steps in which the rate rises."""
     least_area: float = 0.2
     """The least share of the image's area that a random crop keeps; 1 leaves the framing alone."""
     flip: Switch = True
     """Mirror half of the images."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-    workers: int = 0
-    """Processes that read images ahead."""
     max_broken: float = 0.1
     """The largest share of broken images with which training starts; they are listed and left out."""
     pictures: int = 12
     """Images in the report."""
-    log_every: int = 20
-    save_every: int = 1000
+
+    rates: RateOptions = LayerRates(base_lr=1.5e-4)
+    schedule: ByEpoch = Epochs(
+        epochs=400.0, batch_size=64, lr=None, warmup=0.05, weight_decay=0.05, betas=(0.9, 0.95), clip=None
+    )
+    options: Running = RunOptions(out=Path("runs/mae-pretrain"), log_every=20, save_every=1000)
 
     def run(self) -> None:
-        """Pre-trains, writes the report, and says what to type next."""
-        quarantine = Quarantine(self.out / "quarantine.jsonl")
-        source = self._open(self.data, quarantine)
-        shown = source if self.val is None else self._open(self.val, quarantine)
-        model = seeded(self.seed, self._make)
-        alone = self.least_area >= 1
-        options = ImageOptions(
-            resize="crop",
-            scale=(min(self.least_area, 1.0), 1.0),
-            ratio=(1.0, 1.0) if alone else (3 / 4, 4 / 3),
-            flip=self.flip,
-        )
-        batches = Loader(
-            source,
-            model.input_spec,
-            None,
-            self.batch_size,
-            seed=self.seed,
-            workers=self.workers,
-            options=options,
-            quarantine=quarantine,
-        )
-        config = TrainConfig(
-            steps=self.steps or max(1, round(self.epochs * len(batches))),
-            lr=self.lr or self.base_lr * self.batch_size / 256,
-            weight_decay=self.weight_decay,
-            betas=(0.9, 0.95),
-            warmup=self.warmup,
-            clip=None,
-            precision=self.precision,
-            no_decay=("class_token", "mask_token"),
-            seed=self.seed,
-            log_every=self.log_every,
-            save_every=self.save_every,
-        )
-        run = Run(
-            self.out,
-            describe(model)
-            | {"recipe": "mae-pretrain", "task": "image_classification", "images": {"resize": "crop", "keep": 1.0}},
-        )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        result = fit(model.to(device), batches, config, run)
-        report = self._report(model, shown, len(source), result.steps)
-        loss = result.losses.get("reconstruction")
-        said = "" if loss is None else f", loss {loss:.4f}"
-        print(f"{self.out}: {result.steps} steps{said}; {report}\nnext: {self._next('LABELLED_IMAGES')}")
+        with Experiment("mae-pretrain", self.options) as experiment:
+            source = self._open(self.data, experiment.quarantine)
+            shown = source if self.val is None else self._open(self.val, experiment.quarantine)
+            model = experiment.seeded(self._make)
+            batches = Loader(
+                source,
+                model.input_spec,
+                None,
+                self.schedule.batch_size,
+                options=ImageOptions(resize="crop", flip=self.flip, **framing(self.least_area)),
+                quarantine=experiment.quarantine,
+                **experiment.loading,
+            )
+            training = self.rates.training(experiment, self.schedule, len(batches), ("class_token", "mask_token"))
+            about = {"task": "image_classification", "images": {"resize": "crop", "keep": 1.0}}
+            result = experiment.fit(model, batches, training, describe(model) | about)
+            if experiment.first:
+                report = self._report(model, shown, len(source), result.steps)
+                experiment.close(self._next("LABELLED_IMAGES"), after=f"; {report}")
 
     def _open(self, data: str, quarantine: Quarantine) -> Source:
         source = open_images(data, image_column=self.image_column, images=self.images, split=self.split)
-        checked = check_source(source, limit=self.max_broken, quarantine=quarantine, progress=sys.stderr.isatty())
+        checked = check_source(source, limit=self.max_broken, quarantine=quarantine, progress=shows_progress())
         if checked.broken:
             say(f"{source.name}: {quarantine.summary()}; left out")
         return checked.source
@@ -152,9 +114,9 @@ class Recipe:
 
     def _report(self, model: nn.Module, shown: Source, images: int, steps: int) -> Path:
         assert isinstance(model, Mae)
-        pick = torch.randperm(len(shown), generator=torch.Generator().manual_seed(self.seed))[: self.pictures]
-        rows = reconstruct(model, [shown[i].image for i in pick.tolist()], seed=self.seed)
-        c = model.config
+        pick = torch.randperm(len(shown), generator=torch.Generator().manual_seed(self.options.seed))[: self.pictures]
+        rows = reconstruct(model, [shown[i].image for i in pick.tolist()], seed=self.options.seed)
+        c, out = model.config, self.options.out
         return write_report(
             Report(
                 title="MAE: masked pre-training",
@@ -162,20 +124,20 @@ class Recipe:
                 facts={
                     "Images": f"{images:,} from {self.data}",
                     "Encoder": f"{c.trunk.depth} blocks, {c.trunk.dim} wide, patches of {c.trunk.patch_size}",
-                    "Steps": f"{steps:,} of {self.batch_size} images",
-                    "Seed": str(self.seed),
+                    "Steps": f"{steps:,} of {self.schedule.batch_size} images",
+                    "Seed": str(self.options.seed),
                 },
-                metrics=read_metrics(self.out / "metrics.jsonl"),
+                metrics=read_metrics(self.options.out / "metrics.jsonl"),
                 curves=("loss", "gradient_norm"),
                 galleries=[gallery(rows, held_out=self.val is not None)],
                 commands={
                     self._next("LABELLED_IMAGES"): "the encoder learns your classes",
-                    f"coalign train mae-probe --from {self.out} --data LABELLED_IMAGES": "what it knows as it is",
-                    f"coalign reconstruct {self.out} IMAGE ... --out pictures.png": "more pictures like these",
+                    f"coalign train mae-probe --from {out} --data LABELLED_IMAGES": "what it knows as it is",
+                    f"coalign reconstruct {out} IMAGE ... --out pictures.png": "more pictures like these",
                 },
             ),
-            self.out / "report.html",
+            self.options.out / "report.html",
         )
 
     def _next(self, data: str) -> str:
-        return f"coalign train mae-finetune --from {self.out} --data {data}"
+        return f"coalign train mae-finetune --from {self.options.out} --data {data}"

@@ -6,25 +6,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from coalign.arguments import OptionalFloat, OptionalInt, Switch
+from coalign.flags import OptionalInt
 from coalign.models.mae.model import linear_probe
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import Classifier
+from coalign.recipes.images._images import (
+    PAPER_PROBE,
+    PROBE,
+    Augmentation,
+    AugmentationOptions,
+    LabelledOptions,
+    LayerRates,
+    RateOptions,
+    train_classifier,
+)
 from coalign.recipes.images._vit import MaeStart, classifier, mae_start
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Classifier):
+class Recipe:
     """MAE, linear probe: the pre-trained encoder stays as it is, and a linear layer learns the classes.
 
     The defaults are the paper's (table 10): LARS at its rate of 6.4, no weight decay, random crops and mirroring alone,
     BatchNorm without weights before the layer. --from scratch probes random features.
     """
 
-    name: ClassVar[str] = "mae-probe"
-
-    out: Path = Path("runs/mae-probe")
-    """The run's folder."""
+    paper: ClassVar[Epochs] = PAPER_PROBE
+    images: LabelledOptions
     start: MaeStart
     size: str = "mini"
     """With --from scratch: mini (32 pixels), tiny (64), base, large or huge."""
@@ -32,17 +41,24 @@ class Recipe(Classifier):
     """The side of the images, a multiple of the patch; by default that of pre-training."""
     pool: Literal["token", "mean"] = "token"
     """What the layer reads: the class token (the paper), or the mean over the patches."""
-    optimiser: Literal["adamw", "lars", "sgd"] = "lars"
-    lr: OptionalFloat = 6.4
-    """The peak learning rate, relative to the size of the weights with LARS. The paper's: 0.1 by 16,384 / 256."""
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    keep: float = 0.875
-    """Evaluation: the share of the shorter side that is kept (224 of 256: 0.875)."""
-    least_area: float = 0.08
-    """Training: the least share of the image's area that a random crop keeps; 1 leaves the framing alone."""
-    flip: Switch = True
-    """Training: mirror half of the images."""
+    augmentation: AugmentationOptions = Augmentation(keep=0.875, least_area=0.08, flip=True)
+    rates: RateOptions = LayerRates()
+    schedule: ByEpoch = PROBE
+    options: Running = RunOptions(out=Path("runs/mae-probe"), log_every=20, save_every=1000)
+
+    def run(self) -> None:
+        with Experiment("mae-probe", self.options) as experiment:
+            train, held = self.images.sets(experiment)
+            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
+            train_classifier(
+                experiment,
+                model,
+                (train, held),
+                self.augmentation,
+                self.schedule,
+                self.rates,
+                self.images.eval_every,
+            )
 
     def make(self, classes: int) -> Vit:
         config, state = mae_start(self.start, self.size)

@@ -6,26 +6,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from coalign.arguments import OptionalInt, OptionalName, Switch
 from coalign.errors import InputError
+from coalign.flags import OptionalInt, OptionalName, say
 from coalign.layers.local_attention import Border, Positions
 from coalign.models.sasa.model import Sasa, count
-from coalign.recipes.images._images import Classifier
+from coalign.recipes.images._images import (
+    SUPERVISED,
+    Augmentation,
+    AugmentationOptions,
+    LabelledOptions,
+    LayerRates,
+    RateOptions,
+    train_classifier,
+)
 from coalign.recipes.images._vit import sized
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Classifier):
+class Recipe:
     """SASA: a ResNet whose convolutions are attention to neighbourhoods, or with some or all of them kept.
 
     --attention none --stem convolution is the convolutional ResNet; --attention late keeps the convolutions of the
     first half of the stages, which the paper found best.
     """
 
-    name: ClassVar[str] = "sasa-train"
-
-    out: Path = Path("runs/sasa-train")
-    """The run's folder."""
+    paper: ClassVar[Epochs] = Epochs(  # section 4.1.1: warmed up over 10 of 130 epochs, an average of 0.9999
+        epochs=130.0, batch_size=4096, lr=1.6, optimiser="sgd", warmup=0.077, weight_decay=1e-4, clip=None
+    )
+    images: LabelledOptions
     size: str = "tiny"
     """tiny (32 pixels), resnet26, resnet38, resnet50, resnet50-convolution-stem or resnet50-late-attention."""
     attention: OptionalName = None
@@ -45,9 +55,24 @@ class Recipe(Classifier):
     """The pooling of the stem: 1 keeps the size of the image, for small images."""
     image_size: OptionalInt = None
     """The side of the images."""
-    optimiser: Literal["adamw", "lars", "sgd"] = "adamw"
-    flip: Switch = True
-    """Training: mirror half of the images."""
+    augmentation: AugmentationOptions = Augmentation(flip=True)
+    rates: RateOptions = LayerRates()
+    schedule: ByEpoch = SUPERVISED
+    options: Running = RunOptions(out=Path("runs/sasa-train"), log_every=20, save_every=1000)
+
+    def run(self) -> None:
+        with Experiment("sasa-train", self.options) as experiment:
+            train, held = self.images.sets(experiment)
+            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
+            train_classifier(
+                experiment,
+                model,
+                (train, held),
+                self.augmentation,
+                self.schedule,
+                self.rates,
+                self.images.eval_every,
+            )
 
     def make(self, classes: int) -> Sasa:
         config = sized("sasa", self.size)
@@ -64,7 +89,7 @@ class Recipe(Classifier):
             classes=classes,
         )
         counts = count(config)
-        print(f"{counts.parameters:,} parameters, {counts.flops / 1e6:,.0f} million operations an image")
+        say(f"{counts.parameters:,} parameters, {counts.flops / 1e6:,.0f} million operations an image")
         return Sasa(config)
 
 

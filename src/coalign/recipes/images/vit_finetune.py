@@ -6,24 +6,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from coalign.arguments import OptionalInt, OptionalName
+from coalign.flags import OptionalInt, OptionalName
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import Classifier
+from coalign.recipes.images._images import (
+    SUPERVISED,
+    Augmentation,
+    AugmentationOptions,
+    LabelledOptions,
+    LayerRates,
+    RateOptions,
+    train_classifier,
+)
 from coalign.recipes.images._vit import VitStart, classifier, vit_start
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Classifier):
+class Recipe:
     """ViT: images to classes, from published weights or from scratch, at any resolution.
 
     The pre-trained head and its representation layer are replaced by one linear layer, and the positions are resized
     as the weights' own source does it. The paper fine-tunes by SGD: --optimiser sgd --weight-decay 0 --lr 0.01.
     """
 
-    name: ClassVar[str] = "vit-finetune"
-
-    out: Path = Path("runs/vit-finetune")
-    """The run's folder."""
+    paper: ClassVar[Epochs] = Epochs(  # section B.1.1, ImageNet: 20,000 steps, a rate of 0.003 to 0.06 by the size
+        steps=20_000, batch_size=512, lr=0.01, optimiser="sgd", warmup=500.0, weight_decay=0.0, clip=1.0
+    )
+    images: LabelledOptions
     start: VitStart = "scratch"
     size: str = "mini"
     """With --from scratch: mini (32 pixels), hybrid (96 pixels, on ImageNet features of the extra efficientnet), tiny,
@@ -35,19 +45,34 @@ class Recipe(Classifier):
     pool: Literal["token", "mean"] | None = None
     """What the head reads. By default as the weights were trained."""
     dropout: float = 0.0
-    base_lr: float = 1e-3
-    clip: float | None = 1.0
-    """The largest norm of the gradient."""
+    augmentation: AugmentationOptions = Augmentation()
+    rates: RateOptions = LayerRates(base_lr=1e-3)
+    schedule: ByEpoch = replace(SUPERVISED, clip=1.0)
+    options: Running = RunOptions(out=Path("runs/vit-finetune"), log_every=20, save_every=1000)
+
+    def run(self) -> None:
+        with Experiment("vit-finetune", self.options) as experiment:
+            train, held = self.images.sets(experiment)
+            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
+            train_classifier(
+                experiment,
+                model,
+                (train, held),
+                self.augmentation,
+                self.schedule,
+                self.rates,
+                self.images.eval_every,
+            )
 
     def make(self, classes: int) -> Vit:
         config, state = vit_start(self.start, self.size, self.layout)
         config = replace(
             config,
-            trunk=replace(config.trunk, drop_path=self.drop_path, dropout=self.dropout),
+            trunk=replace(config.trunk, drop_path=self.augmentation.drop_path, dropout=self.dropout),
             classes=classes,
             pool=self.pool or config.pool,
             representation_dim=None,
             probe=False,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.augmentation.label_smoothing,
         )
         return classifier(config, state, self.start, self.image_size)

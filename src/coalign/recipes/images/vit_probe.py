@@ -6,23 +6,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from coalign.arguments import OptionalFloat, OptionalInt, OptionalName
+from coalign.flags import OptionalInt, OptionalName
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import Classifier
+from coalign.recipes.images._images import (
+    PAPER_PROBE,
+    PROBE,
+    Augmentation,
+    AugmentationOptions,
+    LabelledOptions,
+    LayerRates,
+    RateOptions,
+    train_classifier,
+)
 from coalign.recipes.images._vit import VitStart, classifier, vit_start
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Classifier):
+class Recipe:
     """ViT, linear probe: how well a linear layer on the frozen trunk tells classes apart.
 
     By MAE's protocol: BatchNorm without weights before the layer, LARS without weight decay, random crops alone.
     """
 
-    name: ClassVar[str] = "vit-probe"
-
-    out: Path = Path("runs/vit-probe")
-    """The run's folder."""
+    paper: ClassVar[Epochs] = PAPER_PROBE
+    images: LabelledOptions
     start: VitStart
     size: str = "mini"
     """With --from scratch (random features): mini (32 pixels), tiny, small, base, large or huge."""
@@ -32,11 +41,24 @@ class Recipe(Classifier):
     """The side of the images, a multiple of the patch; by default what the weights were trained on."""
     pool: Literal["token", "mean"] | None = None
     """What the layer reads. By default as the weights were trained."""
-    optimiser: Literal["adamw", "lars", "sgd"] = "lars"
-    lr: OptionalFloat = 6.4
-    """The peak learning rate, relative to the size of the weights with LARS. The paper's: 0.1 by 16,384 / 256."""
-    weight_decay: float = 0.0
-    warmup: float = 0.1
+    augmentation: AugmentationOptions = Augmentation()
+    rates: RateOptions = LayerRates()
+    schedule: ByEpoch = PROBE
+    options: Running = RunOptions(out=Path("runs/vit-probe"), log_every=20, save_every=1000)
+
+    def run(self) -> None:
+        with Experiment("vit-probe", self.options) as experiment:
+            train, held = self.images.sets(experiment)
+            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
+            train_classifier(
+                experiment,
+                model,
+                (train, held),
+                self.augmentation,
+                self.schedule,
+                self.rates,
+                self.images.eval_every,
+            )
 
     def make(self, classes: int) -> Vit:
         config, state = vit_start(self.start, self.size, self.layout)
