@@ -10,6 +10,7 @@ from coalign.cli.main import main
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import configure
 from coalign.recipes.series import (
     bert_mosi,
     concat_mosi,
@@ -98,7 +99,7 @@ def test_mult_from_a_pickle_to_its_metrics_and_figure(tmp_path, capsys):
 
 def test_the_weights_that_did_best_are_kept(tmp_path):
     data = mosi(tmp_path / "x.pkl", 16)
-    recipe = mult_mosi.Recipe(data=str(data), out=tmp_path / "run", **MULT, **SMALL | {"steps": 12})
+    recipe = configure(mult_mosi.Recipe, data=str(data), out=tmp_path / "run", **MULT, **SMALL | {"steps": 12})
     recipe.run()
     best = json.loads((tmp_path / "run" / "best.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -138,7 +139,7 @@ RECIPES = {
 def test_every_recipe_trains_and_is_evaluated(tmp_path, vocabulary, name):
     recipe, fields = RECIPES[name]
     words = {"start": "scratch", "size": "tiny", "vocab": vocabulary} if "bert" in name or name == "concat" else {}
-    recipe(data=WORLD, out=tmp_path, **fields, **words, **SMALL).run()
+    configure(recipe, data=WORLD, out=tmp_path, **fields, **words, **SMALL).run()
     result = Evaluate(tmp_path, WORLD).evaluate()
     assert result.count == 8
     assert np.isfinite(result.metrics["mae"])
@@ -158,7 +159,7 @@ def test_emotions_and_humour_are_answered(tmp_path):
         for part in content.values():
             part["labels"] = labels[: len(part["labels"])]
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(content))
-        mult_mosi.Recipe(data=str(tmp_path / f"{name}.pkl"), out=tmp_path / name, **MULT, **SMALL).run()
+        configure(mult_mosi.Recipe, data=str(tmp_path / f"{name}.pkl"), out=tmp_path / name, **MULT, **SMALL).run()
         metrics = Evaluate(tmp_path / name, str(tmp_path / f"{name}.pkl")).evaluate().metrics
         assert ("accuracy_happy" in metrics) == (name == "iemocap")
         assert "accuracy" in metrics
@@ -188,14 +189,13 @@ def test_a_wrong_file_is_one_line(tmp_path, capsys, command, content, message):
 
 def test_streams_of_the_data_decide_the_model(tmp_path):
     data = mosi(tmp_path / "x.pkl")
-    model, _ = mult_mosi.Recipe(data=str(data), streams=("text", "vision"), **MULT).make(
-        mult_mosi.Recipe(data=str(data)).open()
-    )
+    recipe = configure(mult_mosi.Recipe, data=str(data), streams=("text", "vision"), **MULT)
+    model = recipe.make(recipe.series.open())
     assert [s.name for s in model.config.streams] == ["text", "vision"]
     with pytest.raises(InputError, match="has no stream 'smell'; it has: text, audio, vision"):
-        mult_mosi.Recipe(data=str(data), streams=("smell",)).run()
+        configure(mult_mosi.Recipe, data=str(data), streams=("smell",)).run()
     with pytest.raises(InputError, match="RAVEN reads word vectors"):
-        raven_mosi.Recipe(data=str(data), streams=("audio", "vision")).run()
+        configure(raven_mosi.Recipe, data=str(data), streams=("audio", "vision")).run()
 
 
 # ------------------------------------------------------------------------------------------------------- the table

@@ -118,9 +118,11 @@ def test_vit_learns_and_is_evaluated(data: Path, tmp_path: Path) -> None:
     assert [line for line in measured if "evaluation" in line][-1]["evaluation"]["top1"] == result.metrics["top1"]
     # started again there is nothing left to do; other classes are refused
     assert "30 steps" in run("vit-finetune", data, out, steps=30, lr=2e-3, average=0.7, flip=True, eval_every=15)
-    with pytest.raises(InputError, match="started with other classes"):
-        (tmp_path / "c.txt").write_text("violet\nred\ngreen\n")
-        run("vit-finetune", data, out, steps=30, classes=str(tmp_path / "c.txt"))
+    (tmp_path / "c.txt").write_text("violet\nred\ngreen\n")
+    same: dict[str, Any] = {"steps": 30, "lr": 2e-3, "average": 0.7, "flip": True}
+    with pytest.raises(InputError, match=r"started with another classes\.json"):
+        run("vit-finetune", data, out, **same, classes=str(tmp_path / "c.txt"))
+    assert Classes.load(out).names == ("green", "red", "violet")
 
 
 def test_evaluation_needs_the_classes_of_the_run(data: Path, tmp_path: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from safetensors.torch import save_model
 from torch import nn
+from tyro.conf import OmitArgPrefixes
 
-from coalign.arguments import Switch, say
 from coalign.data.core.batches import Batches
 from coalign.data.series.collate import MAX_ROWS, OTHER_NAMES, Collate, Scaling, widths_for
 from coalign.data.series.pickles import Padding
@@ -22,31 +20,27 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.series import SeriesSource, answer_metrics, answers, main_metric
 from coalign.files import link_or_copy, replace_file
+from coalign.flags import Switch, say
 from coalign.registry import describe
-from coalign.training.loop import Callback, FitResult, TrainConfig, fit
+from coalign.training.experiment import Experiment
+from coalign.training.loop import Callback
+from coalign.training.options import Schedule
 from coalign.training.run import Run
 from coalign.worlds.speakers import open_series
 
 BEST = "best.safetensors"
 
 
+SCHEDULE = Schedule(steps=1000, batch_size=32, lr=1e-3, weight_decay=0.0, clip=0.8)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SeriesRecipe:
-    """Fields that the recipes on utterances share."""
+class Series:
+    """Utterances, and how they are read."""
 
     data: SeriesSource
-    out: Path
-    """The run's folder."""
     streams: tuple[str, ...] = ()
     """Only these streams. By default all that the data has."""
-    steps: int = 1000
-    """Optimiser steps."""
-    batch_size: int = 32
-    lr: float = 1e-3
-    """The peak learning rate."""
-    weight_decay: float = 0.0
-    clip: float = 0.8
-    """The largest norm of the gradient."""
     standardise: bool = True
     """Bring every feature to mean 0 and deviation 1 over the training split; off as the authors have it."""
     padding: Padding = "strip"
@@ -56,23 +50,9 @@ class SeriesRecipe:
     max_rows: int = MAX_ROWS
     """Longer streams are averaged over equal stretches."""
     evaluate_every: int = 100
-    """Steps between looks at the validation split; the weights that did best there are kept."""
-    seed: int = 0
+    """Steps between evaluations on the validation split; the weights that did best there are kept."""
     quiet: Switch = False
     """Say nothing at the end."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def make(self, data: SeriesData) -> tuple[nn.Module, Tokenizer | None]:
-        """The model for these streams and labels, its weights drawn by the seed, and its vocabulary if it reads words.
-
-        Errors: `InputError` where the data has not what the system reads.
-        """
-
-    def run(self) -> None:
-        """Trains on the data."""
-        self.train(self.open())
 
     def open(self) -> SeriesData:
         """The data; what was mended is said. Errors: `InputError` where it cannot be trained on."""
@@ -86,59 +66,52 @@ class SeriesRecipe:
         """The streams to be read."""
         return widths_for(data, self.streams or None)
 
-    def schedule(self) -> TrainConfig:
-        return TrainConfig(
-            steps=self.steps,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            clip=self.clip,
-            seed=self.seed,
-            save_every=max(self.steps // 4, 1),
-        )
-
-    def train(self, data: SeriesData) -> FitResult:
+    def train(
+        self,
+        experiment: Experiment,
+        data: SeriesData,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        schedule: Schedule,
+        **settings: Any,
+    ) -> None:
         """Trains, keeps the weights that did best on the validation split, and says what to type next."""
-        model, tokenizer = self.make(data)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
         spec: Any = model.input_spec
-        items = data.split("train")
+        items, valid = data.split("train"), data.splits.get("valid") or ()
         names = [name for name in data.widths if name in spec.streams or name in OTHER_NAMES.values()]
         scaling = Scaling.of(items, names) if self.standardise and spec.streams else None
         collate = Collate(spec, tokenizer, scaling, self.max_rows)
         collate(items[:2])  # says what does not fit before anything is written
-        loader = Batches(items, collate, min(self.batch_size, len(items)), seed=self.seed, name=data.name)
-        about = {
-            "task": data.task,
-            "label_names": list(data.label_names),
-            "padding": self.padding,
-            "labels": self.labels,
-            "max_rows": self.max_rows,
-        }
-        run = Run(self.out, describe(model) | {"recipe": self.name, "task": "sentiment", "series": about})
-        valid = data.splits.get("valid") or ()
-        chooser = _Chooser(run, data, collate)
-        calls = [Callback(self.evaluate_every, chooser.look)] if valid else []
-        result = fit(model, loader, self.schedule(), run, calls)
-        if scaling is not None:
-            scaling.save(self.out)
-        if tokenizer is not None:
-            tokenizer.save(self.out)
-        if valid:
+        size = experiment.batch_size(schedule.batch_size, len(items))
+        loader = Batches(items, collate, size, name=data.name, **experiment.loading)
+        how = {"padding": self.padding, "labels": self.labels, "max_rows": self.max_rows}
+        about = {"task": data.task, "label_names": list(data.label_names)} | how
+        description = describe(model) | {"task": "sentiment", "series": about}
+        training = schedule.training(experiment.options, **settings)
+        experiment.begin(training, description, tokenizer, loader.fingerprint())
+        if scaling is not None and experiment.first:
+            scaling.save(experiment.out)
+        chooser = Chooser(experiment.run, data, collate, experiment.first)
+        calls = [Callback(self.evaluate_every, chooser.evaluate)] if valid else []
+        experiment.fit(model, loader, training, description, tokenizer, calls)
+        if valid and experiment.first:
             chooser.publish()
         if not self.quiet:
             chosen = f", weights of step {chooser.best()['step']}" if valid else ""
-            print(f"{self.out}: {result.steps} steps{chosen}; next: coalign evaluate {self.out} --data {self.data}")
-        return result
+            experiment.close(f"coalign evaluate {experiment.out} --data {self.data}", after=chosen)
+
+
+SeriesOptions = OmitArgPrefixes[Series]
 
 
 @dataclass(frozen=True, eq=False)
-class _Chooser:
+class Chooser:
     """Keeps the weights that do best on the validation split."""
 
     run: Run
     data: SeriesData
     collate: Collate
-    about: dict[str, Any] = field(default_factory=dict[str, Any])
+    first: bool
 
     @property
     def file(self) -> Path:
@@ -147,12 +120,14 @@ class _Chooser:
     def best(self) -> dict[str, Any]:
         return json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {"step": 0, "score": float("inf")}
 
-    def look(self, model: nn.Module, step: int) -> Mapping[str, float]:
+    def evaluate(self, model: nn.Module, step: int) -> Mapping[str, float]:
         items = self.data.split("valid")
         found = answer_metrics(answers(model, self.collate, items), items, self.data.task, self.data.label_names)
         metric = main_metric(self.data.task)
         score = found[metric] if metric == "mae" else -found[metric]
         best = self.best()
+        if not self.first:
+            return {}
         if best["step"] > step or score < best["score"]:  # a run that begins again forgets what came later
             replace_file(self.run.folder / BEST, lambda part: save_model(model, str(part)))
             text = json.dumps({"step": step, "score": score})

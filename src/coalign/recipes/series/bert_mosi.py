@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.data.series.utterances import SeriesData
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.models.bert.heads import BertClassifier, BertTaskConfig
-from coalign.recipes.series._series import need_scores_or_classes, need_words
-from coalign.recipes.series._series_bert import SeriesBertRecipe
+from coalign.recipes.series._series import SeriesOptions, need_scores_or_classes, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions
+from coalign.trunks.bert import BertConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesBertRecipe):
+class Recipe:
     """BERT: the words alone, to hold systems of several streams against (CMU-MOSI and the like)."""
 
-    name = "bert-mosi"
-    out: Path = Path("runs/bert-mosi")
-    """The run's folder."""
+    series: SeriesOptions
+    bert: BertOptions = SeriesBert()
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/bert-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[BertClassifier, Tokenizer]:
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("bert-mosi", self.options) as experiment:
+            model, tokenizer = self.bert.model(experiment, self.maker(data))
+            rates = self.bert.rates(self.schedule)
+            self.series.train(experiment, data, model, tokenizer, self.schedule, **rates)
+
+    def maker(self, data: SeriesData) -> Callable[[BertConfig], BertClassifier]:
+        """Makes the model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
         need_words(data, "this recipe")
         classes = need_scores_or_classes(data, "this recipe")
-        return self.start_model(
-            lambda trunk: BertClassifier(BertTaskConfig(trunk, classes=classes, max_text_length=self.max_length))
+        return lambda trunk: BertClassifier(
+            BertTaskConfig(trunk, classes=classes, max_text_length=self.bert.max_length)
         )

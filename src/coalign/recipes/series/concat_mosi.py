@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from coalign.data.series.utterances import SeriesData
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.models.concat.model import Concat, ConcatConfig
-from coalign.recipes.series._series import need_words
-from coalign.recipes.series._series_bert import SeriesBertRecipe
+from coalign.recipes.series._series import SeriesOptions, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions
+from coalign.trunks.bert import BertConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesBertRecipe):
+class Recipe:
     """Concatenation: words, sound and face as one sequence of a BERT (CMU-MOSI and the like)."""
 
-    name = "concat-mosi"
-    out: Path = Path("runs/concat-mosi")
-    """The run's folder."""
+    series: SeriesOptions
     max_steps: int = 64
     """The most rows of a stream in the sequence; longer ones are averaged over equal stretches."""
+    bert: BertOptions = SeriesBert()
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/concat-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[Concat, Tokenizer]:
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("concat-mosi", self.options) as experiment:
+            model, tokenizer = self.bert.model(experiment, self.maker(data))
+            rates = self.bert.rates(self.schedule)
+            self.series.train(experiment, data, model, tokenizer, self.schedule, **rates)
+
+    def maker(self, data: SeriesData) -> Callable[[BertConfig], Concat]:
+        """Makes the model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
         need_words(data, "this recipe")
-        streams = tuple((name, width) for name, width in self.widths(data).items() if name != "text")
-        return self.start_model(
-            lambda trunk: Concat(
-                ConcatConfig(
-                    trunk,
-                    streams,
-                    self.max_steps,
-                    outputs=data.outputs,
-                    task=data.task,
-                    max_text_length=self.max_length,
-                )
+        streams = tuple((name, width) for name, width in self.series.widths(data).items() if name != "text")
+        return lambda trunk: Concat(
+            ConcatConfig(
+                trunk,
+                streams,
+                self.max_steps,
+                outputs=data.outputs,
+                task=data.task,
+                max_text_length=self.bert.max_length,
             )
         )

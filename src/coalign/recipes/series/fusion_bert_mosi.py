@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from coalign.data.series.utterances import SeriesData
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.models.fusion.model import Fusion, FusionConfig
-from coalign.recipes.series._series import need_words
-from coalign.recipes.series._series_bert import SeriesBertRecipe
+from coalign.recipes.series._series import SeriesOptions, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions
+from coalign.trunks.bert import BertConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesBertRecipe):
+class Recipe:
     """Fusion baselines with BERT: its [CLS] and LSTMs over the streams, fused late, by decision or by tensor."""
 
-    name = "fusion-bert-mosi"
-    out: Path = Path("runs/fusion-bert-mosi")
-    """The run's folder."""
+    series: SeriesOptions
     fusion: Literal["late", "decision", "tensor"] = "late"
     """Where the streams meet: by their states, by their answers, or by the states' products."""
     state_dim: int = 64
@@ -29,24 +30,36 @@ class Recipe(SeriesBertRecipe):
     hidden_dim: int = 64
     """The width of the network after fusion."""
     dropout: float = 0.1
+    bert: BertOptions = SeriesBert()
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/fusion-bert-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[Fusion, Tokenizer]:
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("fusion-bert-mosi", self.options) as experiment:
+            model, tokenizer = self.bert.model(experiment, self.maker(data))
+            rates = self.bert.rates(self.schedule)
+            self.series.train(experiment, data, model, tokenizer, self.schedule, **rates)
+
+    def maker(self, data: SeriesData) -> Callable[[BertConfig], Fusion]:
+        """Makes the model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
         need_words(data, "this recipe")
-        streams = tuple((name, width) for name, width in self.widths(data).items() if name != "text")
-        return self.start_model(
-            lambda trunk: Fusion(
-                FusionConfig(
-                    self.fusion,
-                    streams,
-                    trunk,
-                    self.state_dim,
-                    self.tensor_dim,
-                    self.hidden_dim,
-                    self.dropout,
-                    data.outputs,
-                    data.task,
-                    squared=True,
-                    max_text_length=self.max_length,
-                )
+        streams = tuple((name, width) for name, width in self.series.widths(data).items() if name != "text")
+        return lambda trunk: Fusion(
+            FusionConfig(
+                self.fusion,
+                streams,
+                trunk,
+                self.state_dim,
+                self.tensor_dim,
+                self.hidden_dim,
+                self.dropout,
+                data.outputs,
+                data.task,
+                squared=True,
+                max_text_length=self.bert.max_length,
             )
         )

@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from coalign.data.series.utterances import SeriesData
 from coalign.models.fusion.model import Fusion, FusionConfig
-from coalign.recipes.series._series import SeriesRecipe
+from coalign.recipes.series._series import SCHEDULE, SeriesOptions
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesRecipe):
+class Recipe:
     """Fusion baselines: LSTMs over the streams, fused early, late, by decision or by tensor (CMU-MOSI and the like)."""
 
-    name = "fusion-mosi"
-    out: Path = Path("runs/fusion-mosi")
-    """The run's folder."""
+    series: SeriesOptions
     fusion: Literal["early", "late", "decision", "tensor"] = "late"
     """Where the streams meet: step by step, by their last states, by their answers, or by the states' products."""
     state_dim: int = 64
@@ -29,11 +27,23 @@ class Recipe(SeriesRecipe):
     hidden_dim: int = 64
     """The width of the network after fusion."""
     dropout: float = 0.1
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/fusion-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[Fusion, None]:
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("fusion-mosi", self.options) as experiment:
+            model = experiment.seeded(lambda: self.make(data))
+            self.series.train(experiment, data, model, None, self.schedule)
+
+    def make(self, data: SeriesData) -> Fusion:
+        """The model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
         config = FusionConfig(
             self.fusion,
-            tuple(self.widths(data).items()),
+            tuple(self.series.widths(data).items()),
             None,
             self.state_dim,
             self.tensor_dim,
@@ -42,6 +52,4 @@ class Recipe(SeriesRecipe):
             data.outputs,
             data.task,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return Fusion(config), None
+        return Fusion(config)

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from coalign.data.series.utterances import SeriesData
-from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.models.mag_bert.model import MagBert, MagBertConfig
-from coalign.recipes.series._series import need_scores_or_classes, need_words
-from coalign.recipes.series._series_bert import SeriesBertRecipe
+from coalign.recipes.series._series import SeriesOptions, need_scores_or_classes, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesBertRecipe):
+class Recipe:
     """MAG-BERT: a BERT whose words are shifted by sound and face (CMU-MOSI and the like).
 
     Streams that are not word by word are averaged over each word.
     """
 
-    name = "mag-bert-mosi"
-    out: Path = Path("runs/mag-bert-mosi")
-    """The run's folder."""
+    paper: ClassVar[Schedule] = Schedule(  # of the authors' code: 40 epochs of 1,284 utterances
+        steps=1080, batch_size=48, lr=1e-5, warmup=0.1, decay="linear", weight_decay=0.01, clip=None
+    )
+    series: SeriesOptions
     beta: float = 1.0
     """The most that a shift may be, in lengths of the word's vector."""
     gate_dropout: float = 0.5
     gate_after: int = 0
     """The number of BERT's layers before the gate; 0 puts it after the embeddings, as the authors' code does."""
+    bert: BertOptions = SeriesBert()
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/mag-bert-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[MagBert, Tokenizer]:
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("mag-bert-mosi", self.options) as experiment:
+            model, tokenizer = self.bert.model(experiment, self.maker(data))
+            rates = self.bert.rates(self.schedule)
+            self.series.train(experiment, data, model, tokenizer, self.schedule, **rates)
+
+    def maker(self, data: SeriesData) -> Callable[[BertConfig], MagBert]:
+        """Makes the model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
         need_words(data, "MAG-BERT")
-        classes, widths = need_scores_or_classes(data, "MAG-BERT"), self.widths(data)
+        classes, widths = need_scores_or_classes(data, "MAG-BERT"), self.series.widths(data)
         missing = [name for name in ("audio", "vision") if name not in widths]
         if missing:
             raise InputError(
@@ -48,9 +66,9 @@ class Recipe(SeriesBertRecipe):
                     beta=self.beta,
                     gate_dropout=self.gate_dropout,
                     classes=classes,
-                    max_text_length=self.max_length,
+                    max_text_length=self.bert.max_length,
                     gate_after=self.gate_after,
                 )
             )
 
-        return self.start_model(make)
+        return make

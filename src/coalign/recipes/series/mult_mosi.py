@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import ClassVar
 
 from coalign.arguments import Switch
 from coalign.data.series.utterances import SeriesData
 from coalign.models.mult.model import MulT, MulTConfig, Stream
-from coalign.recipes.series._series import SeriesRecipe
+from coalign.recipes.series._series import SCHEDULE, SeriesOptions
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesRecipe):
+class Recipe:
     """MulT: sentiment or emotion from streams that need not be aligned (CMU-MOSI and the like).
 
     The defaults are the authors' (their main.py), but for the number of steps.
     """
 
-    name = "mult-mosi"
-    out: Path = Path("runs/mult-mosi")
-    """The run's folder."""
+    paper: ClassVar[Schedule] = Schedule(  # CMU-MOSI, appendix: 100 epochs of 1,284 utterances; Adam without decay
+        steps=1100, batch_size=128, lr=1e-3, warmup=0.0, decay="constant", weight_decay=0.0, clip=0.8
+    )
+    series: SeriesOptions
     dim: int = 30
     """The common width of the streams."""
     heads: int = 5
@@ -39,10 +41,23 @@ class Recipe(SeriesRecipe):
     embedding_dropout: float = 0.25
     grouped: Switch = True
     """Run directions of equal shapes as one."""
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/mult-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[MulT, None]:
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("mult-mosi", self.options) as experiment:
+            model = experiment.seeded(lambda: self.make(data))
+            self.series.train(experiment, data, model, None, self.schedule)
+
+    def make(self, data: SeriesData) -> MulT:
+        """The model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
         streams = tuple(
-            Stream(name, width, self.dropout if name == "text" else 0.0) for name, width in self.widths(data).items()
+            Stream(name, width, self.dropout if name == "text" else 0.0)
+            for name, width in self.series.widths(data).items()
         )
         every = (item for items in data.splits.values() for item in items)
         words = max((len(item.streams["text"]) for item in every if "text" in item.streams), default=1)
@@ -60,9 +75,7 @@ class Recipe(SeriesRecipe):
             relu_dropout=self.dropout,
             residual_dropout=self.dropout,
             aligned=self.aligned,
-            align_steps=min(words, self.max_rows),
+            align_steps=min(words, self.series.max_rows),
             grouped=self.grouped,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return MulT(config), None
+        return MulT(config)

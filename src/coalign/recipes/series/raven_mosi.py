@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from coalign.data.series.utterances import SeriesData
 from coalign.errors import InputError
 from coalign.models.raven.model import Raven, RavenConfig
-from coalign.recipes.series._series import SeriesRecipe
+from coalign.recipes.series._series import SCHEDULE, SeriesOptions
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(SeriesRecipe):
+class Recipe:
     """RAVEN: word vectors shifted by what sound and face do during the word (CMU-MOSI and the like)."""
 
-    name = "raven-mosi"
-    out: Path = Path("runs/raven-mosi")
-    """The run's folder."""
+    series: SeriesOptions
     nonverbal_dim: int = 32
     """The width of the LSTMs over sound and face."""
     dim: int = 128
@@ -27,9 +25,21 @@ class Recipe(SeriesRecipe):
     beta: float = 1.0
     """The most that a shift may be, in lengths of the word's vector."""
     dropout: float = 0.2
+    schedule: ByStep = SCHEDULE
+    options: Running = RunOptions(out=Path("runs/raven-mosi"), save_every=250)
 
-    def make(self, data: SeriesData) -> tuple[Raven, None]:
-        widths = self.widths(data)
+    def run(self) -> None:
+        self.train(self.series.open())
+
+    def train(self, data: SeriesData) -> None:
+        """Trains on the data; `run` reads it."""
+        with Experiment("raven-mosi", self.options) as experiment:
+            model = experiment.seeded(lambda: self.make(data))
+            self.series.train(experiment, data, model, None, self.schedule)
+
+    def make(self, data: SeriesData) -> Raven:
+        """The model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
+        widths = self.series.widths(data)
         if "text" not in widths or len(widths) < 2:
             raise InputError(
                 f"{data.name}: RAVEN reads word vectors, a stream 'text', and others; it has: {', '.join(widths)}"
@@ -45,6 +55,4 @@ class Recipe(SeriesRecipe):
             data.outputs,
             data.task,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return Raven(config), None
+        return Raven(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
@@ -15,11 +15,11 @@ import numpy.typing as npt
 from scipy import stats
 from tyro.conf import arg
 
-from coalign.arguments import OptionalFloat, OptionalPath, say
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
 from coalign.evaluation.series import SeriesRun, SeriesSource
 from coalign.files import replace_file
+from coalign.flags import OptionalFloat, OptionalPath, configure, field_names, say
 from coalign.recipes.series import (
     bert_mosi,
     concat_mosi,
@@ -29,12 +29,11 @@ from coalign.recipes.series import (
     mult_mosi,
     raven_mosi,
 )
-from coalign.recipes.series._series import SeriesRecipe
-from coalign.recipes.series._series_bert import SeriesBertRecipe
+from coalign.recipes.series._series import Series
 
 Array = npt.NDArray[Any]
 
-SYSTEMS: Mapping[str, tuple[type[SeriesRecipe], Mapping[str, str]]] = {
+SYSTEMS: Mapping[str, tuple[Any, Mapping[str, str]]] = {
     "bert": (bert_mosi.Recipe, {}),
     "mag-bert": (mag_bert_mosi.Recipe, {}),
     "concat": (concat_mosi.Recipe, {}),
@@ -84,7 +83,7 @@ class Recipe:
     """Fields of single systems' recipes: mult.dim=40 mag-bert.gate-after=2."""
 
     def run(self) -> None:
-        data = fusion_mosi.Recipe(data=self.data).open()
+        data = Series(data=self.data).open()
         names = self.systems or (WITH_WORDS if data.has_words and data.task != "emotions" else WITHOUT_WORDS)
         for name in names:
             if name not in SYSTEMS:
@@ -112,11 +111,12 @@ class Recipe:
     ) -> tuple[Array, Mapping[str, float]]:
         folder = self.out / f"{name}-{seed}"
         given: dict[str, Any] = {"steps": self.steps, "batch_size": self.batch_size, "seed": seed, "quiet": True}
+        given["save_every"] = max(self.steps // 4, 1)
         given |= {"data": self.data, "out": folder} | ({} if self.lr is None else {"lr": self.lr})
         recipe, fixed = SYSTEMS[name]
-        if issubclass(recipe, SeriesBertRecipe):
+        if "start" in field_names(recipe):
             given |= {"start": self.start, "vocab": self.vocab}
-        recipe(**given, **fixed, **self._options(name, [f.name for f in fields(recipe)])).train(data)
+        configure(recipe, **given, **fixed, **self._options(name, field_names(recipe))).train(data)
         opened = SeriesRun.open(folder, self.data, data)
         logits = opened.answers(items)
         return logits, opened.metrics(logits, items)
