@@ -26,7 +26,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import EmojiConcept, EmojiPairs, load_emoji, split_concepts
 from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.models.compact.model import Compact
-from coalign.recipes.pairs._compact import RETRIEVAL, TRAINING, compact, reranking_of
+from coalign.recipes.pairs._compact import RATES, RETRIEVAL, SETTINGS, compact, reranking_of, running
 from coalign.recipes.pairs.quickstart import BATCH, FURTHER_TEXTS, TEST_STYLE
 from coalign.retrieval.embed import by_modality, encode_corpus
 from coalign.retrieval.querybank import Querybank
@@ -66,7 +66,7 @@ def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> d
     frozen = FrozenFeatures(loaded, pairs, Views(8, augment_drawings, seed=seed))
     model.standardise(frozen.grids[:, 0])
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(TRAINING, steps=steps, seed=seed, threads=threads)
+        config = RATES.config(running(folder), steps, **SETTINGS, seed=seed, threads=threads)
         fit(
             model,
             frozen.loader(BATCH, first=0.5, further=FURTHER_TEXTS, seed=seed),

@@ -24,7 +24,7 @@ from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
 from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.layers.convolution import MEAN, STD
 from coalign.models.compact.towers import CompactConfig
-from coalign.recipes.pairs._compact import TRAINING, compact
+from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, running
 from coalign.recipes.pairs.quickstart import BATCH, FURTHER_TEXTS
 from coalign.tasks.pairs.retrieval import evaluate_pairs
 from coalign.training.loop import Loader, fit
@@ -62,7 +62,7 @@ class Drawings:
 def on_pixels(seed: int) -> Loaded:
     """The quick start's model with a ViT on pixels for its image tower."""
     config = CompactConfig()
-    return compact(TRAINING.steps, seed, replace(config, image=PLAIN, text=replace(config.text, context_dim=PLAIN.dim)))
+    return compact(RATES.steps, seed, replace(config, image=PLAIN, text=replace(config.text, context_dim=PLAIN.dim)))
 
 
 def main() -> None:
@@ -72,20 +72,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(2)
     split = split_concepts(load_emoji(96), seed=0, development_fraction=0.1)
-    hybrid, plain = compact(TRAINING.steps, given.seed), on_pixels(given.seed)
+    hybrid, plain = compact(RATES.steps, given.seed), on_pixels(given.seed)
     train = EmojiPairs(split.train, STYLES, parts=3, seed=given.seed)
     frozen = FrozenFeatures(hybrid, train, Views(8, augment_drawings, seed=given.seed))
     hybrid.model.standardise(frozen.grids[:, 0])
     tests = {"seen": EmojiPairs(split.train, (TEST,)), "unseen": EmojiPairs(split.development, (TEST,))}
-    config = replace(
-        TRAINING,
-        objectives=("itc",),
-        every={},
-        loss_weights={},
-        seed=given.seed,
-        time_budget=given.seconds,
-        save_every=10**6,
-    )
+    alone: Any = {**SETTINGS, "objectives": ("itc",), "every": {}, "loss_weights": {}, "save_every": 10**6}
+    options = replace(running("unused"), seed=given.seed)
+    config = RATES.config(options, RATES.steps, **alone, time_budget=given.seconds)
     for name, loaded in (("hybrid", hybrid), ("pixels", plain)):
         loader: Any = frozen.loader(BATCH, first=0.5, further=FURTHER_TEXTS, seed=given.seed)
         batches = loader if name == "hybrid" else Drawings(loader, train, given.seed)

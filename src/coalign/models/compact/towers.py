@@ -58,7 +58,8 @@ class CompactConfig:
     """Steps over which alpha grows from 0 to its value."""
     objectives: tuple[Literal["itc", "itm", "mlm", "late"], ...] = ("itc", "itm", "mlm", "late")
     mask_probability: float = 0.15
-    max_text_length: int = 40
+    max_text_length: int = 64
+    """Nine names of a 3 x 3 mosaic fit."""
     cls_id: int = 101
     mask_id: int = 103
     negative_sharpness: float = 0.2

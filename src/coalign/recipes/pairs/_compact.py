@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from coalign.analysis.runs.report import Alignment, Group, Retrieval
 from coalign.analysis.runs.retrieval_samples import group_recalls, sampled_retrievals
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.packages import minilm_folder
-from coalign.data.core.samples import Ids, Source
+from coalign.data.core.samples import Source
 from coalign.data.images.decode import decode_image
 from coalign.data.images.transforms import ImageTransform
 from coalign.data.loaded import Loaded
@@ -36,7 +36,7 @@ from coalign.retrieval.linear_maps import train_linear_maps
 from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Reranking, add_log_sigmoid, evaluate_retrieval
 from coalign.tasks.pairs.retrieval import Recall, RetrievalResult
-from coalign.training.loop import TrainConfig
+from coalign.training.options import RunOptions, Schedule
 from coalign.types import Batch, InputSpec
 
 BANK = 4000
@@ -44,22 +44,24 @@ BANK = 4000
 RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
 """Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
-TRAINING = TrainConfig(
-    steps=900,
-    lr=1e-3,
-    weight_decay=0.05,
-    warmup=30,
-    clip=3.0,
-    frozen=("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
-    lr_multipliers={"temperature": 0.1},
-    objectives=("itc", "itm", "mlm", "late"),
-    every={"itm": 2, "mlm": 4},
-    loss_weights={"mlm": 0.3},
-    # avx512_bf16 alone is slower than fp32: its products were measured at 0.6 of the speed
-    precision="bf16" if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else "fp32",
-    threads=2,
-    save_every=300,
+RATES = Schedule(steps=900, lr=1e-3, weight_decay=0.05, warmup=30, clip=3.0)
+# avx512_bf16 alone is slower than fp32: its products were measured at 0.6 of the speed
+PRECISION: Literal["fp32", "bf16"] = (
+    "bf16" if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else "fp32"
 )
+SETTINGS: dict[str, Any] = {
+    "frozen": ("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
+    "lr_multipliers": {"temperature": 0.1},
+    "objectives": ("itc", "itm", "mlm", "late"),
+    "every": {"itm": 2, "mlm": 4, "late": 2},
+    "loss_weights": {"mlm": 0.3},
+}
+"""Of `TrainConfig`, beside the rates. Objectives that rest have their share of the time."""
+
+
+def running(out: str) -> RunOptions:
+    """How a run is kept and runs by default."""
+    return RunOptions(out=Path(out), precision=PRECISION, threads=2, save_every=300)
 
 
 def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> Loaded:
@@ -111,17 +113,17 @@ def reranking_of(model: Compact, frozen: FrozenFeatures, out: Path) -> Reranking
 
 
 def linear_baseline(
-    train: FrozenFeatures, test: FrozenFeatures, parts: Mapping[str, Ids], seed: int, **settings: Any
+    train: FrozenFeatures, test: FrozenFeatures, parts: Mapping[str, Sequence[int]], seed: int, **settings: Any
 ) -> dict[str, Recall]:
     """Recall of two linear maps on pooled frozen features (`coalign.retrieval.linear_maps`) on parts of a test, given
-    by their ids. `settings` are those of the maps' training."""
+    by their rows. `settings` are those of the maps' training."""
     network = EfficientNetLite0.pretrained()
     images, tests = (pooled_images(network, part.source, part.spec) for part in (train, test))
     ids = torch.from_numpy(train.source.ids)
     maps = train_linear_maps(images, F.normalize(train.texts_by_item(), dim=-1), ids, seed=seed, **settings)
     with torch.no_grad():
         image, text = maps(tests, F.normalize(test.texts_by_item()[:, 0], dim=-1))
-    rows = {name: torch.from_numpy(own) for name, own in parts.items()}
+    rows = {name: torch.tensor(list(own)) for name, own in parts.items()}
     return {name: evaluate_retrieval(image[own], text[own], own, own) for name, own in rows.items()}
 
 

@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from coalign.data.core.quarantine import check_source
+from coalign.arguments import PairsOptions
 from coalign.data.pairs.frozen import FrozenFeatures, Views
-from coalign.data.pairs.sources import open_source
 from coalign.models.compact.model import Compact
-from coalign.recipes.pairs._compact import TRAINING, compact, reranking_of, run_description
+from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, reranking_of, run_description, running
 from coalign.training.experiment import Experiment
-from coalign.training.options import RunOptions
+from coalign.training.options import ByStep, Running
 
 FEATURES = "features.safetensors"
-VIEWS, FURTHER_TEXTS = 8, 640
+VIEWS, FURTHER_TEXTS = Views(8, mosaics=2), 640
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Trains the quick start's model on image-text pairs, and goes on from the run's last checkpoint where there is
-    one."""
+    """Trains the quick start's model on image-text pairs, whose features by frozen networks are computed once."""
 
-    data: str
-    """A table, folder, COCO or Karpathy JSON, tar shards, or a `datasets` name."""
-    out: Path = Path("runs/albef-small")
-    """The run's folder."""
-    image_column: str | None = None
-    """The column of image paths; found by its name where it is not given."""
-    text_column: str | None = None
-    """The column of texts; found by its name where it is not given."""
-    split: str | None = None
-    """Only this split of the data."""
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 1e-3
-    seed: int = 0
-    workers: int = 0
-    max_broken: float = 0.1
-    """The largest fraction of broken rows with which training starts."""
+    pairs: PairsOptions
+    schedule: ByStep = replace(RATES, steps=1000, batch_size=64)
+    options: Running = running("runs/albef-small")
 
     def run(self) -> None:
-        columns = {"image_column": self.image_column, "text_column": self.text_column}
-        source = open_source(self.data, **columns, split=self.split, prefer="train")
-        options = RunOptions(out=self.out, seed=self.seed, workers=self.workers)
-        with Experiment("albef-small", options) as experiment:
-            checked = check_source(source, limit=self.max_broken, quarantine=experiment.quarantine, progress=True)
-            loaded = compact(self.steps, self.seed)
+        size = self.schedule.batch_size
+        with Experiment("albef-small", self.options) as experiment:
+            source = self.pairs.open("train", experiment.quarantine)
+            loaded = compact(self.schedule.steps, self.options.seed)
             model: Compact = loaded.model
-            training = replace(TRAINING, steps=self.steps, lr=self.lr, seed=self.seed)
-            experiment.begin(training, run_description(model), loaded.tokenizer)
-            views, kept = Views(VIEWS, mosaics=2, seed=self.seed), self.out / FEATURES
-            frozen = FrozenFeatures(loaded, checked.source, views, kept)
+            training, description = self.schedule.training(self.options, **SETTINGS), run_description(model)
+            experiment.begin(training, description, loaded.tokenizer)
+            kept = experiment.out / FEATURES
+            frozen = FrozenFeatures(loaded, source, replace(VIEWS, seed=self.options.seed), kept)
             model.standardise(frozen.grids[:, 0])
-            sampling: Any = {"further": FURTHER_TEXTS, "mosaics": self.batch_size // 4, **experiment.loading}
-            loader = frozen.loader(self.batch_size, **sampling)
-            experiment.fit(model, loader, training, run_description(model), loaded.tokenizer)
-            reranking_of(model, frozen, self.out)
-            kept.unlink(missing_ok=True)
-            experiment.close(f"coalign evaluate {self.out} --data HELD_OUT")
+            sampling: Any = {"further": FURTHER_TEXTS, "mosaics": max(size // 8, 1), **experiment.loading}
+            experiment.fit(model, frozen.loader(size, **sampling), training, description, loaded.tokenizer)
+            if experiment.first:
+                reranking_of(model.cpu(), frozen, experiment.out)
+                kept.unlink(missing_ok=True)
+            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")

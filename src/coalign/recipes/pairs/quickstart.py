@@ -23,7 +23,7 @@ from coalign.recipes.pairs import _compact as small
 from coalign.retrieval.search import index_pairs
 from coalign.tasks.pairs.retrieval import RetrievalResult, evaluate_pairs
 from coalign.training.experiment import Experiment
-from coalign.training.options import RunOptions
+from coalign.training.options import Running
 from coalign.training.tracking import read_metrics
 
 TRAIN_STYLES, TEST_STYLE = ("noto", "openmoji"), "twemoji"
@@ -31,51 +31,52 @@ BATCH, FURTHER_TEXTS, MOSAICS = 256, 640, 32
 VIEWS = Views(count=7, augment=augment_drawings, mosaics=4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Trains the compact system on Noto-like and OpenMoji drawings with their words, and tests it on Twemoji: on
     concepts that it has seen in the other styles, and on a tenth of the concepts that it has never seen."""
 
-    out: Path = Path("runs/quickstart")
-    """The run's folder; a run that was stopped goes on."""
-    steps: int = 900
+    steps: int = small.RATES.steps
     seconds: float = 175.0
     """The most that training may take: on a slow machine the plan gets shorter."""
-    seed: int = 0
+    options: Running = small.running("runs/quickstart")
 
     def run(self) -> None:
         began = time.perf_counter()
         split = split_concepts(load_emoji(96), seed=0, development_fraction=0.0)
-        train = EmojiPairs(split.train, TRAIN_STYLES, parts=3, seed=self.seed)
+        out, seed = self.options.out, self.options.seed
+        train = EmojiPairs(split.train, TRAIN_STYLES, parts=3, seed=seed)
         test = EmojiPairs([*split.train, *split.unseen], (TEST_STYLE,))
-        training = replace(small.TRAINING, steps=self.steps, seed=self.seed, time_budget=self.seconds)
-        with Experiment("quickstart", RunOptions(out=self.out, seed=self.seed)) as experiment:
-            loaded = small.compact(self.steps, self.seed)
+        training = small.RATES.config(self.options, self.steps, **small.SETTINGS, time_budget=self.seconds)
+        with Experiment("quickstart", self.options) as experiment:
+            loaded = small.compact(self.steps, seed)
             model: Compact = loaded.model
-            frozen = FrozenFeatures(loaded, train, replace(VIEWS, seed=self.seed))
+            frozen = FrozenFeatures(loaded, train, replace(VIEWS, seed=seed))
             gallery = FrozenFeatures(loaded, test, Views(1))
             model.standardise(frozen.grids[:, 0])
-            seen, every = len(split.train), range(len(test))
-            tests = {"seen": Subset(gallery.source, every[:seen]), "unseen": Subset(gallery.source, every[seen:])}
+            parts = {"seen": range(len(split.train)), "unseen": range(len(split.train), len(test))}
+            tests = {name: Subset(gallery.source, rows) for name, rows in parts.items()}
             untrained = {name: evaluate_pairs(loaded.eval(), part).rows["model"] for name, part in tests.items()}
             sampling: Any = {"first": 0.5, "further": FURTHER_TEXTS, "mosaics": MOSAICS, **experiment.loading}
-            loader = frozen.loader(BATCH, **sampling)
-            result = experiment.fit(model, loader, training, small.run_description(model), loaded.tokenizer)
-            reranking = small.reranking_of(model, frozen, self.out)
+            loader, about = frozen.loader(BATCH, **sampling), small.run_description(model)
+            result = experiment.fit(model, loader, training, about, loaded.tokenizer)
+            if not experiment.first:
+                return
+            reranking = small.reranking_of(model.cpu(), frozen, out)
             found = {name: evaluate_pairs(loaded, part, reranking=reranking) for name, part in tests.items()}
-            baseline = small.linear_baseline(frozen, gallery, {n: part.ids for n, part in tests.items()}, self.seed)
-            index_pairs(self.out, loaded, gallery.source, self.out / "index", overwrite=True)
+            baseline = small.linear_baseline(frozen, gallery, parts, seed)
+            index_pairs(out, loaded, gallery.source, out / "index", overwrite=True)
             rows = {n: {**found[n].rows, "baseline": baseline[n], "untrained": untrained[n]} for n in tests}
             splits = {name: {"gallery": len(tests[name]), **row} for name, row in rows.items()}
             seconds = {"wall_seconds": time.perf_counter() - began, "training_seconds": result.seconds}
-            results: Any = {"splits": splits, **seconds, "steps": result.steps, "seed": self.seed}
-            report = make_report(self.out, loaded, results, tests, found, test.groups)
+            results: Any = {"splits": splits, **seconds, "steps": result.steps, "seed": seed}
+            report = make_report(out, loaded, results, tests, found, test.groups)
             results["groups"] = [asdict(group) for group in report.groups]
-            write_text(self.out / "results.json", json.dumps(results, indent=1))
-            write_report(report, self.out / "report.html")
+            write_text(out / "results.json", json.dumps(results, indent=1))
+            write_report(report, out / "report.html")
             for name, part in found.items():
                 experiment.print(f"{name}: {replace(part, rows=rows[name]).table()}\n")
-            experiment.close(*next_commands(self.out), after=f"; {self.out / 'report.html'}")
+            experiment.close(*next_commands(out), after=f"; {out / 'report.html'}")
 
 
 def next_commands(out: Path) -> dict[str, str]:
@@ -95,18 +96,18 @@ def make_report(
     found: Mapping[str, RetrievalResult],
     groups: Sequence[str],
 ) -> Report:
-    """What report.html shows: figures, learning curves, retrievals and word maps of samples drawn at random."""
+    """What report.html shows: figures, learning curves, retrievals and maps of samples drawn at random."""
     generator = torch.Generator().manual_seed(0)
     samples, tables = small.retrieval_samples(tests, found, groups, generator)
     return Report(
         title="Quick start: emoji",
-        summary="Trained on Noto-like and OpenMoji drawings, tested on Twemoji drawings, which it has never seen.",
+        summary="Trained on Noto-like and OpenMoji drawings, tested on Twemoji, a style it has never seen.",
         facts={
             "Pairs": f"{2 * results['splits']['seen']['gallery']} drawings in two styles with their words",
             "Steps": f"{results['steps']} of {BATCH} pairs in {results['training_seconds']:.0f} s",
         },
         results=results,
-        titles={"seen": "Seen concepts, unseen style", "unseen": "Unseen concepts, unseen style"},
+        titles={name: f"{name.capitalize()} concepts, unseen style" for name in tests},
         metrics=read_metrics(out / "metrics.jsonl"),
         retrievals=samples,
         alignments=small.aligned_samples(loaded, tests["unseen"], generator, count=12),
