@@ -27,23 +27,23 @@ def walk(path: str) -> str:
     """What is wrong with a file's structure; empty where nothing is. It may end the process that calls it."""
     import h5py
 
-    def visit(name: str, link: Any) -> None:
+    def visit(name: str, link: Any) -> str | None:  # what it returns ends the walk
         if not isinstance(link, h5py.HardLink):
-            raise InputError(f"{name!r} is a link, which is not followed")
+            return f"{name!r} is a link, which is not followed"
         item: Any = file[name]
         if not isinstance(item, h5py.Dataset) or not item.size or item.external or item.is_virtual:
-            return
+            return None
         if item.nbytes <= _TRIED:
             item[()]
         else:
             item[(0,) * item.ndim], item[tuple(length - 1 for length in item.shape)]
+        return None
 
     try:
         with h5py.File(path, "r") as file:
-            file.visititems_links(visit)
+            return file.visititems_links(visit) or ""
     except Exception as error:  # the library's own errors are of many kinds
         return " ".join(str(error)[:300].split()) or type(error).__name__
-    return ""
 
 
 def open_hdf5(path: str | os.PathLike[str]) -> Any:
@@ -71,9 +71,10 @@ def _walked(path: str, size: int, changed: int) -> str:  # noqa: ARG001 (of this
     """`walk` in a process of its own: a fork of this one, or a new one where threads run that a fork would lack."""
     if hasattr(os, "fork") and threading.active_count() == 1:
         return _forked(path)
-    command = [sys.executable, "-c", f"import sys; from {__name__} import walk; print(walk(sys.argv[1]))", path]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            [sys.executable, __file__, path], capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"reading its structure does not end in {_SECONDS} s"
     return _KILLED if done.returncode else done.stdout.strip()
@@ -130,3 +131,7 @@ def whole(group: Any, name: str) -> Any:
     if found.nbytes > _LARGEST:
         raise InputError(f"{name!r} claims {found.nbytes} bytes")
     return found[()]
+
+
+if __name__ == "__main__":
+    print(walk(sys.argv[1]))

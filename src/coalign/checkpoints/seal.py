@@ -23,7 +23,7 @@ def sealed(write: Callable[..., Any], *content: Any) -> Callable[[Path], None]:
     """What writes a file by safetensors' `write(*content, path, metadata)` and seals it."""
 
     def call(path: Path) -> None:
-        write(*content, str(path), metadata=METADATA)
+        write(*content, str(path), metadata=dict(METADATA))  # to which safetensors adds shared tensors
         seal(path)
 
     return call

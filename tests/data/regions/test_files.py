@@ -305,7 +305,7 @@ def test_damaged_files_name_file_and_image(tmp_path: Path) -> None:
     refused(tmp_path / "a.safetensors", "cannot be read as a shard")
     (tmp_path / "npz").mkdir()
     np.savez(tmp_path / "npz" / "1.npz", features=np.array([{}], object), norm_bb=np.zeros((1, 6)))
-    refused(tmp_path / "npz", r"1\.npz: cannot be read as \.npz")
+    refused(tmp_path / "npz", r"1\.npz: not a readable \.npy of plain arrays")
     (tmp_path / "x.pdf").write_text("")
     refused(tmp_path / "x.pdf", "no known form")
 
