@@ -6,6 +6,7 @@ from coalign.checkpoints.statemap import (
     Carry,
     Constant,
     Default,
+    Layers,
     Loaded,
     Rename,
     Reshape,
@@ -15,6 +16,7 @@ from coalign.checkpoints.statemap import (
     StateMap,
     Tie,
     Transpose,
+    View,
     own_names,
 )
 
@@ -23,6 +25,7 @@ __all__ = [
     "Carry",
     "Constant",
     "Default",
+    "Layers",
     "Loaded",
     "Rename",
     "Reshape",
@@ -32,6 +35,7 @@ __all__ = [
     "StateMap",
     "Tie",
     "Transpose",
+    "View",
     "own_names",
     "read_tensors",
 ]

@@ -123,6 +123,43 @@ class Stack(Rename):
 
 
 @dataclass(frozen=True)
+class View(Rename):
+    """The file's tensor viewed as `view` and then permuted by `order` (patch kernels that are stored as a matrix)."""
+
+    file_shape: tuple[int, ...] = ()
+    view: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+
+    def load(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        if tuple(tensors[0].shape) != self.file_shape:
+            raise InputError(f"{self.files[0]} has shape {tuple(tensors[0].shape)}, expected {self.file_shape}")
+        return [tensors[0].reshape(self.view).permute(self.order)]
+
+    def export(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [tensors[0].permute(_inverse(self.order)).reshape(self.file_shape)]
+
+
+@dataclass(frozen=True)
+class Layers(Rename):
+    """One tensor of the file holds a tensor of each layer, along its first dimension; `each` says how it is stored."""
+
+    each: Rename = Rename("", "")
+
+    def load(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [self.each.load([layer])[0] for layer in tensors[0]]
+
+    def export(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [torch.stack([self.each.export([layer])[0] for layer in tensors])]
+
+    @staticmethod
+    def of(rule: Rename, depth: int, part: str) -> Layers:
+        """A block's rule for files that stack the blocks: "{i}" is gone from the file's name, with `part` before it."""
+        assert isinstance(rule.file, str) and isinstance(rule.ours, str)
+        ours = tuple(rule.ours.replace("{i}", str(i)) for i in range(depth))
+        return Layers(rule.file.replace(f"{part}{{i}}", ""), ours, rule)
+
+
+@dataclass(frozen=True)
 class Tie:
     """`file` is a second name for the file's own `of`: dropped on loading once seen equal, written again on export."""
 

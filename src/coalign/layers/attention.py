@@ -14,11 +14,12 @@ from coalign.layers.dropout import Dropout
 from coalign.ops.attention import Mask, attend, attend_with_weights
 from coalign.types import Record
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "swish", "tanh"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swish", "tanh"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,  # erf: PyTorch, Hugging Face "gelu"
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # Google's BERT, flax, GPT
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),  # OpenAI's CLIP
     "relu": F.relu,
     "swish": F.silu,
     "tanh": torch.tanh,
@@ -106,3 +107,16 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n o"]:
         return self.down(self.dropout(_ACTIVATIONS[self.activation](self.up(x))))
+
+
+class SwiGlu(nn.Module):
+    """down(swish(gate(x)) * up(x)) (Shazeer 2020, equation 6; the feed-forward of DINOv2's largest tower)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden_dim)
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from coalign.layers.dropout import Dropout
 from coalign.types import Packed
 
-Resize = Literal["bicubic", "bicubic_antialias", "bilinear", "bilinear_corners"]
+Resize = Literal["bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias", "bilinear_corners"]
 
 
 class TextEmbedding(nn.Module):
@@ -49,9 +49,9 @@ class PatchEmbedding(nn.Module):
     `patch_size` is the side of a square patch, or its height and width.
     """
 
-    def __init__(self, patch_size: int | tuple[int, int], dim: int, channels: int = 3) -> None:
+    def __init__(self, patch_size: int | tuple[int, int], dim: int, channels: int = 3, bias: bool = True) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(channels, dim, patch_size, patch_size)
+        self.projection = nn.Conv2d(channels, dim, patch_size, patch_size, bias=bias)
 
     def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         height, width = self.projection.kernel_size
@@ -59,6 +59,13 @@ class PatchEmbedding(nn.Module):
             size = height if height == width else f"{height}x{width}"
             raise ValueError(f"image {tuple(pixels.shape[2:])} is not a multiple of the patch size {size}")
         return self.projection(pixels).flatten(2).transpose(1, 2)
+
+    def chosen(self, pixels: Float[Tensor, "b c h w"], items: Tensor, numbers: Tensor) -> Float[Tensor, "t d"]:
+        """The embeddings of patches `numbers` [T], row by row, of images `items` [T]; no other is computed."""
+        height, width = self.projection.kernel_size
+        cells = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, P, c * height * width]
+        return F.linear(cells[items, numbers], self.projection.weight.flatten(1), self.projection.bias)
 
 
 def resize_positions(
@@ -72,7 +79,7 @@ def resize_positions(
     """A position table for another patch grid; the first `prefix` rows (class token) stay.
 
     "bicubic" (ALBEF, MAE, Hugging Face ViT), "bicubic_antialias" (timm's own files), "bilinear" (timm where it reads
-    Google's .npz files), and "bilinear_corners", linear between corner-aligned grids (Google's ViT by scipy zoom of
+    Google's .npz files), "bilinear_antialias" (SigLIP 2), and "bilinear_corners", linear between corner-aligned grids (Google's ViT by scipy zoom of
     order 1; ViLT). The arithmetic is float32. `old_grid` defaults to a square.
     """
     extra, patches = table[:prefix], table[prefix:]
@@ -85,6 +92,6 @@ def resize_positions(
         return table
     image = patches.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
     mode = "bicubic" if method in ("bicubic", "bicubic_antialias") else "bilinear"
-    corners, antialias = method == "bilinear_corners", method == "bicubic_antialias"
+    corners, antialias = method == "bilinear_corners", method in ("bicubic_antialias", "bilinear_antialias")
     image = F.interpolate(image, grid, mode=mode, align_corners=corners, antialias=antialias)
     return torch.cat([extra, image.flatten(2).transpose(1, 2).squeeze(0).to(table.dtype)])

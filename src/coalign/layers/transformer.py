@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import Parameter
 
-from coalign.layers.attention import Activation, Attention, FeedForward
+from coalign.layers.attention import Activation, Attention, FeedForward, SwiGlu
 from coalign.layers.dropout import Dropout
 from coalign.ops.attention import Mask
 from coalign.types import Layout, Record
@@ -19,7 +21,9 @@ class BlockConfig:
     """One block. `norm`: "post" is LayerNorm(x + f(x)) (BERT, GPT), "pre" is x + f(LayerNorm(x)) (ViT).
 
     `context_dim` adds a cross-attention, after the self-attention, to rows of that width. `drop_path` is the chance
-    that an item skips a branch in training (stochastic depth, Huang et al. 2016).
+    that an item skips a branch in training (stochastic depth, Huang et al. 2016). `layer_scale` is the first value of
+    the learned channel scales on the branches (Touvron et al. 2021), None for no scales; `gated` puts SwiGLU in the
+    place of the feed-forward layer.
     """
 
     dim: int
@@ -35,6 +39,8 @@ class BlockConfig:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     drop_path: float = 0.0
+    layer_scale: float | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,15 @@ class TransformerBlock(nn.Module):
         if c.context_dim is not None:
             self.cross_attention = attention(c.context_dim)
             self.cross_attention_norm = nn.LayerNorm(c.dim, c.eps)
-        self.feed_forward = FeedForward(c.dim, c.hidden_dim, activation=c.activation, dropout=c.hidden_dropout)
+        self.feed_forward = (
+            SwiGlu(c.dim, c.hidden_dim)
+            if c.gated
+            else FeedForward(c.dim, c.hidden_dim, activation=c.activation, dropout=c.hidden_dropout)
+        )
         self.feed_forward_norm = nn.LayerNorm(c.dim, c.eps)
+        if c.layer_scale is not None:
+            self.attention_scale = Parameter(torch.full((c.dim,), c.layer_scale))
+            self.feed_forward_scale = Parameter(torch.full((c.dim,), c.layer_scale))
         self.dropout = Dropout(c.dropout)
 
     def forward(
@@ -100,6 +113,8 @@ class TransformerBlock(nn.Module):
         h = self.attention_norm(x) if pre else x
         asking, own = (h, x) if rows is None else (h[rows], x[rows])
         attended = self.attention(asking, mask, h, gate=gate, record=record, name=f"{name}attention")
+        if self.config.layer_scale is not None:
+            attended = attended * self.attention_scale
         h = own + self._branch(attended, mask.queries)
         return h if pre else self.attention_norm(h)
 
@@ -123,6 +138,8 @@ class TransformerBlock(nn.Module):
             h = x + self._branch(h, items)
             x = h if pre else self.cross_attention_norm(h)
         h = self.feed_forward(self.feed_forward_norm(x) if pre else x)
+        if c.layer_scale is not None:
+            h = h * self.feed_forward_scale
         h = x + self._branch(h, items)
         return h if pre else self.feed_forward_norm(h)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Rename, Split
+from coalign.checkpoints import Rename, Reshape, Split, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.attention import Activation
@@ -20,6 +20,7 @@ from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
 from coalign.layers.initialise import init_truncated
 from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.ops.attention import Mask
+from coalign.ops.patches import choose_patches, pack_patches, patches_of_sizes
 from coalign.types import Images, Packed, Record
 
 
@@ -30,7 +31,10 @@ class VitConfig:
     `image_size` and `patch_size` are heights in pixels, and widths too unless `image_width` and `patch_width` are
     given. `final_norm=False` leaves the norm to the classifier, which then norms the pooled vector (MAE's fine-tuning).
     `drop_path` is the chance of the last block's branches to be skipped in training (stochastic depth), rising linearly
-    from 0 at the first.
+    from 0 at the first. `first_norm` is a norm before the blocks (CLIP). `registers` are learned rows without positions
+    between the class token and the patches (Darcet et al. 2024); `layer_scale` and `gated` are the blocks' (DINOv2).
+    With `any_shape` images of a batch have shapes of their own, given by `Images.sizes`: their patches are ragged rows,
+    and the position table is resized to each image (NaFlex, SigLIP 2).
     """
 
     image_size: int = 224
@@ -48,6 +52,12 @@ class VitConfig:
     final_norm: bool = True
     drop_path: float = 0.0
     patch_width: int | None = None
+    patch_bias: bool = True
+    first_norm: bool = False
+    registers: int = 0
+    layer_scale: float | None = None
+    gated: bool = False
+    any_shape: bool = False
 
     def __post_init__(self) -> None:
         for side, other in (("image_width", self.image_size), ("patch_width", self.patch_size)):
@@ -88,6 +98,8 @@ class VitConfig:
             activation=self.activation,
             dropout=self.dropout,
             attention_dropout=self.dropout,
+            layer_scale=self.layer_scale,
+            gated=self.gated,
         )
 
     @property
@@ -132,22 +144,30 @@ class VitTrunk(nn.Module):
         super().__init__()
         c = self.config = config
         if c.stem == "none":
-            self.patch = PatchEmbedding(c.patch, c.dim)
+            self.patch = PatchEmbedding(c.patch, c.dim, bias=c.patch_bias)
         else:  # the cells of the stem's feature map are the patches (section 3.1)
             self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
         self.class_token = Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
+        self.registers = Parameter(torch.zeros(1, c.registers, c.dim)) if c.registers else None
+        self.first_norm = nn.LayerNorm(c.dim, c.eps) if c.first_norm else nn.Identity()
         self.positions = Parameter(torch.zeros(1, self.prefix + c.grid_size[0] * c.grid_size[1], c.dim))
         self.dropout = Dropout(c.dropout)
         self.encoder = Encoder(c.blocks, final_norm=c.final_norm)
         self.apply(init_truncated)
         nn.init.trunc_normal_(self.positions, std=0.02)
-        if self.class_token is not None:
-            nn.init.trunc_normal_(self.class_token, std=0.02)
+        for token in (self.class_token, self.registers):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
 
     @property
     def prefix(self) -> int:
-        """Rows of an image before its patches."""
+        """Rows of the position table before those of the patches."""
         return int(self.config.class_token)
+
+    @property
+    def leading(self) -> int:
+        """Rows of an image before its patches: class token and registers."""
+        return self.prefix + self.config.registers
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -155,8 +175,31 @@ class VitTrunk(nn.Module):
         return self.config.grid_size
 
     def forward(self, images: Images, *, record: Record | None = None, name: str = "image.") -> Packed:
+        if self.config.any_shape:
+            return self.blocks(self.ragged(images), record, name)
         rows = self.patches(images) + self.positions[:, self.prefix :]
         return self.encode(rows, record=record, name=name)
+
+    def ragged(self, images: Images) -> Packed:
+        """The embedded patches of each image with its own resized positions: as many rows as it has patches."""
+        if images.pixels is None:
+            raise ValueError("this model reads pixels, and the batch holds none")
+        rows, columns = (side // own for side, own in zip(images.pixels.shape[2:], self.config.patch, strict=True))
+        if images.sizes is None:
+            numbers = torch.arange(rows * columns, device=images.pixels.device)
+            patches = Packed.uniform(numbers.expand(len(images), -1))
+            grids = [[rows, columns]] * len(images)
+        else:
+            real = patches_of_sizes(images.sizes, rows, columns, self.config.patch)
+            grids = torch.stack([real.any(2).sum(1), real.any(1).sum(1)], 1).tolist()
+            patches = pack_patches(choose_patches(real.flatten(1), None), real.flatten(1))
+        tables = {grid: self.table(grid) for grid in dict.fromkeys(map(tuple, grids))}
+        x = self.patch.chosen(images.pixels, patches.layout.item, patches.values)
+        return patches.with_values(x + torch.cat([tables[rows, columns] for rows, columns in grids]))
+
+    def table(self, grid: tuple[int, int]) -> Tensor:
+        """Positions [rows * columns, dim] for an image of that grid: linear with antialiasing (SigLIP 2, 2025)."""
+        return resize_positions(self.positions[0], grid, old_grid=self.grid_size, prefix=0, method="bilinear_antialias")
 
     def patches(self, images: Images) -> Tensor:
         """The embedded patches [B, N, dim], without positions. Images of another size are an error."""
@@ -177,9 +220,16 @@ class VitTrunk(nn.Module):
         """Class token and blocks over patches [B, n, dim] that have their positions: all, or those MAE shows."""
         if self.class_token is not None:
             token = self.class_token + self.positions[:, :1]
-            rows = torch.cat([token.expand(rows.shape[0], -1, -1), rows], 1)
-        packed = Packed.uniform(self.dropout(rows))
-        return packed.with_values(self.encoder(packed.values, Mask.within(packed), record=record, name=name))
+            first = [token] if self.registers is None else [token, self.registers]
+            rows = torch.cat([*(row.expand(rows.shape[0], -1, -1) for row in first), rows], 1)
+        return self.blocks(Packed.uniform(rows), record, name)
+
+    def blocks(self, packed: Packed, record: Record | None = None, name: str = "image.") -> Packed:
+        """The blocks over rows; `record` gets "{name}embedded", what the first block reads."""
+        x = self.first_norm(self.dropout(packed.values))
+        if record is not None:
+            record[f"{name}embedded"] = x
+        return packed.with_values(self.encoder(x, Mask.within(packed), record=record, name=name))
 
     def rollout(self, record: Record, by_token: bool) -> Tensor:
         """Rollout [B, rows, columns] of recorded attention: to the class token, or to the mean of the patches."""
@@ -190,8 +240,8 @@ class VitTrunk(nn.Module):
             seen = weights if seen is None else weights @ seen
         if seen is None:
             raise ValueError("a trunk without blocks has no attention")
-        reader = seen[:, 0] if by_token else seen[:, self.prefix :].mean(1)
-        return reader[:, self.prefix :].unflatten(-1, self.config.grid_size)
+        reader = seen[:, 0] if by_token else seen[:, self.leading :].mean(1)
+        return reader[:, self.leading :].unflatten(-1, self.config.grid_size)
 
     @torch.no_grad()
     def resize(self, image_size: int, image_width: int | None = None, method: Resize = "bicubic") -> None:
@@ -254,5 +304,79 @@ def transformers_block_rules(block: str, mine: str) -> list[Rule]:
         "layernorm_after": "feed_forward_norm",
         "intermediate.dense": "feed_forward.up",
         "output.dense": "feed_forward.down",
+    }
+    return [Rename(f"{block}{theirs}.{{p}}", f"{mine}{ours}.{{p}}") for theirs, ours in names.items()]
+
+
+def flax_dense_rules(file: str, ours: str) -> list[Rename]:
+    """A dense layer of flax: its kernel is [in, out]."""
+    return [Transpose(f"{file}/kernel", f"{ours}.weight"), Rename(f"{file}/bias", f"{ours}.bias")]
+
+
+def flax_norm_rules(file: str, ours: str) -> list[Rename]:
+    return [Rename(f"{file}/scale", f"{ours}.weight"), Rename(f"{file}/bias", f"{ours}.bias")]
+
+
+def flax_attention_rules(file: str, ours: str, dim: int, heads: int) -> list[Rename]:
+    """Multi-head attention of flax: kernels have an axis for the heads."""
+    width, rules = dim // heads, list[Rename]()
+    for part in ("query", "key", "value"):
+        kernel, bias = f"{file}{part}/kernel", f"{file}{part}/bias"
+        rules += [
+            Reshape(kernel, f"{ours}{part}.weight", (dim, heads, width), (dim, dim), (1, 2, 0)),
+            Reshape(bias, f"{ours}{part}.bias", (heads, width), (dim,)),
+        ]
+    return [
+        *rules,
+        Reshape(f"{file}out/kernel", f"{ours}out.weight", (heads, width, dim), (dim, dim), (2, 0, 1)),
+        Rename(f"{file}out/bias", f"{ours}out.bias"),
+    ]
+
+
+def flax_block_rules(file: str, ours: str, dim: int, heads: int, numbers: tuple[int, int, int]) -> list[Rename]:
+    """flax's names of one block; `numbers` are those of attention, second norm and MLP within it."""
+    attention, norm, mlp = numbers
+    return [
+        *flax_attention_rules(f"{file}MultiHeadDotProductAttention_{attention}/", f"{ours}attention.", dim, heads),
+        *flax_norm_rules(f"{file}LayerNorm_0", f"{ours}attention_norm"),
+        *flax_norm_rules(f"{file}LayerNorm_{norm}", f"{ours}feed_forward_norm"),
+        *flax_dense_rules(f"{file}MlpBlock_{mlp}/Dense_0", f"{ours}feed_forward.up"),
+        *flax_dense_rules(f"{file}MlpBlock_{mlp}/Dense_1", f"{ours}feed_forward.down"),
+    ]
+
+
+def openai_block_rules(block: str, mine: str) -> list[Rule]:
+    """OpenAI's and OpenCLIP's names of one block: torch's multi-head attention with fused inputs."""
+    return [
+        *fused_attention_rules(f"{block}attn.", f"{mine}attention."),
+        Rename(f"{block}ln_1.{{p}}", f"{mine}attention_norm.{{p}}"),
+        Rename(f"{block}ln_2.{{p}}", f"{mine}feed_forward_norm.{{p}}"),
+        Rename(f"{block}mlp.c_fc.{{p}}", f"{mine}feed_forward.up.{{p}}"),
+        Rename(f"{block}mlp.c_proj.{{p}}", f"{mine}feed_forward.down.{{p}}"),
+    ]
+
+
+def fused_attention_rules(file: str, ours: str) -> list[Rule]:
+    """torch's `MultiheadAttention`: query, key and value in one matrix and one bias."""
+    return [
+        *(
+            Split(f"{file}in_proj_{p}", (f"{ours}query.{p}", f"{ours}key.{p}", f"{ours}value.{p}"))
+            for p in ("weight", "bias")
+        ),
+        Rename(f"{file}out_proj.{{p}}", f"{ours}out.{{p}}"),
+    ]
+
+
+def clip_block_rules(block: str, mine: str) -> list[Rule]:
+    """Hugging Face's names of one block of CLIP, SigLIP and their kin."""
+    names = {
+        "self_attn.q_proj": "attention.query",
+        "self_attn.k_proj": "attention.key",
+        "self_attn.v_proj": "attention.value",
+        "self_attn.out_proj": "attention.out",
+        "layer_norm1": "attention_norm",
+        "layer_norm2": "feed_forward_norm",
+        "mlp.fc1": "feed_forward.up",
+        "mlp.fc2": "feed_forward.down",
     }
     return [Rename(f"{block}{theirs}.{{p}}", f"{mine}{ours}.{{p}}") for theirs, ours in names.items()]

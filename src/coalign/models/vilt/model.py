@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
@@ -116,13 +115,10 @@ class ViltTrunk(nn.Module):
 
     def embed_image(self, images: Images, patches: Packed, source: Int[Tensor, " items"] | None = None) -> Packed:
         """[CLS] and patch rows with their positions. Item i shows image `source[i]` (its own where None)."""
-        pixels, (height, width) = self._pixels(images), self.config.image.patch
+        pixels = self._pixels(images)
         real, item = self.real(images), patches.layout.item
         image = item if source is None else source[item]
-        cells = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        grid = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, P, 3 * height * width]
-        projection = self.patch.projection
-        rows = F.linear(grid[image, patches.values], projection.weight.flatten(1), projection.bias)
+        rows = self.patch.chosen(pixels, image, patches.values)
         shape = torch.stack([real[:, :, 0].sum(1), real[:, 0].sum(1)], 1)[image]
         row, column = patches.values // real.shape[2], patches.values % real.shape[2]
         rows = rows + resized_positions(self.positions[0, 1:], self.config.image.grid_size, shape, row, column)

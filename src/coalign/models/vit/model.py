@@ -111,7 +111,7 @@ class Vit(Trainable):
     def pool(self, tokens: Packed) -> Tensor:
         """One vector [B, D] an image: what the head reads."""
         by_token = self.config.pool == "token"
-        pooled = self.norm(tokens.first if by_token else tokens.to_padded()[:, self.trunk.prefix :].mean(1))
+        pooled = self.norm(tokens.first if by_token else tokens.to_padded()[:, self.trunk.leading :].mean(1))
         return pooled if self.representation is None else torch.tanh(self.representation(pooled))
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coalign.checkpoints import Alias, Rename, Reshape, StateMap, Transpose
+from coalign.checkpoints import Alias, Rename, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
-from coalign.trunks.vit import timm_rules, transformers_rules
+from coalign.trunks.vit import (
+    flax_block_rules,
+    flax_dense_rules,
+    flax_norm_rules,
+    timm_rules,
+    transformers_rules,
+)
 
 if TYPE_CHECKING:
     from coalign.models.vit.model import VitClassifierConfig
@@ -17,40 +23,16 @@ if TYPE_CHECKING:
 
 def google_rules(dim: int, heads: int, numbers: tuple[int, int, int]) -> list[Rule]:
     """Names of Google's .npz files; `numbers` are those of attention, second norm and MLP within a block."""
-    attention, norm, mlp = numbers
-    width = dim // heads
-    file, ours = "Transformer/encoderblock_{i}/", "trunk.encoder.blocks.{i}."
-    prefix = f"{file}MultiHeadDotProductAttention_{attention}/"
     rules: list[Rule] = [
         Rename("cls", "trunk.class_token"),
         Rename("Transformer/posembed_input/pos_embedding", "trunk.positions"),
         Transpose("embedding/kernel", "trunk.patch.projection.weight", (3, 2, 0, 1)),
         Rename("embedding/bias", "trunk.patch.projection.bias"),
+        *flax_block_rules("Transformer/encoderblock_{i}/", "trunk.encoder.blocks.{i}.", dim, heads, numbers),
+        *flax_norm_rules("Transformer/encoder_norm", "trunk.encoder.norm"),
     ]
-    for part in ("query", "key", "value"):
-        mine = f"{ours}attention.{part}."
-        kernel, bias = f"{prefix}{part}/kernel", f"{prefix}{part}/bias"
-        rules += [
-            Reshape(kernel, f"{mine}weight", (dim, heads, width), (dim, dim), (1, 2, 0)),
-            Reshape(bias, f"{mine}bias", (heads, width), (dim,)),
-        ]
-    rules += [
-        Reshape(f"{prefix}out/kernel", f"{ours}attention.out.weight", (heads, width, dim), (dim, dim), (2, 0, 1)),
-        Rename(f"{prefix}out/bias", f"{ours}attention.out.bias"),
-    ]
-    for theirs, mine in (
-        (f"{file}LayerNorm_0", f"{ours}attention_norm"),
-        (f"{file}LayerNorm_{norm}", f"{ours}feed_forward_norm"),
-        ("Transformer/encoder_norm", "trunk.encoder.norm"),
-    ):
-        rules += [Rename(f"{theirs}/scale", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
-    for theirs, mine in (
-        (f"{file}MlpBlock_{mlp}/Dense_0", f"{ours}feed_forward.up"),
-        (f"{file}MlpBlock_{mlp}/Dense_1", f"{ours}feed_forward.down"),
-        ("pre_logits", "representation"),
-        ("head", "head"),
-    ):
-        rules += [Transpose(f"{theirs}/kernel", f"{mine}.weight"), Rename(f"{theirs}/bias", f"{mine}.bias")]
+    for theirs, mine in (("pre_logits", "representation"), ("head", "head")):
+        rules += flax_dense_rules(theirs, mine)
     return rules
 
 

@@ -1,0 +1,165 @@
+"""The sizes of a published CLIP: read from the names and shapes of its tensors, or from Hugging Face's config.json, and
+written as that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from coalign.models.clip.model import ClipConfig, image_tower
+from coalign.models.clip.resnet import ResNetConfig
+from coalign.models.vit.sizes import count, grid_of
+from coalign.trunks.text import TextConfig
+from coalign.trunks.vit import sides
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What shapes do not tell: heads (64 wide where None, as OpenAI's code has it), GELU, eps, the end marker's id, and
+    sizes of images of which the first that the position table fits is the model's."""
+
+    image_heads: int | None = None
+    text_heads: int | None = None
+    quick_gelu: bool = True
+    eps: float = 1e-5
+    end: int | None = None
+    images: tuple[tuple[int, int], ...] = ()
+
+
+def of_weights(weights: Weights, facts: Facts | None = None) -> ClipConfig | None:
+    """The configuration of a file of any layout; None where it is no CLIP's."""
+    facts = facts or Facts()
+    transformers = "text_model.embeddings.token_embedding.weight" in weights
+    if transformers and "vision_model.pre_layrnorm.weight" not in weights:
+        return None
+    if not transformers and not {"visual.proj", "visual.attnpool.positional_embedding"} & set(weights):
+        return None
+    prefix = "text_model." if transformers else "text." if "text.token_embedding.weight" in weights else ""
+    names = (
+        ("embeddings.token_embedding.weight", "embeddings.position_embedding.weight", "encoder.layers.{}.", "mlp.fc1")
+        if transformers
+        else ("token_embedding.weight", "positional_embedding", "transformer.resblocks.{}.", "mlp.c_fc")
+    )
+    word, position, block, up = (prefix + names[0], prefix + names[1], prefix + names[2], names[3])
+    vocab_size, dim = weights[word].shape
+    activation = "quick_gelu" if facts.quick_gelu else "gelu"
+    text = TextConfig(
+        vocab_size,
+        weights[position].shape[0],
+        dim,
+        count(weights, block),
+        facts.text_heads or max(dim // 64, 1),
+        weights[f"{block.format(0)}{up}.weight"].shape[0],
+        facts.eps,
+        activation,
+    )
+    end, bias = facts.end, "logit_bias" in weights
+    if "visual.attnpool.positional_embedding" in weights:
+        resnet = _resnet(weights, facts)
+        embed_dim = weights["visual.attnpool.c_proj.weight"].shape[0]
+        return ClipConfig(text=text, embed_dim=embed_dim, resnet=resnet, end=end, bias=bias)
+    file = "vision_model." if transformers else "visual."
+    patch = weights[file + ("embeddings.patch_embedding.weight" if transformers else "conv1.weight")]
+    table = weights[file + ("embeddings.position_embedding.weight" if transformers else "positional_embedding")]
+    block = file + ("encoder.layers.{}." if transformers else "transformer.resblocks.{}.")
+    width, _, height, across = patch.shape
+    rows, columns = grid_of(table.shape[0] - 1, (height, across), facts.images)
+    image = image_tower(
+        image_size=rows * height,
+        image_width=columns * across,
+        patch_size=height,
+        patch_width=across,
+        dim=width,
+        depth=count(weights, block),
+        heads=facts.image_heads or max(width // 64, 1),
+        hidden_dim=weights[f"{block.format(0)}{up}.weight"].shape[0],
+        eps=facts.eps,
+        activation=activation,
+    )
+    projection = weights["visual_projection.weight"].shape[0] if transformers else weights["visual.proj"].shape[1]
+    return ClipConfig(image, text, projection, end=end, bias=bias)
+
+
+def _resnet(weights: Weights, facts: Facts) -> ResNetConfig:
+    width = weights["visual.layer1.0.conv1.weight"].shape[0]
+    cells = weights["visual.attnpool.positional_embedding"].shape[0] - 1
+    rows, columns = grid_of(cells, (32, 32), facts.images)
+    stages = 0
+    while f"visual.layer{stages + 1}.0.conv1.weight" in weights:
+        stages += 1
+    blocks = tuple(count(weights, f"visual.layer{n + 1}.{{}}.") for n in range(stages))
+    across = None if columns == rows else 32 * columns
+    return ResNetConfig(32 * rows, blocks, width, facts.image_heads or max(width * 32 // 64, 1), across)
+
+
+def of_config(described: Mapping[str, Any]) -> ClipConfig | None:
+    """The configuration of Hugging Face's config.json; absent fields have that library's defaults."""
+    if described.get("model_type") != "clip":
+        return None
+    text, image = described.get("text_config") or {}, described.get("vision_config") or {}
+    (height, across), patch = sides(image.get("image_size", 224)), sides(image.get("patch_size", 32))
+    end = text.get("eos_token_id", 49407)
+    return ClipConfig(
+        image_tower(
+            image_size=height,
+            image_width=across,
+            patch_size=patch[0],
+            patch_width=patch[1],
+            dim=image.get("hidden_size", 768),
+            depth=image.get("num_hidden_layers", 12),
+            heads=image.get("num_attention_heads", 12),
+            hidden_dim=image.get("intermediate_size", 3072),
+            eps=image.get("layer_norm_eps", 1e-5),
+            activation=image.get("hidden_act", "quick_gelu"),
+        ),
+        TextConfig(
+            text.get("vocab_size", 49408),
+            text.get("max_position_embeddings", 77),
+            text.get("hidden_size", 512),
+            text.get("num_hidden_layers", 12),
+            text.get("num_attention_heads", 8),
+            text.get("intermediate_size", 2048),
+            text.get("layer_norm_eps", 1e-5),
+            text.get("hidden_act", "quick_gelu"),
+        ),
+        described.get("projection_dim", 512),
+        end=None if end == 2 else end,  # 2 stands in old files, and means the largest id
+    )
+
+
+def to_config(config: ClipConfig, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Hugging Face's config.json of a model with a ViT."""
+    del classes
+    image, text = config.image, config.text
+
+    def part(own: Any) -> dict[str, Any]:
+        return {
+            "hidden_size": own.dim,
+            "num_hidden_layers": own.depth,
+            "num_attention_heads": own.heads,
+            "intermediate_size": own.hidden_dim,
+            "layer_norm_eps": own.eps,
+            "hidden_act": own.activation,
+            "projection_dim": config.embed_dim,
+        }
+
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": config.embed_dim,
+        "vision_config": {"image_size": image.image_size, "patch_size": image.patch_size, **part(image)},
+        "text_config": {
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.positions,
+            "eos_token_id": 2 if config.end is None else config.end,
+            **part(text),
+        },
+    }
+
+
+OF_WEIGHTS, OF_CONFIG, TO_CONFIG = of_weights, of_config, to_config

@@ -1,0 +1,101 @@
+"""The sizes of a DINOv2 tower: read from the names and shapes of its tensors, or from Hugging Face's config.json, and
+written as that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from coalign.models.dinov2.model import SIZES, DinoV2Config
+from coalign.models.vit.sizes import Told, count, grid_of
+from coalign.trunks.vit import VitConfig, sides
+
+
+def of_weights(weights: Mapping[str, Tensor], told: Told | None = None) -> DinoV2Config | None:
+    """The configuration of a file of either layout; None where it is no DINOv2's. Heads are 64 wide if not told."""
+    told = told or Told()
+    if "embeddings.mask_token" in weights and "encoder.layer.0.layer_scale1.lambda1" in weights:
+        patch, table, block = (
+            "embeddings.patch_embeddings.projection.weight",
+            "embeddings.position_embeddings",
+            "encoder.layer.{}.",
+        )
+        registers, scale, gated = "embeddings.register_tokens", "layer_scale1.lambda1", "mlp.weights_out.weight"
+    elif "mask_token" in weights and "blocks.0.ls1.gamma" in weights:
+        patch, table, block = "patch_embed.proj.weight", "pos_embed", "blocks.{}."
+        registers, scale, gated = "register_tokens", "ls1.gamma", "mlp.w3.weight"
+    else:
+        return None
+    dim, _, height, width = weights[patch].shape
+    rows, columns = grid_of(weights[table].shape[1] - 1, (height, width), told.images)
+    swiglu = block.format(0) + gated in weights
+    hidden = (
+        weights[block.format(0) + gated].shape[1] if swiglu else weights[f"{block.format(0)}mlp.fc1.weight"].shape[0]
+    )
+    extra = weights[registers].shape[1] if registers in weights else 0
+    known = [c.trunk.heads for c in SIZES.values() if c.trunk.dim == dim]
+    trunk = VitConfig(
+        image_size=rows * height,
+        image_width=columns * width,
+        patch_size=height,
+        patch_width=width,
+        dim=dim,
+        depth=count(weights, block),
+        heads=told.heads or next(iter(known), max(dim // 64, 1)),
+        hidden_dim=hidden,
+        eps=told.eps,
+        registers=extra,
+        layer_scale=1e-5 if block.format(0) + scale in weights else None,
+        gated=swiglu,
+    )
+    return DinoV2Config(trunk, antialias=extra > 0, offset=0.0 if extra else 0.1)
+
+
+def of_config(described: Mapping[str, Any]) -> DinoV2Config | None:
+    """The configuration of Hugging Face's config.json, whose library resizes positions without the offset."""
+    if described.get("model_type") not in ("dinov2", "dinov2_with_registers"):
+        return None
+    dim, gated = described.get("hidden_size", 768), bool(described.get("use_swiglu_ffn"))
+    hidden = int(dim * described.get("mlp_ratio", 4))
+    registers = described.get("num_register_tokens", 4) if described["model_type"] != "dinov2" else 0
+    (height, width), patch = sides(described.get("image_size", 224)), sides(described.get("patch_size", 14))
+    trunk = VitConfig(
+        image_size=height,
+        image_width=width,
+        patch_size=patch[0],
+        patch_width=patch[1],
+        dim=dim,
+        depth=described.get("num_hidden_layers", 12),
+        heads=described.get("num_attention_heads", 12),
+        hidden_dim=(int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden,
+        eps=described.get("layer_norm_eps", 1e-6),
+        registers=registers,
+        layer_scale=1e-5,
+        gated=gated,
+    )
+    return DinoV2Config(trunk, antialias=registers > 0, offset=0.0)
+
+
+def to_config(config: DinoV2Config, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Hugging Face's config.json."""
+    del classes
+    c = config.trunk
+    name = "Dinov2WithRegisters" if c.registers else "Dinov2"
+    return {
+        "architectures": [f"{name}Model"],
+        "model_type": "dinov2_with_registers" if c.registers else "dinov2",
+        "image_size": c.image_size,
+        "patch_size": c.patch_size,
+        "hidden_size": c.dim,
+        "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "mlp_ratio": 4 if c.gated else c.hidden_dim // c.dim,
+        "layer_norm_eps": c.eps,
+        "use_swiglu_ffn": c.gated,
+        **({"num_register_tokens": c.registers} if c.registers else {}),
+    }
+
+
+OF_WEIGHTS, OF_CONFIG, TO_CONFIG = of_weights, of_config, to_config

@@ -1,0 +1,231 @@
+"""SigLIP: Sigmoid Loss for Language Image Pre-Training (Zhai et al., ICCV 2023, arXiv 2303.15343), and SigLIP 2
+(Tschannen et al., 2025, arXiv 2502.14786).
+
+Two towers as in CLIP, but each pair of a batch is a question of its own, right or wrong, so that no softmax over the
+batch is needed. The image tower is a ViT without class token whose rows a learned probe reads (attention pooling). The
+text tower is not causal; texts are padded to the length of the position table, padding is attended to, and the last row
+is read. SigLIP 2's NaFlex towers read pictures of any proportions: as many rows as there are patches, with the position
+table resized to each picture (`VitConfig.any_shape`).
+
+big_vision's GELU is the tanh form; OpenCLIP's towers have the exact one. Departure: texts that share an id are all
+right answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from coalign.errors import InputError
+from coalign.layers.pooling import ProbePooling
+from coalign.layers.token_maps import token_patch_maps
+from coalign.models.siglip.names import open_clip, original, original_stacked, transformers
+from coalign.objectives.sigmoid import SigmoidContrastive
+from coalign.ops.patches import patches_of_sizes
+from coalign.trunks.text import TextConfig, TextTrunk, last_rows
+from coalign.trunks.vit import VitConfig, VitTrunk
+from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
+
+
+def image_tower(**sizes: int | bool) -> VitConfig:
+    """A ViT as SigLIP has it: no class token, the tanh form of GELU, eps 1e-6."""
+    return replace(VitConfig(activation="gelu_tanh", class_token=False), **sizes)
+
+
+def text_tower(**sizes: int) -> TextConfig:
+    """SigLIP's text tower: every row sees every other, 64 rows."""
+    own = TextConfig(
+        vocab_size=32000,
+        positions=64,
+        dim=768,
+        heads=12,
+        hidden_dim=3072,
+        eps=1e-6,
+        activation="gelu_tanh",
+        causal=False,
+    )
+    return replace(own, **sizes)
+
+
+@dataclass(frozen=True)
+class SiglipConfig:
+    """Sizes; the defaults are those of SigLIP's base model at 224 pixels.
+
+    `embed_dim` is the width of the text head, which must be the image tower's. `padding` is the id that texts are padded
+    with: 1, the end marker, in SigLIP, 0 in SigLIP 2. `max_patches` is what a picture of a NaFlex tower is sized to.
+    """
+
+    image: VitConfig = field(default_factory=image_tower)
+    text: TextConfig = field(default_factory=text_tower)
+    embed_dim: int = 768
+    padding: int = 1
+    max_patches: int = 256
+
+
+_TINY = image_tower(image_size=64, patch_size=8, dim=192, depth=4, heads=3, hidden_dim=768)
+_TINY_TEXT = text_tower(dim=192, depth=4, heads=3, hidden_dim=768)
+
+SIZES = {
+    "tiny": SiglipConfig(_TINY, _TINY_TEXT, 192),
+    "tiny-naflex": SiglipConfig(replace(_TINY, any_shape=True), _TINY_TEXT, 192, padding=0, max_patches=64),
+    "base": SiglipConfig(),
+    "base-256": SiglipConfig(image_tower(image_size=256)),
+    "large-256": SiglipConfig(
+        image_tower(image_size=256, dim=1024, depth=24, heads=16, hidden_dim=4096),
+        text_tower(dim=1024, depth=24, heads=16, hidden_dim=4096),
+        1024,
+    ),
+    "siglip2-base-256": SiglipConfig(image_tower(image_size=256), text_tower(vocab_size=256000), padding=0),
+    "siglip2-base-naflex": SiglipConfig(
+        image_tower(image_size=256, any_shape=True), text_tower(vocab_size=256000), padding=0
+    ),
+}
+
+
+class Siglip(nn.Module):
+    """Both towers, the learned temperature (`scale` is its inverse's logarithm) and bias."""
+
+    def __init__(self, config: SiglipConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        if c.embed_dim != c.image.dim:
+            raise InputError(f"the text head is {c.embed_dim} wide, the image tower {c.image.dim}: they must agree")
+        self.image = VitTrunk(c.image)
+        self.pool = ProbePooling(c.image.dim, c.image.heads, c.image.hidden_dim, c.image.eps, c.image.activation)
+        self.text = TextTrunk(c.text)
+        self.head = nn.Linear(c.text.dim, c.embed_dim)
+        self.scale = Parameter(torch.full((1,), math.log(10.0)))
+        self.bias = Parameter(torch.full((1,), -10.0))
+        self.contrast = SigmoidContrastive()
+
+    @property
+    def input_spec(self) -> InputSpec:
+        c = self.config
+        return InputSpec(
+            c.image.image_size,
+            vocab_size=c.text.vocab_size,
+            max_text_length=c.text.positions,
+            image_multiple=math.lcm(*c.image.patch) if c.image.any_shape else None,
+        )
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Rows, pooled vectors and vectors of unit length of the parts that the batch has, "image" and "text".
+
+        Rows of "text" are those of its own pieces. With `record`: "image.{i}.attention", "image.{i}.hidden", the same of
+        "text", and "pool.attention" [B, H, 1, L], what the probe reads.
+        """
+        kept: Record | None = {} if record else None
+        tokens: dict[str, Packed] = {}
+        pooled: dict[str, Tensor] = {}
+        if batch.images is not None:
+            tokens["image"], pooled["image"] = self.read_image(batch.images, kept)
+        if batch.text is not None:
+            ids = batch.text.ids
+            states, last = self.read_text(ids, kept)
+            own = ids.layout.item * self.config.text.positions + ids.layout.position
+            tokens["text"], pooled["text"] = ids.with_values(states.values[own]), self.head(last)
+        vectors = {name: F.normalize(vector, dim=-1) for name, vector in pooled.items()}
+        return Encoding(tokens, pooled, vectors, kept or {})
+
+    def read_image(self, images: Images, record: Record | None = None) -> tuple[Packed, Tensor]:
+        """Rows after the final norm, and what the probe reads of them [B, dim]."""
+        rows = self.image(images, record=record)
+        return rows, self.pool(rows, record)
+
+    def read_text(self, ids: Packed, record: Record | None = None) -> tuple[Packed, Tensor]:
+        """Rows after the final norm, padding included, and the last of each text [B, dim], before the head."""
+        full, last = last_rows(ids, self.config.text.positions, self.config.padding)
+        states = self.text(full, record=record)
+        return states, states.values[last]
+
+    def similarities(self, image: Tensor, text: Tensor) -> Tensor:
+        """Logits [B, M] of unit vectors."""
+        return self.scale.exp() * (image @ text.T) + self.bias
+
+    alignment_method = "similarity"
+
+    @torch.no_grad()
+    def alignment(self, batch: Batch, method: str = "similarity") -> list[Tensor]:
+        """Word-to-patch maps [L_i, rows_i, columns_i]: cosines of each word's row with each patch read alone; or
+        "attention": what the probe reads of the image, the same for all words."""
+        if method not in ("similarity", "attention"):
+            raise InputError(f"SigLIP draws maps by 'similarity' or 'attention', not {method!r}")
+        seen = self.encode(batch, record=method == "attention")
+        if {"image", "text"} - set(seen.tokens):
+            raise InputError("maps need a text with each image")
+        words, rows, grids = seen.tokens["text"], seen.tokens["image"], self.grids(batch)
+        if method == "attention":
+            weights = seen.record["pool.attention"].mean(1)[:, 0]
+            counts = zip(weights, words.lengths.tolist(), grids, strict=True)
+            return [own[: r * c].view(1, r, c).expand(count, -1, -1) for own, count, (r, c) in counts]
+        projected = words.with_values(self.head(words.values))
+        return token_patch_maps(projected, rows.with_values(self.pool.alone(rows.values)), grids)
+
+    def grids(self, batch: Batch) -> list[tuple[int, int]]:
+        """Rows and columns of patches of each image."""
+        images, patch = batch.images, self.config.image.patch
+        assert images is not None
+        if not self.config.image.any_shape or images.pixels is None:
+            return [self.config.image.grid_size] * len(images)
+        rows, columns = (side // own for side, own in zip(images.pixels.shape[2:], patch, strict=True))
+        if images.sizes is None:
+            return [(rows, columns)] * len(images)
+        real = patches_of_sizes(images.sizes, rows, columns, patch)
+        return [(int(own.any(1).sum()), int(own.any(0).sum())) for own in real]
+
+    # -------------------------------------------------------------------------------------------------- training
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+        choices: Mapping[str, Tensor] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """The sigmoid loss of all pairs of all processes (algorithm 1)."""
+        del generator, choices, only
+        if batch.images is None or batch.text is None:
+            raise InputError("SigLIP trains on pairs: this batch lacks images or texts")
+        vectors = self.encode(batch).vectors
+        return {"sigmoid": self.loss(vectors["image"], vectors["text"], batch.ids)}
+
+    def loss(self, image: Tensor, text: Tensor, ids: Tensor | None = None) -> Tensor:
+        """The loss for unit vectors [B, dim] of this process."""
+        return self.contrast(image, text, self.scale.exp(), self.bias, ids).squeeze()
+
+
+def exact_gelu(config: SiglipConfig) -> SiglipConfig:
+    """The configuration with the GELU of OpenCLIP's towers."""
+    return replace(config, image=replace(config.image, activation="gelu"), text=replace(config.text, activation="gelu"))
+
+
+SYSTEM = System(
+    name="siglip",
+    title="SigLIP and SigLIP 2: sigmoid loss for language image pre-training",
+    paper="Zhai et al., ICCV 2023, arXiv 2303.15343; Tschannen et al., 2025, arXiv 2502.14786",
+    model=Siglip,
+    config=SiglipConfig,
+    sizes=SIZES,
+    weights={
+        "original": original,
+        "original_stacked": original_stacked,
+        "transformers": transformers,
+        "open_clip": open_clip,
+    },
+    for_layout={"open_clip": exact_gelu},
+    objectives=("sigmoid",),
+    position_tables={"image.positions": "bilinear_antialias"},
+    with_image_size=lambda config, size: replace(config, image=config.image.at(size)),
+)

@@ -1,0 +1,64 @@
+"""The sigmoid loss against its formula, in chunks, and over processes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import multiprocessing
+
+from coalign.objectives.sigmoid import SigmoidContrastive
+
+
+def features(size=6, dim=5):
+    generator = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(size, dim, generator=generator), dim=-1).requires_grad_() for _ in range(2))
+    return image, text, torch.tensor(4.0, requires_grad=True), torch.tensor(-2.0, requires_grad=True)
+
+
+def formula(image, text, scale, bias, same):
+    logits = scale * image @ text.T + bias
+    return -F.logsigmoid(torch.where(same, logits, -logits)).sum() / len(image)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+@pytest.mark.parametrize("ids", [None, [0, 1, 1, 2, 3, 0]])
+def test_formula_and_gradients(chunk, ids):
+    given = features()
+    numbers = torch.arange(6) if ids is None else torch.tensor(ids)
+    expected = formula(*given, numbers[:, None] == numbers)
+    slopes = torch.autograd.grad(expected, given)
+    loss = SigmoidContrastive(chunk)(*given, None if ids is None else numbers)
+    torch.testing.assert_close(loss, expected)
+    for mine, theirs in zip(torch.autograd.grad(loss, given), slopes, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_no_block_of_similarities_is_larger_than_the_chunk(monkeypatch):
+    sizes = []
+    real = F.logsigmoid
+    monkeypatch.setattr(F, "logsigmoid", lambda x: sizes.append(x.shape) or real(x))
+    SigmoidContrastive(2)(*features()).backward()
+    assert set(sizes) == {(6, 2)}
+    assert len(sizes) == 6  # each block once more in the backward pass
+
+
+def on_rank(rank, folder, results):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    image, text, scale, bias = features()
+    own = slice(3 * rank, 3 * rank + 3)
+    loss = SigmoidContrastive()(image[own], text[own], scale, bias)
+    loss.backward()
+    results[rank] = [loss.detach(), image.grad, text.grad, scale.grad, bias.grad]
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_step_of_one(tmp_path):
+    with multiprocessing.Manager() as manager:
+        results = manager.dict()
+        multiprocessing.spawn(on_rank, (str(tmp_path), results), nprocs=2)
+        first, second = results[0], results[1]
+    given = features()
+    loss = SigmoidContrastive()(*given)
+    loss.backward()
+    expected = [loss.detach(), *(tensor.grad for tensor in given)]
+    for one, other, whole in zip(first, second, expected, strict=True):
+        torch.testing.assert_close((one + other) / 2, whole)
