@@ -79,8 +79,8 @@ def resize_positions(
     """A position table for another patch grid; the first `prefix` rows (class token) stay.
 
     "bicubic" (ALBEF, MAE, Hugging Face ViT), "bicubic_antialias" (timm's own files), "bilinear" (timm where it reads
-    Google's .npz files), "bilinear_antialias" (SigLIP 2), and "bilinear_corners", linear between corner-aligned grids (Google's ViT by scipy zoom of
-    order 1; ViLT). The arithmetic is float32. `old_grid` defaults to a square.
+    Google's .npz files), "bilinear_antialias" (SigLIP 2), and "bilinear_corners", linear between corner-aligned grids
+    (Google's ViT by scipy zoom of order 1; ViLT). The arithmetic is float32. `old_grid` defaults to a square.
     """
     extra, patches = table[:prefix], table[prefix:]
     if old_grid is None:

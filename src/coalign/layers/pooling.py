@@ -13,8 +13,8 @@ from coalign.types import Layout, Packed, Record
 
 
 class ProbePooling(nn.Module):
-    """MAP head (Zhai et al. 2022, "Scaling vision transformers", section 2.2): a learned probe attends to all rows; then
-    x + MLP(LayerNorm(x)). The probe itself is not added."""
+    """MAP head (Zhai et al. 2022, "Scaling vision transformers", section 2.2): a learned probe attends to all rows;
+    then x + MLP(LayerNorm(x)). The probe itself is not added."""
 
     def __init__(self, dim: int, heads: int, hidden_dim: int, eps: float, activation: Activation) -> None:
         super().__init__()

@@ -6,7 +6,8 @@ a batch shall exceed that of all others, in both directions. The image tower is 
 a ResNet with attention pooling; the text tower is a causal transformer read at the end marker.
 
 OpenAI's weights were trained with QuickGELU, most of OpenCLIP's under the same names with the exact GELU: `activation`
-of both towers. Departures: texts that share an id are all right answers; rows after a text's end are not computed.
+of both towers. A file says that it is OpenAI's by the three numbers in its archive; give `layout="openai"` for others
+with QuickGELU. Departures: texts that share an id are all right answers; rows after a text's end are not computed.
 """
 
 from __future__ import annotations
@@ -225,9 +226,9 @@ SYSTEM = System(
     config=ClipConfig,
     sizes=SIZES,
     weights={
-        "openai": openai,
         "open_clip": open_clip,
         "open_clip_custom": open_clip_custom,
+        "openai": openai,
         "transformers": transformers,
     },
     for_layout={"open_clip": open_clip_arithmetic, "open_clip_custom": open_clip_arithmetic},

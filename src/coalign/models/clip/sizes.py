@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from coalign.models.clip.model import ClipConfig, image_tower
+from coalign.errors import InputError
+from coalign.models.clip.model import Clip, ClipConfig, image_tower
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.models.vit.sizes import count, grid_of
 from coalign.trunks.text import TextConfig
@@ -132,9 +133,15 @@ def of_config(described: Mapping[str, Any]) -> ClipConfig | None:
     )
 
 
-def to_config(config: ClipConfig, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Hugging Face's config.json of a model with a ViT."""
+def to_config(model: Clip, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Hugging Face's config.json; its library has no ResNet in this place.
+
+    Errors: `InputError` for a model with one.
+    """
     del classes
+    config = model.config
+    if config.resnet is not None:
+        raise InputError("Hugging Face's library knows no CLIP with a ResNet")
     image, text = config.image, config.text
 
     def part(own: Any) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """DINOv2: Learning Robust Visual Features without Supervision (Oquab et al., TMLR 2024, arXiv 2304.07193), with the
 registers of Darcet et al. (ICLR 2024, arXiv 2309.16588).
 
-The released towers: a ViT with scales on its branches, in the largest with SwiGLU, and in the later ones with registers,
-learned rows between the class token and the patches that take no position. An image may have any size that is a multiple
-of the patch: the position table is resized to it. Its self-distillation is not trained here; the tower serves frozen,
-for vectors, for dense maps, and as the image side of locked-image tuning.
+The released towers: a ViT with scales on its branches, in the largest with SwiGLU, and in the later ones with
+registers, learned rows between the class token and the patches that take no position. An image may have any size that
+is a multiple of the patch: the position table is resized to it. Its self-distillation is not trained here; the tower
+serves frozen, for vectors, for dense maps, and as the image side of locked-image tuning.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ class DinoV2(nn.Module):
         only: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """None: the towers are used as they were released."""
+        del batch, generator, choices, only
         raise InputError("DINOv2 is not trained here: its towers serve frozen")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from coalign.models.dinov2.model import SIZES, DinoV2Config
+from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
 from coalign.models.vit.sizes import Told, count, grid_of
 from coalign.trunks.vit import VitConfig, sides
 
@@ -78,9 +78,10 @@ def of_config(described: Mapping[str, Any]) -> DinoV2Config | None:
     return DinoV2Config(trunk, antialias=registers > 0, offset=0.0)
 
 
-def to_config(config: DinoV2Config, classes: Sequence[str] | None = None) -> dict[str, Any]:
+def to_config(model: DinoV2, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Hugging Face's config.json."""
     del classes
+    config = model.config
     c = config.trunk
     name = "Dinov2WithRegisters" if c.registers else "Dinov2"
     return {

@@ -40,16 +40,7 @@ def image_tower(**sizes: int | bool) -> VitConfig:
 
 def text_tower(**sizes: int) -> TextConfig:
     """SigLIP's text tower: every row sees every other, 64 rows."""
-    own = TextConfig(
-        vocab_size=32000,
-        positions=64,
-        dim=768,
-        heads=12,
-        hidden_dim=3072,
-        eps=1e-6,
-        activation="gelu_tanh",
-        causal=False,
-    )
+    own = TextConfig(32000, 64, 768, 12, 12, 3072, eps=1e-6, activation="gelu_tanh", causal=False)
     return replace(own, **sizes)
 
 
@@ -57,8 +48,9 @@ def text_tower(**sizes: int) -> TextConfig:
 class SiglipConfig:
     """Sizes; the defaults are those of SigLIP's base model at 224 pixels.
 
-    `embed_dim` is the width of the text head, which must be the image tower's. `padding` is the id that texts are padded
-    with: 1, the end marker, in SigLIP, 0 in SigLIP 2. `max_patches` is what a picture of a NaFlex tower is sized to.
+    `embed_dim` is the width of the text head, which must be the image tower's. `padding` is the id that texts are
+    padded with: 1, the end marker, in SigLIP, 0 in SigLIP 2. `max_patches` is what a NaFlex tower's pictures are sized
+    to.
     """
 
     image: VitConfig = field(default_factory=image_tower)
@@ -117,8 +109,8 @@ class Siglip(nn.Module):
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows, pooled vectors and vectors of unit length of the parts that the batch has, "image" and "text".
 
-        Rows of "text" are those of its own pieces. With `record`: "image.{i}.attention", "image.{i}.hidden", the same of
-        "text", and "pool.attention" [B, H, 1, L], what the probe reads.
+        Rows of "text" are those of its own pieces. With `record`: "image.{i}.attention", "image.{i}.hidden", the same
+        of "text", and "pool.attention" [B, H, 1, L], what the probe reads.
         """
         kept: Record | None = {} if record else None
         tokens: dict[str, Packed] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from coalign.models.siglip.model import SiglipConfig, image_tower, text_tower
+from coalign.models.siglip.model import Siglip, SiglipConfig, image_tower, text_tower
 from coalign.models.vit.sizes import count, grid_of
 from coalign.trunks.text import TextConfig
 from coalign.trunks.vit import VitConfig, sides
@@ -201,9 +201,10 @@ def of_config(described: Mapping[str, Any]) -> SiglipConfig | None:
     return SiglipConfig(tower, own, width, text.get("pad_token_id", _padding(vocab_size, any_shape, Facts())))
 
 
-def to_config(config: SiglipConfig, classes: Sequence[str] | None = None) -> dict[str, Any]:
+def to_config(model: Siglip, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Hugging Face's config.json."""
     del classes
+    config = model.config
     image, text = config.image, config.text
     kind = "siglip2" if image.any_shape else "siglip"
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
