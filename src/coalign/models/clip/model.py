@@ -13,7 +13,7 @@ with QuickGELU. Departures: texts that share an id are all right answers; rows a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -30,7 +30,7 @@ from coalign.ops.collectives import gather, rank
 from coalign.ops.targets import matching_targets
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -88,7 +88,7 @@ SIZES = {
 }
 
 
-class Clip(nn.Module):
+class Clip(Trainable):
     """Both towers and the learned temperature; `scale` is its inverse's logarithm."""
 
     def __init__(self, config: ClipConfig) -> None:
@@ -176,19 +176,9 @@ class Clip(nn.Module):
         """The scale is kept below 100 (section 2.5)."""
         self.scale.clamp_(max=math.log(100.0))
 
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The contrastive loss of the pairs of all processes (figure 3)."""
-        del generator, choices, only
+        del draws
         if batch.images is None or batch.text is None:
             raise InputError("CLIP trains on pairs: this batch lacks images or texts")
         vectors = self.encode(batch).vectors

@@ -9,18 +9,17 @@ serves frozen, for vectors, for dense maps, and as the image side of locked-imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
 from coalign.models.dinov2.names import original, transformers
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,7 +68,7 @@ SIZES = {
 }
 
 
-class DinoV2(nn.Module):
+class DinoV2(Trainable):
     """The tower and its mask token, which stands for hidden patches."""
 
     def __init__(self, config: DinoV2Config) -> None:
@@ -128,22 +127,9 @@ class DinoV2(nn.Module):
         return self.read(images).to_padded()[:, self.trunk.leading :].transpose(1, 2).unflatten(2, grid)
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """None: the towers are used as they were released."""
-        del batch, generator, choices, only
+        del batch, draws
         raise InputError("DINOv2 is not trained here: its towers serve frozen")
 
 

@@ -14,7 +14,6 @@ right answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -30,7 +29,7 @@ from coalign.objectives.sigmoid import SigmoidContrastive
 from coalign.ops.patches import patches_of_sizes
 from coalign.trunks.text import TextConfig, TextTrunk, last_rows
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, Encoding, Images, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
 
 
 def image_tower(**sizes: int | bool) -> VitConfig:
@@ -80,7 +79,7 @@ SIZES = {
 }
 
 
-class Siglip(nn.Module):
+class Siglip(Trainable):
     """Both towers, the learned temperature (`scale` is its inverse's logarithm) and bias."""
 
     def __init__(self, config: SiglipConfig) -> None:
@@ -172,22 +171,9 @@ class Siglip(nn.Module):
         return [(int(own.any(1).sum()), int(own.any(0).sum())) for own in real]
 
     # -------------------------------------------------------------------------------------------------- training
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        generator: torch.Generator | None = None,
-        choices: Mapping[str, Tensor] | None = None,
-        only: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The sigmoid loss of all pairs of all processes (algorithm 1)."""
-        del generator, choices, only
+        del draws
         if batch.images is None or batch.text is None:
             raise InputError("SigLIP trains on pairs: this batch lacks images or texts")
         vectors = self.encode(batch).vectors
