@@ -27,13 +27,13 @@ def module(package: str, name: str) -> Any:
 
 
 def offers(package: str, attribute: str) -> dict[str, Any]:
-    """What the package's modules call `attribute`, by name; imports all of them."""
+    """The values of `attribute` in the package's modules, by name; imports all of them."""
     modules = {name: module(package, name) for name in names(package)}
     return {name: getattr(found, attribute) for name, found in modules.items() if hasattr(found, attribute)}
 
 
 def find(package: str, name: str, attribute: str, kind: str) -> Any:
-    """What the module of that name calls `attribute`; imports that one alone.
+    """The value of `attribute` in the module of that name; imports that one alone.
 
     Raises:
         InputError: There is none; the message lists those there are. `kind` says what they are.

@@ -187,8 +187,8 @@ def test_two_streams_are_seen_apart_once(
     found = Loaded(model, tokenizer)
     scorer = PairScorer(found, open_pictures(found.spec, tmp_path / "r.safetensors", None), ["a", "b"], texts, chunk=2)
     read: list[int] = []
-    states = scorer._states
-    monkeypatch.setattr(scorer, "_states", lambda part: (read.append(len(part)), states(part))[1])
+    states = scorer._encode_texts
+    monkeypatch.setattr(scorer, "_encode_texts", lambda part: (read.append(len(part)), states(part))[1])
     wanted = torch.tensor([4, 0, 1, 3])
     for image in (0, 1):
         plain = scorer._together(scorer.pictures.batch(["ab"[image]]), wanted)

@@ -1,4 +1,4 @@
-"""The command line: help, dispatch, and how errors are told. A command is a module of `coalign.cli.commands`."""
+"""The command line: help, dispatch, and messages of errors. A command is a module of `coalign.cli.commands`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share: printing, files that are not overwritten, and how errors are told."""
+"""Output of commands: printing, files that are not overwritten, messages of errors."""
 
 from __future__ import annotations
 

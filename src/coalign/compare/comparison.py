@@ -103,7 +103,7 @@ class Comparison:
                     )
 
     def _settings(self, contender: Contender, seed: int) -> Settings:
-        """What the contender's pre-training is given."""
+        """The settings of the contender's pre-training."""
         fields = field_names(find_recipe(contender.recipe))
         shared = {name: value for name, value in self.plan.pretrain.items() if name in fields}
         return {**shared, **contender.settings, "seed": seed, "out": self._folder(contender, seed) / "pretrain"}
@@ -112,7 +112,7 @@ class Comparison:
         return self.out / contender.folder / f"seed-{seed}"
 
     def results(self, contender: Contender, seed: int) -> dict[str, Any]:
-        """What is known of a run: "parameters", and by stage each set's figures, or "skipped" with the reason."""
+        """The results of a run: "parameters", and by stage each set's figures, or "skipped" with the reason."""
         file = self._folder(contender, seed) / "results.json"
         return json.loads(file.read_text("utf-8")) if file.exists() else {}
 
@@ -187,7 +187,7 @@ class Comparison:
         return found
 
     def chances(self) -> dict[str, float]:
-        """What a guess gets, as the tasks said."""
+        """Chance by column, as the tasks give it."""
         found: dict[str, float] = {}
         for contender in self.contenders:
             for seed in self.seeds:
@@ -258,7 +258,7 @@ def at(value: Any, path: str) -> float | None:
 
 
 def _quietly(call: Callable[[], Any]) -> Any:
-    """What recipes and tasks print goes to standard error: the table alone is the answer."""
+    """Calls with standard output on standard error: the table alone is the answer."""
     with contextlib.redirect_stdout(sys.stderr):
         return call()
 

@@ -18,7 +18,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """What is done with a pre-trained run: `recipe` (with `train`) fine-tunes it, `task` measures it on each of `sets`.
+    """A stage after pre-training: `recipe` (with `train`) fine-tunes it, `task` measures it on each of `sets`.
 
     `figures` are paths into the task's JSON, such as "metrics.accuracy", by the names they have in the table; `chance`
     are the paths of what a guess gets, by the same names.
@@ -102,7 +102,7 @@ def world_plan(
         return {name: str(world / file) for name, file in names.items()}
 
     budget = {**finetune, **seen}
-    asked = {"questions": "questions_{}.json", "annotations": "annotations_{}.json"}
+    vqa = {"questions": "questions_{}.json", "annotations": "annotations_{}.json"}
     refs = str(world / "refs.json")
     expressions = {split: {"data": refs, "split": REFS[split], **seen} for split in splits}
     both = {"attention": "cross_attention", "transport": "transport"}
@@ -110,11 +110,11 @@ def world_plan(
         Stage(
             "VQA",
             "vqa",
-            sets(**asked),
+            sets(**vqa),
             {"accuracy": "metrics.accuracy"},
             {"accuracy": "always_that"},
             "vqa",
-            files(**{name: file.format("train") for name, file in asked.items()}) | budget,
+            files(**{name: file.format("train") for name, file in vqa.items()}) | budget,
         ),
         Stage(
             "NLVR2",

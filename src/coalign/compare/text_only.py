@@ -1,4 +1,4 @@
-"""What the text alone gives away: a linear classifier on words and word pairs, which sees no image."""
+"""The text-only baseline: a linear classifier on words and word pairs, which sees no image."""
 
 from __future__ import annotations
 

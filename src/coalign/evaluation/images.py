@@ -1,4 +1,4 @@
-"""What tasks and recipes of labelled images ask of the user, and class scores for images."""
+"""Labelled images as tasks and recipes read them, and class scores for images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a text and an image match, by models that look at both at once."""
+"""How well a text and an image match, by models that read both at once."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ KEPT = 1 << 30
 class PairScorer:
     """Scores pairs of images and texts, `chunk` texts of one image at a time.
 
-    Models of two streams, which see regions and words apart before they look across, do so once an image, and once a
-    text where the states of all texts fit in `KEPT` bytes. Otherwise no states of either are kept.
+    Models of two streams, which encode regions and words apart before the cross-attention, do so once an image, and
+    once a text where the states of all texts fit in `KEPT` bytes. Otherwise no states of either are kept.
     """
 
     def __init__(
@@ -58,40 +58,40 @@ class PairScorer:
     def row(self, image: int, texts: Tensor, done: Callable[[int], None] | None = None) -> Tensor:
         """[n] scores of image number `image` with the texts of these numbers [n], on the CPU."""
         seen, scores = self.pictures.batch([self.images[image]]), list[Tensor]()
-        states = self._look(seen) if self._apart else None
+        states = self._image_states(seen) if self._apart else None
         for part in texts.split(self.chunk):
-            found = self._together(seen, part) if states is None else self._across(states, part)
+            found = self._encode_pairs(seen, part) if states is None else self._match(states, part)
             scores.append(found.float().cpu())
             if done is not None:
                 done(len(part))
         return torch.cat(scores) if scores else torch.zeros(0)
 
-    def _together(self, seen: Seen, texts: Tensor) -> Tensor:
+    def _encode_pairs(self, seen: Seen, texts: Tensor) -> Tensor:
         batch = repeated(seen, len(texts))
         moved = Batch(take_texts(self.text, texts), batch.images, batch.regions).to(self.device)
         return match_scores(self.found.model, self.found.model.encode(moved))
 
-    def _look(self, seen: Seen) -> Packed:
+    def _image_states(self, seen: Seen) -> Packed:
         return self.found.model.encode(Batch(regions=seen.regions).to(self.device)).tokens["regions"]
 
-    def _across(self, image: Packed, texts: Tensor) -> Tensor:
+    def _match(self, image: Packed, texts: Tensor) -> Tensor:
         first = torch.zeros_like(texts)
         pairs = torch.stack([first, torch.arange(len(texts))], 1).to(self.device)
-        return self.found.model.match(image, self._read(texts), pairs)
+        return self.found.model.match(image, self._text_states(texts), pairs)
 
-    def _read(self, texts: Tensor) -> Packed:
+    def _text_states(self, texts: Tensor) -> Packed:
         """The states of these texts, kept or made anew."""
         if self._texts is None:
-            sample = self._states(texts)
+            sample = self._encode_texts(texts)
             width = sample.values.shape[1] * sample.values.element_size()
             if self.text.ids.layout.total * width > KEPT:
                 return sample
-            parts = [self._states(part).to("cpu") for part in torch.arange(len(self.text.ids)).split(self.chunk)]
+            parts = [self._encode_texts(part).to("cpu") for part in torch.arange(len(self.text.ids)).split(self.chunk)]
             lengths = [length for part in parts for length in part.lengths.tolist()]
             self._texts = Packed(torch.cat([part.values for part in parts]), Layout.of(lengths))
         return self._texts.select(texts).to(self.device)
 
-    def _states(self, texts: Tensor) -> Packed:
+    def _encode_texts(self, texts: Tensor) -> Packed:
         return self.found.model.encode(Batch(text=take_texts(self.text, texts)).to(self.device)).tokens["text"]
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation gives back."""
+"""Results of evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks on utterances share: the run's model, its data as it was trained on, and its answers."""
+"""Tasks on utterances: the run's model, its data as it was trained on, and its answers."""
 
 from __future__ import annotations
 

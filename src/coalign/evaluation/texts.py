@@ -1,4 +1,4 @@
-"""What the text tasks share: reading a run, going through its data, writing predictions."""
+"""Text tasks: the run, its outputs on the data, files of predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TABLE_HELP = (
 Table = Annotated[str, arg(metavar="TABLE", help=TABLE_HELP)]
 ColumnNames = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 UNLABELLED = {"labels": "none in the data"}
-"""What a result says of data that could only be predicted."""
+"""The extra figures of data without labels."""
 SHOWN = 3  # how many of the rows that were left out are told one by one
 
 
@@ -69,7 +69,7 @@ def encode_questions(model: Any, tokenizer: Tokenizer, rows: Sequence[ChoiceRow]
 def outputs(
     model: Any, encoded: EncodedTexts, read: Callable[[Encoding, Batch], Tensor], batch_size: int, name: str
 ) -> list[Tensor]:
-    """What `read` takes of the model's encoding of each batch, on the CPU."""
+    """The output of `read` on the model's encoding of each batch, on the CPU."""
     device, found = device_of(model), list[Tensor]()
     loader = encoded.batches(batch_size, train=False, name=name)
     for batch in with_progress(loader, "reading", len(loader), True):

@@ -1,4 +1,4 @@
-"""What tasks on videos share: clips read by workers, their vectors, and linear classifiers of features."""
+"""Tasks on videos: clips read by workers, their vectors, and linear classifiers of features."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def found_videos(data: Path, folder: Path | None) -> VideoFiles:
     return VideoFiles(folder if folder is not None else data if data.is_dir() else data.parent)
 
 
-def tell_missing(found: Found[Any], data: Path, quarantine: Quarantine) -> dict[str, int]:
+def report_missing(found: Found[Any], data: Path, quarantine: Quarantine) -> dict[str, int]:
     """Says what is left out, and gives it as what belongs to the figures."""
     if found.missing:
         say(f"{data}: {found.missing} of its videos are not there; left out")

@@ -1,4 +1,4 @@
-"""What the tasks about images share: a run or an authors' file, its images, and its answers item by item."""
+"""Tasks about images: a run or an authors' file, its images, and its answers item by item."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class VisualTask:
         return kept
 
     def classes(self, given: Path | None, count: int | None, fallback: Sequence[str] = ()) -> list[str]:
-        """What the head's `count` classes mean (any number where None): by `given`, else the run, else `fallback`."""
+        """Names of the head's `count` classes (any number where None): by `given`, else the run, else `fallback`."""
         file = given or self.run / ANSWERS
         if given is None and not file.is_file():
             if fallback and len(fallback) == count:
@@ -111,7 +111,7 @@ def through(
     read: Callable[[Encoding, Batch], Sequence[Tensor]],
     description: str = "answering",
 ) -> list[Tensor]:
-    """What `read` takes, item by item, of the model's encoding of each batch, on the CPU and in the items' order."""
+    """Outputs of `read`, item by item, on the model's encoding of each batch, on the CPU and in the items' order."""
     collate = ItemCollate(found.spec, found.vocabulary, pictures)
     bare = [Item(item.id, item.images, item.texts) for item in items]  # evaluation shows the model no truth
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)

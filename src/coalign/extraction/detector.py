@@ -32,7 +32,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Network(Protocol):
-    """What sees regions: pictures [3, H, W] with pixels in [0, 1] to the regions of each; `width` features a region."""
+    """A detector: pictures [3, H, W] with pixels in [0, 1] to the regions of each; `width` features a region."""
 
     width: int
 
@@ -193,7 +193,7 @@ def grid_network(name: str, weights: str, size: int, seed: int = 0) -> Grid:
 
 
 def downloaded(load: Callable[[], T]) -> T:
-    """What torchvision downloads. Raises InputError where it cannot."""
+    """Weights that torchvision downloads. Raises InputError where it cannot."""
     try:
         return load()
     except (URLError, OSError, RuntimeError) as error:

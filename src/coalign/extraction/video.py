@@ -80,7 +80,7 @@ class Extract:
 
 @dataclass(frozen=True)
 class Done:
-    """What an extraction did: `known` videos were there already."""
+    """Counts of an extraction: `known` videos were there already."""
 
     videos: int
     clips: int

@@ -19,14 +19,14 @@ from coalign.types import Batch, Encoding, Layout, Packed
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What embedding needs of a model."""
+    """The interface of a model that embeds."""
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding: ...
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the store keeps beside a vector: a text, an image as a path or as the bytes of a thumbnail (a PNG, JPEG or
+    """The content beside a vector in a store: a text, an image as a path or as the bytes of a thumbnail (a PNG, JPEG or
     WebP file), and `meta`, anything that JSON can hold."""
 
     text: str | None = None

@@ -265,7 +265,7 @@ def _schema(width: int) -> Any:
 
 
 def _key(entry: Entry) -> bytes:
-    """What tells an item from others: its text, its picture's path, and what is kept with it (file and row)."""
+    """The identity of an item: its text, its picture's path, and what is kept with it (file and row)."""
     content = json.dumps([entry.text, entry.image, entry.meta], sort_keys=True)
     return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 

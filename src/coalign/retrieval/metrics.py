@@ -61,7 +61,7 @@ def summarise(rank: Tensor, cuts: Sequence[int] = CUTS) -> dict[str, float]:
 
 
 def chance_recall(query_ids: Tensor, gallery_ids: Tensor, cuts: Sequence[int] = CUTS) -> dict[str, float]:
-    """What a random order of the gallery reaches on average.
+    """Recall of a random order of the gallery, on average.
 
     A query with p right answers among G misses the first k with probability C(G - p, k) / C(G, k).
     """

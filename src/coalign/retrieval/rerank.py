@@ -37,7 +37,7 @@ which may encode them on the spot or move them to the model's device."""
 
 @runtime_checkable
 class Matcher(Protocol):
-    """What re-ranking needs of a model."""
+    """The interface of a model that re-ranks."""
 
     def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
         """The matching logit [P] of each pair [P, 2] (image index, text index) of tokens.
@@ -300,7 +300,7 @@ class Reranking:
 
     @staticmethod
     def of_run(run: str | Path) -> Reranking:
-        """What the run's config.json says under "retrieval", and the bank that its training left there."""
+        """The settings in the run's config.json under "retrieval", and the bank that its training left there."""
         path = Path(run) / "config.json"
         chosen: Any = json.loads(path.read_text("utf-8")).get("retrieval") or {}
         if not isinstance(chosen, dict) or not chosen.keys() <= {"k", "weight", "hubness"}:

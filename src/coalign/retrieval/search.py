@@ -95,29 +95,29 @@ def search(
     With `reranking` the best `reranking.k` are scored again by the model's fusion layers: a hit's score is then
     similarity + weight · log P(match), the similarity less `hubness` times the hit's where there is a bank.
     """
-    asked: Modality = "image" if isinstance(query, Path) else "text"
-    encoding = encode(loaded, asked, [query])
+    modality: Modality = "image" if isinstance(query, Path) else "text"
+    encoding = encode(loaded, modality, [query])
     wanted = k if reranking is None else max(k, reranking.k)
-    (hits,) = index.search(vectors_of(encoding, asked), wanted, answers)
+    (hits,) = index.search(vectors_of(encoding, modality), wanted, answers)
     if reranking is None or not hits:
         return hits[:k]
-    return rerank(loaded, encoding, asked, hits, answers, reranking)[:k]
+    return rerank(loaded, encoding, modality, hits, answers, reranking)[:k]
 
 
 @torch.no_grad()
 def rerank(
-    loaded: Loaded, encoding: Encoding, asked: Modality, hits: Sequence[Hit], answers: Modality, reranking: Reranking
+    loaded: Loaded, encoding: Encoding, modality: Modality, hits: Sequence[Hit], answers: Modality, reranking: Reranking
 ) -> list[Hit]:
     """The answers to one query, which `encoding` is of, scored again by the fusion layers and sorted, best first."""
     model = loaded.model
     if not isinstance(model, Matcher):
         raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
-    if asked == answers:
+    if modality == answers:
         raise InputError(f"re-ranking compares images with texts; it cannot compare {answers}s with each other")
     found = encode(loaded, answers, [_content(hit, answers) for hit in hits])
     ones, many = torch.zeros(len(hits), dtype=torch.int64), torch.arange(len(hits))
-    images, texts = (encoding, found) if asked == "image" else (found, encoding)
-    pairs = torch.stack([ones, many] if asked == "image" else [many, ones], 1).to(loaded.device)
+    images, texts = (encoding, found) if modality == "image" else (found, encoding)
+    pairs = torch.stack([ones, many] if modality == "image" else [many, ones], 1).to(loaded.device)
     logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
     similarity = torch.tensor([hit.score for hit in hits])
     if reranking.bank is not None:
@@ -182,7 +182,7 @@ def _sample(source: Source, index: int) -> Sample | None:
 
 
 def entry_of(sample: Sample, text: str, thumbnail: bool = True) -> Entry:
-    """What is kept of a sample: the path of its picture, or a thumbnail where the picture is no file of its own."""
+    """The entry of a sample: the path of its picture, or a thumbnail where the picture is no file of its own."""
     image, meta = sample.image, {"file": sample.where.file, "row": sample.where.row}
     if isinstance(image, str | os.PathLike):
         return Entry(text, str(Path(image).absolute()), meta=meta)

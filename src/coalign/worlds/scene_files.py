@@ -60,7 +60,7 @@ def write_world(
     instances: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     shown: list[dict[str, Any]] = []
-    told: list[str] = []
+    texts: list[str] = []
     for split, count in counts.items():
         scenes = make_scenes(count, seed, split, things=things)
         drawn = {scene.number: _png(scene, side) for scene in scenes}
@@ -73,12 +73,12 @@ def write_world(
         _write_questions(out, split, scenes, questions_each)
         for scene in scenes:
             _add_expressions(scene, side, instances, refs)
-            told += [str(caption) for caption in captions(scene)]
-            told += [question.text for question in questions(scene, questions_each)]
-            told += [expression.text for expression in expressions(scene)]
+            texts += [str(caption) for caption in captions(scene)]
+            texts += [question.text for question in questions(scene, questions_each)]
+            texts += [expression.text for expression in expressions(scene)]
         lines: list[dict[str, Any]] = []
         made = statements(scenes, round(count * statements_each), seed) if count > 1 else []
-        told += [statement.text for statement in made]
+        texts += [statement.text for statement in made]
         for number, statement in enumerate(made):
             name = f"{_NLVR2[split]}-{number}-0"
             for key, scene in (("left", statement.left), ("right", statement.right)):
@@ -88,7 +88,7 @@ def write_world(
             line = {"identifier": f"{name}-0", "sentence": statement.text, "label": str(statement.label)}
             lines.append({**line, "left_url": f"{name}-img0.png", "right_url": f"{name}-img1.png"})
         _write_lines(out / f"nlvr2_{split}.jsonl", lines)
-    Tokenizer.train(told, VOCABULARY).save(out)
+    Tokenizer.train(texts, VOCABULARY).save(out)
     categories = [{"id": i + 1, "name": shape} for i, shape in enumerate(SHAPES)]
     _write(out / "instances.json", {"images": shown, "annotations": instances, "categories": categories})
     _write(out / "refs.json", refs)
@@ -131,19 +131,19 @@ def _word_boxes(scene: Scene, sentence: Sentence) -> list[list[float] | None]:
 
 
 def _write_questions(out: Path, split: Split, scenes: Sequence[Scene], count: int) -> None:
-    asked: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     answered: list[dict[str, Any]] = []
     for scene in scenes:
         for place, question in enumerate(questions(scene, count)):
             key = {"image_id": scene.number, "question_id": scene.number * 10 + place}
-            asked.append({**key, "question": f"{question.text}?"})
+            entries.append({**key, "question": f"{question.text}?"})
             answers = [
                 {"answer": question.answer, "answer_confidence": "yes", "answer_id": i + 1} for i in range(ANSWERERS)
             ]
             kinds = {"question_type": question.kind, "answer_type": question.answer_type}
             answered.append({**key, **kinds, "multiple_choice_answer": question.answer, "answers": answers})
     kind = {"data_type": "generated", "data_subtype": split}
-    _write(out / f"questions_{split}.json", {**kind, "task_type": "Open-Ended", "questions": asked})
+    _write(out / f"questions_{split}.json", {**kind, "task_type": "Open-Ended", "questions": entries})
     _write(out / f"annotations_{split}.json", {**kind, "annotations": answered})
 
 

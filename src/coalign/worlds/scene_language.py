@@ -1,4 +1,4 @@
-"""What can be said of the scenes of `worlds`, true or false by construction.
+"""Sentences about the scenes of `worlds`, true or false by construction.
 
 Captions with the thing that each word means; captions made wrong in one attribute; questions with answers, as in VQA
 (Goyal et al. 2017); statements about pairs of pictures, as in NLVR2 (Suhr et al. 2019); expressions that single one
@@ -22,7 +22,7 @@ ORDER = ("size", "texture", "colour")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 CAPTIONS, FOILS, QUESTIONS, STATEMENTS, EXPRESSIONS = range(10, 15)  # the separate uses of a scene's seed
 
-Look = Mapping[str, str]
+Description = Mapping[str, str]
 """Some attributes of a thing, by name."""
 
 
@@ -75,14 +75,14 @@ class Expression:
     thing: int
 
 
-def fits(thing: Thing, look: Look) -> bool:
+def fits(thing: Thing, description: Description) -> bool:
     """Whether a thing has these attributes."""
-    return all(getattr(thing, name) == value for name, value in look.items())
+    return all(getattr(thing, name) == value for name, value in description.items())
 
 
-def phrase(look: Look) -> list[str]:
+def phrase(description: Description) -> list[str]:
     """ "large red circle", or "red thing" where the shape is not said."""
-    return [*(look[name] for name in ORDER if name in look), look.get("shape", "thing")]
+    return [*(description[name] for name in ORDER if name in description), description.get("shape", "thing")]
 
 
 # ----------------------------------------------------------------------------------------------------------- captions
@@ -98,8 +98,8 @@ def captions(scene: Scene, count: int = 2) -> list[Sentence]:
 def _listing(scene: Scene, rng: random.Random) -> Sentence:
     words, meant = list[str](), list[int]()
     for place, index in enumerate(rng.sample(range(len(scene.things)), len(scene.things))):
-        look = _some_look(scene.things[index], rng)
-        said = phrase(look)
+        description = _some_description(scene.things[index], rng)
+        said = phrase(description)
         words += [*(["and"] if place else []), _article(said), *said]
         meant += [*([-1] if place else []), -1, *([index] * len(said))]
     return Sentence(tuple(words), tuple(meant))
@@ -109,7 +109,7 @@ def _relation(scene: Scene, rng: random.Random) -> Sentence:
     if len(scene.things) < 2:
         return _listing(scene, rng)
     a, b = rng.sample(range(len(scene.things)), 2)
-    first, second = (phrase(_some_look(scene.things[i], rng)) for i in (a, b))
+    first, second = (phrase(_some_description(scene.things[i], rng)) for i in (a, b))
     how = relation(scene.things[a], scene.things[b])
     between = ["is", *_relation_words(how), "the"]
     words = ["the", *first, *between, *second]
@@ -120,11 +120,11 @@ def _article(words: Sequence[str]) -> str:
     return "an" if words[0] == "orange" else "a"
 
 
-def _with_article(look: Look) -> str:
-    return " ".join([_article(phrase(look)), *phrase(look)])
+def _with_article(description: Description) -> str:
+    return " ".join([_article(phrase(description)), *phrase(description)])
 
 
-def _some_look(thing: Thing, rng: random.Random) -> dict[str, str]:
+def _some_description(thing: Thing, rng: random.Random) -> dict[str, str]:
     """Colour and shape always, size and texture half of the time."""
     names = ["colour", "shape", *(name for name in ("size", "texture") if rng.random() < 0.5)]
     return {name: getattr(thing, name) for name in names}
@@ -159,25 +159,29 @@ def foils(scene: Scene, count: int = 2) -> list[Foil]:
 
 
 def _wrong_words(scene: Scene, caption: Sentence, place: int) -> list[str]:
-    """What the word at `place` may be swapped for: nothing in the scene is then as the caption says."""
+    """Words that the one at `place` may be swapped for: nothing in the scene is then as the caption says."""
     word, meant = caption.words[place], caption.things[place]
     if word in OPPOSITE:
         return [OPPOSITE[word]]
     name = _attribute_of(word)
     assert name is not None
     said = [w for w, thing in zip(caption.words, caption.things, strict=True) if thing == meant]
-    look = {str(_attribute_of(w)): w for w in said}
-    choices = ({**look, name: value} for value in ATTRIBUTES[name] if value != word)
-    return [look[name] for look in choices if _sayable(look, scene) and not any(fits(t, look) for t in scene.things)]
+    description = {str(_attribute_of(w)): w for w in said}
+    choices = ({**description, name: value} for value in ATTRIBUTES[name] if value != word)
+    return [
+        description[name]
+        for description in choices
+        if _sayable(description, scene) and not any(fits(t, description) for t in scene.things)
+    ]
 
 
 def _attribute_of(word: str) -> str | None:
     return next((name for name, values in ATTRIBUTES.items() if word in values), None)
 
 
-def _sayable(look: Look, scene: Scene) -> bool:
+def _sayable(description: Description, scene: Scene) -> bool:
     """Held-out pairs are not even spoken of outside the split that shows them."""
-    return scene.split == "novel" or (look.get("colour", ""), look.get("shape", "")) not in HELD_OUT
+    return scene.split == "novel" or (description.get("colour", ""), description.get("shape", "")) not in HELD_OUT
 
 
 # ---------------------------------------------------------------------------------------------------------- questions
@@ -187,14 +191,14 @@ def questions(scene: Scene, count: int = 4) -> list[Question]:
     In "novel" scenes the questions are about the held-out pair where their kind is about one thing.
     """
     rng = scene.rng(QUESTIONS)
-    asked: dict[str, Question] = {}
+    questions_of: dict[str, Question] = {}
     for kind in rng.sample(_KINDS, len(_KINDS)) * 2:
         question = kind(scene, _subject(scene, rng), rng)
         if question is not None:
-            asked.setdefault(question.text, question)
-        if len(asked) == count:
+            questions_of.setdefault(question.text, question)
+        if len(questions_of) == count:
             break
-    return list(asked.values())
+    return list(questions_of.values())
 
 
 def _subject(scene: Scene, rng: random.Random) -> Thing:
@@ -204,33 +208,35 @@ def _subject(scene: Scene, rng: random.Random) -> Thing:
 def _ask_attribute(name: str, known: Sequence[str], wording: str) -> Callable[..., Question | None]:
     def ask(scene: Scene, thing: Thing, rng: random.Random) -> Question | None:
         del rng
-        look = {key: getattr(thing, key) for key in known}
-        if sum(fits(other, look) for other in scene.things) != 1:
+        description = {key: getattr(thing, key) for key in known}
+        if sum(fits(other, description) for other in scene.things) != 1:
             return None
         kind = f"{wording} is the"
-        return Question(f"{kind} {' '.join(phrase(look))}", getattr(thing, name), kind, "other")
+        return Question(f"{kind} {' '.join(phrase(description))}", getattr(thing, name), kind, "other")
 
     return ask
 
 
 def _ask_count(scene: Scene, thing: Thing, rng: random.Random) -> Question:
     name = rng.choice(("shape", "colour", "all"))
-    look = {} if name == "all" else {name: rng.choice((getattr(thing, name), rng.choice(ATTRIBUTES[name])))}
-    text = f"how many {_plural(look)} are there"
-    return Question(text, NUMBERS[_count(scene.things, look)], "how many", "number")
+    description = {} if name == "all" else {name: rng.choice((getattr(thing, name), rng.choice(ATTRIBUTES[name])))}
+    text = f"how many {_plural(description)} are there"
+    return Question(text, NUMBERS[_count(scene.things, description)], "how many", "number")
 
 
 def _ask_presence(scene: Scene, thing: Thing, rng: random.Random) -> Question:
-    look = {"colour": thing.colour, "shape": thing.shape}
+    description = {"colour": thing.colour, "shape": thing.shape}
     if rng.random() < 0.5:
-        look = absent_look(scene, look, rng)
-    answer = "yes" if _count(scene.things, look) else "no"
-    return Question(f"is there {_with_article(look)}", answer, "is there a", "yes/no")
+        description = absent_description(scene, description, rng)
+    answer = "yes" if _count(scene.things, description) else "no"
+    return Question(f"is there {_with_article(description)}", answer, "is there a", "yes/no")
 
 
-def absent_look(scene: Scene, look: Look, rng: random.Random) -> dict[str, str]:
-    """`look` with its colour or shape swapped such that nothing in the scene fits."""
-    swaps = [{**look, name: value} for name in look for value in ATTRIBUTES[name] if value != look[name]]
+def absent_description(scene: Scene, description: Description, rng: random.Random) -> dict[str, str]:
+    """`description` with its colour or shape swapped such that nothing in the scene fits."""
+    swaps = [
+        {**description, name: value} for name in description for value in ATTRIBUTES[name] if value != description[name]
+    ]
     return rng.choice([swap for swap in swaps if _sayable(swap, scene) and not _count(scene.things, swap)])
 
 
@@ -257,12 +263,12 @@ _KINDS: list[Callable[[Scene, Thing, random.Random], Question | None]] = [
 ]
 
 
-def _count(things: Iterable[Thing], look: Look) -> int:
-    return sum(fits(thing, look) for thing in things)
+def _count(things: Iterable[Thing], description: Description) -> int:
+    return sum(fits(thing, description) for thing in things)
 
 
-def _plural(look: Look) -> str:
-    return f"{' '.join(phrase(look))}{'es' if look.get('shape') == 'cross' else 's'}"
+def _plural(description: Description) -> str:
+    return f"{' '.join(phrase(description))}{'es' if description.get('shape') == 'cross' else 's'}"
 
 
 # --------------------------------------------------------------------------------------------------------- statements
@@ -284,40 +290,42 @@ def _claim(scenes: Sequence[Scene], kind: int, wanted: bool, rng: random.Random)
     raise InputError(f"{len(scenes)} scenes are too few for statements about pairs of them")
 
 
-def _claim_look(left: Scene, right: Scene, rng: random.Random, names: Sequence[str]) -> dict[str, str]:
+def _claim_description(left: Scene, right: Scene, rng: random.Random, names: Sequence[str]) -> dict[str, str]:
     """Attributes of a thing in one of the scenes, at times with one swapped."""
     scene = rng.choice((left, right))
     thing = _subject(scene, rng)
-    look = {name: getattr(thing, name) for name in names}
+    description = {name: getattr(thing, name) for name in names}
     if rng.random() < 0.5:
         name = rng.choice(list(names))
-        swapped = {**look, name: rng.choice(ATTRIBUTES[name])}
-        look = swapped if _sayable(swapped, scene) else look
-    return look
+        swapped = {**description, name: rng.choice(ATTRIBUTES[name])}
+        description = swapped if _sayable(swapped, scene) else description
+    return description
 
 
 def _claim_total(left: Scene, right: Scene, rng: random.Random) -> tuple[str, bool]:
-    look = _claim_look(left, right, rng, [rng.choice(("shape", "colour"))])
-    true = _count((*left.things, *right.things), look)
+    description = _claim_description(left, right, rng, [rng.choice(("shape", "colour"))])
+    true = _count((*left.things, *right.things), description)
     said = max(true + rng.choice((-1, 0, 0, 1)), 0)
-    verb, what = ("is", " ".join(phrase(look))) if said == 1 else ("are", _plural(look))
+    verb, what = ("is", " ".join(phrase(description))) if said == 1 else ("are", _plural(description))
     return f"there {verb} exactly {NUMBERS[min(said, 6)]} {what} in total", true == said
 
 
 def _claim_both(left: Scene, right: Scene, rng: random.Random) -> tuple[str, bool]:
-    look = _claim_look(left, right, rng, [rng.choice(("shape", "colour"))])
-    return f"both images show {_with_article(look)}", all(_count(s.things, look) for s in (left, right))
+    description = _claim_description(left, right, rng, [rng.choice(("shape", "colour"))])
+    return f"both images show {_with_article(description)}", all(_count(s.things, description) for s in (left, right))
 
 
 def _claim_one(left: Scene, right: Scene, rng: random.Random) -> tuple[str, bool]:
-    look = _claim_look(left, right, rng, ["colour", "shape"])
-    return f"one of the images shows {_with_article(look)}", any(_count(s.things, look) for s in (left, right))
+    description = _claim_description(left, right, rng, ["colour", "shape"])
+    return f"one of the images shows {_with_article(description)}", any(
+        _count(s.things, description) for s in (left, right)
+    )
 
 
 def _claim_side(left: Scene, right: Scene, rng: random.Random) -> tuple[str, bool]:
-    look = _claim_look(left, right, rng, ["colour", "shape"])
+    description = _claim_description(left, right, rng, ["colour", "shape"])
     side, scene = rng.choice((("left", left), ("right", right)))
-    return f"there is {_with_article(look)} in the {side} image", _count(scene.things, look) > 0
+    return f"there is {_with_article(description)} in the {side} image", _count(scene.things, description) > 0
 
 
 def _claim_more(left: Scene, right: Scene, rng: random.Random) -> tuple[str, bool]:
@@ -347,8 +355,8 @@ def _single_out(scene: Scene, thing: Thing, rng: random.Random) -> list[str]:
                 if extreme is thing:
                     return [name, thing.shape]
     for count in range(1, len(ATTRIBUTES) + 1):
-        looks = [{name: getattr(thing, name) for name in names} for names in combinations(ATTRIBUTES, count)]
-        unique = [look for look in looks if _count(scene.things, look) == 1]
+        descriptions = [{name: getattr(thing, name) for name in names} for names in combinations(ATTRIBUTES, count)]
+        unique = [description for description in descriptions if _count(scene.things, description) == 1]
         if unique:
             return phrase(rng.choice(unique))
     raise AssertionError("things of a scene differ in colour or shape")

@@ -52,7 +52,7 @@ _TYPES = len(ASPECTS)
 
 @dataclass(frozen=True)
 class SeriesWorld:
-    """What world it is.
+    """The parameters of a world.
 
     Attributes:
         regime, carrier: Where the score comes from.
@@ -192,7 +192,7 @@ def _show(rows: Tensor, begin: int, length: int, aspect: int, sign: int) -> None
 
 @cache
 def _vector(word: str) -> Tensor:
-    """What a word looks like besides: the same for the same word everywhere."""
+    """The appearance of a word besides: the same for the same word everywhere."""
     generator = torch.Generator().manual_seed(derive_seed(*word.encode()))
     return 0.5 * torch.randn(WIDTHS["text"] - _TYPES - 2, generator=generator)
 

@@ -29,7 +29,7 @@ class Tower(Protocol):
 
     @property
     def name(self) -> str:
-        """What the report calls it; also the name of its main vectors."""
+        """The name in the report; also the name of its main vectors."""
         ...
 
     @property
@@ -97,7 +97,7 @@ def _digest(key: str, items: Sequence[Any]) -> str:
 
 
 def _identity(item: Any) -> bytes:
-    """What an item is: a text, a file with its size and time, or the pixels themselves."""
+    """The content of an item: a text, a file with its size and time, or the pixels themselves."""
     if isinstance(item, os.PathLike) or (isinstance(item, str) and len(item) < 4096 and os.sep in item):
         try:
             stat = Path(item).stat()

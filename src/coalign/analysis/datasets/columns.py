@@ -24,7 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What is known of a video: seconds, frames a second, pixels, the times of its shot changes, and its narration as
+    """Facts about a video: seconds, frames a second, pixels, the times of its shot changes, and its narration as
     (start, end, text) in seconds. `category` and `task` as HowTo100M has them."""
 
     name: str

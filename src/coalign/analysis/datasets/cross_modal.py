@@ -192,7 +192,7 @@ def posterior(score: Floats, null: Floats) -> tuple[Floats, bool]:
 # -------------------------------------------------------------------------------------------------------- grounding
 @dataclass(frozen=True)
 class GroundedWord:
-    """What a word does for the match of its texts: the mean fall of the similarity to the text's own image when the
+    """The effect of a word on the match of its texts: the mean fall of the similarity to the text's own image when the
     word is left out, less the fall of the similarity to other images, with its 95% interval, over `uses` texts."""
 
     word: str

@@ -1,4 +1,4 @@
-"""What stands out in a data set, in words: each finding with how many rows it is of, and which."""
+"""Findings about a data set, in words: each with how many rows it is of, and which."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def find_leaks(
 
 
 def _tables(modality: str, columns: Mapping[str, Floats]) -> list[tuple[list[str], Floats]]:
-    """What is looked at together: all properties of an image, but each numeric column alone."""
+    """Groups of features that are probed together: all properties of an image, but each numeric column alone."""
     flat = {name: values.reshape(len(values), -1) for name, values in columns.items()}
     if modality == "image":
         return [(list(flat), np.concatenate(list(flat.values()), 1))] if flat else []

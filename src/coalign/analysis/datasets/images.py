@@ -32,7 +32,7 @@ Shown = Callable[[Iterable[int]], Iterable[int]]
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What is in the images.
+    """Statistics of the images.
 
     `rows` [M] are the rows looked at (each image once), of `count` images; the arrays [M] hold, for those that could
     be read: pixels, brightness and contrast (mean and deviation of grey, 0 to 255) and colourfulness (Hasler and
@@ -107,7 +107,7 @@ class ImageStatistics:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Decoded:
     row: int
     reason: str = ""
     digest: bytes = b""
@@ -131,25 +131,25 @@ def image_statistics(
     if not len(rows):
         raise InputError("there are no images to look at")
     with ThreadPoolExecutor(threads) as pool:
-        looks = list(_bounded(pool, lambda row: _look(images, row), shown(rows.tolist()), 8 * threads))
-    good = [look for look in looks if not look.reason]
-    numbers = np.array([look.numbers for look in good], float).reshape(len(good), 11)
+        results = list(_bounded(pool, lambda row: _decode(images, row), shown(rows.tolist()), 8 * threads))
+    good = [decoded for decoded in results if not decoded.reason]
+    numbers = np.array([decoded.numbers for decoded in good], float).reshape(len(good), 11)
     columns = [numbers[:, i] for i in range(5)]
     return ImageStatistics(
         len(rows) if count is None else count,
-        np.array([look.row for look in good], np.int64),
+        np.array([decoded.row for decoded in good], np.int64),
         *columns,
         colour=numbers[:, 5:8],
         border=numbers[:, 8:11],
-        broken=[(look.row, look.reason) for look in looks if look.reason],
-        blank=[look.row for look in good if look.numbers[3] < BLANK and _spread(look) < BLANK],
+        broken=[(decoded.row, decoded.reason) for decoded in results if decoded.reason],
+        blank=[decoded.row for decoded in good if decoded.numbers[3] < BLANK and _spread(decoded) < BLANK],
         duplicates=_duplicates(good),
     )
 
 
 def _bounded(
-    pool: ThreadPoolExecutor, work: Callable[[int], _Look], rows: Iterable[int], ahead: int
-) -> Iterator[_Look]:
+    pool: ThreadPoolExecutor, work: Callable[[int], _Decoded], rows: Iterable[int], ahead: int
+) -> Iterator[_Decoded]:
     """Like `map`, with at most `ahead` pictures under way."""
     waiting: list[Any] = []
     for row in rows:
@@ -159,7 +159,7 @@ def _bounded(
     yield from (future.result() for future in waiting)
 
 
-def _look(images: Sequence[ImageLike], row: int) -> _Look:
+def _decode(images: Sequence[ImageLike], row: int) -> _Decoded:
     try:
         import imagehash
     except ImportError as error:
@@ -169,7 +169,7 @@ def _look(images: Sequence[ImageLike], row: int) -> _Look:
         reference = images[row]
         picture = decode_image(reference)
     except (BadSample, InputError) as error:
-        return _Look(row, getattr(error, "reason", str(error)))
+        return _Decoded(row, getattr(error, "reason", str(error)))
     hashed: Any = imagehash.phash(picture)
     pixels = np.asarray(_shrunk(picture, 256), np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -183,7 +183,7 @@ def _look(images: Sequence[ImageLike], row: int) -> _Look:
         *map(float, np.median(edge, 0)),
     )
     small = np.asarray(picture.resize((SMALL, SMALL), Image.Resampling.BOX), np.uint8)
-    return _Look(row, "", _digest(reference, picture), numbers, np.packbits(hashed.hash.flatten()), small)
+    return _Decoded(row, "", _digest(reference, picture), numbers, np.packbits(hashed.hash.flatten()), small)
 
 
 def _shrunk(picture: Image.Image, side: int) -> Image.Image:
@@ -197,9 +197,9 @@ def _colourfulness(pixels: npt.NDArray[np.float32]) -> float:
     return float(deviation + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
 
 
-def _spread(look: _Look) -> float:
-    assert look.small is not None
-    return float(look.small.astype(float).std((0, 1)).max())
+def _spread(decoded: _Decoded) -> float:
+    assert decoded.small is not None
+    return float(decoded.small.astype(float).std((0, 1)).max())
 
 
 def _digest(reference: ImageLike, picture: Image.Image) -> bytes:
@@ -208,21 +208,21 @@ def _digest(reference: ImageLike, picture: Image.Image) -> bytes:
     return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
 
 
-def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
+def _duplicates(results: Sequence[_Decoded]) -> list[list[int]]:
     """Groups of images that are the same file, or whose perceptual hashes agree and whose small pictures do too.
 
     The hash alone takes all simple drawings of one shape for the same, and the mean difference all grinning faces.
     """
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    if looks:
-        hashes = np.stack([look.hash for look in looks]).view(np.uint64)[:, 0]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        small = np.stack([look.small for look in looks]).reshape(len(looks), -1, 3)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if results:
+        hashes = np.stack([decoded.hash for decoded in results]).view(np.uint64)[:, 0]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        small = np.stack([decoded.small for decoded in results]).reshape(len(results), -1, 3)  # pyright: ignore[reportArgumentType, reportCallIssue]
         files: dict[bytes, int] = {}
         pictures: dict[tuple[bytes, bytes], int] = {}
         pairs: list[Ints] = []
         unique: list[int] = []  # of those that are the same to the last cell one is compared with the others
-        for i, look in enumerate(looks):
-            same = files.setdefault(look.digest, i)
+        for i, decoded in enumerate(results):
+            same = files.setdefault(decoded.digest, i)
             if same == i:
                 same = pictures.setdefault((hashes[i].tobytes(), small[i].tobytes()), i)
             if same == i:
@@ -232,9 +232,9 @@ def _duplicates(looks: Sequence[_Look]) -> list[list[int]]:
         order = np.array(unique)
         pairs += [order[pair] for pair in _alike(hashes[order], small[order])]
         ends = np.concatenate([np.zeros((2, 0), np.int64), *pairs], 1)
-        links = coo_array((np.ones(ends.shape[1], bool), (ends[0], ends[1])), (len(looks), len(looks)))
-        for look, group in zip(looks, connected_components(links, directed=False)[1].tolist(), strict=True):
-            groups[group].append(look.row)
+        links = coo_array((np.ones(ends.shape[1], bool), (ends[0], ends[1])), (len(results), len(results)))
+        for decoded, group in zip(results, connected_components(links, directed=False)[1].tolist(), strict=True):
+            groups[group].append(decoded.row)
     return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
 
 

@@ -147,7 +147,7 @@ def map_items(
     own = pick(texts, rows) if len(texts) else [""] * len(rows)
     words = label_words(own, [str(c) for c in labels.tolist()]) if len(texts) else {}
     near = nearest(vectors, 5) if len(rows) > 1 else np.empty((len(rows), 0), np.int64)
-    asked = sample_rows(len(rows), queries, seed)
+    queries_at = sample_rows(len(rows), queries, seed)
     return Map(
         name,
         rows,
@@ -155,7 +155,7 @@ def map_items(
         labels,
         [[word for word, _ in words.get(str(c), [])] for c in range(clusters)],
         np.bincount(labels, minlength=clusters).tolist(),
-        [(int(rows[i]), rows[near[i]].tolist()) for i in asked.tolist()] if len(rows) > 1 else [],
+        [(int(rows[i]), rows[near[i]].tolist()) for i in queries_at.tolist()] if len(rows) > 1 else [],
         [_hover(text, row) for text, row in zip(own, rows.tolist(), strict=True)],
     )
 

@@ -1,4 +1,4 @@
-"""What the page of a study shows, part by part."""
+"""The sections of a study's page, part by part."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def picture(found: Study, row: int, side: int = THUMBNAIL, quality: int = 82) ->
 
 def sections_of(found: Study) -> list[Section]:
     """Everything that there is to show, in order."""
-    parts = (_texts, _images, _videos, _series, _labels, _maps, _similarity, _probes, _senses, _pairs, _words, _ideas)
+    parts = (_texts, _images, _videos, _series, _labels, _maps, _similarity, _probes, _senses, _pairs, _words, _slices)
     return [section for part in parts for section in part(found)]
 
 
@@ -298,7 +298,7 @@ def _words(found: Study) -> list[Section]:
     return [Section("words", "Which words are grounded", lead, [("Fall without the word", part.plot())])]
 
 
-def _ideas(found: Study) -> list[Section]:
+def _slices(found: Study) -> list[Section]:
     sections: list[Section] = []
     if found.slices:
         tables = [

@@ -37,7 +37,7 @@ GRAMMAR = "COLUMN OPERATOR VALUE, the operators being > < >= <= == != contains m
 
 
 def parse_slice(text: str, names: Sequence[str]) -> Predicate:
-    """What `--slice "length > 20 and not text contains 'not'"` asks of a row. Nothing is evaluated as code.
+    """The predicate of `--slice "length > 20 and not text contains 'not'"`. Nothing is evaluated as code.
 
     `contains` looks for whole words, `matches` for a regular expression.
 

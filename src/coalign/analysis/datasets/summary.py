@@ -1,4 +1,4 @@
-"""What stands out in a study, as findings, the gravest first."""
+"""The findings of a study, the gravest first."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _images(found: Study) -> Iterator[Finding]:
     part = found.images
     if part is None:
         return
-    looked = len(part.rows) + len(part.broken)
+    decoded = len(part.rows) + len(part.broken)
     if part.broken:
         reasons = ", ".join(sorted({reason for _, reason in part.broken})[:3])
         rows = [row for row, _ in part.broken]
@@ -45,12 +45,12 @@ def _images(found: Study) -> Iterator[Finding]:
         yield Finding("equal_images", 3, "All images are one and the same picture", "No pair can be told from another.")
     elif part.duplicates:
         rows = [row for group in part.duplicates for row in group[1:]]
-        title = f"{_count(len(rows), 'image')} of {looked:,} repeat another one"
+        title = f"{_count(len(rows), 'image')} of {decoded:,} repeat another one"
         detail = (
             f"{len(part.duplicates)} groups of the same picture, whatever its size or compression. Between training "
             "and test data they leak; with different texts they contradict each other."
         )
-        yield Finding("duplicate_images", 3 if len(rows) > looked / 200 else 2, title, detail, rows[:MOST_ROWS])
+        yield Finding("duplicate_images", 3 if len(rows) > decoded / 200 else 2, title, detail, rows[:MOST_ROWS])
     if part.blank:
         title = f"{_count(len(part.blank), 'image')} nearly of one colour"
         yield Finding("blank_images", 2, title, "There is nothing in them to align.", part.blank[:MOST_ROWS])

@@ -38,7 +38,7 @@ class Tokenisation:
 
 @dataclass(frozen=True)
 class TextStatistics:
-    """What is in the texts.
+    """Statistics of the texts.
 
     `words` [N] and `characters` [N] are lengths; `counts` say how often each word comes, `frequencies` the same,
     largest first; `once` the share of distinct words that occur once; `zipf` the slope of log frequency over log rank

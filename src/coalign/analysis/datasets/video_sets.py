@@ -1,4 +1,4 @@
-"""What a set of narrated videos is like: the table of HowTo100M (Miech et al., ICCV 2019, tables 1 and 2)."""
+"""Statistics of a set of narrated videos: the table of HowTo100M (Miech et al., ICCV 2019, tables 1 and 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a masked auto-encoder makes of images: beside each, what it was shown and what it rebuilt (He et al. 2022,
+"""Reconstructions of a masked auto-encoder: beside each image, what it was shown and what it rebuilt (He et al. 2022,
 figures 2 and 3). Patches are enlarged without smoothing, so that their borders show.
 """
 
@@ -25,7 +25,7 @@ SIDE = 160
 
 @runtime_checkable
 class Rebuilds(Protocol):
-    """What of a masked auto-encoder is asked here (see `models.mae.Mae`)."""
+    """The interface of a masked auto-encoder (see `models.mae.Mae`)."""
 
     @property
     def input_spec(self) -> InputSpec: ...

@@ -1,4 +1,4 @@
-"""What a report shows of a retrieval evaluation: sampled queries with their answers, and recall by group."""
+"""Samples of a retrieval evaluation for a report: sampled queries with their answers, and recall by group."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def command(
     overwrite: Switch = False,
     json: Json = False,
 ) -> int:
-    """What is in a data set, modality by modality and across them, as a page that opens without network.
+    """Analyses a data set, modality by modality and across them, as a page that opens without network.
 
     Writes OUT/report.html, OUT/report.json with every figure, and the tables as Parquet. All texts are analysed; of
     images and pairs samples are, and the report says how many. Started again, it reads the vectors that it has already

@@ -55,7 +55,7 @@ def _task_of(words: Sequence[str]) -> str:
 
 
 def _value(words: Sequence[str], flag: str) -> str | None:
-    """What the command line gives for a flag, before the flags are known."""
+    """The value that the command line gives for a flag, before the flags are known."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == flag:
             return following

@@ -35,7 +35,7 @@ def command(json: Json = False, readme: OptionalPath = None) -> int:
 
 
 def system_rows() -> list[dict[str, Any]]:
-    """What `coalign systems` says of each system."""
+    """A row of facts for each system."""
     from coalign import parity, systems
     from coalign.recipes import recipe_names
 

@@ -1,4 +1,4 @@
-"""Image-text retrieval by models that look at image and text at once (UNITER, section 4.2; ViLT, section 4.4).
+"""Image-text retrieval by models that read image and text at once (UNITER, section 4.2; ViLT, section 4.4).
 
 Every image has to be read with every text: for Flickr30k's test split (Karpathy and Fei-Fei 2015) 1,000 x 5,000 forward
 passes, for COCO's 5,000 x 25,000. Ranks are counted while the scores are made, so that memory does not grow with the
@@ -161,7 +161,7 @@ class _Clock:
 
     def __init__(self, pairs: int, hint: str = "") -> None:
         self.pairs, self.hint, self.count = pairs, hint, 0
-        self.started, self.told = time.perf_counter(), False
+        self.started, self.estimated = time.perf_counter(), False
         self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
     def __enter__(self) -> _Clock:
@@ -176,7 +176,7 @@ class _Clock:
     def add(self, count: int) -> None:
         self.count += count
         self.bar.advance(self.task, count)
-        if not self.told and self.count >= TIMED:
-            self.told = True
+        if not self.estimated and self.count >= TIMED:
+            self.estimated = True
             seconds = (time.perf_counter() - self.started) * self.pairs / self.count
             say(f"this takes about {seconds / 60:.1f} minutes here{self.hint}")

@@ -1,4 +1,4 @@
-"""What VQA and GQA share: answers chosen by a head over a vocabulary, or generated and ranked."""
+"""Tasks with answers (VQA, GQA): answers chosen by a head over a vocabulary, or generated and ranked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says when a modality is missing or noisy: every stream in turn dropped, then noised."""
+"""Answers with a modality missing or noisy: every stream in turn dropped, then noised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MulT's streams look at in each other: a figure of one utterance, and on the generated world how often it is what
+"""Cross-modal attention of MulT's streams: a figure of one utterance, and on the generated world how often it is what
 belongs together, and how far apart that is."""
 
 from __future__ import annotations

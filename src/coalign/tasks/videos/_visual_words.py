@@ -1,4 +1,4 @@
-"""What VideoBERT's tasks share."""
+"""The run of VideoBERT's tasks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from coalign.data.videos.actions import read_actions
 from coalign.data.videos.files import Found
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing
+from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, report_missing, span_vectors
 
 DATA_HELP = (
     "A folder of UCF101's trainlist01.txt and testlist01.txt or of HMDB51's *_test_split1.txt; or a .csv with "
@@ -75,5 +75,5 @@ class Evaluate:
         accuracy = float(np.mean([a == b for a, b in zip(predicted, right, strict=True)]))
         commonest = max(right.count(label) for label in set(right)) / len(right)
         both = Found((), train.missing + test.missing)
-        extra = {"commonest": commonest, "actions": len(classes), **tell_missing(both, self.data, quarantine)}
+        extra = {"commonest": commonest, "actions": len(classes), **report_missing(both, self.data, quarantine)}
         return TaskResult({"accuracy": accuracy}, len(right), extra)

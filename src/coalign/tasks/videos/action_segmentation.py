@@ -20,7 +20,7 @@ from coalign.data.videos.actions import SegmentedVideo, read_coin
 from coalign.data.videos.files import TEST_SPLITS, TRAIN_SPLITS, VideoFiles
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, every_second, fit_linear, found_videos, reads_clips, tell_missing
+from coalign.evaluation.videos import VideoFolder, every_second, fit_linear, found_videos, reads_clips, report_missing
 from coalign.metrics.videos import frame_accuracy
 from coalign.progress import with_progress
 
@@ -59,7 +59,7 @@ class Evaluate:
             "all_background": (right == 0).double().mean().item(),
             "videos": len(test.items),
             "labels": len(labels),
-            **tell_missing(test, self.data, quarantine),
+            **report_missing(test, self.data, quarantine),
         }
         return TaskResult(figures, len(right), extra)
 

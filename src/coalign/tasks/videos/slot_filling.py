@@ -39,7 +39,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What VideoBERT puts into the slots of a sentence when it sees a clip: top-1 and top-5 accuracy, a slot at a time.
+    """Words that VideoBERT puts into the slots of a sentence about a clip: top-1 and top-5 accuracy, a slot at a time.
 
     No labels are trained on. All words of the vocabulary compete. "language" is the same model without the clip, as in
     the paper; "frequent" always gives the data's most frequent answers, which no model knows.

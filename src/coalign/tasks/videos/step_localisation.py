@@ -19,7 +19,7 @@ from coalign.data.images.decode import BadSample
 from coalign.data.videos.actions import TaskVideo, read_crosstask
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, every_second, found_videos, reads_clips, tell_missing, text_vectors
+from coalign.evaluation.videos import VideoFolder, every_second, found_videos, reads_clips, report_missing, text_vectors
 from coalign.files import write_table
 from coalign.metrics.videos import assign_in_order, mean_recall, step_hits, steps_by_second
 from coalign.progress import with_progress
@@ -81,7 +81,7 @@ class Evaluate:
         recall, by_task = mean_recall(hits)
         extra = {"evenly_spread": mean_recall(even)[0], "by_task": by_task}
         return TaskResult(
-            {"recall": recall}, sum(map(len, hits.values())), extra | tell_missing(found, self.data, quarantine)
+            {"recall": recall}, sum(map(len, hits.values())), extra | report_missing(found, self.data, quarantine)
         )
 
 

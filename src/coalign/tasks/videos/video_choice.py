@@ -15,7 +15,7 @@ from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.captions import read_choices
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
+from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, report_missing, span_vectors, text_vectors
 from coalign.files import replacing
 
 DATA_HELP = (
@@ -52,17 +52,17 @@ class Evaluate:
         spans = [item.span for item in found.items]
         options: dict[str, Any] = {"batch_size": self.batch_size, "workers": self.workers}
         clips, kept = span_vectors(loaded.model, spans, self.windows, quarantine=quarantine, **options)
-        asked = [found.items[number] for number in kept.tolist()]
-        texts = text_vectors(loaded, [text for item in asked for text in item.options])
-        each = texts.split([len(item.options) for item in asked])
+        questions = [found.items[number] for number in kept.tolist()]
+        texts = text_vectors(loaded, [text for item in questions for text in item.options])
+        each = texts.split([len(item.options) for item in questions])
         scores = [choices @ clip for choices, clip in zip(each, clips.mean(1), strict=True)]
         predicted = [int(row.argmax()) for row in scores]
         if self.out is not None:
             with replacing(self.out) as part, part.open("w", encoding="utf-8") as file:
-                for item, number, row in zip(asked, predicted, scores, strict=True):
+                for item, number, row in zip(questions, predicted, scores, strict=True):
                     line = {"question": item.name, "predicted": number, "answer": item.answer, "scores": row.tolist()}
                     file.write(json.dumps(line) + "\n")
-        right = torch.tensor([number == item.answer for number, item in zip(predicted, asked, strict=True)])
-        chance = sum(1 / len(item.options) for item in asked) / len(asked)
-        extra = {"chance": chance, **tell_missing(found, self.data, quarantine)}
-        return TaskResult({"accuracy": right.double().mean().item()}, len(asked), extra)
+        right = torch.tensor([number == item.answer for number, item in zip(predicted, questions, strict=True)])
+        chance = sum(1 / len(item.options) for item in questions) / len(questions)
+        extra = {"chance": chance, **report_missing(found, self.data, quarantine)}
+        return TaskResult({"accuracy": right.double().mean().item()}, len(questions), extra)

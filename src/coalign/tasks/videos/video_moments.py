@@ -1,4 +1,4 @@
-"""What ActBERT has learned, on held-out narrated videos: hidden words, regions, actions, and which text goes where."""
+"""ActBERT's objectives on held-out narrated videos: masked words, regions, actions, and which text goes where."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Evaluate:
     captions: OptionalPath = None
     """Where subtitles are instead."""
     actions: OptionalPath = None
-    """What is done when: a .csv with columns video_id, start, end, label."""
+    """Labels of actions: a .csv with columns video_id, start, end, label."""
     gallery: int = 100
     """Moments among which a text's own is searched; 0 leaves retrieval out."""
     most: int = 1000
@@ -68,8 +68,10 @@ class Evaluate:
             raise InputError(f"{self.run}: {type(model).__name__} reads no actions and regions; give a run of ActBERT")
         features, regions = ClipFeatures(self.features), VideoRegions(open_regions(self.regions))
         opened = open_narrated(self.data, captions=self.captions)
-        told = {feature_name(video.path, self.data): video.narrations for video in opened.videos}
-        items = [Told(name, n) for name, found in told.items() if name in features and name in regions for n in found]
+        narrations = {feature_name(video.path, self.data): video.narrations for video in opened.videos}
+        items = [
+            Told(name, n) for name, found in narrations.items() if name in features and name in regions for n in found
+        ]
         if not items:
             raise InputError(f"none of the videos in {self.data} has features in {self.features} and regions")
         generator = torch.Generator().manual_seed(self.seed)
@@ -126,8 +128,8 @@ class Evaluate:
             for place in (text, *scores[text].topk(best).indices.tolist()):
                 item = items[place]
                 picture = frames.at(item.video, (item.narration.start + item.narration.end) / 2)
-                asked = len(cells) % (best + 1) == 0
-                cells.append(Cell(picture, item.narration.text, right=None if asked else place == text))
+                is_query = len(cells) % (best + 1) == 0
+                cells.append(Cell(picture, item.narration.text, right=None if is_query else place == text))
         title = "A text and its own moment · the moments that go best with it, each with its own words"
         save_picture(contact_sheet(cells, best + 1, 128, title), self.out)
 

@@ -16,7 +16,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.videos.captions import Captioned, read_captioned
 from coalign.data.videos.files import TEST_SPLITS, Found
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, span_vectors, tell_missing, text_vectors
+from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, report_missing, span_vectors, text_vectors
 from coalign.retrieval.metrics import CUTS, chance_recall, summarise, vector_ranks
 
 DATA_HELP = (
@@ -56,7 +56,7 @@ class Evaluate:
             loaded, found, self.windows, batch_size=self.batch_size, workers=self.workers, quarantine=quarantine
         )
         gallery = torch.arange(count)
-        extra = {"videos": count, "windows": self.windows, **tell_missing(found, self.data, quarantine)}
+        extra = {"videos": count, "windows": self.windows, **report_missing(found, self.data, quarantine)}
         chance = {f"chance_{name}": value for name, value in chance_recall(owners, gallery).items()}
         figures = summarise(vector_ranks(*similar, owners, gallery), CUTS)
         return TaskResult(figures, len(owners), extra | chance)
