@@ -39,7 +39,8 @@ from coalign.errors import InputError
 GOOD = ("read", "refused")
 MEMORY = 2 << 30
 """Bytes that reading one file may take."""
-SECONDS = 20
+SECONDS, PATIENCE = 20, 300
+"""Seconds of the processor that reading one file may take, and seconds on the clock, which others may slow down."""
 CHUNK = 200
 FOUND = Path(__file__).parent / "found"
 
@@ -61,6 +62,8 @@ class Outcome:
 
 def judge(target: Target, folder: Path) -> tuple[str, str]:
     """Reads the folder here and says what came of it."""
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, resource.RLIM_INFINITY))
     try:
         target.read(folder)
     except InputError as error:
@@ -108,12 +111,13 @@ def in_child(work: Callable[[Callable[[Any], None]], None]) -> tuple[int, list[A
             if not data:
                 break
             received, since = received + data, time.monotonic()
-        elif time.monotonic() - since > SECONDS:
+        elif time.monotonic() - since > PATIENCE:
             hung = True
             os.kill(child, signal.SIGKILL)
             break
     os.close(read_end)
     _, status = os.waitpid(child, 0)
+    hung = hung or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU)
     return status, [json.loads(line) for line in received.splitlines() if line.endswith(b"}")], hung
 
 
