@@ -151,9 +151,9 @@ def test_an_error_caused_by_weights_that_are_not_finite_is_named_too(tmp_path: P
     model = Line(spoil_at=2)
     losses = model.losses
 
-    def drawing(batch: Batch, **options: Any) -> dict[str, Tensor]:
+    def drawing(batch: Batch, *options: Any) -> dict[str, Tensor]:
         torch.multinomial(model.weight.detach().abs(), 1)  # what hard negatives do
-        return losses(batch, **options)
+        return losses(batch, *options)
 
     model.losses = drawing  # type: ignore[method-assign]
     with pytest.raises(DivergenceError, match="'fit' became nan in step 2"):
