@@ -49,11 +49,16 @@ def system_rows() -> list[dict[str, Any]]:
             "objectives": list(system.objectives),
             "tasks": list(system.heads),
             "weights": list(system.weights),
-            "recipes": [name for name in recipe_names() if name.startswith(f"{system.name.replace('_', '-')}-")],
+            "recipes": [name for name in recipe_names() if _system_of(name).startswith(f"{system.name}_")],
             "verified": system.name in verified,
         }
         for system in systems().values()
     ]
+
+
+def _system_of(recipe: str) -> str:
+    """A recipe's name, behind that of its system."""
+    return f"compact_{recipe}" if recipe in ("quickstart", "albef-small") else recipe.replace("-", "_")
 
 
 def systems_table() -> str:
