@@ -83,7 +83,7 @@ def test_resume_goes_on_with_the_same_vectors_only(tmp_path: Path) -> None:
     assert Index.resume(tmp_path / "index", 8, about).count() == 3
     with pytest.raises(InputError, match="made from something else"):
         Index.resume(tmp_path / "index", 8, {"run": "b"})
-    with pytest.raises(InputError, match="of width 9"):
+    with pytest.raises(InputError, match="width was 8, is 9 now"):
         Index.resume(tmp_path / "index", 9, about)
 
 

@@ -287,6 +287,7 @@ class _Training:
             truncate_metrics(run.metrics, self.step)
             if checkpoint is not None:
                 run.publish(checkpoint, self.model, self.average)
+                run.prune(checkpoint)  # what a killed process had no time for
         self.model.train()
 
     def _save(self) -> None:

@@ -175,8 +175,13 @@ class Run:
         folder = self.folder / "checkpoints" / f"step-{progress.step}"
         save_checkpoint(folder, model, optimiser, progress, average)
         self.publish(folder, model, average)
+        self.prune()
+
+    def prune(self, used: Path | None = None) -> None:
+        """Deletes the checkpoints that are too many, but for the one that is used."""
         for old in self.checkpoints()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old != used:
+                shutil.rmtree(old, ignore_errors=True)
 
     def publish(self, checkpoint: Path, model: nn.Module, average: WeightAverage | None = None) -> None:
         """Makes `model.safetensors` the weights of a checkpoint that is loaded or just written, or their average."""
