@@ -44,7 +44,7 @@ BANK = 4000
 RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
 """Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
-RATES = Schedule(steps=900, lr=1e-3, weight_decay=0.05, warmup=30, clip=3.0)
+RATES = Schedule(steps=900, lr=1e-3, weight_decay=0.05, warmup=30.0, clip=3.0)
 # avx512_bf16 alone is slower than fp32: its products were measured at 0.6 of the speed
 PRECISION: Literal["fp32", "bf16"] = (
     "bf16" if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else "fp32"
