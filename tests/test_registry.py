@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_said(tmp_path):
         coalign.create("albef", "tiny", depht=3)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config.json: not JSON"):
+    with pytest.raises(InputError, match=r"config.json: is not JSON"):
         load(tmp_path / "run")
 
 

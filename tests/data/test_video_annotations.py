@@ -87,7 +87,7 @@ def test_splits_and_what_is_wrong(tmp_path: Path, files: VideoFiles) -> None:
     (tmp_path / "x.csv").write_text("video_id,words\na,x\n")
     with pytest.raises(InputError, match="no column text or sentence"):
         read_captioned(tmp_path / "x.csv", files)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_captioned(tmp_path / "nothing.csv", files)
 
 

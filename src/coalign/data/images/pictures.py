@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from coalign.data.images.decode import decode_image
+from coalign.data.images.decode import BadSample, decode_image
 from coalign.errors import InputError
 from coalign.files import replacing
 
@@ -16,7 +16,12 @@ Picture = Image.Image | Path | str | bytes
 
 def open_picture(picture: Picture) -> Image.Image:
     """RGB, upright, transparency laid on white. Raises InputError for a file that cannot be read as a picture."""
-    return decode_image(picture)
+    try:
+        return decode_image(picture)
+    except BadSample as error:
+        if error.file:
+            raise
+        raise InputError(f"the picture cannot be read: {error.reason}") from error
 
 
 def fit(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:

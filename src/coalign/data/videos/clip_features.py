@@ -51,7 +51,7 @@ def read_features(file: Path) -> tuple[Tensor, Tensor]:
             features, times = opened.get_tensor("features"), opened.get_tensor("times")
             if features.dim() != 2 or times.shape != (len(features), 2) or not times.isfinite().all():
                 raise ValueError(f"features {list(features.shape)} and times {list(times.shape)}, of each clip two")
-            return features, times.float()
+            return features, times
     except Exception as error:  # safetensors raises its own, OSError and ValueError
         raise InputError(f"{file}: not the features of a video ({error}); coalign extract video makes them") from None
 
