@@ -73,8 +73,11 @@ def test_losses_and_encodings_are_numbers(system: str) -> None:
         assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
         with torch.no_grad():
             seen = model.eval().encode(batch, record=True)
-            maps = model.alignment(batch)
+            each = [model.alignment(batch, method) for method in model.alignment_methods]
         assert all(bool(x.isfinite().all()) for x in (*seen.pooled.values(), *seen.record.values()))
+        assert all(bool(found.isfinite().all()) for maps in each for found in maps)
+        maps = each[0]
+        spec = model.input_spec
         assert [len(found) for found in maps] == [
             min(len(loaded.vocabulary.encode([text]).ids.values), spec.max_text_length) for text in texts
         ]

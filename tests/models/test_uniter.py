@@ -296,4 +296,4 @@ def test_alignment_maps():
     torch.testing.assert_close(maps[1], attention[1, :words, words : words + regions])
     torch.testing.assert_close(model.alignment(batch)[1], seen["transport.plan"][1, :words, :regions])
     with pytest.raises(InputError, match="cross_attention"):
-        model.alignment(batch, "grad_cam")
+        model.alignment(batch, "dowsing")

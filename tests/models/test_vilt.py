@@ -166,13 +166,13 @@ def test_pictures_of_any_proportions_are_prepared_for_a_batch():
     assert set(losses) == {"mlm", "itm", "wpa"}
 
 
-@pytest.mark.parametrize("method", ["transport", "cross_attention"])
+@pytest.mark.parametrize("method", ["transport", "cross_attention", "rollout", "similarity"])
 def test_alignment_maps(method):
     maps = model_of().alignment(batch_of(), method)
     assert [tuple(m.shape) for m in maps] == [(7, 4, 2), (3, 2, 5), (5, 3, 3)]  # each image's own grid
     assert maps[0][1].all() and maps[1][1].all() and maps[2][1].all()
     with pytest.raises(InputError, match="grad_cam"):
-        model_of().alignment(batch_of(), "grad_cam")
+        model_of().alignment(batch_of(), "dowsing")
 
 
 def test_agrees_with_transformers():

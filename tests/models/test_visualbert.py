@@ -238,4 +238,4 @@ def test_alignment_maps():
     attention = seen[f"joint.{model.config.text.depth - 1}.attention"].mean(1)
     torch.testing.assert_close(maps[1], attention[1, :words, words : words + regions])
     with pytest.raises(InputError, match="cross_attention"):
-        model.alignment(batch, "grad_cam")
+        model.alignment(batch, "dowsing")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from coalign import create
+from coalign.analysis.runs.scores import match_scores
 from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import open_pictures
@@ -20,7 +21,7 @@ from coalign.data.questions.vqa import Question
 from coalign.data.regions.files import write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.evaluation import matching as match_scoring
-from coalign.evaluation.matching import PairScorer, match_scores
+from coalign.evaluation.matching import PairScorer
 from coalign.recipes._start import with_vocabulary
 from coalign.registry import find
 from coalign.retrieval.rerank import Shortlist

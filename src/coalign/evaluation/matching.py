@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from coalign.analysis.runs.scores import match_scores
 from coalign.data.loaded import Loaded
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, Seen
-from coalign.errors import InputError
 from coalign.ops.pairing import take_regions, take_texts
 from coalign.retrieval.rerank import Matcher
-from coalign.types import Batch, Encoding, Images, Layout, Packed
-
-
-def match_scores(model: Any, encoding: Encoding) -> Tensor:
-    """[B] the log-odds that text and image of each item match; a retrieval head's score where the model has one.
-
-    Raises:
-        InputError: the model does not match.
-    """
-    pooled = encoding.pooled
-    if "match_logits" in pooled:
-        match = int(getattr(model, "match_class", 1))
-        return pooled["match_logits"][:, match] - pooled["match_logits"][:, 1 - match]
-    if "logits" in pooled and pooled["logits"].shape[-1] == 1:
-        return pooled["logits"][:, 0]
-    raise InputError(
-        f"{type(model).__name__} has no matching head: use a pre-trained model, or one fine-tuned to retrieve"
-    )
-
+from coalign.types import Batch, Images, Layout, Packed
 
 KEPT = 1 << 30
 """Bytes of texts' states that are kept at most."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from coalign.errors import InputError
 from coalign.layers.transformer import Encoder
+from coalign.ops.alignment import AlignmentRecord, Attended, Rows, cosines
 from coalign.ops.attention import Mask
 from coalign.types import Layout, Packed, Record, Text
 
@@ -42,15 +44,35 @@ class Joint:
             raise InputError("this stream holds text alone")
         return self.rows.split(self.text, self.other)
 
-    def across(self, weights: Float[Tensor, "b l l"]) -> list[Tensor]:
-        """[L_i, R_i] of each item: what every text row draws on every row of the other modality.
-
-        `weights` are over all rows of an item, as blocks record them.
-        """
+    def alignment(
+        self,
+        record: Record,
+        name: str = "joint.",
+        *,
+        before: int = 0,
+        after: int = 0,
+        score: Tensor | None = None,
+        plan: Sequence[Tensor] | None = None,
+    ) -> AlignmentRecord:
+        """What the blocks that filled `record` under `name` say of text rows and the other modality's, as a row of
+        places an item. Of the latter, `before` rows at the beginning and `after` at the end are no places."""
         if self.other is None:
             raise InputError("this stream holds text alone")
-        sizes = zip(weights, self.text.lengths.tolist(), self.other.lengths.tolist(), strict=True)
-        return [item[:words, words : words + others] for item, words, others in sizes]
+        words, rows = self.text.lengths.tolist(), self.other.lengths.tolist()
+        counts = [count - before - after for count in rows]
+        depth = sum(key.startswith(name) and key.endswith(".attention") for key in record)
+        layers = [[Attended("joint", "joint", record[f"{name}{i}.attention"])] for i in range(depth)]
+        pairs = [pair[:, before : before + count] for pair, count in zip(cosines(*self.split()), counts, strict=True)]
+        return AlignmentRecord(
+            Rows.of("joint", words),
+            Rows.of("joint", counts, [own + before for own in words]),
+            [(count,) for count in counts],
+            layers,
+            score=score,
+            plan=plan,
+            similarity=pairs,
+            grad_layer=max(depth - 2, 0),  # of the last block, the score reads the first row alone
+        )
 
     @property
     def texts(self) -> Packed:

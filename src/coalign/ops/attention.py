@@ -148,6 +148,8 @@ def attend_with_weights(
         scores = scores + seen
     blind = (scores == -math.inf).all(-1, keepdim=True)
     weights = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+    if torch.is_grad_enabled() and not weights.requires_grad:
+        weights.requires_grad_()  # frozen layers too are differentiated by their weights
     return _rows(F.dropout(weights, dropout) @ values, mask.queries), weights
 
 

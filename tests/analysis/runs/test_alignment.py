@@ -40,6 +40,8 @@ def test_pieces_of_a_word_are_averaged_and_special_tokens_dropped() -> None:
 
 
 class FakeAligner:
+    alignment_methods = ("cross_attention", "grad_cam")
+
     def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
         assert batch.text is not None
         scale = 1.0 if method == "cross_attention" else -1.0
@@ -59,6 +61,8 @@ def test_align_gives_each_pair_its_words() -> None:
 
 
 class FakeRegionAligner:
+    alignment_methods = ("cross_attention", "transport")
+
     def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
         return [torch.tensor([[9.0, 9.0], [0.1, 0.9], [0.3, 0.5], [0.2, 0.1]]), torch.zeros(2, 0)]
 

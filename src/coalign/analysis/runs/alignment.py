@@ -1,8 +1,8 @@
-"""Word-to-patch and word-to-region alignment: from maps of word pieces to maps of words, pictures, JSON, HTML.
+"""Alignment of words with patches, regions or moments: maps of word pieces to maps of words, pictures, JSON, HTML.
 
-The maps themselves are the model's: attention of its layers, Grad-CAM (ALBEF, Li et al. 2021, section 6), or a plan of
-optimal transport (UNITER, Chen et al. 2020, section 3.2; ViLT, Kim et al. 2021, figure 4). Here they are gathered by
-word, scaled for the eye and laid over the picture: patches as heat, regions as boxes.
+The maps are the model's, by one of its methods (`ops.alignment`), or by occlusion (`analysis.runs.occlusion`), which
+needs no more of a model than a score. Here they are gathered by word, scaled for the eye and laid over the picture:
+patches as heat, regions as boxes.
 """
 
 import html
@@ -14,33 +14,68 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
+from coalign.analysis.runs.occlusion import occlusion
+from coalign.analysis.runs.scores import has_score
 from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
 from coalign.errors import InputError
 from coalign.types import Batch
 
-Method = Literal["cross_attention", "grad_cam", "transport", "similarity"]
+Method = Literal["cross_attention", "rollout", "grad_cam", "relevance", "transport", "similarity", "occlusion"]
+Choice = Literal["auto"] | Method
 Scaling = Literal["word", "pair", "none"]
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 # Lightness falls evenly, so strength reads without colour too.
-HEAT = LinearSegmentedColormap.from_list("heat", ["#fff3d6", "#fdbb5a", "#ee6c3b", "#c0265d", "#4c0f5c"])
+_HEAT = np.array([(255, 243, 214), (253, 187, 90), (238, 108, 59), (192, 38, 93), (76, 15, 92)], np.float32) / 255
+
+
+def heat_colour(strength: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[..., 3] the colours of strengths in [0, 1], between five that are evenly spaced."""
+    place = np.asarray(strength, np.float32).clip(0, 1)
+    steps = np.linspace(0, 1, len(_HEAT))
+    return np.stack([np.interp(place, steps, _HEAT[:, channel]) for channel in range(3)], -1).astype(np.float32)
 
 
 @runtime_checkable
 class Aligner(Protocol):
     """What alignment maps need of a model."""
 
-    def alignment(self, batch: Batch, method: Method = "cross_attention") -> list[Tensor]:
-        """One tensor a pair, [pieces, h, w] or [pieces, regions]: how much each word piece (special ones included)
-        draws on each patch or region."""
+    def alignment(self, batch: Batch, method: Any = "cross_attention") -> list[Tensor]:
+        """One tensor a pair, [pieces, *places]: how much each word piece (special ones included) draws on each patch
+        [h, w], region or moment. Models of several methods take `layer`, `head` and `back` too (`layers.aligning`)."""
         ...
+
+
+def methods_of(model: object) -> list[Method]:
+    """The methods by which a model's alignment can be read, the one that "auto" means first.
+
+    Raises:
+        InputError: it has neither alignment maps nor a score of text and image.
+    """
+    methods: list[Method] = []
+    if isinstance(model, Aligner):
+        methods.append(getattr(model, "alignment_method", "cross_attention"))
+        methods += getattr(model, "alignment_methods", ("cross_attention",))
+    if has_score(model):
+        methods.append("occlusion")
+    if not methods:
+        raise InputError(f"a {type(model).__name__} has no alignment maps")
+    return sorted(set(methods), key=methods.index)
+
+
+def chosen_method(model: object, method: str = "auto") -> Method:
+    """The method of that name. Raises `InputError` where the model has none of it."""
+    methods = methods_of(model)
+    chosen: Method | None = methods[0] if method == "auto" else next((own for own in methods if own == method), None)
+    if chosen is None:
+        raise InputError(f"a {type(model).__name__} has no {method} maps; it has: {', '.join(methods)}")
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +141,37 @@ class RegionAlignment:
         return {**said, "values": self.values.tolist(), "best": self.best()}
 
 
-Alignment = AlignmentMap | RegionAlignment
+@dataclass(frozen=True, eq=False)
+class MomentAlignment:
+    """One pair's map onto the moments of a video or the steps of a stream: `values` [W, M]; `times` [M, 2] in seconds
+    where they are known."""
+
+    words: tuple[str, ...]
+    values: Tensor
+    times: Tensor | None = None
+    method: str = "cross_attention"
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 2 or len(self.words) != self.values.shape[0]:
+            raise InputError(f"{len(self.words)} words need maps [words, moments], got {tuple(self.values.shape)}")
+
+    def scaled(self, scaling: Scaling = "word") -> Tensor:
+        """[W, M] in [0, 1], as `AlignmentMap.scaled`."""
+        return _scaled(self.values, scaling)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"words", "moments": M, "times": [M][2] or null, "method", "values": [W][M]}."""
+        times = None if self.times is None else self.times.tolist()
+        said = {"words": list(self.words), "moments": self.values.shape[1], "times": times, "method": self.method}
+        return {**said, "values": self.values.tolist()}
+
+
+Alignment = AlignmentMap | RegionAlignment | MomentAlignment
+
+
+def phrase(found: Alignment, words: Sequence[int] | None = None) -> Tensor:
+    """The map of several words taken together, the mean of theirs; of the whole text where `words` is None."""
+    return (found.values if words is None else found.values[list(words)]).mean(0)
 
 
 def _scaled(values: Tensor, scaling: Scaling) -> Tensor:
@@ -131,38 +196,80 @@ def word_maps(pieces: Tensor, words: Tensor) -> Tensor:
     return total / number.clamp(min=1).view(-1, *[1] * (pieces.dim() - 1))
 
 
-def align(
-    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: Method = "cross_attention", box: Box = WHOLE
-) -> list[AlignmentMap]:
-    """The word-level map of every pair of `batch` onto patches.
+def read_alignment(
+    model: object,
+    batch: Batch,
+    words: Sequence[Sequence[str]],
+    method: str = "auto",
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    back: bool = False,
+    box: Box = WHOLE,
+) -> list[Alignment]:
+    """The word-level map of every pair of `batch`: onto patches, regions or moments, whichever the batch has.
 
     `words[i]` are the words of text i as `batch.text.words` counts them. Words beyond the end of a text that was cut
-    have no map and are left out. `box` is the part of the picture that the model saw.
+    have no map and are left out. `layer` and `head` choose one in place of all; with `back` the values are how much
+    each place draws on each word. `box` is the part of the picture that the model saw.
+
+    Raises:
+        InputError: the model has no such method, layer or head, or the batch lacks a part.
     """
-    return [
-        AlignmentMap(tuple(names[: len(values)]), values, method, box)
-        for names, values in zip(words, _maps(model, batch, method), strict=True)
-    ]
+    chosen = chosen_method(model, method)
+    options = {"layer": layer, "head": head, "back": back or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if chosen == "occlusion":
+        if layer is not None or head is not None:
+            raise InputError("occlusion has no layers and no heads")
+        maps = occlusion(model, batch)
+    else:
+        assert isinstance(model, Aligner)
+        maps = _maps(model, batch, chosen, **given)
+    places: list[Any] = [None] * len(maps)
+    if batch.regions is not None:
+        places = list(batch.regions.boxes[:, :4].cpu().split(batch.regions.features.lengths.tolist()))
+    elif batch.video is not None and batch.video.times is not None and batch.video.features is not None:
+        places = list(batch.video.times.cpu().split(batch.video.features.lengths.tolist()))
+    found: list[Alignment] = []
+    for names, values, place in zip(words, maps, places, strict=True):
+        own = tuple(names[: len(values)])
+        if batch.regions is not None:
+            found.append(RegionAlignment(own, values, place, chosen))
+        elif values.dim() == 3:
+            found.append(AlignmentMap(own, values, chosen, box))
+        else:
+            found.append(MomentAlignment(own, values, place, chosen))
+    return found
+
+
+def align(
+    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: str = "cross_attention", box: Box = WHOLE
+) -> list[AlignmentMap]:
+    """`read_alignment` of pairs whose images are patches."""
+    found = read_alignment(model, batch, words, method, box=box)
+    maps = [own for own in found if isinstance(own, AlignmentMap)]
+    if len(maps) < len(found):
+        raise InputError(f"a {type(model).__name__} does not align words with patches")
+    return maps
 
 
 def align_regions(
-    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: Method = "cross_attention"
+    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: str = "cross_attention"
 ) -> list[RegionAlignment]:
-    """The word-level map of every pair of `batch` onto its regions; `words` as of `align`."""
+    """`read_alignment` of pairs whose images are regions."""
     if batch.regions is None:
         raise InputError("word-to-region maps need a batch with regions")
-    boxes = batch.regions.boxes[:, :4].cpu().split(batch.regions.features.lengths.tolist())
-    return [
-        RegionAlignment(tuple(names[: len(values)]), values, own, method)
-        for names, values, own in zip(words, _maps(model, batch, method), boxes, strict=True)
-    ]
+    return [own for own in read_alignment(model, batch, words, method) if isinstance(own, RegionAlignment)]
 
 
-def _maps(model: Aligner, batch: Batch, method: Method) -> list[Tensor]:
+def _maps(model: Aligner, batch: Batch, method: Method, **given: Any) -> list[Tensor]:
+    if batch.text is None and batch.series is not None:  # the steps of a stream are the words
+        return [own.detach().float().cpu() for own in model.alignment(batch, method=method, **given)]
     if batch.text is None or batch.text.words is None:
         raise InputError("alignment maps need a batch whose text says which word each piece belongs to")
     numbers = batch.text.words.split(batch.text.ids.lengths.tolist())
-    found = model.alignment(batch, method=method)
+    found = model.alignment(batch, method=method, **given)
     return [word_maps(m.detach(), n).float().cpu() for m, n in zip(found, numbers, strict=True)]
 
 
@@ -176,7 +283,7 @@ def overlay(picture: Picture, heat: Tensor, box: Box = WHOLE, opacity: float = 0
     grey = base.mean(2, keepdims=True)
     pale = 0.4 + 0.6 * (0.5 * base + 0.5 * grey)
     strength = _enlarge(heat, image.height, image.width, box)[..., None]
-    colour = HEAT(strength[..., 0])[..., :3].astype(np.float32)
+    colour = heat_colour(strength[..., 0])
     alpha = opacity * strength**0.8
     mixed = (1 - alpha) * pale + alpha * colour
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
@@ -202,7 +309,7 @@ def boxes_over(picture: Picture, strength: Tensor, boxes: Tensor) -> Image.Image
     size = torch.tensor([image.width, image.height, image.width, image.height])
     for place in strength.argsort().tolist():  # the strongest last, over the others
         corners = tuple((boxes[place] * size).round().int().tolist())
-        colour = tuple(round(255 * part) for part in HEAT(float(strength[place]))[:3])
+        colour = tuple(round(255 * float(part)) for part in heat_colour(float(strength[place])))
         if strength[place] >= strength.max():
             pale.paste(image.crop(corners), corners[:2])
         ImageDraw.Draw(pale).rectangle(corners, outline=colour, width=width)
@@ -214,6 +321,8 @@ def overlays(picture: Picture, found: Alignment, scaling: Scaling = "word", side
     image = fit(open_picture(picture), side, enlarge=True)
     if isinstance(found, RegionAlignment):
         return [boxes_over(image, strength, found.boxes) for strength in found.scaled(scaling)]
+    if isinstance(found, MomentAlignment):
+        raise InputError("moments of a video cannot be laid over a picture")
     return [overlay(image, heat, found.box) for heat in found.scaled(scaling)]
 
 

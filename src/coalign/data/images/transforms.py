@@ -1,16 +1,23 @@
-"""Pictures to what a model reads: sized, augmented in training, normalised. torchvision's v2 transforms do the work."""
+"""Pictures to what a model reads: sized, augmented in training, normalised.
+
+Sizing and normalisation are torchvision's (v2), to the bit, in their few lines here; augmentation is torchvision's own
+and imported where it is used, since that import costs several seconds: it brings in torch's compiler.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torch.nn.functional import interpolate, pad
 
 from coalign.data.images.decode import MAX_PIXELS
 from coalign.errors import InputError
@@ -51,6 +58,9 @@ class ImageOptions:
     max_pixels: int = MAX_PIXELS
 
 
+Step = Callable[[Tensor], Tensor]
+
+
 class ImageTransform:
     """A picture, PIL or uint8 [3, H, W], to float32 [3, S, S], normalised by the model's mean and standard deviation.
 
@@ -66,24 +76,37 @@ class ImageTransform:
         steps = [] if train and not framing_alone else _sizing(spec.image_size, spec.image_multiple, options)
         if train:
             steps += _augmenting(spec.image_size, options, crop=not framing_alone)
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))]
+        steps.append(partial(_normalise, mean=_by_channel(spec.mean), std=_by_channel(spec.std)))
         if train and options.erase:
+            from torchvision.transforms import v2
+
             noise: Any = "random"  # in units of the deviation, as timm does; the signature knows numbers alone
             steps.append(v2.RandomErasing(options.erase, value=noise))
-        self._steps = v2.Compose(steps)
+        self._steps = steps
         self.train = train
 
     def __call__(self, image: Image.Image | Tensor, seed: int | None = None) -> Tensor:
-        pixels = image if isinstance(image, Tensor) else v2.functional.pil_to_tensor(image)
+        pixels = image if isinstance(image, Tensor) else pixels_of(image)
         if pixels.dtype != torch.uint8 or pixels.dim() != 3 or pixels.shape[0] != 3:
             raise InputError(f"a picture is uint8 [3, H, W], this one is {pixels.dtype} {list(pixels.shape)}")
         if not self.train:
-            return cast("Tensor", self._steps(pixels))
+            return self._through(pixels)
         if seed is None:
             raise ValueError("a training transform needs the seed of its sample")
         with torch.random.fork_rng(devices=[]):  # v2 draws from the global generator
             torch.default_generator.manual_seed(seed)
-            return cast("Tensor", self._steps(pixels))
+            return self._through(pixels)
+
+    def _through(self, pixels: Tensor) -> Tensor:
+        for step in self._steps:
+            pixels = step(pixels)
+        return pixels
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """uint8 [C, H, W] of a picture of 8-bit channels."""
+    pixels = np.array(image)
+    return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
 
 
 def derive_seed(*parts: int) -> int:
@@ -92,44 +115,70 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1
 
 
-class _Shorten(torch.nn.Module):
-    """The middle of a picture that is more than `LONGEST` times as long as it is wide.
-
-    Sizing a strip of one row to a shorter side of 224 would make it 224 times as long, only for its middle to be used.
-    """
-
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        side = LONGEST * min(height, width)
-        return v2.functional.center_crop(image, [min(height, side), min(width, side)])
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [C, *size] by bicubic interpolation with antialiasing, as `torchvision.transforms.v2` has it."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return interpolate(image[None], size=list(size), mode="bicubic", align_corners=False, antialias=True)[0]
 
 
-class _InProportion(torch.nn.Module):
+def _by_channel(values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values).view(3, 1, 1)
+
+
+def _normalise(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return image.float().mul_(1 / 255).sub_(mean).div_(std)
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle [C, height, width], with black around it where the image is smaller."""
+    lack = [max(side - own, 0) for side, own in zip((width, height), (image.shape[-1], image.shape[-2]), strict=True)]
+    if any(lack):
+        image = pad(image, [lack[0] // 2, (lack[0] + 1) // 2, lack[1] // 2, (lack[1] + 1) // 2])
+    top, left = (round((own - side) / 2.0) for own, side in zip(image.shape[-2:], (height, width), strict=True))
+    return image[..., top : top + height, left : left + width]
+
+
+def _in_proportion(image: Tensor, size: int, multiple: int) -> Tensor:
     """The shorter side is sized to `size`, or less where the longer would pass 1333/800 of it; then both are cut down
     to whole multiples (ViLT, Kim et al. 2021, section 4.2, which takes these figures from detectors)."""
-
-    def __init__(self, size: int, multiple: int) -> None:
-        super().__init__()
-        self.size, self.longest, self.multiple = size, int(1333 / 800 * size), multiple
-
-    def forward(self, image: Tensor) -> Tensor:
-        sides: list[int] = list(image.shape[-2:])
-        scale = min(self.size / min(sides), self.longest / max(sides))
-        whole = [max(1, int(side * scale + 0.5) // self.multiple) * self.multiple for side in sides]
-        return v2.functional.resize(image, whole, InterpolationMode.BICUBIC, antialias=True)
+    sides: list[int] = list(image.shape[-2:])
+    scale = min(size / min(sides), int(1333 / 800 * size) / max(sides))
+    height, width = (max(1, int(side * scale + 0.5) // multiple) * multiple for side in sides)
+    return resize(image, (height, width))
 
 
-def _sizing(size: int, multiple: int | None, options: ImageOptions) -> list[Any]:
+def _middle(image: Tensor, size: int, keep: float) -> Tensor:
+    """The shorter side is sized to `size / keep`, and the middle cut out.
+
+    Of a picture more than `LONGEST` times as long as it is wide only the middle is sized: a strip of one row would
+    otherwise become that much longer, only for its middle to be used.
+    """
+    longest = LONGEST * min(image.shape[-2:])
+    image = _centre(image, *(min(side, longest) for side in image.shape[-2:]))
+    height, width = image.shape[-2:]
+    shorter = round(size / keep)
+    if height <= width:
+        image = resize(image, (shorter, int(shorter * width / height)))
+    else:
+        image = resize(image, (int(shorter * height / width), shorter))
+    return _centre(image, size, size)
+
+
+def _sizing(size: int, multiple: int | None, options: ImageOptions) -> list[Step]:
     if multiple is not None:
-        return [_InProportion(size, multiple)]
+        return [partial(_in_proportion, size=size, multiple=multiple)]
     if options.resize == "square":
-        return [v2.Resize((size, size), InterpolationMode.BICUBIC, antialias=True)]
-    shorter = round(size / options.keep)
-    return [_Shorten(), v2.Resize(shorter, InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)]
+        return [partial(resize, size=(size, size))]
+    return [partial(_middle, size=size, keep=options.keep)]
 
 
-def _augmenting(size: int, options: ImageOptions, crop: bool) -> list[Any]:
-    steps: list[Any] = []
+def _augmenting(size: int, options: ImageOptions, crop: bool) -> list[Step]:
+    if not (crop or options.flip or options.jitter or options.randaugment):
+        return []
+    from torchvision.transforms import InterpolationMode, v2
+
+    steps: list[Step] = []
     if crop:
         steps.append(
             v2.RandomResizedCrop(size, options.scale, options.ratio, InterpolationMode.BICUBIC, antialias=True)

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from coalign.checkpoints import Carry, Rename, StateMap, Tie, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.heads import MaskedLMHead
 from coalign.models.actbert.trunk import ActBertConfig, ActBertTrunk, StreamConfig
 from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionDistribution
+from coalign.ops.alignment import AlignmentRecord, Attended, Rows
 from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_rows
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, take_texts
@@ -47,11 +49,13 @@ SIZES = {
 }
 
 
-class ActBert(Trainable):
+class ActBert(Aligning, Trainable):
     """The pre-training model. Match logits: class 0 says that text and video belong together.
 
     A batch has texts, regions, and actions as `Video.features`, one row an action.
     """
+
+    match_class = 0
 
     def __init__(self, config: ActBertConfig) -> None:
         super().__init__()
@@ -103,6 +107,21 @@ class ActBert(Trainable):
         seen = self.trunk(self.embed(*parts_of(batch)), kept)
         pooled = self.trunk.pool(seen)
         return Encoding(seen, pooled | {"match_logits": self.match_head(self.trunk.join(pooled))}, record=kept or {})
+
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on regions, by the connections. Tangled ones have no attention of words to regions: what a word draws
+        on a region goes through the words that it attends to, and the actions stretched over them."""
+        if self.config.connection == "apart":
+            raise InputError("this ActBERT keeps its streams apart: no words attend to regions")
+        text, regions, actions = parts_of(batch)
+        kept: Record = {}
+        self.trunk(self.embed(text, regions, actions), kept)
+        words, counts = text.ids.lengths.tolist(), regions.features.lengths.tolist()
+        names = [f"connection.{i}.text_to_regions" for i in range(len(self.trunk.connections))]
+        layers = [[Attended("text", "regions", kept[name])] for name in names]
+        return AlignmentRecord(
+            Rows.of("text", words), Rows.of("regions", counts, 1), [(count,) for count in counts], layers
+        )
 
     def predict(self, text: Packed, rows: Tensor) -> Tensor:
         """Vocabulary logits [n, V] at these rows only."""

@@ -14,7 +14,7 @@ from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import Pooler
 from coalign.layers.transformer import BlockConfig, Encoder, TransformerBlock
-from coalign.ops.attention import Mask, attend
+from coalign.ops.attention import Mask, attend, attend_with_weights
 from coalign.ops.boxes import box_numbers
 from coalign.ops.packing import insert_row
 from coalign.trunks.bert import BertConfig
@@ -154,14 +154,21 @@ class TangledLayer(nn.Module):
         self.drop = Dropout(t.dropout)
 
     def forward(self, seen: Mapping[str, Packed], record: Record | None = None, name: str = "") -> dict[str, Packed]:
-        """The three streams, from their states before the layer. `record` gets `{name}{stream}.attended`."""
+        """The three streams, from their states before the layer.
+
+        `record` gets `{name}{stream}.attended`, and what words draw on regions, `{name}text_to_regions` [B, H, L, R]:
+        by way of the actions where the streams are tangled, straight where they are joint.
+        """
         query, key, value = (
             {stream: parts[stream](x.values) for stream, x in seen.items()}
             for parts in (self.query, self.key, self.value)
         )
+        own = dict(key)
         if self.kind == "tangled":
             self.guide(seen, query["actions"], key, value)
         attended = self.attend_all(seen, query, key, value)
+        if record is not None and self.kind != "apart":
+            record[f"{name}text_to_regions"] = self.text_to_regions(seen, query, key, own)
         out: dict[str, Packed] = {}
         for stream, x in seen.items():
             if record is not None:
@@ -212,6 +219,33 @@ class TangledLayer(nn.Module):
         before, last = found.split(pair, actions.layout)
         first, second = before.split(text.layout, regions.layout)
         return {"text": first.values, "regions": second.values, "actions": last.values}
+
+    def text_to_regions(
+        self,
+        seen: Mapping[str, Packed],
+        query: Mapping[str, Tensor],
+        key: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+    ) -> Tensor:
+        """[B, H, L, R] what words draw on regions; `own` are the keys before they are guided."""
+        text, regions, actions = (seen[stream] for stream in STREAMS)
+        if self.kind == "joint":
+            rows = Packed.concat(text.with_values(key["text"]), regions.with_values(key["regions"]))
+            rows = Packed.concat(rows, actions.with_values(key["actions"]))
+            weights = self.weights(query["text"], rows.values, Mask.between(text, rows))
+            place = torch.arange(regions.max_length, device=weights.device) + text.lengths[:, None]
+            index = place.clamp(max=weights.shape[3] - 1)[:, None, None].expand(*weights.shape[:3], -1)
+            return weights.gather(3, index)
+        within = self.weights(query["text"], key["text"], Mask.within(text))
+        found = self.weights(query["actions"], own["regions"], Mask.between(actions, regions))
+        length = None if self.padded is None else self.padded.text
+        action = stretched_rows(actions.layout, text.layout, length) - actions.layout.first[text.layout.item]
+        index = text.with_values(action).to_padded()[:, None, :, None].expand(-1, self.heads, -1, found.shape[3])
+        return within @ found.gather(2, index)
+
+    def weights(self, query: Tensor, key: Tensor, mask: Mask) -> Tensor:
+        q, k = (x.unflatten(-1, (self.heads, -1)) for x in (query, key))
+        return attend_with_weights(q, k, k, mask)[1]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (query, key, value))

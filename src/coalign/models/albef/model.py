@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from coalign.layers.aligning import Aligning
 from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import MomentumContrast, Similarities, momentum_copy, momentum_update
 from coalign.models.albef.names import original
@@ -29,12 +30,13 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
+from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
 from coalign.ops.masking import mask_tokens, predicted_rows
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
 
 
-class Albef(Trainable):
+class Albef(Aligning, Trainable):
     """The pre-training model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -85,34 +87,43 @@ class Albef(Trainable):
         return min(c.text.cross_from + 2, c.text.depth - 1) if c.alignment_block is None else c.alignment_block
 
     @property
-    def alignment_method(self) -> Literal["cross_attention", "grad_cam"]:
-        """Grad-CAM, as in the paper; plain cross-attention where only the last fusion block could show it."""
-        return "cross_attention" if self.alignment_block == self.config.text.depth - 1 else "grad_cam"
+    def alignment_methods(self) -> tuple[Method, ...]:
+        """Grad-CAM first, as in the paper; where only the last fusion block could show it, it says nothing of words,
+        since the matching logit reads that block's [CLS] row alone, and plain cross-attention is first."""
+        if self.alignment_block == self.config.text.depth - 1:
+            return ("cross_attention", "rollout", "relevance", "similarity")
+        return ("grad_cam", "cross_attention", "rollout", "relevance", "similarity")
 
-    def alignment(
-        self, batch: Batch, method: Literal["cross_attention", "grad_cam", "transport"] = "grad_cam"
-    ) -> list[Tensor]:
-        """Word-to-patch maps [L_i, grid, grid], one a pair: cross-attention of `alignment_block`, mean over heads.
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on patches, by the cross-attention of `alignment_block` (section 6.4) or through all blocks.
 
-        "grad_cam" weights the attention by the positive part of the matching logit's gradient (section 6.4).
+        "similarity" is the cosine of projected word and patch states; the paper trains it on the [CLS] rows alone.
         """
         assert batch.text is not None
-        if method == "transport":
-            raise ValueError("ALBEF has no transport plan; its methods are cross_attention and grad_cam")
-        c = self.config
-        block = self.alignment_block
-        if method == "grad_cam" and block == c.text.depth - 1:
-            raise ValueError(
-                f"Grad-CAM of fusion block {block} says nothing of words: it is the last, and the matching logit reads "
-                "its [CLS] row alone. Use method 'cross_attention'"
-            )
-        with torch.set_grad_enabled(method == "grad_cam"):
-            seen = self.encode(batch, record=True)
-            weights = seen.record[f"fusion.{block}.cross_attention"]
-            if method == "grad_cam":
-                weights = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum())
-        maps = weights.detach().mean(1)[:, :, 1:].unflatten(-1, c.image.grid_size)
-        return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
+        seen, c = self.encode(batch, record=True), self.config
+        kept, image = seen.record, c.image
+        layers = [[Attended("image", "image", kept[f"image.{i}.attention"])] for i in range(image.depth)]
+        for i in range(c.text.depth):
+            part = "fusion" if i >= c.text.cross_from else "text"
+            layers.append([Attended("text", "text", kept[f"{part}.{i}.attention"])])
+            if part == "fusion":
+                layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
+        words, count = batch.text.ids.lengths.tolist(), len(batch.text.ids)
+        pieces = self.online.text_projection(seen.tokens["text"].values)
+        patches = self.online.image_projection(seen.tokens["image"].to_padded()[:, 1:])
+        pairs = cosines(seen.tokens["text"].with_values(pieces), Packed.uniform(patches))
+        block = self.alignment_block - c.text.cross_from
+        rows, columns = image.grid_size
+        return AlignmentRecord(
+            Rows.of("text", words),
+            Rows.of("image", [rows * columns] * count, 1),
+            [(rows, columns)] * count,
+            layers,
+            score=seen.pooled["match_logits"][:, 1],
+            similarity=pairs,
+            cross_layer=block,
+            grad_layer=block,
+        )
 
     @torch.enable_grad()
     def ground(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.attention import Attention, activation
 from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
@@ -34,11 +35,11 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionClassification, RegionRegression
 from coalign.objectives.matching import Matching
 from coalign.objectives.reduce import mean_or
+from coalign.ops.alignment import AlignmentRecord, Attended, Rows, log_odds, two_ways
 from coalign.ops.attention import Mask
 from coalign.ops.boxes import box_numbers
 from coalign.ops.detections import detected_attributes, detected_objects, draw_answers
 from coalign.ops.masking import mask_features, mask_tokens, predicted_rows
-from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
@@ -175,8 +176,10 @@ class RegionHead(nn.Module):
         return {name: decoder(hidden) for name, decoder in self.decoders.items()}
 
 
-class Lxmert(Trainable):
+class Lxmert(Aligning, Trainable):
     """The pre-training model. Match logits: class 1 says that text and image belong together."""
+
+    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")
 
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__()
@@ -226,14 +229,21 @@ class Lxmert(Trainable):
         logits = self.match_head(self.trunk.pooler(seen.text.first))
         return logits[:, 1] - logits[:, 0]
 
-    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
-        """Word-to-region maps [L_i, R_i]: the last cross-modality layer's attention, mean over heads."""
-        if method != "cross_attention" or batch.text is None or batch.regions is None:
-            raise InputError("LXMERT aligns the words of a text with regions, by cross_attention")
-        with torch.no_grad():
-            seen = self.encode(batch, record=True)
-        maps = seen.record[f"cross.{self.config.cross_depth - 1}.text_to_regions"].mean(1)
-        return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on regions, by the attention between the streams and within them."""
+        if batch.text is None or batch.regions is None:
+            raise InputError("LXMERT aligns the words of a text with regions: this batch lacks one of them")
+        seen, c = self.encode(batch, record=True), self.config
+        words, regions = batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist()
+        kept, layers = seen.record, list[list[Attended]]()
+        layers += [[Attended("text", "text", kept[f"text.{i}.attention"])] for i in range(c.text.depth)]
+        layers += [[Attended("regions", "regions", kept[f"regions.{i}.attention"])] for i in range(c.region_depth)]
+        for i in range(c.cross_depth):
+            layers += two_ways(kept[f"cross.{i}.text_to_regions"], kept[f"cross.{i}.regions_to_text"])
+            layers.append([Attended(own, own, kept[f"cross.{i}.{own}.attention"]) for own in ("text", "regions")])
+        places, shapes = Rows.of("regions", regions), [(count,) for count in regions]
+        score = log_odds(seen.pooled["match_logits"])
+        return AlignmentRecord(Rows.of("text", words), places, shapes, layers, score=score)
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:

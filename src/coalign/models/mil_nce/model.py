@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from coalign.checkpoints import Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.s3d import Branches, S3d, S3dConfig
 from coalign.objectives.mil_nce import MilNce
+from coalign.ops.alignment import AlignmentRecord, Rows
 from coalign.ops.collectives import gather
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
@@ -100,12 +102,20 @@ class TextTower(nn.Module):
             highest = torch.where((count < self.max_words)[:, None], torch.maximum(highest, padding), highest)
         return self.out(highest)
 
+    def alone(self, ids: Packed) -> Tensor:
+        """[T, dim] the vector of every word as if it were the whole sentence."""
+        rows = self.up(self.word(ids.values)).relu()
+        if self.padding_counts and self.max_words > 1:
+            rows = torch.maximum(rows, self.up(self.word.weight[0]).relu())
+        return self.out(rows)
 
-class MilNceModel(Trainable):
+
+class MilNceModel(Aligning, Trainable):
     """Both towers. A batch has videos (`Video.frames`) and texts, K in a row for each video."""
 
     similarity: Literal["dot"] = "dot"
     """What retrieval compares `vectors` by: as in training, the plain product."""
+    METHODS = ("similarity",)
 
     def __init__(self, config: MilNceConfig) -> None:
         super().__init__()
@@ -151,6 +161,21 @@ class MilNceModel(Trainable):
             raise InputError("MIL-NCE reads videos' frames (Video.frames), or texts: the batch has neither")
         vectors = {name: pooled[name] for name in ("text", "video") if name in pooled}
         return Encoding({}, pooled, vectors, kept or {})
+
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on the moments of the last block, averaged over space: the product of each word's vector with each
+        moment's. Since the projection is linear, the mean over moments is the one-word sentence's similarity."""
+        if batch.video is None or batch.video.frames is None or batch.text is None:
+            raise InputError("MIL-NCE aligns words with the moments of frames (Video.frames): this batch lacks one")
+        moments = self.project(self.video(batch.video.frames, None).mean((3, 4)).transpose(1, 2))
+        lengths, count = batch.text.ids.lengths.tolist(), moments.shape[1]
+        words = self.text.alone(batch.text.ids).split(lengths)
+        return AlignmentRecord(
+            Rows.of("text", lengths),
+            Rows.of("video", [count] * len(lengths)),
+            [(count,)] * len(lengths),
+            similarity=[own @ seen.T for own, seen in zip(words, moments, strict=True)],
+        )
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """MIL-NCE of all processes' clips and sentences; sentence k of clip i is text i · K + k."""

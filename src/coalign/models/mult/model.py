@@ -27,12 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.ctc_alignment import CtcAlignment
 from coalign.layers.grouped import run_grouped
 from coalign.layers.sincos import sincos_steps
 from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
 from coalign.models.mult.names import original
 from coalign.objectives.answer import Answer
+from coalign.ops.alignment import AlignmentRecord, Attended, Rows
 from coalign.ops.attention import Mask
 from coalign.trunks.reading import label_of, stream_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Trainable
@@ -125,8 +127,10 @@ SIZES = {
 }
 
 
-class MulT(Trainable):
+class MulT(Aligning, Trainable):
     """The cross-modal transformers, one of each target's own, and the answer's residual head."""
+
+    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")
 
     def __init__(self, config: MulTConfig) -> None:
         super().__init__()
@@ -249,6 +253,28 @@ class MulT(Trainable):
             states[target.name] = self.remember(target.name, own.with_values(torch.cat([*seen.values()], 1)), kept)
         last = torch.cat([last_rows(x) for x in states.values()], 1)
         return Encoding(states, {"pooled": last, "logits": self.answer(last)}, {}, kept or {})
+
+    def alignment_record(self, batch: Batch, target: str | None = None, source: str | None = None) -> AlignmentRecord:
+        """Steps of the stream `target` on those of `source`; by default the first that asks, and the first it asks.
+
+        The score is the answer, or of several classes the highest.
+        """
+        target = target or self.config.asking[0].name
+        others = [stream.name for stream in self.config.others(target)]
+        source = source or others[0]
+        if target not in self.cross or source not in others:
+            raise InputError(f"in this MulT {target!r} does not attend to {source!r}")
+        seen = self.encode(batch, record=True)
+        names = [f"{target}.{source}.{i}.cross_attention" for i in range(self.config.layers)]
+        streams = self.at_steps(self.read(batch))[0]
+        words, steps = streams[target].lengths.tolist(), streams[source].lengths.tolist()
+        return AlignmentRecord(
+            Rows.of(target, words),
+            Rows.of(source, steps),
+            [(count,) for count in steps],
+            [[Attended(target, source, seen.record[name])] for name in names],
+            score=seen.pooled["logits"].amax(1),
+        )
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """By the task's name: absolute error with `labels["label"]` [B, outputs]; cross-entropy of each emotion's two

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
@@ -34,6 +35,7 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionClassification, RegionDistribution, RegionRegression
 from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
+from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.boxes import box_numbers
 from coalign.ops.masking import mask_tokens, predicted_rows
 from coalign.ops.packing import real_cells
@@ -164,8 +166,10 @@ class FeatureHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(rows))), projection.T, self.bias)
 
 
-class Uniter(Trainable):
+class Uniter(Aligning, Trainable):
     """The pre-training model."""
+
+    METHODS = ("transport", "cross_attention", "rollout", "grad_cam", "relevance", "similarity")
 
     def __init__(self, config: UniterConfig) -> None:
         super().__init__()
@@ -203,18 +207,14 @@ class Uniter(Trainable):
         """Transport between all words, [CLS] and [SEP] included, and all regions (section 3.2, WRA)."""
         return transport(*joint.split())
 
-    alignment_method = "transport"
-
-    @torch.no_grad()
-    def alignment(self, batch: Batch, method: str = "transport") -> list[Tensor]:
-        """Word-to-region maps [L_i, R_i]: the transport plan, or the last block's attention, mean over heads."""
-        if method not in ("transport", "cross_attention") or batch.text is None or batch.regions is None:
-            raise InputError("UNITER aligns the words of a text with regions, by 'transport' or 'cross_attention'")
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on regions."""
+        if batch.text is None or batch.regions is None:
+            raise InputError("UNITER aligns the words of a text with regions: this batch lacks one of them")
         kept: Record = {}
         joint = self.trunk(batch, record=kept)
-        if method == "cross_attention":
-            return joint.across(kept[f"joint.{self.config.text.depth - 1}.attention"].mean(1))
-        return real_cells(self.align(joint).plan, batch.text.ids.layout, batch.regions.features.layout)
+        plan = real_cells(self.align(joint).plan, batch.text.ids.layout, batch.regions.features.layout)
+        return joint.alignment(kept, score=log_odds(self.match_head(self.trunk.pool(joint))), plan=plan)
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:

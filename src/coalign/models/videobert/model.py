@@ -22,11 +22,14 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import Rename, StateMap
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.heads import MaskedLMHead, Pooler
+from coalign.layers.joint import Joint
 from coalign.models.bert.heads import BertTask
 from coalign.models.bert.model import Bert
 from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
+from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.kmeans import descend, grow, leaves
 from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
 from coalign.ops.packing import insert_row
@@ -103,8 +106,11 @@ class VisualWords(nn.Module):
         self.plant(grow(features, self.branching, self.levels, steps=steps, generator=generator))
 
 
-class VideoBert(Trainable):
+class VideoBert(Aligning, Trainable):
     """BERT over words and visual words. A batch has texts, videos (`Video.features`, one row a clip), or both."""
+
+    match_class = 0
+    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance", "similarity")
 
     def __init__(self, config: VideoBertConfig) -> None:
         super().__init__()
@@ -193,6 +199,17 @@ class VideoBert(Trainable):
         else:
             tokens |= dict.fromkeys(parts, states)
         return Encoding(tokens, pooled, record=kept or {})
+
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on clips, the moments of a video."""
+        parts = self.parts(batch)
+        if len(parts) < 2:
+            raise InputError("VideoBERT aligns the words of a text with the clips of a video: this batch lacks one")
+        kept: Record = {}
+        states = self.read(parts, kept)
+        joint = Joint(states, parts["text"].layout, parts["video"].layout)
+        score = log_odds(self.match_head(self.pooler(states.first)), self.match_class)
+        return joint.alignment(kept, "fused.", after=1, score=score)
 
     def predict(self, states: Packed, rows: Tensor) -> Tensor:
         """Logits [n, words + leaves] at these rows only."""

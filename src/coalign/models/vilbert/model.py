@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.heads import ClassifierHead, MaskedLMHead
 from coalign.models.vilbert.names import vilbert_rules
 from coalign.models.vilbert.trunk import VilbertConfig, VilbertTrunk
@@ -29,9 +30,10 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionContrast, RegionDistribution, RegionRegression
 from coalign.objectives.matching import Matching
 from coalign.objectives.reduce import mean_or
+from coalign.ops.alignment import AlignmentRecord, Attended, Rows, log_odds, two_ways
 from coalign.ops.boxes import overlaps_chosen
 from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_rows
-from coalign.ops.packing import moved_rows, real_cells
+from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, draw_rows, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Trainable
@@ -61,10 +63,11 @@ SIZES = {
 }
 
 
-class Vilbert(Trainable):
+class Vilbert(Aligning, Trainable):
     """The pre-training model. Match logits: class 0 says that text and image belong together."""
 
     match_class = 0
+    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")
 
     def __init__(self, config: VilbertConfig) -> None:
         super().__init__()
@@ -120,19 +123,39 @@ class Vilbert(Trainable):
         logits = self.match_head(self.trunk.pool(seen))
         return logits[:, 0] - logits[:, 1]
 
-    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
-        """Word-to-region maps [L_i, R_i]: the last connection's attention, mean over heads.
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on regions, by the connections and the blocks of both streams.
 
         The task token's row and the whole image's column are left out.
         """
-        if method != "cross_attention" or batch.text is None or batch.regions is None:
-            raise InputError("ViLBERT aligns the words of a text with regions, by cross_attention")
-        with torch.no_grad():
-            seen = self.encode(batch, record=True)
-        maps = seen.record[f"connection.{len(self.trunk.connections) - 1}.text_to_regions"].mean(1)[:, :, 1:]
+        if batch.text is None or batch.regions is None:
+            raise InputError("ViLBERT aligns the words of a text with regions: this batch lacks one of them")
+        seen, c = self.encode(batch, record=True), self.config
+        kept, layers, begun = seen.record, list[list[Attended]](), {"text": 0, "regions": 0}
+
+        def blocks(stream: str, end: int) -> None:
+            layers.extend(
+                [Attended(stream, stream, kept[f"{stream}.{i}.attention"])] for i in range(begun[stream], end)
+            )
+            begun[stream] = end
+
+        for i, ends in enumerate(zip(c.text_connections, c.region_connections, strict=True)):
+            blocks("text", ends[0])
+            blocks("regions", ends[1])
+            layers += two_ways(kept[f"connection.{i}.text_to_regions"], kept[f"connection.{i}.regions_to_text"])
+        blocks("regions", c.region_depth)
+        blocks("text", c.text.depth)
+        words, regions = batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist()
+        pieces = Rows.of("text", words)
         if self.trunk.tasks is not None:
-            maps = torch.cat([maps[:, :1], maps[:, 2:]], 1)
-        return real_cells(maps, batch.text.ids.layout, batch.regions.features.layout)
+            pieces = Rows("text", [rows + (rows > 0).long() for rows in pieces.index])
+        return AlignmentRecord(
+            pieces,
+            Rows.of("regions", regions, 1),
+            [(count,) for count in regions],
+            layers,
+            score=log_odds(seen.pooled["match_logits"], self.match_class),
+        )
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.dropout import Dropout
 from coalign.layers.embeddings import PatchEmbedding, TextEmbedding
 from coalign.layers.heads import MaskedLMHead, Pooler
@@ -34,7 +35,9 @@ from coalign.models.vilt.names import original, transformers
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
+from coalign.ops.alignment import AlignmentRecord, Method, log_odds
 from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners
 from coalign.ops.patches import choose_patches, pack_patches, patches_of_pixels, patches_of_sizes, resized_positions
 from coalign.ops.transport import Transport, transport
@@ -156,7 +159,7 @@ class ViltTrunk(nn.Module):
         return images.pixels
 
 
-class Vilt(Trainable):
+class Vilt(Aligning, Trainable):
     """The pre-training model."""
 
     def __init__(self, config: ViltConfig) -> None:
@@ -198,32 +201,25 @@ class Vilt(Trainable):
         place = text.layout.position
         return transport(text, image, (place > 0) & (place < last), image.layout.position > 0)
 
-    alignment_method = "transport"
+    @property
+    def alignment_methods(self) -> tuple[Method, ...]:
+        with_score: tuple[Method, ...] = () if self.match_head is None else ("grad_cam", "relevance")
+        return ("transport", "cross_attention", "rollout", *with_score, "similarity")
 
-    @torch.no_grad()
-    def alignment(self, batch: Batch, method: str = "transport") -> list[Tensor]:
-        """Word-to-patch maps [L_i, rows_i, columns_i], each of its image's own grid: the transport plan (figure 4), or
-        the last block's attention."""
-        if method not in ("transport", "cross_attention"):
-            raise InputError(f"ViLT draws maps by 'transport' or 'cross_attention', not {method!r}")
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on patches, each image's of its own grid."""
         text, images = pair_of(batch)
         patches, real = self.trunk.patches(images), self.trunk.real(images)
         kept: Record = {}
         joint = self.trunk(text, images, patches, record=kept)
-        words = text.ids.lengths.tolist()
-        if method == "transport":
-            weights = self.align(joint).plan[:, :, 1:]
-        else:
-            weights = kept[f"joint.{self.config.image.depth - 1}.attention"].mean(1)
-        maps: list[Tensor] = []
-        for i, (length, count) in enumerate(zip(words, patches.lengths.tolist(), strict=True)):
-            start = 0 if method == "transport" else length + 1
-            place = patches.values[patches.layout.item == i]
-            found = weights[i, :length, start : start + count]
-            canvas = found.new_zeros(length, real[i].numel())
-            rows, columns = int(real[i].any(1).sum()), int(real[i].any(0).sum())
-            maps.append(canvas.index_copy(1, place, found).unflatten(1, real.shape[1:])[:, :rows, :columns])
-        return maps
+        plan = real_cells(self.align(joint).plan[:, :, 1:], text.ids.layout, patches.layout)
+        score = None if self.match_head is None else log_odds(self.match_logits(joint))
+        shapes = [(int(own.any(1).sum()), int(own.any(0).sum())) for own in real]
+        cells = [
+            own // real.shape[2] * columns + own % real.shape[2]
+            for own, (_, columns) in zip(patches.values.split(patches.lengths.tolist()), shapes, strict=True)
+        ]
+        return replace(joint.alignment(kept, before=1, score=score, plan=plan), shapes=shapes, cells=cells)
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from coalign.checkpoints import Carry, Rename, StateMap, Tie
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.heads import MaskedLMHead, Pooler
 from coalign.layers.joint import Joint, same_items, with_words
 from coalign.layers.transformer import Encoder
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
+from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, trunk_rules
@@ -140,8 +142,10 @@ class VisualBertTrunk(nn.Module):
         return self.pooler(joint.rows.first)
 
 
-class VisualBert(Trainable):
+class VisualBert(Aligning, Trainable):
     """The pre-training model."""
+
+    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance", "similarity")
 
     match_class = 0
     """Which of the matching logits says that text and image belong together."""
@@ -172,14 +176,13 @@ class VisualBert(Trainable):
         pooled = self.trunk.pool(joint)
         return Encoding(tokens_of(joint), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {})
 
-    @torch.no_grad()
-    def alignment(self, batch: Batch, method: str = "cross_attention") -> list[Tensor]:
-        """Word-to-region maps [L_i, R_i]: the last block's attention, mean over heads (the paper's section 5.2)."""
-        if method != "cross_attention" or batch.text is None or batch.regions is None:
-            raise InputError("VisualBERT aligns the words of a text with regions, by 'cross_attention'")
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on regions (the paper's section 5.2 shows the last block's attention)."""
+        if batch.text is None or batch.regions is None:
+            raise InputError("VisualBERT aligns the words of a text with regions: this batch lacks one of them")
         kept: Record = {}
         joint = self.trunk(batch, record=kept)
-        return joint.across(kept[f"joint.{self.config.text.depth - 1}.attention"].mean(1))
+        return joint.alignment(kept, score=log_odds(self.match_head(self.trunk.pool(joint)), self.match_class))
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Masked words and sentence-image prediction, from one forward pass. `choices` may hold what `draw` draws."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coalign.analysis.runs.alignment import Aligner, Method, word_maps
+from coalign.analysis.runs.alignment import Aligner, Method, methods_of, word_maps
 from coalign.data.core.batches import Batches
 from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item, ItemCollate
@@ -63,16 +63,15 @@ def _shares(low: Tensor, high: Tensor, cells: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True).clamp(min=1e-9)
 
 
-def methods_of(model: object) -> list[Method]:
-    """How a model's alignment can be read, its own best way first.
+def methods_in_passes(model: object) -> list[Method]:
+    """How a model's alignment can be read in one pass, the one that "auto" means first.
 
     Raises:
         InputError: it has no alignment maps.
     """
     if not isinstance(model, Aligner):
         raise InputError(f"a {type(model).__name__} has no alignment maps")
-    own: Method = getattr(model, "alignment_method", "cross_attention")
-    return list(dict.fromkeys([own, "cross_attention"]))
+    return [method for method in methods_of(model) if method != "occlusion"]
 
 
 def read_maps(

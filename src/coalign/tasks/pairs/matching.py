@@ -13,13 +13,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tyro.conf import arg
 
+from coalign.analysis.runs.scores import match_scores
 from coalign.arguments import PAIRS_HELP, OptionalName, Path
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.core.samples import Source
 from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import Pictures, image_of, open_pictures
 from coalign.errors import InputError
-from coalign.evaluation.matching import match_scores
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.visual import VisualTask, through
 from coalign.types import Batch, Encoding, InputSpec

@@ -14,7 +14,7 @@ from coalign.data.questions.items import Box
 from coalign.data.questions.referring import read_refcoco
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.visual import VisualTask
-from coalign.tasks.pairs._alignment import methods_of, read_maps
+from coalign.tasks.pairs._alignment import methods_in_passes, read_maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Evaluate(VisualTask):
                 boxes.append(box)
             meant.append(same[0] if same else len(boxes) - 1)
         metrics: dict[str, float] = {}
-        for method in methods_of(found.model):
+        for method in methods_in_passes(found.model):
             right = 0
             maps = read_maps(found, items, pictures, self.batch_size, method)
             for item, place, seen in zip(items, meant, maps, strict=True):

@@ -15,7 +15,7 @@ from coalign.data.questions.items import Item
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.visual import VisualTask
-from coalign.tasks.pairs._alignment import WordMap, methods_of, read_maps
+from coalign.tasks.pairs._alignment import WordMap, methods_in_passes, read_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class Evaluate(VisualTask):
     """Aligns the words of captions with boxes, and counts how often the right box is the one.
 
     "choice": the box, among those that the data names in the image, on which the word draws most; "pointing": the patch
-    or region on which it draws most has its middle in the right box. By every way in which the model shows alignment:
-    attention, and transport where it has it. "chance" is of "choice".
+    or region on which it draws most has its middle in the right box. By every method of the model but
+    occlusion. "chance" is of "choice".
     """
 
     data: Path
@@ -54,7 +54,7 @@ class Evaluate(VisualTask):
             if len(found.vocabulary.words(said)) != truth.length:
                 raise InputError(f"{truth.item.id}: the vocabulary takes {said!r} for other words than the data")
         metrics: dict[str, float] = {}
-        for method in methods_of(found.model):
+        for method in methods_in_passes(found.model):
             maps = read_maps(found, [truth.item for truth in truths], pictures, self.batch_size, method)
             metrics |= {f"{name}, {method}": value for name, value in measured(truths, maps).items()}
         words = [len(truth.boxes) for truth in truths for _ in truth.words]

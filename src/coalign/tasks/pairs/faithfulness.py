@@ -1,0 +1,87 @@
+"""Faithfulness of alignment maps: how the model's score falls and rises as what they show is hidden and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from tyro.conf import arg
+
+from coalign.analysis.runs.alignment import Choice, chosen_method, methods_of
+from coalign.analysis.runs.faithfulness import STEPS, Curves, faithfulness
+from coalign.analysis.runs.pointing import Figure, batch_of
+from coalign.arguments import OptionalInt, OptionalPath, PairsOptions, RunFolder, load_run
+from coalign.data.images.decode import decode_image, name_of
+from coalign.data.regions.files import open_regions
+from coalign.errors import InputError
+from coalign.evaluation.result import TaskResult
+from coalign.progress import with_progress
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Deletion and insertion: the score of text and image as the places of a map are hidden, or shown, strongest first.
+
+    Areas under the curves, beside those of a random order: deletion should be lower and insertion higher. The map is
+    that of the whole text. Scores are probabilities of a match where the model matches, else the product of vectors.
+    """
+
+    run: RunFolder
+    pairs: PairsOptions
+    method: Annotated[Choice | Literal["all"], arg(metavar="METHOD")] = "auto"
+    """How alignment is read: see `coalign align --help`. auto is the system's best, "all" is every method it has."""
+    layer: OptionalInt = None
+    """One layer in place of the default."""
+    head: OptionalInt = None
+    """One head in place of the mean over heads."""
+    regions: OptionalPath = None
+    """Region features, for models that read regions."""
+    limit: int = 100
+    """Pairs at most, drawn by the seed."""
+    steps: int = STEPS
+    """In how many steps all places are hidden."""
+    seed: int = 0
+    """Draws the pairs and the random orders."""
+    batch_size: int = 16
+    """Pairs at a time."""
+
+    def evaluate(self) -> TaskResult:
+        """Measures the run."""
+        loaded = load_run(self.run)
+        model, spec, tokenizer = loaded.model, loaded.spec, loaded.vocabulary
+        if spec.region_width is not None and self.regions is None:
+            raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
+        file = None if spec.region_width is None or self.regions is None else open_regions(self.regions)
+        source = self.pairs.open(prefer="test").grouped()
+        generator = torch.Generator().manual_seed(self.seed)
+        chosen = torch.randperm(len(source), generator=generator)[: self.limit].split(self.batch_size)
+        metrics: dict[str, float] = {}
+        margins: dict[str, list[float]] = {}
+        for method in methods_of(model) if self.method == "all" else [chosen_method(model, self.method)]:
+            parts: list[Curves] = []
+            for part in with_progress(chosen, method, len(chosen), True):
+                samples = [source[index] for index in part.tolist()]
+                images = [
+                    decode_image(own.image) if file is None else file[name_of(own.image) or own.id] for own in samples
+                ]
+                texts = [own.texts[0] for own in samples]
+                batch, words = batch_of(loaded, images, texts), [tokenizer.words(text) for text in texts]
+                generator.manual_seed(self.seed)
+                found = faithfulness(
+                    model,
+                    batch,
+                    words,
+                    method,
+                    layer=self.layer,
+                    head=self.head,
+                    steps=self.steps,
+                    generator=generator,
+                )
+                parts.append(found)
+            for name, areas in Curves.joined(parts).areas().items():
+                figure = Figure.of([[value] for value in areas.tolist()])
+                key = f"{name.replace('_', ' ')}, {method}"
+                metrics[key] = figure.mean
+                margins[key] = [figure.mean - figure.margin, figure.mean + figure.margin]
+        return TaskResult(metrics, sum(map(len, chosen)), {"intervals": margins, "steps": self.steps})
