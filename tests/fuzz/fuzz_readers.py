@@ -860,11 +860,11 @@ def read_weights(folder: Path) -> None:
 
 
 def write_run(folder: Path) -> None:
-    from coalign.registry import create, describe
-
-    model = create("concat", vocab_size=16) if False else create("bert", "tiny")
     from safetensors.torch import save_model
 
+    from coalign.registry import create, describe
+
+    model = create("bert", "tiny").model
     save_model(model, str(folder / "model.safetensors"))
     (folder / "config.json").write_text(json.dumps({**describe(model), "training": {}, "seed": 0, "versions": {}}))
     vocabulary().save(folder)
