@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+import coalign
+from coalign.analysis.runs.alignment import read_alignment
 from coalign.arguments import load_run
 from coalign.retrieval.index import Index
 from coalign.retrieval.search import search
@@ -93,8 +95,6 @@ def test_terms_are_added_and_taken_away(client, run):
 
 
 def load_vector(run, text):
-    import coalign
-
     loaded = load_run(run)
     return loaded.encode(coalign.prepare(loaded, texts=[text])).vectors["text"][0].detach()
 
@@ -137,6 +137,29 @@ def test_alignment_travels_as_bytes(client, run):
         headers={"content-type": "image/png"},
     )
     assert client.get(raw.json()["bytes"]).content == values
+
+
+def test_layers_and_heads_are_the_models_own(client, run):
+    said = client.post("/api/align", json={"row": 1, "text": "a red circle", "method": "cross_attention"}).json()
+    assert (said["layers"], said["heads"]) == (2, 2) and np.shape(said["shares"]) == (2, 2)
+    assert np.min(said["shares"]) > 0 and np.max(said["shares"]) <= 1
+    loaded = load_run(run)
+    maps = explain(loaded, "a red circle", picture(run, 1), method="cross_attention")
+    batch = coalign.prepare(loaded, images=[picture(run, 1)], texts=["a red circle"])
+    assert maps.heads is not None
+    for layer in range(2):
+        for head in range(2):
+            words = [loaded.vocabulary.words("a red circle")]
+            (own,) = read_alignment(loaded.model, batch, words, "cross_attention", layer=layer, head=head)
+            assert torch.allclose(maps.heads[layer, head], own.values.flatten(1), atol=1e-6)
+
+
+def test_deletion_curves(client):
+    found = client.post("/api/deletion", json={"row": 1, "text": "a red circle", "words": [1]}).json()
+    assert set(found) == {"deletion", "insertion", "random_deletion", "random_insertion"}
+    assert found["deletion"][0] == pytest.approx(found["insertion"][-1], abs=1e-4)
+    assert found["deletion"][-1] == pytest.approx(found["random_deletion"][-1], abs=1e-4)
+    assert client.post("/api/deletion", json={"row": 1, "text": "red", "words": [7]}).status_code == 400
 
 
 def test_pictures_are_made_anew(client, run):

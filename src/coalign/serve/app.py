@@ -6,6 +6,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from coalign.data.core.samples import Source
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
 from coalign.serve.gallery import IndexGallery, Modality
-from coalign.serve.maps import Maps, explain
+from coalign.serve.maps import Maps, deletion, explain
 from coalign.serve.marks import KINDS, Marks, marked_table
 from coalign.serve.openapi import description, page_of
-from coalign.serve.pictures import MEDIA, Kept, encoded
+from coalign.serve.pictures import MEDIA, Kept, encoded, film_strip
 from coalign.serve.security import Guard
 from coalign.serve.sessions import Answer, Query, Session, Term, open_sessions
 from coalign.serve.study import Of, Studies, findings_of, lay_out, principal, vectors_of
@@ -94,6 +95,7 @@ class Service:
             ("GET", "/api/search", self.search),
             ("POST", "/api/search", self.search),
             ("POST", "/api/align", self.align),
+            ("POST", "/api/deletion", self.deletion),
             ("GET", "/api/bytes/{key}", self.bytes_of),
             ("GET", "/api/image/{row}", self.image),
             ("GET", "/api/video/{row}", self.video),
@@ -170,6 +172,21 @@ class Service:
         return JSONResponse({"run": session.name, "answers": answers, "total": page.total, "next": more})
 
     async def align(self, request: Request) -> Response:
+        pair = await self._pair(request)
+        maps = await pair.session.worker.call(_explained, pair)
+        values = maps.to_bytes()
+        key = hashlib.blake2b(values + repr(maps.to_json()).encode(), digest_size=12).hexdigest()
+        self._maps.put(key, values)
+        picture = None if pair.row is None else self._address(pair.session, "image", pair.row)
+        said = {"run": pair.session.name, "row": pair.row, "text": pair.text, **maps.to_json()}
+        return JSONResponse({**said, "image": picture, "bytes": f"/api/bytes/{key}"})
+
+    async def deletion(self, request: Request) -> Response:
+        pair = await self._pair(request)
+        return JSONResponse(await pair.session.worker.call(_deleted, pair))
+
+    async def _pair(self, request: Request) -> Pair:
+        """What is to be aligned: JSON, or a picture as the body and the rest in the query."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         data: bytes | None = None
         if kind.startswith("image/") or kind == "application/octet-stream":
@@ -179,7 +196,6 @@ class Service:
             image = fields.one("image")
             data = None if image is None else picture_in(image)
         session, text = self._session(fields), fields.text("text")
-        method = fields.text("method", "auto")
         if (data is None) == (fields.one("row") is None):
             raise InputError('give either the "row" of a picture, or an "image" of your own')
         row = None if data is not None else fields.integer("row", 0, MOST_ROWS)
@@ -189,13 +205,8 @@ class Service:
             text = self._item(await self._opened(session), row or 0).text
         if not text:
             raise InputError('give a "text" to align with the picture')
-        maps = await session.worker.call(lambda _: _explained(session, text, row, data, method), None)
-        values = maps.to_bytes()
-        key = hashlib.blake2b(values + repr(maps.to_json()).encode(), digest_size=12).hexdigest()
-        self._maps.put(key, values)
-        picture = None if row is None else self._address(session, "image", row)
-        said = {"run": session.name, "row": row, "text": text, **maps.to_json()}
-        return JSONResponse({**said, "image": picture, "bytes": f"/api/bytes/{key}"})
+        words = tuple(self._number(word) for word in fields.all("words"))
+        return Pair(session, text, row, data, fields.text("method", "auto"), words)
 
     async def bytes_of(self, request: Request) -> Response:
         found = self._maps.get(request.path_params["key"])
@@ -209,10 +220,12 @@ class Service:
         row = self._row(await self._opened(session), request.path_params["row"])
         side = fields.integer("side", SIDES[0], SIDES[-1], 512)
         side = next(known for known in SIDES if known >= side)
-        found = self._pictures.get((session.name, row, side))
+        film = fields.integer("film", 0, 64, 0)
+        key = (session.name, row, side, film)
+        found = self._pictures.get(key)
         if found is None:
-            found = await run_in_threadpool(self._encoded, session, row, side)
-            self._pictures.put((session.name, row, side), found)
+            found = await run_in_threadpool(self._encoded, session, row, side, film)
+            self._pictures.put(key, found)
         return Response(found, media_type=MEDIA, headers={"Cache-Control": "private, max-age=600"})
 
     async def video(self, request: Request) -> Response:
@@ -384,8 +397,9 @@ class Service:
         except InputError as error:
             raise Missing(str(error)) from None
 
-    def _encoded(self, session: Session, row: int, side: int) -> bytes:
-        picture = session.gallery.picture(row)
+    def _encoded(self, session: Session, row: int, side: int, film: int) -> bytes:
+        clip = session.gallery.clip(row) if film else None
+        picture = session.gallery.picture(row) if clip is None else film_strip(session.gallery.item(row).meta, film)
         if picture is None:
             raise Missing(f"row {row} has no picture")
         try:
@@ -415,14 +429,36 @@ class Service:
         return said
 
 
-def _explained(session: Session, text: str, row: int | None, data: bytes | None, method: str) -> Maps:
-    if row is None:
-        return explain(session.loaded, text, picture=data, method=method)
-    gallery = session.gallery
-    try:
-        return explain(session.loaded, text, gallery.picture(row), gallery.regions(row), method)
-    except KeyError:
-        raise InputError(f"there are no regions of the picture in row {row}") from None
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A text and a picture of one's own, or a row; `words` are the numbers of some of the text's."""
+
+    session: Session
+    text: str
+    row: int | None
+    data: bytes | None
+    method: str
+    words: tuple[int, ...] = ()
+
+    def inputs(self) -> dict[str, Any]:
+        """What `explain` and `deletion` take besides the model."""
+        said = {"text": self.text, "method": self.method}
+        if self.row is None:
+            return {**said, "picture": self.data}
+        gallery = self.session.gallery
+        try:
+            regions = gallery.regions(self.row)
+        except KeyError:
+            raise InputError(f"there are no regions of the picture in row {self.row}") from None
+        return {**said, "picture": gallery.picture(self.row), "regions": regions, "clip": gallery.clip(self.row)}
+
+
+def _explained(pair: Pair) -> Maps:
+    return explain(pair.session.loaded, **pair.inputs())
+
+
+def _deleted(pair: Pair) -> dict[str, list[float]]:
+    return deletion(pair.session.loaded, **pair.inputs(), words=pair.words)
 
 
 def _wanted(gallery: Any, terms: Sequence[Term], reranked: bool, fields: Fields) -> Modality:

@@ -17,6 +17,7 @@ from coalign.analysis.datasets.sources import pair_columns
 from coalign.data.core.samples import Source
 from coalign.data.images.pictures import Picture
 from coalign.data.regions.regions import RegionFile, RegionSet
+from coalign.data.videos.clips import Clip
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
 
@@ -110,6 +111,11 @@ class IndexGallery(Rows):
     def regions(self, row: int) -> RegionSet | None:
         image = self.item(row).image
         return None if self._regions is None or image is None else self._regions[image]
+
+    def clip(self, row: int) -> Clip | None:
+        """The clip of a moment, where its video is still there."""
+        meta = self.item(row).meta
+        return Clip(meta["video"], float(meta["start"])) if Path(str(meta.get("video", "/"))).is_file() else None
 
     def part(self, modality: Modality) -> Part:
         """The vectors of one modality; read when they are first wanted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,14 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.analysis.runs.alignment import Aligner, Method, align, align_regions
+from coalign.analysis.runs.alignment import (
+    MomentAlignment,
+    RegionAlignment,
+    methods_of,
+    phrase,
+    read_alignment,
+    word_maps,
+)
+from coalign.analysis.runs.faithfulness import curves
 from coalign.data.images.pictures import Picture
 from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.data.regions.regions import RegionSet
+from coalign.data.videos.clips import Clip
 from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
+from coalign.ops.alignment import alignment_maps
+from coalign.types import Batch
 
-METHODS: tuple[Method, ...] = ("cross_attention", "grad_cam", "transport")
+FILM_FRAMES = 16
+"""Pictures of a film strip at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +38,8 @@ class Maps:
     """How much each of `words` draws on each place of a picture.
 
     `pooled` [W, N] is the map of the method; `heads` [L, H, W, N], where the method has layers and heads, are theirs.
-    Places are the cells of a `grid` (rows, columns), which covers the part `box` of the picture, or `boxes` [N, 4].
+    Places are the cells of a `grid` (rows, columns), which covers the part `box` of the picture, `boxes` [N, 4], or
+    moments: the columns of a `grid` of one row, with their `times` [N, 2] in seconds where they are known.
     """
 
     words: tuple[str, ...]
@@ -34,11 +49,13 @@ class Maps:
     heads: Tensor | None = None
     grid: tuple[int, int] | None = None
     boxes: Tensor | None = None
+    times: Tensor | None = None
+    is_film: bool = False
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
     @property
-    def kind(self) -> Literal["grid", "boxes"]:
-        return "boxes" if self.boxes is not None else "grid"
+    def kind(self) -> Literal["grid", "boxes", "moments"]:
+        return "boxes" if self.boxes is not None else "moments" if self.is_film else "grid"
 
     def to_json(self) -> dict[str, Any]:
         """All but the values: "words", "method", "methods", "kind", "grid" or "boxes", "box", "layers", "heads"."""
@@ -50,11 +67,18 @@ class Maps:
             "kind": self.kind,
             "grid": None if self.grid is None else list(self.grid),
             "boxes": None if self.boxes is None else self.boxes.tolist(),
+            "times": None if self.times is None else self.times.tolist(),
             "box": list(self.box),
+            "shares": None if self.heads is None else self.shares().tolist(),
             "layers": layers,
             "heads": heads,
             "places": self.pooled.shape[1],
         }
+
+    def shares(self) -> Tensor:
+        """[L, H] how much of each head's attention goes from the words to the places, the mean over words."""
+        assert self.heads is not None
+        return self.heads.sum(-1).mean(-1)
 
     def to_bytes(self) -> bytes:
         """The values, quantised row by row: a row is a word's map, first those of `pooled`, then by layer and head.
@@ -71,43 +95,88 @@ class Maps:
         return np.stack([low, high], 1).astype("<f4").tobytes() + levels.tobytes()
 
 
-def methods_of(model: Any) -> tuple[str, ...]:
-    """The methods that a model's maps can be made by, the one that is taken by itself first."""
-    if not isinstance(model, Aligner):
-        return ()
-    first = str(getattr(model, "alignment_method", "cross_attention"))
-    return (first, *(method for method in METHODS if method != first))
-
-
 def explain(
     loaded: Loaded,
     text: str,
     picture: Picture | None = None,
     regions: RegionSet | None = None,
     method: str = "auto",
+    clip: Clip | None = None,
 ) -> Maps:
-    """The maps of one pair. Raises InputError where the model has none, or not by this method."""
-    words, model = loaded.vocabulary.words(text), loaded.model
-    if not isinstance(model, Aligner):
-        raise InputError(f"a {type(model).__name__} has no alignment maps")
+    """The maps of one pair: of a text with a picture, its regions or a clip of a video, whichever the model reads.
+
+    Raises:
+        InputError: The model has no maps, or not by this method; or what it reads is not there.
+    """
+    methods, model = tuple(methods_of(loaded.model)), loaded.model
+    words, batch = _batch(loaded, text, picture, regions, clip)
+    (found,) = read_alignment(model, batch, [words], method)
+    heads = _heads(model, batch)
+    values = found.values.flatten(1)
+    if isinstance(found, RegionAlignment):
+        return Maps(found.words, found.method, methods, values, heads, boxes=found.boxes)
+    if isinstance(found, MomentAlignment):
+        grid = (1, values.shape[1])
+        return Maps(found.words, found.method, methods, values, heads, grid, times=found.times, is_film=True)
+    height, width = found.values.shape[1:]
+    return Maps(found.words, found.method, methods, values, heads, (height, width), box=found.box)
+
+
+def deletion(
+    loaded: Loaded,
+    text: str,
+    picture: Picture | None = None,
+    regions: RegionSet | None = None,
+    method: str = "auto",
+    clip: Clip | None = None,
+    words: Sequence[int] = (),
+) -> dict[str, list[float]]:
+    """The score as places are hidden, or shown, in the order of the map of some words (without any, of all), and in a
+    random order: four curves by name (`analysis.runs.faithfulness`). Errors as of `explain`."""
+    names, batch = _batch(loaded, text, picture, regions, clip)
+    (found,) = read_alignment(loaded.model, batch, [names], method)
+    if any(not 0 <= word < len(found.words) for word in words):
+        raise InputError(f'"words" are numbers from 0 to {len(found.words) - 1}')
+    generator = torch.Generator().manual_seed(0)
+    made = curves(loaded.model, batch, [phrase(found, list(words) or None)], generator=generator)
+    return {name: curve[0].tolist() for name, curve in vars(made).items()}
+
+
+def _batch(
+    loaded: Loaded, text: str, picture: Picture | None, regions: RegionSet | None, clip: Clip | None
+) -> tuple[list[str], Batch]:
+    """The words of a text, and the batch of it with whatever the model reads."""
+    words = loaded.vocabulary.words(text)
     if not words:
         raise InputError("the text has no words; give some")
-    methods = methods_of(model)
-    if method not in ("auto", *methods):
-        raise InputError(f"no method {method!r}; this model has: auto, {', '.join(methods)}")
-    chosen: Any = methods[0] if method == "auto" else method
     if loaded.spec.region_width is not None:
         if regions is None:
-            raise InputError(f"a {type(model).__name__} reads regions: start coalign serve with --regions FILE")
-        batch = prepare(loaded, regions=[regions], texts=[text]).to(loaded.device)
-        (found,) = align_regions(model, batch, [words], chosen)
-        return Maps(found.words, found.method, methods, found.values, boxes=found.boxes)
-    if picture is None:
+            raise InputError(f"a {type(loaded.model).__name__} reads regions: start coalign serve with --regions FILE")
+        batch = prepare(loaded, regions=[regions], texts=[text])
+    elif loaded.spec.frames is not None:
+        if clip is None:
+            raise InputError(f"a {type(loaded.model).__name__} reads videos: give a row of an index of videos")
+        batch = prepare(loaded, videos=[clip], texts=[text])
+    elif picture is None:
         raise InputError("there is no picture to align the text with")
-    batch = prepare(loaded, images=[picture], texts=[text]).to(loaded.device)
-    try:
-        (grid,) = align(model, batch, [words], chosen)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    height, width = grid.values.shape[1:]
-    return Maps(grid.words, grid.method, methods, grid.values.flatten(1), grid=(height, width), box=grid.box)
+    else:
+        batch = prepare(loaded, images=[picture], texts=[text])
+    return words, batch.to(loaded.device)
+
+
+@torch.no_grad()
+def _heads(model: Any, batch: Batch) -> Tensor | None:
+    """[L, H, W, N] the attention of each head from the words to the places, of models that show it."""
+    if not isinstance(model, Aligning) or "cross_attention" not in model.alignment_methods:
+        return None
+    assert batch.text is not None and batch.text.words is not None
+    record, words = model.alignment_record(batch), batch.text.words
+    layers = [attended.weights.shape[1] for _, attended in record.crossing()]
+    if not layers or len(set(layers)) > 1:
+        return None
+    rows = [
+        word_maps(alignment_maps(record, "cross_attention", layer=layer, head=head)[0], words).flatten(1)
+        for layer, heads in enumerate(layers)
+        for head in range(heads)
+    ]
+    return torch.stack(rows).unflatten(0, (len(layers), -1)).float().cpu()

@@ -76,6 +76,16 @@ def description() -> dict[str, Any]:
         {"application/json": {"schema": {"type": "object", "properties": align}}, **picture},
         '{"words", "method", "methods", "kind", "grid" or "boxes", "layers", "heads", "places", "bytes"}',
     )
+    numbers = {"type": "array", "description": "Numbers of the words whose map orders the places; by default all."}
+    curves = {"application/json": {"schema": {"type": "object", "properties": {**align, "words": numbers}}}, **picture}
+    add(
+        "/api/deletion",
+        "post",
+        "The score as places are hidden, or shown, in the order of the map and in a random one.",
+        (),
+        curves,
+        '{"deletion", "insertion", "random_deletion", "random_insertion"}',
+    )
     add(
         "/api/bytes/{key}",
         "get",
@@ -84,8 +94,9 @@ def description() -> dict[str, Any]:
         None,
         "bytes",
     )
+    film = ("film", "query", "integer", "Of a moment: so many of its pictures side by side.")
     side = ("side", "query", "integer", "Pixels of the longer side: 64 to 1024.")
-    add("/api/image/{row}", "get", "The picture of a row, as WebP.", (ROW, RUN, side), None, "image/webp")
+    add("/api/image/{row}", "get", "The picture of a row, as WebP.", (ROW, RUN, side, film), None, "image/webp")
     add("/api/video/{row}", "get", "The video of a moment; parts may be asked for.", (ROW, RUN), None, "video/*")
     rows = ("row", "query", "integer", "Only these rows; several may be given.")
     add("/api/rows", "get", "Rows of the index or the data, and its columns.", (RUN, rows, OFFSET, K, WHERE))

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from io import BytesIO
+from typing import Any
+
+from PIL import Image
 
 from coalign.data.images.decode import decode_image
 from coalign.data.images.pictures import Picture, fit
+from coalign.data.videos.decode import read_frames
 
 MEDIA = "image/webp"
 
@@ -42,3 +46,15 @@ def encoded(picture: Picture, side: int) -> bytes:
     out = BytesIO()
     fit(decode_image(picture), side).save(out, "WEBP", quality=85, method=2)
     return out.getvalue()
+
+
+def film_strip(moment: Mapping[str, Any], count: int, side: int = 128) -> Image.Image:
+    """`count` pictures of a moment ("video", "start", "end"), evenly spaced, side by side: the middle of each stretch.
+
+    Raises:
+        BadSample: The video cannot be read.
+    """
+    start, end = float(moment["start"]), float(moment["end"])
+    times = [start + (place + 0.5) * (end - start) / count for place in range(count)]
+    frames = read_frames(moment["video"], times, short_side=side, past_end="hold")
+    return Image.fromarray(frames.permute(2, 0, 3, 1).flatten(1, 2).contiguous().numpy())

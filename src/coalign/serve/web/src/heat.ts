@@ -14,7 +14,7 @@ export interface Said {
   places: number;
   shares?: number[][] | null;
   layer_names?: string[];
-  moments?: [number, number][] | null;
+  times?: [number, number][] | null;
 }
 
 export interface Maps extends Said {

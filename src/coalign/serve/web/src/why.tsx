@@ -23,6 +23,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
   const [hover, setHover] = useState<number[] | null>(null);
   const [place, setPlace] = useState<{ run: string; at: number } | null>(null);
   const [busy, setBusy] = useState(false);
+  const [uploaded, setUploaded] = useState<string | null>(null);
   const row = state.row ?? "";
   const pinned = (state.pin ?? "").split(",").filter(Boolean).map(Number);
   const layer = Number(state.layer ?? -1), head = Number(state.head ?? -1);
@@ -54,8 +55,10 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
       }));
       if (!current) return;
       setShown(found);
+      setUploaded(image);
       setBusy(false);
-      const address = image ?? `/api/image/${row}?${query({ run: chosen[0], side: 512 })}`;
+      const film = found.find((one) => one.maps)?.maps?.kind === "moments" ? found.find((one) => one.maps)!.maps!.places : "";
+      const address = image ?? `/api/image/${row}?${query({ run: chosen[0], side: film ? 1024 : 512, film })}`;
       const blob = image ? upload! : await fetch(address).then((answer) => (answer.ok ? answer.blob() : null));
       const bitmap = blob ? await createImageBitmap(blob).catch(() => null) : null;
       if (current) setPicture(bitmap);
@@ -116,7 +119,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
       <div class="panels">
         {shown.map((one, i) => (
           <Panel key={one.run} one={one} picture={picture} own={drawn.own[i] ?? null} scale={drawn.scale} many={shown.length > 1}
-            mark={place?.run === one.run ? place.at : -1} setPlace={(at) => setPlace(at < 0 ? null : { run: one.run, at })} choice={choice} />
+            image={upload && !row ? uploaded : null} mark={place?.run === one.run ? place.at : -1} setPlace={(at) => setPlace(at < 0 ? null : { run: one.run, at })} choice={choice} />
         ))}
       </div>
       {first?.maps && first.maps.layers > 0 && <Heads maps={first.maps} layer={layer} head={head} change={change} />}
@@ -124,14 +127,15 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
   );
 }
 
-function Panel({ one, picture, own, scale, many, mark, setPlace, choice }: {
-  one: Shown; picture: ImageBitmap | null; own: Float32Array | null; scale: Scale; many: boolean; mark: number; setPlace: (at: number) => void; choice: Choice;
+function Panel({ one, picture, image, own, scale, many, mark, setPlace, choice }: {
+  one: Shown; picture: ImageBitmap | null; image: string | null; own: Float32Array | null; scale: Scale; many: boolean; mark: number; setPlace: (at: number) => void; choice: Choice;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const { maps, said } = one;
   const longer = picture ? Math.max(picture.width, picture.height) : 1;
-  const width = picture ? Math.round((picture.width * 480) / longer) : 480;
-  const height = picture ? Math.round((picture.height * 480) / longer) : 480;
+  const side = maps?.kind === "moments" ? 1024 : 480;
+  const width = picture ? Math.round((picture.width * side) / longer) : 480;
+  const height = picture ? Math.round((picture.height * side) / longer) : 480;
   useEffect(() => {
     if (!canvas.current || !maps) return;
     const start = performance.now();
@@ -157,6 +161,7 @@ function Panel({ one, picture, own, scale, many, mark, setPlace, choice }: {
         {typeof said.p_match === "number" && <span>P(match) {said.p_match.toFixed(2)}</span>}
       </p>
       <p class="scale" aria-hidden="true"><span>{scale.low.toPrecision(2)}</span><Bar /><span>{scale.high.toPrecision(2)}{many ? " × even" : ""}</span></p>
+      <Deletion key={`${said.bytes} ${choice.words.join()}`} said={said} words={choice.words} image={image} />
       <p class="actions">
         <button type="button" onClick={() => canvas.current!.toBlob((blob) => blob && download(`${name}.png`, blob))}>PNG</button>
         <button type="button" onClick={async () => {
@@ -172,6 +177,35 @@ function Panel({ one, picture, own, scale, many, mark, setPlace, choice }: {
         }}>JSON</button>
       </p>
     </article>
+  );
+}
+
+type Curves = Record<"deletion" | "insertion" | "random_deletion" | "random_insertion", number[]>;
+
+// The model's score as the places that the map shows as strong are hidden first: the faster it falls, the truer the map.
+function Deletion({ said, words, image }: { said: Aligned; words: number[]; image: string | null }) {
+  const [found, setFound] = useState<Curves | null>(null);
+  const [error, setError] = useState("");
+  const [busy, setBusy] = useState(false);
+  const ask = (): void => {
+    setBusy(true);
+    const body = { run: said.run, text: said.text, method: said.method, words, ...(said.row === null ? { image } : { row: said.row }) };
+    json<Curves>("/api/deletion", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })
+      .then(setFound, (e: Error) => setError(e.message)).finally(() => setBusy(false));
+  };
+  if (error) return <p class="error" role="alert">{error}</p>;
+  if (!found) return <p class="actions"><button type="button" disabled={busy} onClick={ask}>{busy ? "measuring…" : "deletion curve"}</button></p>;
+  const all = [...found.deletion, ...found.random_deletion];
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const line = (curve: number[]): string => curve.map((v, i) => `${(30 + (i / (curve.length - 1)) * 360).toFixed(1)},${(10 + (1 - (v - low) / (high - low || 1)) * 90).toFixed(1)}`).join(" ");
+  return (
+    <figure class="deletion">
+      <svg viewBox="0 0 400 118" role="img" aria-label={`score as places are hidden: ${found.deletion.map((v) => v.toPrecision(2)).join(", ")}`}>
+        <polyline class="random" points={line(found.random_deletion)} /><polyline class="own" data-curve={found.deletion.join(",")} points={line(found.deletion)} />
+        <text x="0" y="16">{high.toPrecision(2)}</text><text x="0" y="104">{low.toPrecision(2)}</text><text x="390" y="116" text-anchor="end">all hidden</text>
+      </svg>
+      <figcaption>score as the map's strongest places are hidden first; dotted: in a random order</figcaption>
+    </figure>
   );
 }
 
