@@ -41,7 +41,7 @@ export function drawCloud(
   const side = canvas.width;
   context.clearRect(0, 0, side, side);
   const count = cloud.rows.length;
-  const size = Math.max(side / 350, Math.min(side / 90, (side / Math.sqrt(count)) * 0.16 * Math.sqrt(view.scale)));
+  const size = Math.max(side / 350, Math.min(side / 90, (side / Math.sqrt(count)) * 0.35 * Math.sqrt(view.scale)));
   const groups = new Map<number, number[]>(); // one fill style a group: changing it is what costs
   for (let i = 0; i < count; i++) {
     const pale = chosen && chosen.size > 0 && !chosen.has(cloud.rows[i]!);
@@ -51,10 +51,11 @@ export function drawCloud(
     group.push(i);
   }
   for (const [code, members] of [...groups].sort((a, b) => b[0] - a[0])) {
-    context.fillStyle = code >= 255 ? "#9994" : PALETTE[code % PALETTE.length]!;
+    context.fillStyle = code >= 255 ? "#9996" : PALETTE[code % PALETTE.length]!;
     for (const i of members) {
       const [x, y] = toScreen(view, side, cloud.places[2 * i]!, cloud.places[2 * i + 1]!);
-      if (x >= -size && y >= -size && x <= side + size && y <= side + size) context.fillRect(x - size / 2, y - size / 2, size, size);
+      const own = chosen?.has(cloud.rows[i]!) ? 1.8 * size : size;
+      if (x >= -own && y >= -own && x <= side + own && y <= side + own) context.fillRect(x - own / 2, y - own / 2, own, own);
     }
   }
 }

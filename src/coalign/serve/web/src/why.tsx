@@ -121,8 +121,8 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
           <Panel key={one.run} one={one} picture={picture} own={drawn.own[i] ?? null} scale={drawn.scale} many={shown.length > 1}
             image={upload && !row ? uploaded : null} mark={place?.run === one.run ? place.at : -1} setPlace={(at) => setPlace(at < 0 ? null : { run: one.run, at })} choice={choice} />
         ))}
+        {first?.maps && first.maps.layers > 0 && <Heads maps={first.maps} layer={layer} head={head} change={change} />}
       </div>
-      {first?.maps && first.maps.layers > 0 && <Heads maps={first.maps} layer={layer} head={head} change={change} />}
     </section>
   );
 }
@@ -133,9 +133,9 @@ function Panel({ one, picture, image, own, scale, many, mark, setPlace, choice }
   const canvas = useRef<HTMLCanvasElement>(null);
   const { maps, said } = one;
   const longer = picture ? Math.max(picture.width, picture.height) : 1;
-  const side = maps?.kind === "moments" ? 1024 : 480;
-  const width = picture ? Math.round((picture.width * side) / longer) : 480;
-  const height = picture ? Math.round((picture.height * side) / longer) : 480;
+  const side = maps?.kind === "moments" ? 1024 : 420;
+  const width = picture ? Math.round((picture.width * side) / longer) : 420;
+  const height = picture ? Math.round((picture.height * side) / longer) : 420;
   useEffect(() => {
     if (!canvas.current || !maps) return;
     const start = performance.now();
@@ -152,7 +152,7 @@ function Panel({ one, picture, image, own, scale, many, mark, setPlace, choice }
   const wordsSaid = choice.words.length ? choice.words.map((i) => maps.words[i]).join(" ") : "the whole text";
   const name = `${one.run}-${said.row ?? "picture"}-${wordsSaid.replace(/\W+/g, "-")}`.slice(0, 80);
   return (
-    <article class="panel">
+    <article class={`panel${maps.kind === "moments" ? " wide" : ""}`}>
       {many && <h3>{one.run}</h3>}
       <canvas ref={canvas} width={width} height={height} role="img" aria-label={`${said.text}: where ${wordsSaid} draws on the picture, by ${named(maps.method)}`}
         onMouseMove={(e) => setPlace(at(e))} onMouseLeave={() => setPlace(-1)} />
