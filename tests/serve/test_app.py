@@ -283,6 +283,13 @@ def test_a_full_queue_says_so_and_the_rest_is_answered(run, monkeypatch):
     assert statuses.count(200) == 8 - len(refused) >= 2
 
 
+def test_a_row_of_another_run(client, run):
+    own = client.post("/api/align", json={"run": "other", "row": 1, "of": "tiny", "text": "a red circle"}).json()
+    data = base64.b64encode(picture(run, 1)).decode()
+    sent = client.post("/api/align", json={"run": "other", "image": data, "text": "a red circle"}).json()
+    assert own["bytes"] == sent["bytes"] and own["image"] == "/api/image/1"
+
+
 def test_two_runs_answer_apart(client):
     first, second = (client.get("/api/search", params={"text": "red", "run": r}).json() for r in ("tiny", "other"))
     assert first["run"] == "tiny" and second["run"] == "other"

@@ -177,7 +177,7 @@ class Service:
         values = maps.to_bytes()
         key = hashlib.blake2b(values + repr(maps.to_json()).encode(), digest_size=12).hexdigest()
         self._maps.put(key, values)
-        picture = None if pair.row is None else self._address(pair.session, "image", pair.row)
+        picture = None if pair.row is None else self._address(pair.source, "image", pair.row)
         said = {"run": pair.session.name, "row": pair.row, "text": pair.text, **maps.to_json()}
         return JSONResponse({**said, "image": picture, "bytes": f"/api/bytes/{key}"})
 
@@ -199,14 +199,16 @@ class Service:
         if (data is None) == (fields.one("row") is None):
             raise InputError('give either the "row" of a picture, or an "image" of your own')
         row = None if data is not None else fields.integer("row", 0, MOST_ROWS)
+        source = self._named(fields.text("of") or session.name)
         if data is not None:
             await run_in_threadpool(check_picture, data)
-        elif not text:
-            text = self._item(await self._opened(session), row or 0).text
+        else:
+            item = self._item(await self._opened(source), row or 0)
+            text = text or item.text
         if not text:
             raise InputError('give a "text" to align with the picture')
         words = tuple(self._number(word) for word in fields.all("words"))
-        return Pair(session, text, row, data, fields.text("method", "auto"), words)
+        return Pair(session, source, text, row, data, fields.text("method", "auto"), words)
 
     async def bytes_of(self, request: Request) -> Response:
         found = self._maps.get(request.path_params["key"])
@@ -366,7 +368,9 @@ class Service:
 
     # -------------------------------------------------------------------------------------------------------- parts
     def _session(self, fields: Fields) -> Session:
-        name = fields.text("run") or next(iter(self.sessions))
+        return self._named(fields.text("run") or next(iter(self.sessions)))
+
+    def _named(self, name: str) -> Session:
         if name not in self.sessions:
             raise Missing(f"no run {name[:60]!r}; there are: {', '.join(self.sessions)}")
         return self.sessions[name]
@@ -431,9 +435,10 @@ class Service:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A text and a picture of one's own, or a row; `words` are the numbers of some of the text's."""
+    """A text and a picture of one's own, or a row of `source`; `words` are the numbers of some of the text's."""
 
     session: Session
+    source: Session
     text: str
     row: int | None
     data: bytes | None
@@ -445,7 +450,7 @@ class Pair:
         said = {"text": self.text, "method": self.method}
         if self.row is None:
             return {**said, "picture": self.data}
-        gallery = self.session.gallery
+        gallery = self.source.gallery
         try:
             regions = gallery.regions(self.row)
         except KeyError:

@@ -62,6 +62,7 @@ def description() -> dict[str, Any]:
     align = {
         "run": {"type": "string"},
         "row": {"type": "integer", "description": "A row of the index, or of the data."},
+        "of": {"type": "string", "description": "The run whose row it is, where that is another."},
         "image": {"type": "string", "description": "Instead of a row: a picture in base64."},
         "text": {"type": "string", "description": "By default the row's own."},
         "method": {"type": "string", "description": "auto, or one of the methods that an answer lists."},

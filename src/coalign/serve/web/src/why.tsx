@@ -47,7 +47,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
       const image = upload && !row ? await base64(upload) : null;
       const found = await Promise.all(chosen.map(async (run): Promise<Shown> => {
         try {
-          const body = { run, text: state.words ?? "", method, ...(image ? { image } : { row: Number(row) }) };
+          const body = { run, text: state.words ?? "", method, ...(image ? { image } : { row: Number(row), of: chosen[0] }) };
           return { run, ...(await aligned(body)) };
         } catch (error) {
           return { run, error: (error as Error).message };
@@ -118,7 +118,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
       )}
       <div class="panels">
         {shown.map((one, i) => (
-          <Panel key={one.run} one={one} picture={picture} own={drawn.own[i] ?? null} scale={drawn.scale} many={shown.length > 1}
+          <Panel key={one.run} one={one} picture={picture} of={chosen[0]!} own={drawn.own[i] ?? null} scale={drawn.scale} many={shown.length > 1}
             image={upload && !row ? uploaded : null} mark={place?.run === one.run ? place.at : -1} setPlace={(at) => setPlace(at < 0 ? null : { run: one.run, at })} choice={choice} />
         ))}
         {first?.maps && first.maps.layers > 0 && <Heads maps={first.maps} layer={layer} head={head} change={change} />}
@@ -127,8 +127,8 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
   );
 }
 
-function Panel({ one, picture, image, own, scale, many, mark, setPlace, choice }: {
-  one: Shown; picture: ImageBitmap | null; image: string | null; own: Float32Array | null; scale: Scale; many: boolean; mark: number; setPlace: (at: number) => void; choice: Choice;
+function Panel({ one, picture, image, of, own, scale, many, mark, setPlace, choice }: {
+  one: Shown; picture: ImageBitmap | null; image: string | null; of: string; own: Float32Array | null; scale: Scale; many: boolean; mark: number; setPlace: (at: number) => void; choice: Choice;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const { maps, said } = one;
@@ -161,7 +161,7 @@ function Panel({ one, picture, image, own, scale, many, mark, setPlace, choice }
         {typeof said.p_match === "number" && <span>P(match) {said.p_match.toFixed(2)}</span>}
       </p>
       <p class="scale" aria-hidden="true"><span>{scale.low.toPrecision(2)}</span><Bar /><span>{scale.high.toPrecision(2)}{many ? " × even" : ""}</span></p>
-      <Deletion key={`${said.bytes} ${choice.words.join()}`} said={said} words={choice.words} image={image} />
+      <Deletion key={`${said.bytes} ${choice.words.join()}`} said={said} words={choice.words} image={image} of={of} />
       <p class="actions">
         <button type="button" onClick={() => canvas.current!.toBlob((blob) => blob && download(`${name}.png`, blob))}>PNG</button>
         <button type="button" onClick={async () => {
@@ -183,13 +183,13 @@ function Panel({ one, picture, image, own, scale, many, mark, setPlace, choice }
 type Curves = Record<"deletion" | "insertion" | "random_deletion" | "random_insertion", number[]>;
 
 // The model's score as the places that the map shows as strong are hidden first: the faster it falls, the truer the map.
-function Deletion({ said, words, image }: { said: Aligned; words: number[]; image: string | null }) {
+function Deletion({ said, words, image, of }: { said: Aligned; words: number[]; image: string | null; of: string }) {
   const [found, setFound] = useState<Curves | null>(null);
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   const ask = (): void => {
     setBusy(true);
-    const body = { run: said.run, text: said.text, method: said.method, words, ...(said.row === null ? { image } : { row: said.row }) };
+    const body = { run: said.run, text: said.text, method: said.method, words, ...(said.row === null ? { image } : { row: said.row, of }) };
     json<Curves>("/api/deletion", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })
       .then(setFound, (e: Error) => setError(e.message)).finally(() => setBusy(false));
   };
