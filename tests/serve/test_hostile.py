@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from coalign.serve.app import app
 
-SECRETS = (b"root:", b"[build-system]", b"safetensors", b"Traceback")
+SECRETS = (b"root:x:", b"[build-system]", b"__metadata__", b"Traceback")
 PATHS = ("etc/passwd", "config.json", "model.safetensors", "index/items.lance", "pyproject.toml", "app.py")
 CLIMBS = (
     "../",
