@@ -33,7 +33,7 @@ def training_of(run: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
     except (OSError, ValueError):
         return None
 
