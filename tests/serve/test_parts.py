@@ -14,6 +14,7 @@ from serve_pages import CHROMIUM, browser, page_of
 
 import coalign
 from coalign.arguments import load_run
+from coalign.cli.main import main
 from coalign.data.pairs.sources import open_source
 from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Index
@@ -126,6 +127,10 @@ def test_a_page_that_stands_alone(run, table, tmp_path):
     picture = str(table.parent / "red-circle.png")
     loaded, text = load_run(run), "a red </script><script>alert(1)</script> circle"
     maps = explain(loaded, text, picture)
+    with pytest.raises(SystemExit) as done:
+        main(["align", str(run), picture, text, "--out", str(tmp_path / "by_command.html")])
+    assert done.value.code == 0
+    assert (tmp_path / "by_command.html").read_text() == page([shown(maps, text, picture)], text)
     path = save_page(tmp_path / "page.html", [shown(maps, text, picture)], "Two < three")
     written = path.read_text()
     assert "http://" not in written.replace("http://www.w3.org", "") and "https://" not in written

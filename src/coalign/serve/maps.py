@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,8 +30,7 @@ from coalign.layers.aligning import Aligning
 from coalign.ops.alignment import alignment_maps
 from coalign.types import Batch
 
-FILM_FRAMES = 16
-"""Pictures of a film strip at most."""
+FUSION = re.compile(r"fusion\.(\d+)\.cross_attention")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +111,9 @@ def explain(
     methods, model = tuple(methods_of(loaded.model)), loaded.model
     words, batch = _batch(loaded, text, picture, regions, clip)
     (found,) = read_alignment(model, batch, [words], method)
-    heads = _heads(model, batch)
-    values = found.values.flatten(1)
+    values, heads = found.values.flatten(1), _heads(model, batch)
+    if heads is not None and heads.shape[2:] != values.shape:  # not of the places that the method shows
+        heads = None
     if isinstance(found, RegionAlignment):
         return Maps(found.words, found.method, methods, values, heads, boxes=found.boxes)
     if isinstance(found, MomentAlignment):
@@ -167,10 +168,13 @@ def _batch(
 @torch.no_grad()
 def _heads(model: Any, batch: Batch) -> Tensor | None:
     """[L, H, W, N] the attention of each head from the words to the places, of models that show it."""
-    if not isinstance(model, Aligning) or "cross_attention" not in model.alignment_methods:
-        return None
     assert batch.text is not None and batch.text.words is not None
-    record, words = model.alignment_record(batch), batch.text.words
+    words = batch.text.words
+    if not isinstance(model, Aligning):
+        return _fusion_heads(model, batch, words)
+    if "cross_attention" not in model.alignment_methods:
+        return None
+    record = model.alignment_record(batch)
     layers = [attended.weights.shape[1] for _, attended in record.crossing()]
     if not layers or len(set(layers)) > 1:
         return None
@@ -180,3 +184,13 @@ def _heads(model: Any, batch: Batch) -> Tensor | None:
         for head in range(heads)
     ]
     return torch.stack(rows).unflatten(0, (len(layers), -1)).float().cpu()
+
+
+def _fusion_heads(model: Any, batch: Batch, words: Tensor) -> Tensor | None:
+    """`_heads` of models that record "fusion.{layer}.cross_attention" [B, H, pieces, class token and places] alone."""
+    record = model.encode(batch, record=True).record
+    found = {int(match[1]): own for name, own in record.items() if (match := FUSION.fullmatch(name))}
+    if not found:
+        return None
+    by_layer = [word_maps(found[layer][0, :, : len(words), 1:].transpose(0, 1), words) for layer in sorted(found)]
+    return torch.stack(by_layer).transpose(1, 2).float().cpu()

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from coalign.arguments import OptionalInt, OptionalName, OptionalPath, RunFolder, Switch, load_run, say
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, new_file, print_json
+from coalign.cli.output import Json, answer, new_file, print_json
 from coalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def command(
     Args:
         image: The picture.
         text: The text, in quotes.
-        out: Write one picture a word to this .png, or the numbers to this .json; with --pairs a line a pair to this
-            .jsonl. Without it, one pair's numbers are printed.
+        out: Write one picture a word to this .png, the numbers to this .json, or a page to this .html on which words,
+            layers and heads are chosen; with --pairs a line a pair to this .jsonl. Without it, one pair's numbers are
+            printed.
         pairs: A table of pairs (or any data that coalign evaluate takes), in place of IMAGE and TEXT.
         images: The folder that its image paths are relative to. By default the table's own.
         image_column: The column of its images. By default found by its name.
@@ -84,10 +85,14 @@ def command(
             'give a picture and a text, coalign align RUN IMAGE "TEXT", or a table: --pairs FILE --out FILE'
         )
     if out is not None:
-        new_file(out, overwrite, (".png", ".jpg", ".webp", ".json"))
+        new_file(out, overwrite, (".png", ".jpg", ".webp", ".json", ".html"))
     if not image.is_file():
         raise InputError(f"{image}: no such picture")
     loaded = load_run(run)
+    if out is not None and out.suffix == ".html":
+        if layer is not None or head is not None or back:
+            raise InputError("a page has all layers and heads to choose from; leave out --layer, --head and --back")
+        return _page(loaded, image, text, _regions(loaded, regions), method, out, json)
     (found,) = _maps(loaded, [image], [str(image)], [text], _regions(loaded, regions), options)
     if out is not None and out.suffix == ".json":
         save_alignment(found, out)
@@ -97,6 +102,19 @@ def command(
         print_json(found.to_json())
     else:
         print(out)
+    return 0
+
+
+def _page(
+    loaded: Loaded, image: Path, text: str, regions: RegionFile | None, method: str, out: Path, json: bool
+) -> int:
+    """Writes a page that stands alone, with the map of every layer and head."""
+    from coalign.serve.maps import explain
+    from coalign.serve.standalone import save_page, shown
+
+    found = explain(loaded, text, image, None if regions is None else regions[str(image)], method)
+    save_page(out, [shown(found, text, image)], text)
+    answer(json, {"page": str(out), **found.to_json()}, str(out))
     return 0
 
 
