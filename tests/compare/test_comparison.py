@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     monkeypatch.setattr(_comparison, "find_recipe", lambda _: FakeRecipe)
     monkeypatch.setattr(_comparison, "find_task", lambda _: _Positional)
-    monkeypatch.setattr(_comparison, "load", lambda _: FakeModel())
+    monkeypatch.setattr(_comparison, "load", lambda _: SimpleNamespace(model=FakeModel()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,6 +192,6 @@ def test_two_streams_are_seen_apart_once(
     monkeypatch.setattr(scorer, "_encode_texts", lambda part: (read.append(len(part)), states(part))[1])
     wanted = torch.tensor([4, 0, 1, 3])
     for image in (0, 1):
-        plain = scorer._together(scorer.pictures.batch(["ab"[image]]), wanted)
+        plain = scorer._encode_pairs(scorer.pictures.batch(["ab"[image]]), wanted)
         torch.testing.assert_close(scorer.row(image, wanted), plain)
     assert sum(read) == (2 + len(texts) if kept else 2 * len(wanted))  # the first part says how wide states are
