@@ -128,6 +128,8 @@ def with_vocabulary(config: Any, tokenizer: Tokenizer) -> Any:
         "sep_id": tokenizer.sep_id,
         "special_ids": (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id),
         "vocab_size": tokenizer.vocab_size,
+        "end": tokenizer.end,
+        "padding": tokenizer.pad_id,
     }
     fields = {field.name for field in dataclasses.fields(config)}
     changed = {name: value for name, value in ids.items() if name in fields}

@@ -45,7 +45,8 @@ class ClipConfig:
     """Sizes; the defaults are those of ViT-B/32. With `resnet` the image tower is that, and `image` is not read.
 
     `end` is the id of the end marker, whose first place in a text is read; None reads the largest id, which is the end
-    marker of CLIP's own vocabulary. `bias` adds a learned number to all similarities (some of OpenCLIP's).
+    marker of CLIP's own vocabulary. `bias` adds a learned number to all similarities (some of OpenCLIP's). `mean` and
+    `std` normalise pixels in [0, 1]. `locked` freezes the image tower, but not its projection (LiT, Zhai et al. 2022).
     """
 
     image: VitConfig = field(default_factory=lambda: image_tower(patch_size=32))
@@ -54,6 +55,9 @@ class ClipConfig:
     resnet: ResNetConfig | None = None
     end: int | None = None
     bias: bool = False
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    locked: bool = False
 
     @property
     def picture(self) -> VitConfig | ResNetConfig:
@@ -108,12 +112,13 @@ class Clip(Trainable):
         self.scale = Parameter(torch.tensor(math.log(1 / 0.07)))
         self.bias = Parameter(torch.tensor(-10.0)) if c.bias else None
         self.contrast = Contrastive()
+        self.image.requires_grad_(not c.locked)
 
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
         return InputSpec(
-            c.picture.image_size, MEAN, STD, vocab_size=c.text.vocab_size, max_text_length=c.text.positions
+            c.picture.image_size, c.mean, c.std, vocab_size=c.text.vocab_size, max_text_length=c.text.positions
         )
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:

@@ -1,0 +1,64 @@
+"""Teach a text tower to read a frozen picture tower: locked-image tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coalign.arguments import PairsOptions
+from coalign.errors import InputError
+from coalign.flags import OptionalName, OptionalPath
+from coalign.recipes._start import sized, vocabulary, with_vocabulary
+from coalign.recipes.pairs._contrast import train
+from coalign.recipes.pairs._pretraining import Pixels, texts_of
+from coalign.registry import create, load
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.trunks.vit import VitTrunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Locked-image tuning: a frozen ViT of any system, and a fresh text tower that learns to match it (LiT)."""
+
+    paper: ClassVar[Schedule] = Schedule(  # Zhai et al. 2022, section 4: 55,000 steps, Adafactor there, AdamW here
+        steps=55_000, batch_size=16_384, lr=1e-3, warmup=10_000.0, weight_decay=1e-4
+    )
+    pairs: PairsOptions
+    tower: Path
+    """The picture tower's weights: a run, the authors' file, or a Hugging Face folder."""
+    tower_system: OptionalName = None
+    """Whose file that is, where it is no run: vit, mae, dinov2 or clip."""
+    vocab: OptionalPath = None
+    """A vocab.txt or tokenizer.json. By default one is learned from the texts."""
+    size: str = "tiny"
+    """Of the text tower: a row of CLIP's table of sizes."""
+    words: int = 8000
+    """Word pieces of a vocabulary that is learned."""
+    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=1e-3, warmup=0.1, weight_decay=1e-4)
+    options: Running = RunOptions(out=Path("runs/lit"))
+
+    def run(self) -> None:
+        with Experiment("lit", self.options) as experiment:
+            source = self.pairs.open("train", experiment.quarantine)
+            tower, pixels = self.picture_tower()
+            tokenizer = vocabulary(experiment, self.vocab, lambda: texts_of(source), self.words)
+            config = replace(sized("clip", self.size), image=tower.config, locked=True, **pixels)
+            model = experiment.seeded(lambda: create("clip", with_vocabulary(config, tokenizer)).model)
+            model.image.load_state_dict(tower.state_dict())
+            train(experiment, model, tokenizer, source, Pixels(), self.schedule)
+
+    def picture_tower(self) -> tuple[VitTrunk, dict[str, Any]]:
+        """The trunk, and how its pixels are normalised.
+
+        Raises:
+            InputError: The weights are no ViT's with a class token.
+        """
+        loaded = load(self.tower, self.tower_system)
+        spec: Any = loaded.spec
+        for name in ("trunk", "image"):
+            part = getattr(loaded.model, name, None)
+            if isinstance(part, VitTrunk) and part.config.class_token and part.config.stem == "none":
+                return part, {"mean": tuple(spec.mean), "std": tuple(spec.std)}
+        raise InputError(f"{self.tower}: holds no picture tower with a class token, which locked-image tuning reads")

@@ -1,0 +1,40 @@
+"""Pre-train SigLIP on your own pairs of images and texts, from fresh or released weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from coalign.arguments import PairsOptions
+from coalign.recipes._start import Start, StartOptions
+from coalign.recipes.pairs._contrast import train
+from coalign.recipes.pairs._pretraining import PixelOptions, Pixels, texts_of
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Pre-trains SigLIP: each pair of the batch is right or wrong by itself (algorithm 1)."""
+
+    paper: ClassVar[Schedule] = Schedule(  # section 4: 18 billion pairs seen in batches of 32,768; β2 of 0.95
+        steps=550_000, batch_size=32_768, lr=1e-3, warmup=20_000.0, weight_decay=1e-4, betas=(0.9, 0.95)
+    )
+    pairs: PairsOptions
+    start: StartOptions = Start()
+    pixels: PixelOptions = Pixels()
+    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=1e-3, warmup=0.1, weight_decay=1e-4, betas=(0.9, 0.95))
+    options: Running = RunOptions(out=Path("runs/siglip-pretrain"))
+
+    def run(self) -> None:
+        with Experiment("siglip-pretrain", self.options) as experiment:
+            source = self.pairs.open("train", experiment.quarantine)
+            model, tokenizer = self.start.model(
+                experiment, "siglip", lambda: texts_of(source), self.config, *self.pixels.flags()
+            )
+            train(experiment, model, tokenizer, source, self.pixels, self.schedule)
+
+    def config(self, size: Any) -> Any:
+        """The size with these settings."""
+        return replace(size, image=replace(size.image, **self.pixels.sides(), **self.start.dropouts()))

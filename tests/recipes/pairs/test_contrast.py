@@ -1,0 +1,106 @@
+"""Dual encoders trained on a small world, tuned on a locked tower, and asked for classes by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import coalign
+from coalign.errors import InputError
+from coalign.flags import configure
+from coalign.recipes import find_recipe
+from coalign.tasks import find_task
+from coalign.worlds.scene_files import write_world
+
+COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("contrast") / "world"
+    write_world(out, {"train": 12}, side=32, things=(1, 3))
+    for name, colour in COLOURS.items():
+        (out / "classes" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (32, 24 + i), colour).save(out / "classes" / name / f"{i}.png")
+    return out
+
+
+def train(name: str, world: Path, out: Path, **given: object) -> None:
+    short = {"data": str(world / "captions_train.json"), "steps": 2, "batch_size": 4, "out": out}
+    configure(find_recipe(name), **{**short, **given}).run()
+
+
+@pytest.fixture(scope="module")
+def clip(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("clip") / "run"
+    train("clip-pretrain", world, out)
+    return out
+
+
+def test_clip_is_trained_read_and_measured(world: Path, clip: Path) -> None:
+    loaded = coalign.load(clip)
+    assert loaded.model.config.end == loaded.tokenizer.end
+    assert set(json.loads((clip / "metrics.jsonl").read_text().splitlines()[-1])["losses"]) == {"contrastive"}
+    result = find_task("retrieval")(run=clip, pairs=pairs(world)).evaluate()
+    assert 0 <= result.rows["model"]["image_to_text"]["R@1"] <= 1
+
+
+def pairs(world: Path) -> object:
+    from coalign.arguments import Pairs
+
+    return Pairs(data=str(world / "captions_train.json"))
+
+
+def test_siglip_is_trained_and_goes_on_from_its_weights(world: Path, tmp_path: Path) -> None:
+    train("siglip-pretrain", world, tmp_path / "a")
+    loaded = coalign.load(tmp_path / "a")
+    assert loaded.model.config.padding == loaded.tokenizer.pad_id
+    train("siglip-pretrain", world, tmp_path / "b", start=tmp_path / "a", lr=1e-9)
+    a, b = (coalign.load(tmp_path / name).model.state_dict() for name in "ab")
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+
+
+def test_a_locked_tower_stays_and_the_texts_learn(world: Path, clip: Path, tmp_path: Path) -> None:
+    train("lit", world, tmp_path / "lit", tower=clip)
+    tower, tuned = coalign.load(clip).model, coalign.load(tmp_path / "lit").model
+    assert all(torch.equal(tensor, tuned.image.state_dict()[name]) for name, tensor in tower.image.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in tuned.image.parameters())
+    assert tuned.image_projection.weight.requires_grad
+    assert not torch.equal(tower.text.word.weight[:50], tuned.text.word.weight[:50])
+    with pytest.raises(InputError, match="holds no picture tower"):
+        train("siglip-pretrain", world, tmp_path / "siglip")
+        train("lit", world, tmp_path / "other", tower=tmp_path / "siglip")
+
+
+def test_classes_are_asked_for_by_name(world: Path, clip: Path, tmp_path: Path) -> None:
+    evaluate = find_task("zero-shot")
+    (tmp_path / "prompts.txt").write_text("a {} thing\n\nthere is a {} thing\n")
+    result = evaluate(run=clip, data=str(world / "classes"), templates=tmp_path / "prompts.txt").evaluate()
+    assert result.count == 6
+    assert result.extra["templates"] == 2
+    assert 0 <= result.metrics["top1"] <= 1
+    loaded = coalign.load(clip)
+    from coalign.tasks.images.zero_shot import class_vectors
+
+    one, two = (class_vectors(loaded, ["red", "blue"], [text]) for text in ("a {} thing", "there is a {} thing"))
+    both = class_vectors(loaded, ["red", "blue"], ["a {} thing", "there is a {} thing"])
+    torch.testing.assert_close(both, torch.nn.functional.normalize(one + two, dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("templates", "", "holds no prompt"),
+        ("templates", "a {}\na photo\n", "line 2 has no {}"),
+        ("classes", "", "no class"),
+    ],
+)
+def test_bad_lists_are_told(world: Path, clip: Path, tmp_path: Path, name: str, text: str, error: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(InputError, match=error):
+        find_task("zero-shot")(run=clip, data=str(world / "classes"), **{name: tmp_path / "list.txt"}).evaluate()
