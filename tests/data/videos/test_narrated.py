@@ -7,7 +7,6 @@ import pytest
 import torch
 from video_files import make_sound, make_video, number_of
 
-from coalign.analysis.datasets.video_sets import describe_videos
 from coalign.data.core.batches import Batches
 from coalign.data.videos.narrated import ClipBags, Moment, Moments, bag_of, clip_start, open_narrated, without
 from coalign.data.videos.subtitles import Narration
@@ -120,20 +119,6 @@ def test_the_same_batches_whoever_makes_them_and_any_narration_of_a_video(folder
 
 def test_stop_words_go() -> None:
     assert without("Pour The milk, and stir", frozenset({"the", "and"})) == "Pour milk, stir"
-
-
-def test_statistics_as_howto100ms_table(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "info.csv").write_text("video_id,task,category\na.mp4,milk,Food\nb,toast,Food\nquiet,cat,Pets\n")
-    stats = describe_videos(open_narrated(folder, info=tmp_path / "info.csv").videos)
-    assert [(row.category, row.tasks, row.videos, row.clips) for row in stats.rows] == [
-        ("Food", 2, 2, 5),
-        ("Pets", 1, 1, 0),
-    ]
-    assert (stats.total.videos, stats.total.clips, stats.silent, len(stats.problems)) == (3, 5, 1, 2)
-    assert stats.hours == pytest.approx(18 / 3600) and stats.overlapping == pytest.approx(1 / 3)
-    assert stats.spoken == pytest.approx((3 + 1 + 4) / 18)
-    assert stats.words_per_clip == pytest.approx((4 + 2 + 1 + 1 + 1) / 5)
-    assert "Food" in stats.table() and stats.to_json()["total"]["clips"] == 5
 
 
 def test_clips_show_the_moment_that_is_told(folder: Path) -> None:
