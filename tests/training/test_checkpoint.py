@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -207,3 +208,19 @@ def test_metrics_with_nulls_can_be_gone_on_with(tmp_path: Path) -> None:
     assert train(tmp_path, resumable(7)).resumed_from == 7
     assert all(isinstance(record.get("step"), int) for record in read_metrics(tmp_path / "metrics.jsonl")[:7])
     curves(read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    def fill(model: nn.Module, step: int) -> None:
+        if step == 8:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError, match=r"cannot be written: .*what was there before is whole"):
+            train(tmp_path, resumable(14), [Callback(1, fill)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-7"
+    assert train(tmp_path, resumable(14)).resumed_from == 7
+    assert not [path for path in tmp_path.rglob("*") if "part" in path.name]

@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from coalign.errors import InputError
+
 _KEY, _BLANK = "blake2b", "0" * 32
 _MARK = f'"{_KEY}":"'.encode()
 _HEADER = 1 << 20  # bytes of the header in which the mark is looked for
@@ -23,8 +27,11 @@ def sealed(write: Callable[..., Any], *content: Any) -> Callable[[Path], None]:
     """What writes a file by safetensors' `write(*content, path, metadata)` and seals it."""
 
     def call(path: Path) -> None:
-        write(*content, str(path), metadata=dict(METADATA))  # to which safetensors adds shared tensors
-        seal(path)
+        try:
+            write(*content, str(path), metadata=dict(METADATA))  # to which safetensors adds shared tensors
+            seal(path)
+        except (SafetensorError, OSError) as error:  # such as of a full disk
+            raise InputError(f"{path.parent}: cannot be written: {error}; what was there before is whole") from error
 
     return call
 
