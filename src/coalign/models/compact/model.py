@@ -10,12 +10,14 @@ items come with the batch as further candidates, and all that share an id are po
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from coalign.errors import InputError
+from coalign.layers.aligning import Aligning
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import Further, MomentumContrast, Similarities, momentum_copy, momentum_update
@@ -25,13 +27,12 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
+from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows
 from coalign.ops.masking import mask_tokens, predicted_rows
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
 
-Method = Literal["similarity", "cross_attention", "grad_cam", "transport"]
 
-
-class Compact(Trainable):
+class Compact(Aligning, Trainable):
     """The model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: CompactConfig) -> None:
@@ -111,27 +112,38 @@ class Compact(Trainable):
             self.word_patches.standardise(grids)
 
     @property
-    def alignment_method(self) -> Method:
-        """What points best: the similarity of words and patches, where the model has learned it."""
-        return "cross_attention" if self.word_patches is None else "similarity"
+    def alignment_methods(self) -> tuple[Method, ...]:
+        """What points best first: the similarity of words and patches, where the model has learned it."""
+        read: tuple[Method, ...] = ("cross_attention", "rollout", "relevance")
+        return read if self.word_patches is None else ("similarity", *read)
 
-    @torch.no_grad()
-    def alignment(self, batch: Batch, method: Method = "similarity") -> list[Tensor]:
-        """Word-to-patch maps [L_i, grid, grid], one a pair.
-
-        "similarity": of words and patches, softmax over the patches; "cross_attention": the fusion block's, mean over
-        heads.
-        """
+    def alignment_record(self, batch: Batch) -> AlignmentRecord:
+        """Words on patches: the softmax over patches of each word's similarities, and the attentions of all blocks."""
         if batch.text is None or batch.images is None:
-            raise ValueError("maps are of pairs: this batch lacks images or texts")
-        if method == "similarity" and self.word_patches is not None:
-            return self.word_patches.maps(self.features(batch.images), self.online.read(batch.text))
-        if method != "cross_attention":
-            known = "cross_attention" if self.word_patches is None else "similarity and cross_attention"
-            raise ValueError(f"this model has no {method} maps; its methods: {known}")
-        weights = self.encode(batch, record=True).record[f"fusion.{self.config.text.cross_from}.cross_attention"]
-        maps = weights.mean(1)[:, :, 1:].unflatten(-1, self.config.image.grid_size)
-        return [rows[:length] for rows, length in zip(maps, batch.text.ids.lengths.tolist(), strict=True)]
+            raise InputError("maps are of pairs: this batch lacks images or texts")
+        if self.stem is not None:  # which runs once
+            batch = replace(batch, images=Images(grid=self.features(batch.images)))
+        assert batch.text is not None and batch.images is not None
+        c, seen = self.config, self.encode(batch, record=True)
+        kept, shape, count = seen.record, c.image.grid_size, len(batch.text.ids)
+        layers = [[Attended("image", "image", kept[f"image.{i}.attention"])] for i in range(c.image.depth)]
+        for i in range(c.text.depth):
+            part = "fusion" if i >= c.text.cross_from else "text"
+            layers.append([Attended("text", "text", kept[f"{part}.{i}.attention"])])
+            if part == "fusion":
+                layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
+        maps = None
+        if self.word_patches is not None:
+            found = self.word_patches.maps(self.features(batch.images), seen.tokens["text"])
+            maps = [own.flatten(1) for own in found]
+        return AlignmentRecord(
+            Rows.of("text", batch.text.ids.lengths.tolist()),
+            Rows.of("image", [shape[0] * shape[1]] * count, 1),
+            [shape] * count,
+            layers,
+            score=seen.pooled["match_logits"][:, 1],
+            similarity=maps,
+        )
 
     # ------------------------------------------------------------------------------------------------ frozen parts
     def frozen_parts(self) -> Sequence[nn.Module]:
