@@ -9,6 +9,7 @@ import torch
 
 from coalign import load
 from coalign.errors import InputError
+from coalign.flags import configure
 from coalign.models.mil_nce import model as mil_nce
 from coalign.recipes.videos import mil_nce_finetune, mil_nce_train
 from coalign.tasks.videos import video_retrieval
@@ -32,8 +33,14 @@ def test_narrated_videos_to_a_run_and_its_fine_tuning(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small: dict[str, Any] = {"steps": 2, "batch_size": 4, "workers": 0, "flip": False}
-    mil_nce_train.Recipe(
-        world / "train", tmp_path / "run", image_size=32, space_to_depth=False, gather_gradient="exact", **small
+    configure(
+        mil_nce_train.Recipe,
+        world / "train",
+        tmp_path / "run",
+        image_size=32,
+        space_to_depth=False,
+        gather_gradient="exact",
+        **small,
     ).run()
     said = capsys.readouterr().out
     assert "clips/s" in said and "coalign search" in said
@@ -45,7 +52,7 @@ def test_narrated_videos_to_a_run_and_its_fine_tuning(
     before = model.project.weight.clone()
 
     captions = world / "captions_train.csv"
-    mil_nce_finetune.Recipe(captions, tmp_path / "run", out=tmp_path / "tuned", **small).run()
+    configure(mil_nce_finetune.Recipe, data=captions, start=tmp_path / "run", out=tmp_path / "tuned", **small).run()
     tuned: Any = load(tmp_path / "tuned").model
     assert not torch.equal(tuned.project.weight, before)
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["task"] == "video-retrieval"
@@ -53,7 +60,7 @@ def test_narrated_videos_to_a_run_and_its_fine_tuning(
     assert found.count == 3 and found.metrics["R@5"] == 1
 
     with pytest.raises(InputError, match="give a folder of videos"):
-        mil_nce_train.Recipe(tmp_path / "nothing", tmp_path / "other", **small).run()
+        configure(mil_nce_train.Recipe, data=tmp_path / "nothing", out=tmp_path / "other", **small).run()
 
 
 def test_both_towers_are_gathered_as_the_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:

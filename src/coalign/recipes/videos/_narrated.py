@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from tyro.conf import OmitArgPrefixes
 
-from coalign.arguments import say
-from coalign.data.core.quarantine import Quarantine
+from coalign.data.core.fingerprint import Fingerprint
+from coalign.data.core.quarantine import FILE as QUARANTINE
 from coalign.data.videos.narrated import NarratedVideos, open_narrated
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.files import reader
-from coalign.training.loop import Loader
+from coalign.flags import OptionalPath, say, shows_progress
+from coalign.training.experiment import Data, Experiment
 from coalign.types import Batch
 
 
-def usable_videos(
-    data: Path, out: Path, captions: Path | None = None, info: Path | None = None, max_broken: float = 0.1
-) -> NarratedVideos:
-    """The videos that can be decoded and in which something is said; the others are listed in `out`/quarantine.jsonl.
+@dataclass(frozen=True, kw_only=True)
+class Narrated:
+    """Narrated videos."""
+
+    data: Path
+    """A folder of videos with subtitles beside them: .srt, .vtt, .json3, Whisper's .json, .csv."""
+    captions: OptionalPath = None
+    """Where subtitles are instead: a folder, or HowTo100M's caption.json."""
+    max_broken: float = 0.1
+    """The largest share of videos that may be unusable."""
+
+    def videos(self, experiment: Experiment) -> NarratedVideos:
+        """The videos that can be used; see `usable_videos`."""
+        return usable_videos(self.data, experiment, self.captions, self.max_broken)
+
+
+NarratedOptions = OmitArgPrefixes[Narrated]
+
+
+def usable_videos(data: Path, experiment: Experiment, captions: Path | None, max_broken: float) -> NarratedVideos:
+    """The videos that can be decoded and in which something is said; the others are listed in the run's quarantine.
 
     Raises:
         InputError: More than the share `max_broken` cannot be used, or all.
     """
-    opened = open_narrated(data, captions=captions, info=info)
+    opened = open_narrated(data, captions=captions)
     total = len(opened.videos) + len(opened.problems)
     console = Console(stderr=True)
-    bar = track(opened.videos, "checking videos", console=console, transient=True, disable=not sys.stderr.isatty())
+    bar = track(opened.videos, "checking videos", console=console, transient=True, disable=not shows_progress())
     checked = opened.checked(bar)
     if checked.problems:
-        quarantine = Quarantine(out / "quarantine.jsonl")
+        quarantine = experiment.quarantine
         quarantine.add_all(checked.problems)
-        say(f"{data}: {quarantine.summary()}; listed in {out / 'quarantine.jsonl'}")
+        say(f"{data}: {quarantine.summary()}; listed in {experiment.out / QUARANTINE}")
     if not checked.videos or len(checked.problems) > max_broken * total:
         first = f"; the first: {checked.problems[0].image}: {checked.problems[0].reason}" if checked.problems else ""
         raise InputError(
@@ -86,7 +105,7 @@ def read_word_vectors(path: Path) -> Any:
 class Timed:
     """A loader that knows how long it was waited for."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Data) -> None:
         self.loader, self.items, self.waited, self.began = loader, 0, 0.0, time.perf_counter()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -105,6 +124,12 @@ class Timed:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.loader.load_state_dict(state)
+
+    def restart(self, epoch: int) -> None:
+        self.loader.restart(epoch)
+
+    def fingerprint(self) -> Fingerprint:
+        return self.loader.fingerprint()
 
     def report(self) -> str:
         """How many clips a second, and the share of the time in which training waited for them."""

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from tyro.conf import arg
 
 from coalign.data.core.batches import Batches
-from coalign.data.videos.narrated import ClipBags, Moments
+from coalign.data.videos.narrated import ClipBags, Moments, NarratedVideos
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.models.mil_nce.model import SIZES, MilNceModel
-from coalign.ops.collectives import rank, world_size
-from coalign.recipes.videos._narrated import Timed, usable_videos, word_list
+from coalign.recipes._start import Weights
+from coalign.recipes.videos._narrated import NarratedOptions, Timed, word_list
 from coalign.registry import describe, load
-from coalign.training.loop import TrainConfig, fit
-from coalign.training.run import Run
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Trains MIL-NCE on a folder of narrated videos; started again, it goes on from the last checkpoint."""
 
-    data: Path
-    """A folder of videos with subtitles beside them: .srt, .vtt, .json3, Whisper's .json, .csv."""
-    out: Path = Path("runs/mil-nce")
-    """The run's folder."""
-    captions: Path | None = None
-    """Where subtitles are instead: a folder, or HowTo100M's caption.json."""
+    paper: ClassVar[Schedule] = Schedule(  # section 4.1 (Miech et al. 2020): Adam; warm-up of the authors' code
+        steps=500_000, batch_size=8192, lr=1e-3, warmup=5000.0, weight_decay=0.0
+    )
+    narrated: NarratedOptions
     size: Literal["tiny", "small", "training", "released"] = "tiny"
     """The model: "training" and "released" are the paper's S3D-G; the others run on a CPU."""
-    init: Path | None = None
-    """Start from this run of MIL-NCE (fine-tuning), with its words; size, words and frames are then the run's."""
+    start: Weights = None
     words: Path | None = None
     """A list of words, .npy or one a line. By default the words of the narration."""
     word_vectors: Path | None = None
@@ -59,47 +56,29 @@ class Recipe:
     """Whether half of the clips are mirrored; not if left and right matter in what is said."""
     stop_words: bool = False
     """Whether stop words are left out of the sentences (scikit-learn's list), as in HowTo100M's caption.json."""
-    steps: int = 500
-    batch_size: int = 32
-    lr: float = 1e-3
-    seed: int = 0
-    workers: int = 2
-    max_broken: float = 0.1
-    """The largest share of videos that may be unusable."""
+    schedule: ByStep = Schedule(steps=500, batch_size=32, lr=1e-3, warmup=0.1, weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/mil-nce"), workers=2, save_every=250)
 
     def run(self) -> None:
-        videos = usable_videos(self.data, self.out, self.captions, max_broken=self.max_broken)
-        model, tokenizer = self.model(videos)
-        collate = ClipBags(
-            model.input_spec, tokenizer, self.bag, flip=self.flip, stop_words=stop_words(self.stop_words)
-        )
-        loader = Timed(
-            Batches(
-                Moments(videos.videos, self.sample),
-                collate,
-                self.batch_size,
-                seed=self.seed,
-                rank=rank(),
-                world_size=world_size(),
-                workers=self.workers,
-                name=str(self.data),
-            )
-        )
-        config = TrainConfig(
-            steps=self.steps, lr=self.lr, weight_decay=0.01, warmup=0.1, seed=self.seed, save_every=250
-        )
-        run = Run(self.out, describe(model) | {"recipe": "mil-nce-train", "task": "video-retrieval"})
-        result = fit(model, loader, config, run)
-        tokenizer.save(self.out)
-        print(f"{self.out}: {result.steps} steps; {loader.report()}")
-        print(f'next: coalign index {self.out} --data {self.data} and coalign search {self.out} "WORDS"')
+        with Experiment("mil-nce-train", self.options) as experiment:
+            videos = self.narrated.videos(experiment)
+            model, tokenizer = self.model(experiment, videos)
+            spec, stop = model.input_spec, stop_words(self.stop_words)
+            collate = ClipBags(spec, tokenizer, self.bag, flip=self.flip, stop_words=stop)
+            moments, name = Moments(videos.videos, self.sample), str(self.narrated.data)
+            batches = Batches(moments, collate, self.schedule.batch_size, name=name, **experiment.loading)
+            loader, about = Timed(batches), {"task": "video-retrieval"}
+            training = self.schedule.training(self.options)
+            experiment.fit(model, loader, training, describe(model) | about, tokenizer)
+            index = f"coalign index {experiment.out} --data {self.narrated.data}"
+            experiment.close(f'{index} and coalign search {experiment.out} "WORDS"', after=f"; {loader.report()}")
 
-    def model(self, videos: Any) -> tuple[MilNceModel, WordList]:
+    def model(self, experiment: Experiment, videos: NarratedVideos) -> tuple[MilNceModel, WordList]:
         """The model to train, with its words."""
-        if self.init is not None:
-            loaded = load(self.init)
+        if self.start is not None:
+            loaded = load(self.start)
             if not isinstance(loaded.model, MilNceModel) or not isinstance(loaded.tokenizer, WordList):
-                raise InputError(f"{self.init}: is no run of MIL-NCE")
+                raise InputError(f"{self.start}: is no run of MIL-NCE")
             return loaded.model, loaded.tokenizer
         words, vectors = word_list(videos, self.words, self.word_vectors)
         config = SIZES[self.size]
@@ -117,9 +96,7 @@ class Recipe:
             fps=self.fps or frames / 3.2,
             image_size=self.image_size or config.image_size,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = MilNceModel(config)
+        model = experiment.seeded(lambda: MilNceModel(config))
         if vectors is not None:
             with torch.no_grad():
                 model.text.word.weight.copy_(vectors)

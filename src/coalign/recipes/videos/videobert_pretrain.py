@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-import torch
+from tyro.conf import arg
 
-from coalign.arguments import OptionalPath, say
 from coalign.data.core.batches import Batches
 from coalign.data.videos.clip_features import ClipFeatures, feature_name
 from coalign.data.videos.narrated import NarratedVideos
@@ -19,14 +18,16 @@ from coalign.data.videos.subtitles import Narration
 from coalign.data.videos.visual_words import WORDS, VisualWordBook
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.flags import OptionalPath, say
 from coalign.models.bert.heads import BertTask
 from coalign.models.bert.model import Bert
 from coalign.models.videobert.model import VideoBert, VideoBertConfig
-from coalign.recipes.texts._bert import Start, fresh, starting_weights
+from coalign.recipes._start import vocabulary
+from coalign.recipes.texts._bert import START_HELP, fresh, starting_weights
 from coalign.recipes.videos._narrated import usable_videos
 from coalign.registry import describe, load
-from coalign.training.loop import TrainConfig, fit
-from coalign.training.run import Run
+from coalign.training.experiment import Experiment
+from coalign.training.options import ByStep, Running, RunOptions, Schedule
 
 SHARES: dict[str, dict[Regime, float]] = {
     "joint": {"text": 1.0, "video": 1.0, "both": 1.0},
@@ -45,20 +46,21 @@ class Recipe:
     Started again, it goes on from the last checkpoint.
     """
 
+    paper: ClassVar[Schedule] = Schedule(  # section 4.2 (Sun et al. 2019), of BERT large
+        steps=500_000, batch_size=128, lr=1e-5, decay="linear", weight_decay=0.01
+    )
     words: Path
     """The folder of visual words."""
     data: OptionalPath = None
     """A folder of videos with subtitles beside them. Not needed with --mode video."""
     features: OptionalPath = None
     """The features of these videos' clips. Not needed with --mode text."""
-    out: Path = Path("runs/videobert")
-    """The run's folder."""
     captions: OptionalPath = None
     """Where subtitles are instead: a folder, or HowTo100M's caption.json."""
     mode: Literal["joint", "text", "video", "cross"] = "joint"
     """What a batch has: joint: in turn at random texts alone, clips alone, or both (the paper's sum of three
     regimes); or one of the three alone."""
-    start: Start = "minilm"
+    start: Annotated[str, arg(name="from", metavar="WEIGHTS", help=START_HELP)] = "minilm"
     init: OptionalPath = None
     """Go on from this run of VideoBERT instead, such as one of --mode text, with its vocabulary and visual words."""
     vocab: OptionalPath = None
@@ -75,50 +77,35 @@ class Recipe:
     """The most clips of an item, and the clips of one where nothing is said (the paper: 16)."""
     max_text_length: int = 64
     """Word pieces of a text at most."""
-    steps: int = 1000
-    batch_size: int = 32
-    lr: float = 3e-4
-    """The peak learning rate (the paper: 1e-5, of BERT large)."""
-    seed: int = 0
-    workers: int = 0
     max_broken: float = 0.1
     """The largest share of videos that may be unusable."""
 
+    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=3e-4, warmup=0.1, decay="linear", weight_decay=0.01)
+    options: Running = RunOptions(out=Path("runs/videobert"))
+
     def run(self) -> None:
-        book = VisualWordBook.load(self.words)
-        features = None if self.mode == "text" else self.clips(book)
-        said = {} if self.mode == "video" else self.said(features)
-        model, tokenizer = self.model(book, [narration.text for told in said.values() for narration in told])
-        items: list[Segment] = sentences(said)
-        if self.mode == "video":
-            assert features is not None
-            items = windows_of(features, self.window)
-        make = VideoSentences(
-            features, model.input_spec, tokenizer, SHARES[self.mode], self.join, self.stride, self.window
-        )
-        loader = Batches(
-            items, make, self.batch_size, seed=self.seed, workers=self.workers, name=str(self.data or self.features)
-        )
-        config = TrainConfig(
-            self.steps,
-            self.lr,
-            weight_decay=0.01,
-            schedule="linear",
-            warmup=0.1,
-            seed=self.seed,
-        )
-        about = {"recipe": "videobert-pretrain", "task": "next-visual-word", "mode": self.mode}
-        result = fit(
-            model.to("cuda" if torch.cuda.is_available() else "cpu"),
-            loader,
-            config,
-            Run(self.out, describe(model) | about),
-        )
-        tokenizer.save(self.out)
-        shutil.copyfile(self.words / WORDS, self.out / WORDS)
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-        print(f"{self.out}: {result.steps} steps{f' ({losses})' if losses else ''}")
-        print(f"next: coalign evaluate {self.out} --task next-visual-word --features HELD_OUT --train {self.features}")
+        with Experiment("videobert-pretrain", self.options) as experiment:
+            book = VisualWordBook.load(self.words)
+            features = None if self.mode == "text" else self.clips(book)
+            said = {} if self.mode == "video" else self.said(experiment, features)
+            texts = [narration.text for spoken in said.values() for narration in spoken]
+            model, tokenizer = self.model(experiment, book, texts)
+            items: list[Segment] = sentences(said)
+            if self.mode == "video":
+                assert features is not None
+                items = windows_of(features, self.window)
+            make = VideoSentences(
+                features, model.input_spec, tokenizer, SHARES[self.mode], self.join, self.stride, self.window
+            )
+            name = str(self.data or self.features)
+            loader = Batches(items, make, self.schedule.batch_size, name=name, **experiment.loading)
+            training, about = self.schedule.training(self.options), {"task": "next-visual-word", "mode": self.mode}
+            experiment.begin(training, describe(model) | about, tokenizer, loader.fingerprint())
+            if experiment.first:
+                shutil.copyfile(self.words / WORDS, experiment.out / WORDS)
+            experiment.fit(model, loader, training, describe(model) | about, tokenizer)
+            held_out = f"--task next-visual-word --features HELD_OUT --train {self.features}"
+            experiment.close(f"coalign evaluate {experiment.out} {held_out}")
 
     def clips(self, book: VisualWordBook) -> ClipFeatures:
         """The features of the clips."""
@@ -129,11 +116,11 @@ class Recipe:
             raise InputError(f"{self.features}: {features.width} features a clip; {self.words} is of {book.width}")
         return features
 
-    def said(self, features: ClipFeatures | None) -> Mapping[str, tuple[Narration, ...]]:
+    def said(self, experiment: Experiment, features: ClipFeatures | None) -> Mapping[str, tuple[Narration, ...]]:
         """What is said in each video that has features, by the features' names."""
         if self.data is None:
             raise InputError("texts need --data, a folder of videos with subtitles, or use --mode video")
-        videos: NarratedVideos = usable_videos(self.data, self.out, self.captions, max_broken=self.max_broken)
+        videos: NarratedVideos = usable_videos(self.data, experiment, self.captions, self.max_broken)
         told = {feature_name(video.path, self.data): video.narrations for video in videos.videos}
         if features is None:
             return told
@@ -144,7 +131,7 @@ class Recipe:
             say(f"{len(told) - len(kept)} of {len(told)} videos have no features in {self.features} and are left out")
         return kept
 
-    def model(self, book: VisualWordBook, texts: list[str]) -> tuple[VideoBert, Tokenizer]:
+    def model(self, experiment: Experiment, book: VisualWordBook, texts: list[str]) -> tuple[VideoBert, Tokenizer]:
         """The model to train, with its vocabulary and its tree."""
         if self.init is not None:
             loaded = load(self.init)
@@ -152,7 +139,7 @@ class Recipe:
                 raise InputError(f"{self.init}: is a {type(loaded.model).__name__}, not a VideoBERT")
             loaded.model.visual.plant(book.tree)
             return loaded.model.train(), loaded.vocabulary
-        source, tokenizer = self.starting(texts)
+        source, tokenizer = self.starting(experiment, texts)
         trunk = source.config.trunk if self.dropout is None else replace(source.config.trunk, dropout=self.dropout)
         join = tokenizer.ids(PIECE)
         config = VideoBertConfig(
@@ -170,18 +157,16 @@ class Recipe:
             raise InputError(
                 f"--window {self.window} leaves no room for text: the model reads {trunk.positions} pieces"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = VideoBert(config)
+        model = experiment.seeded(lambda: VideoBert(config))
         model.start_from(source)
         model.visual.plant(book.tree)
         return model, tokenizer
 
-    def starting(self, texts: list[str]) -> tuple[Bert | BertTask, Tokenizer]:
+    def starting(self, experiment: Experiment, texts: list[str]) -> tuple[Bert | BertTask, Tokenizer]:
         """The BERT to start from, and its vocabulary: one of the narration where none is given."""
         if self.start != "scratch" or self.vocab is not None:
-            return starting_weights(self.start, self.vocab, self.size, self.seed)
+            return starting_weights(self.start, self.vocab, self.size, self.options.seed)
         if not texts:
             raise InputError("--mode video from scratch needs --vocab, so that texts can be learned later")
-        tokenizer = Tokenizer.train(texts, 8000)
-        return fresh(self.size, tokenizer, seed=self.seed), tokenizer
+        tokenizer = vocabulary(experiment, None, lambda: texts)
+        return fresh(self.size, tokenizer, seed=self.options.seed), tokenizer
