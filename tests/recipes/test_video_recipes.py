@@ -35,8 +35,8 @@ def test_narrated_videos_to_a_run_and_its_fine_tuning(
     small: dict[str, Any] = {"steps": 2, "batch_size": 4, "workers": 0, "flip": False}
     configure(
         mil_nce_train.Recipe,
-        world / "train",
-        tmp_path / "run",
+        data=world / "train",
+        out=tmp_path / "run",
         image_size=32,
         space_to_depth=False,
         gather_gradient="exact",
