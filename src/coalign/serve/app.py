@@ -28,7 +28,7 @@ from coalign.serve.openapi import description, page_of
 from coalign.serve.pictures import MEDIA, Kept, encoded, film_strip
 from coalign.serve.security import Guard
 from coalign.serve.sessions import Answer, Query, Session, Term, open_sessions
-from coalign.serve.study import Of, Studies, findings_of, lay_out, principal, vectors_of
+from coalign.serve.study import FEW, Of, Studies, findings_of, lay_out, principal, vectors_of
 from coalign.serve.training import training_of
 from coalign.serve.uploads import Fields, Missing, TooLarge, check_picture, picture_in, read_body, read_json
 from coalign.serve.worker import BOUND, Busy
@@ -277,11 +277,11 @@ class Service:
     def _map(self, session: Session, of: Of) -> dict[str, Any]:
         gallery = session.index
         rows, vectors = vectors_of(gallery, of)
-        job = self._studies.start(("map", session.name, of), lay_out, vectors)
-        is_laid_out = job.done() and job.exception() is None
+        job = None if len(rows) < FEW else self._studies.start(("map", session.name, of), lay_out, vectors)
+        is_laid_out = job is not None and job.done() and job.exception() is None
         key = f"map-{session.name}-{of}-{'umap' if is_laid_out else 'pca'}"
         if self._maps.get(key) is None:
-            places = job.result() if is_laid_out else principal(vectors)
+            places = job.result() if job is not None and is_laid_out else principal(vectors)
             self._maps.put(key, rows.astype("<i4").tobytes() + places.astype("<f4").tobytes())
         columns: dict[str, Any] = {}
         for number, (name, values) in enumerate(gallery.columns.items()):
@@ -292,7 +292,13 @@ class Service:
             self._maps.put(column, codes)
             columns[name] = {"values": known, "codes": f"/api/bytes/{column}"}
         method = "UMAP" if is_laid_out else "principal components"
-        said = {"run": session.name, "of": of, "method": method, "pending": not job.done(), "count": len(rows)}
+        said = {
+            "run": session.name,
+            "of": of,
+            "method": method,
+            "pending": job is not None and not job.done(),
+            "count": len(rows),
+        }
         return {**said, "bytes": f"/api/bytes/{key}", "columns": columns}
 
     async def findings(self, request: Request) -> Response:

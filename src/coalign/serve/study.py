@@ -46,8 +46,6 @@ def principal(vectors: Floats) -> Floats:
 def lay_out(vectors: Floats, seed: int = 0) -> Floats:
     """[n, 2] UMAP (McInnes et al. 2018) by cosine, scaled to 0 to 1. Of many, a sample is laid out and the others are
     placed by it. Raises InputError where umap-learn is missing."""
-    if len(vectors) < FEW:
-        return principal(vectors)
     try:
         from umap import UMAP
     except ImportError:
