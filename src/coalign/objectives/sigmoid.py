@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -43,7 +45,8 @@ class SigmoidContrastive(nn.Module):
         total = image.new_zeros(())
         for part, names in zip(texts.split(size), others.split(size), strict=True):
             if size < len(texts) and torch.is_grad_enabled():
-                total = total + checkpoint(_block, image, part, scale, bias, own, names, use_reentrant=False)
+                block: Any = checkpoint(_block, image, part, scale, bias, own, names, use_reentrant=False)
+                total = total + block
             else:
                 total = total + _block(image, part, scale, bias, own, names)
         return total / local

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packe
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def image_tower(**sizes: int) -> VitConfig:
+def image_tower(**sizes: Any) -> VitConfig:
     """A ViT as CLIP has it: a norm before the blocks, no bias on the patches, QuickGELU, eps 1e-5."""
     return replace(VitConfig(eps=1e-5, activation="quick_gelu", patch_bias=False, first_norm=True), **sizes)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +33,12 @@ from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
 
 
-def image_tower(**sizes: int | bool) -> VitConfig:
+def image_tower(**sizes: Any) -> VitConfig:
     """A ViT as SigLIP has it: no class token, the tanh form of GELU, eps 1e-6."""
     return replace(VitConfig(activation="gelu_tanh", class_token=False), **sizes)
 
 
-def text_tower(**sizes: int) -> TextConfig:
+def text_tower(**sizes: Any) -> TextConfig:
     """SigLIP's text tower: every row sees every other, 64 rows."""
     own = TextConfig(32000, 64, 768, 12, 12, 3072, eps=1e-6, activation="gelu_tanh", causal=False)
     return replace(own, **sizes)

@@ -45,7 +45,7 @@ class Recipe:
             tower, pixels = self.picture_tower()
             tokenizer = vocabulary(experiment, self.vocab, lambda: texts_of(source), self.words)
             config = replace(sized("clip", self.size), image=tower.config, locked=True, **pixels)
-            model = experiment.seeded(lambda: create("clip", with_vocabulary(config, tokenizer)).model)
+            model: Any = experiment.seeded(lambda: create("clip", with_vocabulary(config, tokenizer)).model)
             model.image.load_state_dict(tower.state_dict())
             train(experiment, model, tokenizer, source, Pixels(), self.schedule)
 

@@ -92,11 +92,11 @@ class ZeroShot(nn.Module):
 
     def __init__(self, loaded: Loaded, vectors: Tensor) -> None:
         super().__init__()
-        self.model = loaded.model
+        self.model, self.loaded = loaded.model, loaded
         self.register_buffer("vectors", vectors)
 
     def encode(self, batch: Batch) -> Encoding:
-        vectors = self.model.encode(Batch(images=batch.images)).vectors["image"]
+        vectors = self.loaded.encode(Batch(images=batch.images)).vectors["image"]
         return Encoding({}, {"logits": 100.0 * vectors @ self.get_buffer("vectors").T})
 
 
@@ -107,12 +107,11 @@ def class_vectors(loaded: Loaded, names: Sequence[str], templates: Sequence[str]
     Raises:
         InputError: The model gives no vectors of texts.
     """
-    device = next(loaded.model.parameters()).device
     vectors: list[Tensor] = []
     for template in templates:
         prompts = [template.replace("{}", name) for name in names]
         parts = [prompts[i : i + 64] for i in range(0, len(prompts), 64)]
-        seen = [loaded.model.encode(prepare(loaded, texts=part).to(device)).vectors for part in parts]
+        seen = [loaded.encode(prepare(loaded, texts=part)).vectors for part in parts]
         if any("text" not in part for part in seen):
             raise InputError(f"a {type(loaded.model).__name__} gives no vectors of texts alone")
         vectors.append(torch.cat([part["text"] for part in seen]))
