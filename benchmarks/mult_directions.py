@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from coalign.models.mult import model as mult
-from coalign.models.mult.model import MulT, MulTConfig
+from coalign.models.mult.config import MulTConfig
+from coalign.models.mult.model import MulT
 from coalign.types import Batch, Layout, Packed, Series
 
 CASES = ((1, 20, True), (4, 20, True), (16, 20, True), (24, 50, False), (24, 50, True))

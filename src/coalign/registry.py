@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import coalign.models
 from coalign.checkpoints import StateMap, read_tensors
 from coalign.data.loaded import Loaded
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import read_json, reader
@@ -114,7 +115,7 @@ def load(
         raise InputError(f"{path}: not one of our runs; say whose file it is: load(..., system='albef')")
     else:
         loaded = _load_foreign(path, find(system), head, size, layout, image_size, ours)
-    tokenizer = None if vocab is None else Tokenizer.load(vocab)
+    tokenizer = None if vocab is None else load_tokenizer(vocab)
     return dataclasses.replace(loaded, tokenizer=tokenizer, source=str(path)).eval()
 
 

@@ -16,7 +16,8 @@ from coalign.cli.commands.reconstruct import command as reconstruct_command
 from coalign.cli.commands.rollout import command as rollout_command
 from coalign.errors import InputError
 from coalign.models.mae.model import Mae, MaeConfig
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.registry import describe
 from coalign.training.run import Run
 from coalign.trunks.vit import VitConfig

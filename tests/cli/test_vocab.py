@@ -1,6 +1,7 @@
 import pytest
 
 from coalign.cli.commands import run_command
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
@@ -11,13 +12,13 @@ def test_a_vocabulary_of_plain_text(tmp_path, capsys):
     out = tmp_path / "vocabulary"
     assert run_command("vocab", [str(corpus), "--size", "60", "--out", str(out)]) == 0
     assert "word pieces" in capsys.readouterr().out
-    tokenizer = Tokenizer.load(out)
-    assert Tokenizer.load(out / "vocab.txt").ids("the boats") == tokenizer.ids("the boats")
+    tokenizer = load_tokenizer(out)
+    assert load_tokenizer(out / "vocab.txt").ids("the boats") == tokenizer.ids("the boats")
     assert tokenizer.lowercase and "boat" in (out / "vocab.txt").read_text().split("\n")
     with pytest.raises(InputError, match="exists already"):
         run_command("vocab", [str(corpus), "--out", str(out)])
     run_command("vocab", [str(corpus), "--size", "60", "--cased", "--out", str(tmp_path / "cased")])
-    assert not Tokenizer.load(tmp_path / "cased").lowercase
+    assert not load_tokenizer(tmp_path / "cased").lowercase
 
 
 def test_the_corpus_is_read_as_a_stream():

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from video_files import make_video
 
 from coalign.data.images.decode import BadSample, check_image, decode_image
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 
 
@@ -718,7 +719,7 @@ def write_vocabularies(folder: Path) -> None:
 
 @target(
     "vocabularies",
-    "data.words.tokenizer.Tokenizer.load",
+    "data.words.load.load_tokenizer",
     "data.words.word_list.WordList.load",
     "data.words.byte_pairs.read_byte_pairs",
     write=write_vocabularies,
@@ -727,7 +728,7 @@ def read_vocabularies(folder: Path) -> None:
     from coalign.data.words.word_list import WordList
 
     for name in ("piece", "bpe", "words", "s3d_dict.npy", "vocab.txt"):
-        found = Tokenizer.load(folder / name)
+        found = load_tokenizer(folder / name)
         str((found.vocab_size, found.lowercase))
         found.encode(["a low boat"])
     WordList.load(folder / "list.txt").encode(["boat"])

@@ -9,7 +9,9 @@ from coalign.errors import InputError
 from coalign.layers.ctc_alignment import CtcAlignment
 from coalign.layers.grouped import run_grouped
 from coalign.layers.sincos import sincos_steps
-from coalign.models.mult.model import MulT, MulTConfig, Stream, original
+from coalign.models.mult.config import MulTConfig, Stream
+from coalign.models.mult.model import MulT
+from coalign.models.mult.names import original
 from coalign.types import Batch, Layout, Packed, Series
 
 STREAMS = (Stream("text", 6), Stream("audio", 5), Stream("vision", 3))

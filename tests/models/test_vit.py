@@ -13,7 +13,8 @@ from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.layers.transformer import BlockConfig, TransformerBlock
 from coalign.models.vit import model as vit
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.ops.attention import Mask
 from coalign.training.optimiser import parameter_groups
 from coalign.trunks.vit import VitConfig

@@ -7,7 +7,8 @@ from recorded import failures, rewritten
 from safetensors.torch import save_file
 
 from coalign.checkpoints import read_tensors
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.models.vit.names import original, original_linen
 from coalign.parity import vit
 from coalign.parity.case import read_case

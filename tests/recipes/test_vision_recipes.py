@@ -26,7 +26,8 @@ from coalign.models.mae.model import SIZES as MAE_SIZES
 from coalign.models.mae.model import Mae
 from coalign.models.mae.model import original as mae_original
 from coalign.models.vit import model as vit
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.recipes import find_recipe
 from coalign.tasks.images.image_classification import Evaluate
 from coalign.trunks.vit import VitConfig

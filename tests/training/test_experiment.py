@@ -14,6 +14,7 @@ from toy import WORDS, ToyModel
 from coalign.data.core.batches import Batches
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.training.experiment import Experiment
@@ -69,7 +70,7 @@ def test_a_run_has_its_files_and_says_what_comes_next(tmp_path: Path, capsys: py
     train(tmp_path / "run", items())
     out = tmp_path / "run"
     assert (out / "model.safetensors").is_file() and json.loads((out / "classes.json").read_text()) == ["a", "b"]
-    assert Tokenizer.load(out).vocab_size == 7
+    assert load_tokenizer(out).vocab_size == 7
     config = json.loads((out / "config.json").read_text())
     assert (config["recipe"], config["system"], config["training"]["steps"]) == ("toy", "toy", 4)
     prints = json.loads((out / "fingerprints.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 
 from coalign.data.images.decode import decode_image
 from coalign.data.pairs.sources import open_source
-from coalign.data.words.tokenizer import Tokenizer
+from coalign.data.words.load import load_tokenizer
 from coalign.errors import InputError
 from coalign.worlds.scene_files import write_world
 from coalign.worlds.scenes import HELD_OUT, make_scenes
@@ -90,7 +90,7 @@ def test_expressions_have_the_records_of_refcoco(world: Path) -> None:
 
 
 def test_the_vocabulary_has_every_word_whole(world: Path) -> None:
-    tokenizer = Tokenizer.load(world)
+    tokenizer = load_tokenizer(world)
     for text in ("what color is the striped diamond", "how many crosses are there", "an orange star"):
         assert tokenizer.pieces(text) == text.split()
 

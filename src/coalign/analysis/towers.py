@@ -19,6 +19,7 @@ from coalign.data.images.decode import BadSample, ImageLike, decode_image
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.data.inputs import encode
 from coalign.data.loaded import Loaded
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import digest
@@ -48,7 +49,7 @@ def default_towers(columns: Columns, *, vit_steps: int = VIT_STEPS, images: int 
             tower = vit_on(columns, vit_steps, images, show)
             image += [] if tower is None else [tower]
     if len(columns.texts):
-        minilm = BertTower(load(minilm_folder(), system="bert").model, Tokenizer.load(minilm_folder()))
+        minilm = BertTower(load(minilm_folder(), system="bert").model, load_tokenizer(minilm_folder()))
         states = minilm.word_states
         text.append(minilm)
         word2vec = word2vec_on(columns.texts)

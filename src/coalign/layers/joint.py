@@ -44,6 +44,13 @@ class Joint:
             raise InputError("this stream holds text alone")
         return self.rows.split(self.text, self.other)
 
+    def tokens(self, other: str) -> dict[str, Packed]:
+        """States by modality: "text", the other's by its name, and "fused", all of them."""
+        if self.other is None:
+            return {"text": self.rows, "fused": self.rows}
+        text, second = self.split()
+        return {"text": text, other: second, "fused": self.rows}
+
     def alignment(
         self,
         record: Record,

@@ -20,11 +20,11 @@ from coalign.models.mae.model import (
     transformers,
 )
 from coalign.models.vit.model import Vit
-from coalign.models.vit.sizes import rows_of, timm_trunk
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import told
+from coalign.trunks.vit_sizes import rows_of, timm_trunk
 from coalign.types import Batch, Draws, Images
 
 

@@ -7,7 +7,9 @@ import re
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
-from coalign.models.mult.model import MulT, MulTConfig, Stream, original
+from coalign.models.mult.config import MulTConfig, Stream
+from coalign.models.mult.model import MulT
+from coalign.models.mult.names import original
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.types import Batch, Packed, Series

@@ -13,12 +13,12 @@ from coalign.layers.joint import Joint
 from coalign.models.vilt.heads import ViltClassifier, ViltRetrieval, ViltTaskConfig, task_original, task_transformers
 from coalign.models.vilt.model import Vilt, ViltConfig, ViltTrunk
 from coalign.models.vilt.names import original, transformers
-from coalign.models.vit.sizes import grid_of
 from coalign.ops.patches import pack_patches
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import images_of
 from coalign.trunks.vit import VitConfig, sides
+from coalign.trunks.vit_sizes import grid_of
 from coalign.types import Batch, Draws, Images, Packed, Text
 
 Produced = dict[str, Tensor | Packed]

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
 from coalign.layers.embeddings import Resize
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.models.vit.names import original, original_linen, timm, transformers
-from coalign.models.vit.sizes import Told, classifier_of, google_classifier
+from coalign.models.vit.sizes import classifier_of, google_classifier
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.vit import sides
+from coalign.trunks.vit_sizes import Told
 from coalign.types import Batch, Encoding, Images
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from torch import nn
 from tyro.conf import OmitArgPrefixes, arg
 
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalFloat, OptionalPath, as_flags
@@ -108,7 +109,7 @@ def vocabulary(
 ) -> Tokenizer:
     """The vocabulary at `path`, or word pieces that the first process learns from the texts."""
     if path is not None:
-        return Tokenizer.load(path)
+        return load_tokenizer(path)
     return experiment.on_first(lambda: Tokenizer.train(texts(), pieces))
 
 

@@ -27,6 +27,7 @@ from torch import nn
 from coalign.data.core.fingerprint import Fingerprint, digest
 from coalign.data.core.quarantine import FILE as QUARANTINE
 from coalign.data.core.quarantine import Quarantine
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import FILE as VOCABULARY
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -250,7 +251,7 @@ class Experiment:
     def _other_vocabulary(self, tokenizer: Tokenizer) -> bool | None:
         """Whether the folder's vocabulary is another one; None where there is none."""
         path = self.out / VOCABULARY
-        return None if not path.is_file() else fingerprint_of(Tokenizer.load(path)) != fingerprint_of(tokenizer)
+        return None if not path.is_file() else fingerprint_of(load_tokenizer(path)) != fingerprint_of(tokenizer)
 
     def _other_data(self, prints: Mapping[str, Any]) -> list[str]:
         before = self._fingerprints()

@@ -165,14 +165,15 @@ def trunk_rules(file: str, ours: str, config: BertConfig, position_ids: bool = F
     ]
 
 
-def word_head_rules(file: str, ours: str, table: str) -> list[Rule]:
-    """Hugging Face names of a tied masked-word head; `table` is the file's name of the word table."""
+def word_head_rules(file: str, ours: str, table: str, *, tied_bias: bool = True) -> list[Rule]:
+    """Hugging Face names of a tied masked-word head; `table` is the file's name of the word table. Older files have the
+    bias once (`tied_bias` off)."""
     return [
         Rename(f"{file}bias", f"{ours}bias"),
         Rename(f"{file}transform.dense.{{p}}", f"{ours}dense.{{p}}"),
         Rename(f"{file}transform.LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
         Tie(f"{file}decoder.weight", table),
-        Tie(f"{file}decoder.bias", f"{file}bias"),
+        *([Tie(f"{file}decoder.bias", f"{file}bias")] if tied_bias else []),
     ]
 
 

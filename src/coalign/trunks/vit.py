@@ -193,7 +193,7 @@ class VitTrunk(nn.Module):
             real = patches_of_sizes(images.sizes, rows, columns, self.config.patch)
             grids = torch.stack([real.any(2).sum(1), real.any(1).sum(1)], 1).tolist()
             patches = pack_patches(choose_patches(real.flatten(1), None), real.flatten(1))
-        tables = {grid: self.table(grid) for grid in dict.fromkeys(map(tuple, grids))}
+        tables = {grid: self.table(grid) for grid in dict.fromkeys((rows, columns) for rows, columns in grids)}
         x = self.patch.chosen(images.pixels, patches.layout.item, patches.values)
         return patches.with_values(x + torch.cat([tables[rows, columns] for rows, columns in grids]))
 

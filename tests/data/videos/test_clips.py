@@ -9,7 +9,7 @@ import torch
 from video_files import is_black, make_video, number_of
 
 from coalign.data.videos.clips import Clip, read_clip, stream_clips, windows
-from coalign.data.words.tokenizer import Tokenizer
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.types import InputSpec
@@ -61,12 +61,12 @@ def test_a_word_list_is_a_tokenizer_that_runs_save_and_load(tmp_path: Path) -> N
     assert words.words("POUR, unknown milk!") == ["pour", "milk"] and words.ids("pour") == [1]
     assert words.vocab_size == len(words) + 1 == 6
     words.save(tmp_path)
-    again = Tokenizer.load(tmp_path)
+    again = load_tokenizer(tmp_path)
     assert isinstance(again, WordList) and again.lowercase
     assert again.encode(["don't pour the unknown"]).ids.values.tolist() == words.ids("don't pour the")
     assert again.encode(["unknown"]).ids.lengths.tolist() == [0]
     np.save(tmp_path / "s3d_dict.npy", np.array(["pour", "milk"]))
-    assert Tokenizer.load(tmp_path / "s3d_dict.npy").encode(["milk pour milk"], 2).ids.values.tolist() == [2, 1]
+    assert load_tokenizer(tmp_path / "s3d_dict.npy").encode(["milk pour milk"], 2).ids.values.tolist() == [2, 1]
     with pytest.raises(InputError, match="no pairs"):
         words.encode([("a", "b")])
 

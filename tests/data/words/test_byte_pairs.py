@@ -3,6 +3,7 @@ import json
 import pytest
 
 from coalign.data.words.byte_pairs import byte_pairs
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
@@ -42,7 +43,7 @@ def test_words_come_apart_as_in_the_original(text, words):
 def test_published_files_and_their_merges(tmp_path, names):
     write(tmp_path, names=names)
     for path in (tmp_path, tmp_path / names[0]):
-        tokenizer = Tokenizer.load(path)
+        tokenizer = load_tokenizer(path)
         assert tokenizer.pieces("Low lower don't") == ["low</w>", "low", "er</w>", "d", "o</w>", "n't</w>"]
         assert tokenizer.ids("lowz low") == [TABLE["low"], 0, TABLE["low</w>"]]
         assert tokenizer.vocab_size == max(TABLE.values()) + 1
@@ -51,14 +52,14 @@ def test_published_files_and_their_merges(tmp_path, names):
 def test_pieces_agree_with_transformers(tmp_path):
     hf = pytest.importorskip("transformers")
     theirs = hf.OpenAIGPTTokenizer(vocab=TABLE, merges=MERGES)
-    ours = Tokenizer.load(write(tmp_path))
+    ours = load_tokenizer(write(tmp_path))
     for text in ("slower low flows", "Glow z two low.", "bzl lowlow"):
         assert ours.ids(text) == theirs(text)["input_ids"]
     assert ours.decode(ours.ids("slower low")) == "slower low"
 
 
 def test_texts_carry_no_special_tokens(tmp_path):
-    tokenizer = Tokenizer.load(write(tmp_path))
+    tokenizer = load_tokenizer(write(tmp_path))
     text = tokenizer.encode(["lower low", "a dog"], max_length=2)
     assert text.ids.layout.offsets.tolist() == [0, 2, 4]
     assert [tokenizer.id_to_piece(id) for id in text.ids.values.tolist()] == ["low", "er</w>", "a</w>", "d"]
@@ -72,7 +73,7 @@ def test_texts_carry_no_special_tokens(tmp_path):
 def test_training_is_repeatable_and_saved_whole(tmp_path):
     first, second = (Tokenizer.train_byte_pairs(iter(CORPUS), 90) for _ in range(2))
     first.save(tmp_path)
-    again = Tokenizer.load(tmp_path)
+    again = load_tokenizer(tmp_path)
     for text in (*CORPUS, "catsat dont zzz\nsit"):
         assert first.ids(text) == second.ids(text) == again.ids(text)
     assert first.pieces("the cat") == ["the</w>", "cat</w>"]  # frequent words are whole
@@ -97,5 +98,5 @@ def test_damaged_files_are_named(tmp_path, table, merges, said):
     (tmp_path / "vocab.json").write_text(table)
     (tmp_path / "merges.txt").write_text(merges)
     with pytest.raises(InputError, match=said) as caught:
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     assert str(tmp_path) in str(caught.value)

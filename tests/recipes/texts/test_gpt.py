@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from coalign import prepare
 from coalign.cli.commands import vocab
-from coalign.data.words.tokenizer import Tokenizer
+from coalign.data.words.load import load_tokenizer
 from coalign.errors import InputError
 from coalign.flags import configure
 from coalign.models.gpt.heads import GptClassifier, GptMultipleChoice, GptSimilarity
@@ -221,6 +221,6 @@ def test_a_run_becomes_a_folder_that_transformers_loads(pretrained, tmp_path):
 def test_a_vocabulary_is_learned_by_command(corpus, tmp_path, capsys):
     vocab.command(str(corpus), tmp_path / "v", 60, byte_pairs=True)
     assert "byte pairs" in capsys.readouterr().out
-    assert "sun</w>" in Tokenizer.load(tmp_path / "v").pieces("sun")
+    assert "sun</w>" in load_tokenizer(tmp_path / "v").pieces("sun")
     with pytest.raises(InputError, match="exists already"):
         vocab.command(str(corpus), tmp_path / "v", 60, byte_pairs=True)

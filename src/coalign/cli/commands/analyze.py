@@ -92,7 +92,7 @@ def command(
     from coalign.analysis.datasets.summary import summarise
     from coalign.analysis.towers import default_towers, run_towers
     from coalign.checkpoints.packages import minilm_folder
-    from coalign.data.words.tokenizer import Tokenizer
+    from coalign.data.words.load import load_tokenizer
 
     if (out / "report.html").exists() and not overwrite:
         raise InputError(f"{out / 'report.html'}: exists already; give another --out, or --overwrite")
@@ -108,7 +108,7 @@ def command(
     towers = default_towers(columns, vit_steps=vit_steps, images=pairs, show=show)
     if run is not None:
         towers = run_towers(run, load_run(run), towers)
-    tokenizer = Tokenizer.load(minilm_folder()) if len(columns.texts) else None
+    tokenizer = load_tokenizer(minilm_folder()) if len(columns.texts) else None
     chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
     cache = out / "cache"
     found = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)

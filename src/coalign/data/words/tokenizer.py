@@ -6,7 +6,6 @@ original systems differ in them (ALBEF's own tokenizer ends no text in [SEP]) an
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,10 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from coalign.data.words.byte_pairs import find_byte_pairs, read_byte_pairs, train_byte_pairs
-from coalign.data.words.clip_pairs import END, MERGES, START, read_clip_merges
+from coalign.data.words.byte_pairs import train_byte_pairs
+from coalign.data.words.clip_pairs import END, START
 from coalign.errors import InputError
-from coalign.files import reader, replace_file
+from coalign.files import replace_file
 from coalign.types import Layout, Packed, Text
 
 FILE = "tokenizer.json"
@@ -70,46 +69,6 @@ class Tokenizer:
         return (before[0] if before else None), (after[0] if after else None)
 
     # ---------------------------------------------------------------------------------------------- reading, writing
-    @classmethod
-    @reader
-    def load(cls, path: str | os.PathLike[str], *, lowercase: bool | None = None) -> Tokenizer:
-        """Reads a `vocab.txt`, a `tokenizer.json`, or a folder that holds one (of Hugging Face, or a run of ours).
-
-        Also the two files of GPT and CLIP (see `byte_pairs`): their folder, or the table with the merges beside it;
-        CLIP's list of merges, `bpe_simple_vocab_16e6.txt` or .gz; and MIL-NCE's word list, `s3d_dict.npy`.
-
-        Args:
-            path: The file or folder.
-            lowercase: Only for a `vocab.txt`: whether text is lower-cased and stripped of accents. None takes
-                `do_lower_case` from a `tokenizer_config.json` beside it, and failing that looks whether the
-                vocabulary has pieces with capitals.
-
-        Raises:
-            InputError: Nothing there, or it cannot be read.
-        """
-        path = Path(path)
-        if path.suffix == ".npy":
-            return _word_list(path)
-        if path.name in MERGES:
-            return cls(read_clip_merges(path))
-        pair = None if (path / FILE).is_file() else find_byte_pairs(path)
-        if pair is not None:
-            return cls(read_byte_pairs(*pair))
-        file = _vocabulary_file(path)
-        try:
-            if file.suffix == ".json":
-                inner = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-                return _word_list(file) if isinstance(inner.model, models.WordLevel) else cls(inner)
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read: {error.strerror}") from error
-        except Exception as error:  # the library raises bare Exceptions
-            raise InputError(f"{file}: is no vocabulary: {error}") from error
-        pieces = text.removesuffix("\n").split("\n")  # not splitlines: U+2028 and its like are pieces
-        if lowercase is None:
-            lowercase = _lowercase_beside(file, pieces)
-        return cls.from_vocabulary(pieces, lowercase=lowercase, name=str(file))
-
     @classmethod
     def from_vocabulary(cls, pieces: Sequence[str], *, lowercase: bool = True, name: str = "vocabulary") -> Tokenizer:
         """WordPiece over these pieces; a piece's id is its place.
@@ -350,34 +309,3 @@ def _word_piece(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenize
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.decoder = decoders.WordPiece()
     return inner
-
-
-def _word_list(file: Path) -> Tokenizer:
-    from coalign.data.words.word_list import WordList  # a kind of Tokenizer itself
-
-    return WordList.load(file)
-
-
-def _vocabulary_file(path: Path) -> Path:
-    """The file itself, or the one in a folder."""
-    if path.is_dir():
-        for name in (FILE, "vocab.txt"):
-            if (path / name).is_file():
-                return path / name
-        raise InputError(f"{path}: holds neither {FILE} nor vocab.txt (nor vocab.json with merges.txt)")
-    if not path.is_file():
-        raise InputError(f"{path}: no such vocabulary file or folder")
-    return path
-
-
-def _lowercase_beside(file: Path, pieces: Iterable[str]) -> bool:
-    """Whether a vocab.txt is of lower-cased text."""
-    settings = file.with_name("tokenizer_config.json")
-    if settings.is_file():
-        try:
-            stored: object = json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case")
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{settings}: is no tokenizer configuration: {error}") from error
-        if isinstance(stored, bool):
-            return stored
-    return not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))

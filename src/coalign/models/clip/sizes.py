@@ -12,9 +12,9 @@ from torch import Tensor
 from coalign.errors import InputError
 from coalign.models.clip.model import Clip, ClipConfig, image_tower
 from coalign.models.clip.resnet import ResNetConfig
-from coalign.models.vit.sizes import count, grid_of
 from coalign.trunks.text import TextConfig
 from coalign.trunks.vit import sides
+from coalign.trunks.vit_sizes import count, grid_of
 
 Weights = Mapping[str, Tensor]
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
-from coalign.models.vit.sizes import Told, count, grid_of
 from coalign.trunks.vit import VitConfig, sides
+from coalign.trunks.vit_sizes import Told, count, grid_of
 
 
 def of_weights(weights: Mapping[str, Tensor], told: Told | None = None) -> DinoV2Config | None:

@@ -24,9 +24,9 @@ from coalign.checkpoints.statemap import Rule
 from coalign.layers.initialise import zero_bias
 from coalign.layers.sincos import sincos_positions
 from coalign.layers.transformer import BlockConfig, Encoder
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.models.vit.names import timm as classifier
-from coalign.models.vit.sizes import Told, count, timm_trunk, transformers_trunk
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.ops.attention import Mask
 from coalign.trunks.vit import (
@@ -37,6 +37,7 @@ from coalign.trunks.vit import (
     transformers_block_rules,
     transformers_rules,
 )
+from coalign.trunks.vit_sizes import Told, count, timm_trunk, transformers_trunk
 from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, System, Trainable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from coalign.checkpoints import Carry, Rename, Reshape, Split, StateMap
 from coalign.checkpoints.statemap import Rule
-
-if TYPE_CHECKING:
-    from coalign.models.mult.model import MulTConfig
+from coalign.models.mult.config import MulTConfig
 
 _LETTERS = {"text": "l", "audio": "a", "vision": "v"}
 

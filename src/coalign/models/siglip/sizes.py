@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from coalign.models.siglip.model import Siglip, SiglipConfig, image_tower, text_tower
-from coalign.models.vit.sizes import count, grid_of
 from coalign.trunks.text import TextConfig
 from coalign.trunks.vit import VitConfig, sides
+from coalign.trunks.vit_sizes import count, grid_of
 
 Weights = Mapping[str, Tensor]
 

@@ -22,7 +22,6 @@ from coalign.layers.heads import ClassifierHead
 from coalign.layers.joint import Joint
 from coalign.models.uniter.model import UniterConfig, UniterTrunk, input_spec_of
 from coalign.models.uniter.names import trunk_names
-from coalign.models.visualbert.model import tokens_of
 from coalign.objectives.classification import Classification
 from coalign.objectives.ranking import Ranking
 from coalign.objectives.soft_answers import SoftAnswers
@@ -75,7 +74,7 @@ class _Task(Trainable, ABC):
         kept: Record | None = {} if record else None
         joint = self.trunk(batch, record=kept)
         pooled = {"pooled": self.trunk.pool(joint), "logits": self.read(joint)}
-        return Encoding(tokens_of(joint), pooled, {}, kept or {})
+        return Encoding(joint.tokens("regions"), pooled, {}, kept or {})
 
 
 class UniterClassifier(_Task):

@@ -30,7 +30,6 @@ from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
 from coalign.layers.joint import Joint, same_items, with_words
 from coalign.layers.transformer import Encoder
 from coalign.models.uniter.names import original
-from coalign.models.visualbert.model import tokens_of
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionClassification, RegionDistribution, RegionRegression
 from coalign.objectives.matching import Matching
@@ -201,7 +200,9 @@ class Uniter(Aligning, Trainable):
         if kept is not None and joint.other is not None:
             found = self.align(joint)
             kept |= {"transport.cost": found.cost, "transport.plan": found.plan}
-        return Encoding(tokens_of(joint), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {})
+        return Encoding(
+            joint.tokens("regions"), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {}
+        )
 
     def align(self, joint: Joint) -> Transport:
         """Transport between all words, [CLS] and [SEP] included, and all regions (section 3.2, WRA)."""

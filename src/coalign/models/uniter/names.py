@@ -6,8 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from coalign.checkpoints import Alias, Rename, StateMap, Tie
 from coalign.checkpoints.statemap import Rule
-from coalign.models.visualbert.model import word_head_rules
-from coalign.trunks.bert import BertConfig, trunk_rules
+from coalign.trunks.bert import BertConfig, trunk_rules, word_head_rules
 
 
 @runtime_checkable
@@ -39,7 +38,7 @@ def original(config: Sizes) -> StateMap:
     """The authors' pre-training files."""
     return StateMap(
         trunk_names(config.text),
-        word_head_rules("cls.predictions.", "words.", "uniter.embeddings.word_embeddings.weight"),
+        word_head_rules("cls.predictions.", "words.", "uniter.embeddings.word_embeddings.weight", tied_bias=False),
         Tie("feat_regress.weight", "uniter.img_embeddings.img_linear.weight"),
         Rename("feat_regress.bias", "features.bias"),
         Rename("feat_regress.net.0.{p}", "features.dense.{p}"),

@@ -14,7 +14,7 @@ from coalign.checkpoints import Carry, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.joint import Joint
-from coalign.models.vilt.model import ViltConfig, ViltTrunk, input_spec_of, pair_of, tokens_of
+from coalign.models.vilt.model import ViltConfig, ViltTrunk, input_spec_of, pair_of
 from coalign.models.vilt.names import trunk_names, trunk_names_hf
 from coalign.objectives.classification import Classification
 from coalign.objectives.soft_answers import SoftAnswers
@@ -105,7 +105,7 @@ class ViltClassifier(_Task):
         kept: Record | None = {} if record else None
         seen = self.read(batch, record=kept)
         pooled = {"pooled": self.trunk.pool(seen[0]), "logits": self.answer(seen)}
-        return Encoding(tokens_of(seen[0]), pooled, {}, kept or {})
+        return Encoding(seen[0].tokens("image"), pooled, {}, kept or {})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """`labels["label"]`: soft scores [B, classes] for VQA, classes [B] for NLVR2. `choices`: "select_0" ..."""
@@ -146,7 +146,7 @@ class ViltRetrieval(_Task):
         kept: Record | None = {} if record else None
         joint = self.trunk(*pair_of(batch), record=kept)
         pooled = self.trunk.pool(joint)
-        return Encoding(tokens_of(joint), {"pooled": pooled, "logits": self.head(pooled)}, {}, kept or {})
+        return Encoding(joint.tokens("image"), {"pooled": pooled, "logits": self.head(pooled)}, {}, kept or {})
 
     def read(self, batch: Batch, patches: Packed) -> Joint:
         """States of each text with its group's image."""

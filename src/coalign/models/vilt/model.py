@@ -192,7 +192,7 @@ class Vilt(Aligning, Trainable):
         if kept is not None:
             found = self.align(joint)
             kept |= {"transport.cost": found.cost, "transport.plan": found.plan}
-        return Encoding(tokens_of(joint), pooled, {}, kept or {})
+        return Encoding(joint.tokens("image"), pooled, {}, kept or {})
 
     def align(self, joint: Joint) -> Transport:
         """Transport between words and patches, without either [CLS] and the text's last piece (section 3.2)."""
@@ -298,12 +298,6 @@ def pair_of(batch: Batch) -> tuple[Text, Images]:
     if batch.text is None or batch.images is None:
         raise InputError("ViLT reads a text with an image: this batch lacks one of them")
     return batch.text, batch.images
-
-
-def tokens_of(joint: Joint) -> dict[str, Packed]:
-    """States by modality: "text", "image" and "fused", both of them."""
-    text, image = joint.split()
-    return {"text": text, "image": image, "fused": joint.rows}
 
 
 SYSTEM = System(

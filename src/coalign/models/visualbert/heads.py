@@ -16,7 +16,6 @@ from coalign.models.visualbert.model import (
     VisualBertConfig,
     VisualBertTrunk,
     input_spec_of,
-    tokens_of,
     trunk_names,
     trunk_names_hf,
 )
@@ -77,7 +76,9 @@ class VisualBertClassifier(_Task):
         kept: Record | None = {} if record else None
         joint = self.trunk(batch, record=kept)
         pooled = self.trunk.pool(joint)
-        return Encoding(tokens_of(joint), {"pooled": pooled, "logits": self.logits(joint, pooled)}, {}, kept or {})
+        return Encoding(
+            joint.tokens("regions"), {"pooled": pooled, "logits": self.logits(joint, pooled)}, {}, kept or {}
+        )
 
     def logits(self, joint: Joint, pooled: Tensor) -> Tensor:
         read = joint.texts.values[answer_rows(joint)] if self.config.task == "vqa" else pooled
@@ -134,7 +135,7 @@ class VisualBertGrounding(_Task):
         pooled = {"pooled": self.trunk.pool(joint)}
         if "entities" in batch.labels:
             pooled["region_scores"] = self.scores(joint, batch.labels["entities"])
-        return Encoding(tokens_of(joint), pooled, {}, kept or {})
+        return Encoding(joint.tokens("regions"), pooled, {}, kept or {})
 
     def scores(self, joint: Joint, entities: Tensor) -> Tensor:
         _, regions = joint.split()

@@ -32,8 +32,8 @@ from coalign.objectives.matching import Matching
 from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
 from coalign.ops.pairing import draw_partners, take_texts
-from coalign.trunks.bert import BertConfig, init_bert, trunk_rules
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
+from coalign.trunks.bert import BertConfig, init_bert, trunk_rules, word_head_rules
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Record, Regions, System, Text, Trainable
 
 SPECIAL_IDS = (0, 101, 102)
 """[PAD], [CLS] and [SEP] of the uncased BERT vocabulary."""
@@ -174,7 +174,9 @@ class VisualBert(Aligning, Trainable):
         kept: Record | None = {} if record else None
         joint = self.trunk(batch, record=kept)
         pooled = self.trunk.pool(joint)
-        return Encoding(tokens_of(joint), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {})
+        return Encoding(
+            joint.tokens("regions"), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {}
+        )
 
     def alignment_record(self, batch: Batch) -> AlignmentRecord:
         """Words on regions (the paper's section 5.2 shows the last block's attention)."""
@@ -239,25 +241,7 @@ def input_spec_of(config: VisualBertConfig) -> InputSpec:
     )
 
 
-def tokens_of(joint: Joint) -> dict[str, Packed]:
-    """States by modality: "text", "regions", and "fused", all of them."""
-    if joint.other is None:
-        return {"text": joint.rows, "fused": joint.rows}
-    text, regions = joint.split()
-    return {"text": text, "regions": regions, "fused": joint.rows}
-
-
 # ------------------------------------------------------------------------------------------------------- checkpoints
-def word_head_rules(file: str, ours: str, table: str) -> list[Rule]:
-    """Names of BERT's masked-word head, tied to the word table with the name `table`."""
-    return [
-        Rename(f"{file}bias", f"{ours}bias"),
-        Rename(f"{file}transform.dense.{{p}}", f"{ours}dense.{{p}}"),
-        Rename(f"{file}transform.LayerNorm.{{p}}", f"{ours}norm.{{p}}"),
-        Tie(f"{file}decoder.weight", table),
-    ]
-
-
 def trunk_names(config: VisualBertConfig) -> list[Rule]:
     """The authors' names of a trunk."""
     file = "bert.bert.embeddings."
@@ -288,7 +272,9 @@ def original(config: VisualBertConfig) -> StateMap:
     """The authors' pre-training files."""
     return StateMap(
         trunk_names(config),
-        word_head_rules("bert.cls.predictions.", "words.", "bert.bert.embeddings.word_embeddings.weight"),
+        word_head_rules(
+            "bert.cls.predictions.", "words.", "bert.bert.embeddings.word_embeddings.weight", tied_bias=False
+        ),
         Rename("bert.cls.seq_relationship.{p}", "match_head.{p}"),
     )
 
@@ -297,7 +283,7 @@ def transformers(config: VisualBertConfig) -> StateMap:
     """Hugging Face's VisualBertForPreTraining."""
     return StateMap(
         trunk_names_hf(config),
-        word_head_rules("cls.predictions.", "words.", "visual_bert.embeddings.word_embeddings.weight"),
+        word_head_rules("cls.predictions.", "words.", "visual_bert.embeddings.word_embeddings.weight", tied_bias=False),
         Tie("cls.predictions.decoder.bias", "cls.predictions.bias"),
         Rename("cls.seq_relationship.{p}", "match_head.{p}"),
     )

@@ -11,9 +11,8 @@ in how positions are resized for another image size: settings of the config, to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,34 +21,11 @@ from torch import Tensor, nn
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
 from coalign.layers.embeddings import Resize
 from coalign.layers.initialise import init_truncated, init_xavier
+from coalign.models.vit.config import VitClassifierConfig
 from coalign.models.vit.names import original, original_linen, timm, transformers
 from coalign.objectives.classification import Classification
-from coalign.trunks.vit import SIZES, VitConfig, VitTrunk
+from coalign.trunks.vit import SIZES, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
-
-
-@dataclass(frozen=True)
-class VitClassifierConfig:
-    """A trunk and its head.
-
-    * `pool`: "token" reads the class token, "mean" averages the patches;
-    * `representation_dim`: a layer with tanh before the head (Google's ImageNet-21k files of 2020, section 3.1);
-    * `probe`: the trunk is frozen, and a BatchNorm without weights stands before the head (MAE, appendix A.1);
-    * `resize`: how `Vit.resize` fits the positions: "bilinear_corners" (Google), "bicubic_antialias" (timm),
-      "bilinear" (timm where it reads Google's files), "bicubic" (Hugging Face, MAE);
-    * `classes` None: no head, images to vectors only;
-    * `mean`, `std`: what pixels in [0, 1] are normalised with (Google's and most of timm's: 0.5; a stem has its own).
-    """
-
-    trunk: VitConfig = field(default_factory=VitConfig)
-    classes: int | None = 1000
-    pool: Literal["token", "mean"] = "token"
-    representation_dim: int | None = None
-    probe: bool = False
-    resize: Resize = "bicubic"
-    label_smoothing: float = 0.0
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
 class Vit(Trainable):

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from coalign.checkpoints import Alias, Rename, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
+from coalign.models.vit.config import VitClassifierConfig
 from coalign.trunks.vit import (
     flax_block_rules,
     flax_dense_rules,
@@ -16,9 +15,6 @@ from coalign.trunks.vit import (
     timm_rules,
     transformers_rules,
 )
-
-if TYPE_CHECKING:
-    from coalign.models.vit.model import VitClassifierConfig
 
 
 def google_rules(dim: int, heads: int, numbers: tuple[int, int, int]) -> list[Rule]:

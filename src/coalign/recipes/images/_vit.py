@@ -12,7 +12,8 @@ from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.models.mae import model as mae
 from coalign.models.mae.model import Mae, MaeConfig
-from coalign.models.vit.model import Vit, VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.model import Vit
 from coalign.recipes._start import sized, weights_flag
 from coalign.registry import load
 

@@ -24,7 +24,7 @@ from coalign.data.images.transforms import ImageTransform
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.frozen import CHUNK, FrozenFeatures
 from coalign.data.prepare import prepare
-from coalign.data.words.tokenizer import Tokenizer
+from coalign.data.words.load import load_tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.models.bert.model import transformers
@@ -75,7 +75,7 @@ def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> L
     if model.stem is not None:
         model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
     model.momentum.load_state_dict(model.online.state_dict())
-    return Loaded(model, Tokenizer.load(folder), "compact")
+    return Loaded(model, load_tokenizer(folder), "compact")
 
 
 def start_from_minilm(model: Compact, folder: Path) -> None:

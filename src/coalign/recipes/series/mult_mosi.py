@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from coalign.arguments import Switch
 from coalign.data.series.utterances import SeriesData
-from coalign.models.mult.model import MulT, MulTConfig, Stream
+from coalign.models.mult.config import MulTConfig, Stream
+from coalign.models.mult.model import MulT
 from coalign.recipes.series._series import SCHEDULE, SeriesOptions
 from coalign.training.experiment import Experiment
 from coalign.training.options import ByStep, Running, RunOptions, Schedule

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.packages import minilm_folder
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath
@@ -81,14 +82,14 @@ def starting_weights(
     if start == "scratch":
         if vocab is None:
             raise InputError("fresh weights need a vocabulary: --vocab vocab.txt (coalign vocab makes one)")
-        tokenizer = Tokenizer.load(vocab)
+        tokenizer = load_tokenizer(vocab)
         return fresh(size or "tiny", tokenizer, seed=seed), tokenizer
     path = minilm_folder() if start == "minilm" else Path(start)
     found = path if path.is_dir() else path.parent
     beside = next((found for name in ("tokenizer.json", "vocab.txt") if (found / name).is_file()), None)
     if vocab is None and beside is None:
         raise InputError(f"{start}: no vocab.txt or tokenizer.json beside the weights; name one with --vocab")
-    tokenizer = Tokenizer.load(vocab or found)
+    tokenizer = load_tokenizer(vocab or found)
     try:
         model = load(path, "bert").model
     except InputError:

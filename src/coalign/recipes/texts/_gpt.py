@@ -11,6 +11,7 @@ import torch
 from tyro.conf import OmitArgPrefixes
 
 from coalign.data.texts.encoded_texts import EncodedTexts
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalPath
@@ -112,7 +113,7 @@ def pretrained_of(path: Path, vocab: Path | None) -> tuple[Gpt | GptTask, Tokeni
         raise InputError(f"{path}: is a {type(model).__name__}, not a GPT")
     if tokenizer is None:
         try:
-            tokenizer = Tokenizer.load(path)
+            tokenizer = load_tokenizer(path)
         except InputError as error:
             raise InputError(f"{path}: has no vocabulary ({error}); name one (--vocab)") from error
     config = model.config if isinstance(model, Gpt) else model.config.gpt
@@ -126,7 +127,7 @@ def pretrained_of(path: Path, vocab: Path | None) -> tuple[Gpt | GptTask, Tokeni
 def vocabulary(experiment: Experiment, path: Path | None, texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
     """The vocabulary at `path`, or one of about `size` pieces that the first process learns from the texts."""
     if path is not None:
-        return Tokenizer.load(path)
+        return load_tokenizer(path)
     return experiment.on_first(lambda: Tokenizer.train_byte_pairs(texts(), size))
 
 

@@ -10,6 +10,7 @@ from tyro.conf import arg
 from coalign.data.texts.documents import Documents, open_documents
 from coalign.data.texts.pretraining_stream import ExampleStream
 from coalign.data.texts.pretraining_text import Plan
+from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath, Switch
@@ -89,7 +90,7 @@ class Recipe:
                 raise InputError(f"{self.start}: lacks the heads of pre-training; give a pre-training checkpoint")
             return model, tokenizer
         if self.vocab is not None:
-            tokenizer = Tokenizer.load(self.vocab)
+            tokenizer = load_tokenizer(self.vocab)
         else:
             lowercase, size = not self.cased, self.vocab_size
             tokenizer = experiment.on_first(lambda: Tokenizer.train(documents, size, lowercase=lowercase))

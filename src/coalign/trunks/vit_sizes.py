@@ -1,0 +1,88 @@
+"""The sizes of a ViT trunk, read from the names and shapes of its tensors: timm's (MAE's too) and Hugging Face's.
+
+Where a layout does not tell the heads, they are those of the size in our tables, or else 64 wide, as in every published
+size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from coalign.errors import InputError
+from coalign.trunks.vit import SIZES, VitConfig
+
+Weights = Mapping[str, Tensor]
+"""Tensors by name; only their shapes are read, so they may lie on the meta device."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What shapes do not tell, and the file's description may: heads, epsilon, and heights and widths of images, of
+    which the first that the position table fits is the one that it was trained with."""
+
+    heads: int | None = None
+    eps: float = 1e-6
+    images: tuple[tuple[int, int], ...] = ()
+
+
+def timm_trunk(weights: Weights, told: Told | None = None) -> VitConfig:
+    """timm's names and MAE's."""
+    return _trunk(weights, told or Told(), ("patch_embed.proj.weight", "pos_embed", "blocks.{}."), "mlp.fc1.weight")
+
+
+def transformers_trunk(weights: Weights, told: Told | None = None, prefix: str = "") -> VitConfig:
+    """Hugging Face's names."""
+    names = ("embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings", "encoder.layer.{}.")
+    patch, positions, block = (prefix + name for name in names)
+    return _trunk(weights, told or Told(), (patch, positions, block), "intermediate.dense.weight")
+
+
+def _trunk(weights: Weights, told: Told, names: tuple[str, str, str], up: str) -> VitConfig:
+    patch_name, positions, block = names
+    dim, _, height, width = weights[patch_name].shape
+    rows, columns = grid_of(weights[positions].shape[1] - 1, (height, width), told.images)
+    depth, hidden_dim = count(weights, block), weights[block.format(0) + up].shape[0]
+    known = [c.heads for c in SIZES.values() if (c.dim, c.depth, c.hidden_dim) == (dim, depth, hidden_dim)]
+    return VitConfig(
+        image_size=rows * height,
+        image_width=columns * width,
+        patch_size=height,
+        patch_width=width,
+        dim=dim,
+        depth=depth,
+        heads=told.heads or next(iter(known), max(dim // 64, 1)),
+        hidden_dim=hidden_dim,
+        eps=told.eps,
+    )
+
+
+def grid_of(patches: int, patch: tuple[int, int], images: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:
+    """Rows and columns of a table of so many patches: those of the first of `images` that it fits, or a square.
+
+    Errors: `InputError` where it fits none and is no square.
+    """
+    for height, width in images:
+        grid = height // patch[0], width // patch[1]
+        if grid[0] * grid[1] == patches:
+            return grid
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise InputError(f"a position table of {patches} patches is no square: its description must say the image size")
+    return side, side
+
+
+def rows_of(weights: Weights, name: str) -> int | None:
+    """The first size of a weight; None where there is none of the name."""
+    return weights[name].shape[0] if name in weights else None
+
+
+def count(weights: Weights, pattern: str) -> int:
+    """How many numbered parts there are; `pattern` holds a "{}" where the number stands."""
+    number = 0
+    while any(name.startswith(pattern.format(number)) for name in weights):
+        number += 1
+    return number
