@@ -12,7 +12,8 @@ from coalign.layers.s3d import S3dConfig
 from coalign.models.actbert.model import ActBert
 from coalign.models.actbert.trunk import ActBertConfig, StreamConfig, stretched_rows
 from coalign.models.mil_nce.model import MilNceConfig, MilNceModel
-from coalign.models.mult.model import MulT, MulTConfig, Stream
+from coalign.models.mult.config import MulTConfig, Stream
+from coalign.models.mult.model import MulT
 from coalign.models.videobert.model import VideoBert, VideoBertConfig
 from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions, Series, Text, Video

@@ -14,7 +14,7 @@ import coalign
 from coalign.data.pairs.sources import open_source
 from coalign.data.regions.files import open_regions, write_shard
 from coalign.data.words.tokenizer import Tokenizer
-from coalign.models.mult.model import Stream
+from coalign.models.mult.config import Stream
 from coalign.registry import describe
 from coalign.retrieval.moments import index_videos
 from coalign.serve.app import app

@@ -185,7 +185,7 @@ class Packed:
     def with_values(self, values: Tensor) -> Packed:
         return Packed(values, self.layout)
 
-    def to_padded(self, width: int | None = None, fill: float = 0.0) -> Tensor:
+    def to_padded(self, width: int | None = None, fill: int | float = 0.0) -> Tensor:
         """[B, width, ...]; `width` defaults to the longest item, rows past an item's end hold `fill`."""
         layout, width = self.layout, self.max_length if width is None else width
         if width < layout.max_length:
