@@ -13,7 +13,7 @@ from coalign.training.experiment import Experiment
 from coalign.training.options import ByStep, Running
 
 FEATURES = "features.safetensors"
-VIEWS, FURTHER_TEXTS = Views(8, mosaics=2), 640
+VIEWS, FURTHER_TEXTS = Views(8, mosaics=2), 128
 
 
 @dataclass(frozen=True, kw_only=True)
