@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from files import noise
@@ -98,3 +101,24 @@ def test_only_pictures_and_only_for_models_that_read_them() -> None:
 def test_seeds_depend_on_every_part_and_its_place() -> None:
     seeds = {derive_seed(*parts) for parts in [(0,), (0, 0), (0, 1), (1, 0), (1, 1), (-1, 1)]}
     assert len(seeds) == 6 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("settings", [{}, {"resize": "crop"}, {"resize": "crop", "keep": 0.875}, {"multiple": 8}])
+def test_sizes_are_torchvisions_to_the_bit(settings: dict[str, Any]) -> None:
+    from torchvision.transforms import InterpolationMode, v2
+
+    bicubic = InterpolationMode.BICUBIC
+    multiple, options = settings.get("multiple"), {k: v for k, v in settings.items() if k != "multiple"}
+    spec = InputSpec(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), image_multiple=multiple)
+    for width, height in ((40, 30), (31, 90), (32, 32), (7, 5)):
+        pixels = torch.from_numpy(np.array(noise((width, height)))).permute(2, 0, 1)
+        if multiple:
+            scale = min(32 / min(width, height), int(1333 / 800 * 32) / max(width, height))
+            size = [max(1, int(side * scale + 0.5) // multiple) * multiple for side in (height, width)]
+            steps = [v2.Resize(size, bicubic, antialias=True)]
+        elif options:
+            steps = [v2.Resize(round(32 / options.get("keep", 1)), bicubic, antialias=True), v2.CenterCrop(32)]
+        else:
+            steps = [v2.Resize((32, 32), bicubic, antialias=True)]
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))]
+        assert ImageTransform(spec, ImageOptions(**options))(pixels).equal(v2.Compose(steps)(pixels))
