@@ -44,6 +44,7 @@ class Pointing(nn.Module):
     """Draws "red" to the first region and any other word to the last; its attention errs in every word."""
 
     alignment_method = "transport"
+    alignment_methods = ("transport", "cross_attention")
     input_spec = SPEC
 
     def __init__(self, tokenizer: Tokenizer) -> None:

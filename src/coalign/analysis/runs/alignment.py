@@ -61,7 +61,7 @@ def methods_of(model: object) -> list[Method]:
     methods: list[Method] = []
     if isinstance(model, Aligner):
         methods.append(getattr(model, "alignment_method", "cross_attention"))
-        methods += getattr(model, "alignment_methods", ("cross_attention",))
+        methods += getattr(model, "alignment_methods", ())
     if has_score(model):
         methods.append("occlusion")
     if not methods:
