@@ -88,7 +88,7 @@ WITHOUT = {
     "data/videos/write.py",
     "checkpoints/safe_pickle.py",
 }
-"""Targets of their own, by their classes' names; writers; a cache of ours; parts of `Tokenizer.load` and of `verify`."""
+"""Targets of their own, by their classes' names; writers; a cache of ours; parts of `Tokenizer.load` and `verify`."""
 
 
 @pytest.fixture(scope="module")
