@@ -36,7 +36,8 @@ def walk(path: str) -> str:
         if item.nbytes <= _TRIED:
             item[()]
         else:
-            item[(0,) * item.ndim], item[tuple(length - 1 for length in item.shape)]
+            for corner in ((0,) * item.ndim, tuple(length - 1 for length in item.shape)):
+                item[corner]
         return None
 
     try:

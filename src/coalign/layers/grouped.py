@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coalign.layers.attention import activation
+from coalign.layers.attention import FeedForward, activation
 from coalign.layers.transformer import Encoder, TransformerBlock
 from coalign.ops.attention import Mask, attend
 from coalign.types import Layout
@@ -91,9 +91,9 @@ def _block(
         q, k, v = (side[a.groups].flatten(0, 1).unflatten(-1, (c.heads, -1)) for side in rows)
         attended.append(attend(q, k, v, a.mask, dropout=a.dropout))
     x = x + first.dropout(_linear([[part.out for part in parts]], torch.cat(attended).view(x.shape)))
-    forward = [block.feed_forward for block in blocks]
+    forward = [block.feed_forward for block in blocks if isinstance(block.feed_forward, FeedForward)]  # no gate here
     up = _linear([[f.up for f in forward]], _normalised(x, c.eps), [block.feed_forward_norm for block in blocks])
-    hidden = first.feed_forward.dropout(activation(c.activation)(up))
+    hidden = forward[0].dropout(activation(c.activation)(up))
     return x + first.dropout(_linear([[f.down for f in forward]], hidden))
 
 

@@ -53,6 +53,11 @@ class Rows:
     def columns(self) -> Mapping[str, Sequence[str | None]]:
         return {}
 
+    def clip(self, row: int) -> Clip | None:
+        """The clip of a row; None where rows are no moments of videos."""
+        del row
+        return None
+
     @cached_property
     def values(self) -> Mapping[str, Sequence[str]]:
         """The values of each column, in order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -85,14 +85,22 @@ def marked_table(gallery: Gallery, marks: Marks, of: Literal["kept", "marked"]) 
     return f"{of}.parquet", "application/vnd.apache.parquet", iter([out.getvalue()])
 
 
-def _captions(gallery: Gallery) -> Any:
+def _captions(gallery: Gallery) -> Callable[[int], list[str]]:
     if not isinstance(gallery, IndexGallery):
-        return lambda row: gallery.item(row).meta.get("texts") or [gallery.item(row).text]
+
+        def of_pair(row: int) -> list[str]:
+            return gallery.item(row).meta.get("texts") or [gallery.item(row).text]
+
+        return of_pair
     by_pair: dict[int, list[str]] = {}
     for row, modality in enumerate(gallery.modalities):
         if modality == "text":
             by_pair.setdefault(int(gallery.pairs[row]), []).append(gallery.item(row).text)
-    return lambda row: by_pair.get(int(gallery.pairs[row]), [gallery.item(row).text])
+
+    def of_index(row: int) -> list[str]:
+        return by_pair.get(int(gallery.pairs[row]), [gallery.item(row).text])
+
+    return of_index
 
 
 def _bytes(picture: Any) -> bytes | None:

@@ -51,7 +51,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(value, dict):
-            found.append({str(k): v for k, v in value.items() if isinstance(v, int | float | str) and v is not None})  # pyright: ignore[reportUnknownVariableType]
+            found.append({str(k): v for k, v in value.items() if isinstance(v, int | float | str)})  # pyright: ignore[reportUnknownVariableType]
     return found
 
 
