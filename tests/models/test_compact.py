@@ -17,7 +17,9 @@ from coalign.types import Batch, Candidates, Draws, Images, Packed, Text
 
 TINY = CompactConfig(
     image=VitConfig(image_size=16, patch_size=4, dim=24, depth=1, heads=2, hidden_dim=32),
-    text=BertConfig(vocab_size=200, dim=16, depth=2, heads=2, hidden_dim=32, context_dim=24, cross_from=1, dropout=0.0),
+    text=BertConfig(
+        vocab_size=1100, dim=16, depth=2, heads=2, hidden_dim=32, context_dim=24, cross_from=1, dropout=0.0
+    ),
     embed_dim=12,
     text_hidden=20,
     queue_size=8,
@@ -126,3 +128,20 @@ def test_negatives_follow_the_similarity_as_sharply_as_asked() -> None:
         ]
         found[sharpness] = torch.stack(drawn).eq(next_one).float().mean().item()
     assert found[1.0] == 1.0 and found[0.0] == pytest.approx(1 / (SIZE - 1), abs=0.08)
+
+
+def test_a_phrase_is_read_alone() -> None:
+    compact = model().eval()
+    red, apple, dog = 110, 111, 112
+
+    def text(*items: list[int]) -> Text:
+        return Text(Packed.from_items([torch.tensor([101, *item, 102]) for item in items]))
+
+    joined = compact.phrase_states(text([red, apple, 1010, dog], [dog]))
+    alone = [compact.phrase_states(text(item)).values[1:-1] for item in ([red, apple], [dog])]
+    torch.testing.assert_close(joined.values[1:3], alone[0])
+    torch.testing.assert_close(joined.values[4:5], alone[1])
+    torch.testing.assert_close(joined.values[7:8], alone[1])
+    whole = compact.text_states(text([red, apple])).values[1:-1]
+    torch.testing.assert_close(alone[0], whole)  # without punctuation it is the text itself
+    assert not joined.values[[0, 3, 5, 6, 8]].any()

@@ -40,6 +40,9 @@ class Parts(nn.Module):
         ids = text.ids.values.float()
         return text.ids.with_values(torch.stack([ids, ids**0.5], 1))
 
+    def phrase_states(self, text: Text) -> Packed:
+        return self.text_states(text)
+
     def pool_states(self, states: Packed) -> torch.Tensor:
         return states.mean()
 

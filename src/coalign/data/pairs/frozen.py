@@ -54,6 +54,10 @@ class FrozenParts(Protocol):
         """The frozen text blocks' states."""
         ...
 
+    def phrase_states(self, text: Text) -> Packed:
+        """The same, of texts whose phrases are each read alone."""
+        ...
+
     def pool_states(self, states: Packed) -> Tensor:
         """[B, D]: what a text's projection reads of its states."""
         ...
@@ -315,7 +319,7 @@ def make_mosaics(
             grids.append(model.features(Images(pixels=(joined - mean) / std)).half())
     orders = [torch.randperm(cells, generator=generator).tolist() for _ in members]
     captions = [[texts[row[cell]] for cell in order] for row, order in zip(members.tolist(), orders, strict=True)]
-    read = _text_states(model, tokenizer, [", ".join(parts) for parts in captions])
+    read = _text_states(model, tokenizer, [", ".join(parts) for parts in captions], by_phrase=True)
     places = [
         _cells_of(tokenizer, parts, order, length)
         for parts, order, length in zip(captions, orders, read["lengths"].tolist(), strict=True)
@@ -373,8 +377,11 @@ class RandomCrops:
         return torch.stack([self._crop(picture, seed) for picture, seed in zip(pictures, seeds, strict=True)])
 
 
-def _text_states(model: FrozenParts, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
+def _text_states(
+    model: FrozenParts, tokenizer: Tokenizer, texts: Sequence[str], by_phrase: bool = False
+) -> dict[str, Tensor]:
     """Word pieces, states and lengths; texts of about one length are read together."""
+    states_of = model.phrase_states if by_phrase else model.text_states
     spec = model.input_spec
     ids, states = [torch.empty(0)] * len(texts), [torch.empty(0)] * len(texts)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
@@ -383,7 +390,7 @@ def _text_states(model: FrozenParts, tokenizer: Tokenizer, texts: Sequence[str])
             part = order[begin : begin + CHUNK]
             text = tokenizer.encode([texts[index] for index in part], spec.max_text_length, spec.separator)
             lengths = text.ids.lengths.tolist()
-            read = model.text_states(text).values.half().split(lengths)
+            read = states_of(text).values.half().split(lengths)
             for index, own, rows in zip(part, text.ids.values.split(lengths), read, strict=True):
                 ids[index], states[index] = own, rows
     lengths = torch.tensor([len(own) for own in ids])

@@ -134,7 +134,7 @@ class Compact(Aligning, Trainable):
                 layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
         maps = None
         if self.word_patches is not None:
-            found = self.word_patches.maps(self.features(batch.images), seen.tokens["text"])
+            found = self.word_patches.maps(self.features(batch.images), self.phrase_states(batch.text))
             maps = [own.flatten(1) for own in found]
         return AlignmentRecord(
             Rows.of("text", batch.text.ids.lengths.tolist()),
@@ -155,6 +155,23 @@ class Compact(Aligning, Trainable):
     def text_states(self, text: Text) -> Packed:
         """The frozen text half's states."""
         return self.online.read(text)
+
+    @torch.no_grad()
+    def phrase_states(self, text: Text) -> Packed:
+        """States of texts whose phrases, the parts between punctuation, are each read alone: a phrase's states do not
+        depend on its neighbours. Punctuation and special pieces have states of zeros."""
+        ids, c = text.ids.values, self.config
+        bounds = torch.tensor([c.cls_id, c.sep_id, *c.phrase_ends], device=ids.device)
+        ends = torch.isin(ids, bounds)
+        rows = (~ends).nonzero().squeeze(1)
+        states = ids.new_zeros(len(ids), c.text.dim, dtype=self.temperature.dtype)
+        if len(rows):
+            _, counts = ends.cumsum(0)[rows].unique_consecutive(return_counts=True)
+            first, last = ids.new_tensor([c.cls_id]), ids.new_tensor([c.sep_id])
+            phrases = Packed.from_items([torch.cat([first, own, last]) for own in ids[rows].split(counts.tolist())])
+            read = self.online.read(Text(phrases)).values
+            states[rows] = read[~torch.isin(phrases.values, bounds)]
+        return text.ids.with_values(states)
 
     def pool_states(self, states: Packed) -> Tensor:
         """What the text projections read of a text."""

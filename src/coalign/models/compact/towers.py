@@ -62,6 +62,9 @@ class CompactConfig:
     """Nine names of a 3 x 3 mosaic fit."""
     cls_id: int = 101
     mask_id: int = 103
+    sep_id: int = 102
+    phrase_ends: tuple[int, ...] = (999, 1010, 1012, 1024, 1025, 1029)
+    """Pieces of ! , . : ; and ?, between which a phrase is read alone where words are compared with patches."""
     negative_sharpness: float = 0.2
     """Factor of the similarities by which hard negatives are drawn (`draw_negative_pairs`)."""
     match_items: int = 48
