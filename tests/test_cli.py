@@ -130,7 +130,7 @@ def test_data_errors_name_the_file_and_the_mend(capsys, run, pairs):
 def test_a_damaged_run_is_one_line(capsys, run, pairs, tmp_path):
     (tmp_path / "config.json").write_text((run / "config.json").read_text()[:50])
     status, _, err = call(capsys, "evaluate", tmp_path, "--data", pairs)
-    assert status == 2 and "config.json: not JSON" in err and err.count("\n") == 1
+    assert status == 2 and "config.json: is not JSON" in err and err.count("\n") == 1
     (tmp_path / "config.json").write_text((run / "config.json").read_text())
     status, _, err = call(capsys, "evaluate", tmp_path, "--data", pairs)
     assert status == 2 and "model.safetensors" in err and err.count("\n") == 1

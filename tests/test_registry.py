@@ -63,8 +63,8 @@ def test_what_does_not_fit_is_said(tmp_path):
         load(tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="no size of bert fits it"):
         load(tmp_path / "a.safetensors", "bert")
-    with pytest.raises(InputError, match="no system 'clip'; there are: actbert, albef"):
-        load(tmp_path / "a.safetensors", "clip")
+    with pytest.raises(InputError, match="no system 'nothing'; there are: actbert, albef"):
+        load(tmp_path / "a.safetensors", "nothing")
     with pytest.raises(InputError, match="no setting 'depht'"):
         coalign.create("albef", "tiny", depht=3)
     (tmp_path / "run").mkdir()

@@ -135,6 +135,7 @@ def replacing(path: Path) -> Generator[Path]:
     part.unlink(missing_ok=True)
     try:
         yield part
+        _share(part)
         sync(part)
         part.replace(path)
         sync(path.parent)
@@ -173,6 +174,7 @@ def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
     try:
         fill(part)
         for file in part.iterdir():
+            _share(file)
             sync(file)
         sync(part)
         if path.exists():
@@ -193,6 +195,13 @@ def link_or_copy(source: Path, path: Path) -> None:
             shutil.copyfile(source, part)
 
     replace_file(path, write)
+
+
+def _share(path: Path) -> None:
+    """Gives a file the mode that the user's mask asks for; some libraries write files that the owner alone can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def remove_parts(folder: Path) -> None:

@@ -65,7 +65,7 @@ def as_flags(group: Any, beside: Any = None) -> list[str]:
     words: list[str] = []
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        if value is None if beside is None else value == getattr(beside, field.name):
+        if value is None or (beside is not None and value == getattr(beside, field.name)):
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):

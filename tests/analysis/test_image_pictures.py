@@ -66,9 +66,10 @@ def test_a_rollout_marks_what_the_model_reads() -> None:
 
 
 def _batch(model: Vit):
+    from coalign.data.loaded import Loaded
     from coalign.data.prepare import prepare
 
-    return prepare(model, images=[photograph()]).images
+    return prepare(Loaded(model), images=[photograph()]).images
 
 
 def test_commands_write_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

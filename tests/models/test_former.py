@@ -53,9 +53,9 @@ def test_a_run_of_the_quick_start_s_albef_is_the_system_compact(recipe, alpha_st
 
 def test_a_run_of_the_paper_s_albef_stays_one():
     plain = {"image_pool": "class", "text_pool": "first", "text_hidden": None, "projection_dropout": 0.0}
-    plain |= {"online_keys": False, "frozen_text": False, "warm_momentum": False, "negative_sharpness": 1.0}
+    plain |= {"online_keys": False, "frozen_text": False, "negative_sharpness": 1.0}
     plain |= {"match_items": None, "word_items": None}
-    kept = {"embed_dim": 64, "targets": "pairs", "alignment_block": None}
+    kept = {"embed_dim": 64, "targets": "pairs", "alignment_block": None, "warm_momentum": False}
     before = {"system": "albef", "head": None, "config": {**kept, **plain}}
     assert current(before) == {"system": "albef", "head": None, "config": kept}
     head = {"system": "albef", "head": "nlvr2", "config": {"albef": {**kept, **plain}, "images": 2}}

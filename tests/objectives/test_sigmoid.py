@@ -1,17 +1,15 @@
 """The sigmoid loss against its formula, in chunks, and over processes."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import multiprocessing
+from sigmoid_ranks import features
 
 from coalign.objectives.sigmoid import SigmoidContrastive
-
-
-def features(size=6, dim=5):
-    generator = torch.Generator().manual_seed(0)
-    image, text = (F.normalize(torch.randn(size, dim, generator=generator), dim=-1).requires_grad_() for _ in range(2))
-    return image, text, torch.tensor(4.0, requires_grad=True), torch.tensor(-2.0, requires_grad=True)
 
 
 def formula(image, text, scale, bias, same):
@@ -41,21 +39,11 @@ def test_no_block_of_similarities_is_larger_than_the_chunk(monkeypatch):
     assert len(sizes) == 6  # each block once more in the backward pass
 
 
-def on_rank(rank, folder, results):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-    image, text, scale, bias = features()
-    own = slice(3 * rank, 3 * rank + 3)
-    loss = SigmoidContrastive()(image[own], text[own], scale, bias)
-    loss.backward()
-    results[rank] = [loss.detach(), image.grad, text.grad, scale.grad, bias.grad]
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_give_the_step_of_one(tmp_path):
-    with multiprocessing.Manager() as manager:
-        results = manager.dict()
-        multiprocessing.spawn(on_rank, (str(tmp_path), results), nprocs=2)
-        first, second = results[0], results[1]
+    script = Path(__file__).with_name("sigmoid_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    subprocess.run([*command, str(tmp_path)], check=True, timeout=300)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     given = features()
     loss = SigmoidContrastive()(*given)
     loss.backward()

@@ -4,7 +4,7 @@
 
 One hook sees every file that is opened for writing, made, linked, renamed, removed or synchronised in FOLDER. A first
 training counts them; then, for every operation, a training is killed there and started again. What an operation was
-about to synchronise is cut in half first, since nothing says that it is on the disk. Prints the number of operations,
+about to synchronise is cut first, to half of what nothing says is on the disk. Prints the number of operations,
 and a line for each at which the end is not what it is without a kill.
 """
 
@@ -36,6 +36,7 @@ class Killer:
 
     def __init__(self, folder: Path, at: int | None) -> None:
         self.folder, self.at, self.count = str(folder), at, 0
+        self._on_disk: dict[str, int] = {}
         sys.addaudithook(self._hook)
         self._fsync = os.fsync
         os.fsync = self._sync
@@ -46,14 +47,17 @@ class Killer:
             self._operation(None)
 
     def _sync(self, descriptor: int) -> None:
-        self._operation(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        self._operation(path)
         self._fsync(descriptor)
+        self._on_disk[path] = os.fstat(descriptor).st_size
 
     def _operation(self, synchronised: str | None) -> None:
         self.count += 1
         if self.count == self.at:
             if synchronised is not None and Path(synchronised).is_file():
-                os.truncate(synchronised, Path(synchronised).stat().st_size // 2)
+                safe = self._on_disk.get(synchronised, 0)
+                os.truncate(synchronised, safe + (Path(synchronised).stat().st_size - safe) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -6,9 +6,11 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from coalign.errors import InputError
 from coalign.files import replace_file
 
 MetricRecord = dict[str, Any]
@@ -22,8 +24,13 @@ class MetricsWriter:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:  # such as of a full disk
+            with suppress(OSError):
+                self._file.close()  # what is left in its buffer cannot be written either
+            raise InputError(f"{self.path}: cannot be written: {error}; what was there before is whole") from error
 
     def sync(self) -> None:
         """Returns when the records would outlive a power cut."""

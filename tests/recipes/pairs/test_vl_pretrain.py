@@ -145,7 +145,7 @@ class Regions:
 
 
 def source(*ids: int) -> InMemory:
-    return InMemory([Sample(f"/pictures/{id:05d}.png", ("a b", "c"), id, Where("memory", id)) for id in ids])
+    return InMemory([Sample(f"/pictures/{id:05d}.png", ("a b", "c" * id), id, Where("memory", id)) for id in ids])
 
 
 def test_images_without_regions_are_left_out_or_an_error(tmp_path: Path) -> None:

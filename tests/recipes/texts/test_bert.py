@@ -121,7 +121,7 @@ def test_scores_of_pairs(start, tmp_path):
     data = tmp_path / "sts.tsv"
     data.write_text("sentence1\tsentence2\tscore\n" + "".join(f"{a}\t{b}\t{s}\n" for a, b, s in rows))
     run = tmp_path / "run"
-    train("bert-classify", data=str(data), out=run, start=start, max_length=32, regression=True, max_steps=300, **QUICK)
+    train("bert-classify", data=str(data), out=run, start=start, max_length=32, regression=True, max_steps=600, **QUICK)
     assert coalign.load(run).model.config.classes == 1
     assert evaluate("classification", run, str(data)).metrics["pearson"] > 0.9
     data.write_text("sentence1\tsentence2\tscore\na\tb\thigh\n")

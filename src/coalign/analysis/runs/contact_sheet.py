@@ -6,7 +6,6 @@ from functools import lru_cache
 from math import isqrt
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from coalign.data.images.pictures import Picture, fit, open_picture
@@ -117,5 +116,7 @@ def font(text: str, size: int) -> Font:
 @lru_cache(maxsize=32)
 def _font(wide: bool, size: int) -> Font:
     if wide:
+        import matplotlib  # not needed by sheets without such text
+
         return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
     return ImageFont.load_default(size)
