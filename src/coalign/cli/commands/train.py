@@ -88,7 +88,9 @@ def in_processes(number: str, words: Sequence[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     for logger in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)  # the process that failed has said why
-    config = LaunchConfig(1, 1, count, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    config = LaunchConfig(
+        1, 1, count, run_id="coalign", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+    )
     launch: Any = elastic_launch(config, sys.executable)
     try:
         launch("-m", "coalign", *words)
