@@ -927,7 +927,7 @@ def write_case(folder: Path) -> None:
     metadata = {"system": "bert", "task": "x", "config": json.dumps({"a": 1}), "source": "s"}
     parts = {"weight/a": torch.zeros(2), "input/x": torch.zeros(1), "output/y": torch.zeros(1)}
     save_file(parts, folder / "case.safetensors", metadata=metadata)
-    save_file(parts, folder / "other.safetensors", metadata={"json": json.dumps(metadata)})
+    save_file(parts, folder / "other.safetensors", metadata={"json": json.dumps({**metadata, "config": {"a": 1}})})
     entries = [{"file": "a", "task": "x", "config": {}, "tensors": {"a": [2, 3], "b": []}}]
     (folder / "manifest.json").write_text(json.dumps({"source": "s", "checkpoints": entries}))
 

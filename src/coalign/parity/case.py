@@ -67,12 +67,15 @@ def read_case(path: str | Path) -> Case:
         if kind not in parts or not rest:
             raise InputError(f"{path}: {name} is neither weight/..., input/... nor output/...")
         parts[kind][rest] = tensor
+    config = metadata.get("config") or {}
+    if not isinstance(config, Mapping):
+        raise InputError(f"{path}: its `config` is no object of sizes by name")
     return Case(
         path,
         str(metadata.get("system", "")),
         str(metadata.get("task") or ""),
         str(metadata.get("source", "")),
-        metadata.get("config") or {},
+        config,  # pyright: ignore[reportUnknownArgumentType]
         parts["weight"],
         parts["input"],
         parts["output"],

@@ -194,6 +194,10 @@ def pack_regions(
             return None
         if not all(present):
             raise InputError(f"regions of {called[present.index(False)]} lack {key!r}, which others have")
+        for item, name in zip(items, called, strict=True):
+            if item[key].shape[1:] != items[0][key].shape[1:]:
+                wide, first = list(item[key].shape[1:]), list(items[0][key].shape[1:])
+                raise InputError(f"regions of {name}: {key!r} has rows of {wide}, those of {called[0]} have {first}")
         return torch.cat([item[key][:most] for item in items])
 
     boxes = join("boxes")

@@ -90,7 +90,8 @@ class TokenFile:
         for begin in range(0, len(self.ids), 1 << 20):
             piece = self.ids[begin : begin + (1 << 20)]
             if int(piece.max(initial=0)) >= vocab_size:
-                raise InputError(f"the token file has the id {int(piece.max())}, the vocabulary {vocab_size} pieces")
+                file = getattr(self.ids, "filename", "the token file")
+                raise InputError(f"{file}: has the id {int(piece.max())}, the vocabulary has {vocab_size} pieces")
             total += np.bincount(piece, minlength=vocab_size)
         return torch.from_numpy(total)
 

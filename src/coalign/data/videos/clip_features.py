@@ -51,6 +51,8 @@ def read_features(file: Path) -> tuple[Tensor, Tensor]:
             features, times = opened.get_tensor("features"), opened.get_tensor("times")
             if features.dim() != 2 or times.shape != (len(features), 2) or not times.isfinite().all():
                 raise ValueError(f"features {list(features.shape)} and times {list(times.shape)}, of each clip two")
+            if not (features.is_floating_point() and times.is_floating_point()):
+                raise ValueError(f"features of {features.dtype} and times of {times.dtype}, both are floating-point")
             return features, times
     except Exception as error:  # safetensors raises its own, OSError and ValueError
         raise InputError(f"{file}: not the features of a video ({error}); coalign extract video makes them") from None

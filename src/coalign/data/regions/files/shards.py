@@ -35,11 +35,14 @@ class ShardRegions(RegionFile):
         path = Path(path)
         self._files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         headers = [_header(file) for file in self._files]
-        counts = [len(ids) for ids, _ in headers]
+        for file, (_, _, shapes) in zip(self._files, headers, strict=True):
+            if shapes != headers[0][2]:
+                raise InputError(f"{file}: a region has {shapes}, in {self._files[0].name} {headers[0][2]}")
+        counts = [len(ids) for ids, _, _ in headers]
         self._first = [0, *itertools.accumulate(counts)]
-        self._offsets = [offsets for _, offsets in headers]
+        self._offsets = [offsets for _, offsets, _ in headers]
         self._open = [Opened(partial(_opened, str(file))) for file in self._files]
-        super().__init__(path, [id for ids, _ in headers for id in ids])
+        super().__init__(path, [id for ids, _, _ in headers for id in ids])
 
     def read(self, place: int) -> RegionSet:
         shard = bisect.bisect_right(self._first, place) - 1
@@ -82,7 +85,8 @@ def _opened(file: str) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def _header(file: Path) -> tuple[list[str], list[int]]:
+def _header(file: Path) -> tuple[list[str], list[int], dict[str, list[int]]]:
+    """The ids, the offsets, and the shape of each part's row."""
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata: Mapping[str, str] = opened.metadata() or {}
@@ -92,9 +96,12 @@ def _header(file: Path) -> tuple[list[str], list[int]]:
                 raise InputError(f"{file}: no shard of regions; it lacks {', '.join([*lacking, 'the images ids'])}")
             ids = [str(id) for id in json.loads(metadata["ids"])]
             offsets: list[int] = opened.get_tensor("offsets").tolist()
-            rows = opened.get_slice("features").get_shape()[0]
+            shapes = {name: list(opened.get_slice(name).get_shape()) for name in _PARTS if name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as a shard of regions: {error}") from None
+    rows = shapes["features"][0] if shapes["features"] else 0
+    if len({tuple(shape[:1]) for shape in shapes.values()}) > 1 or 0 in shapes["features"][1:]:
+        raise InputError(f"{file}: damaged: its parts have the shapes {shapes}")
     if len(offsets) != len(ids) + 1 or offsets[-1] != rows or offsets != sorted(offsets) or offsets[0] != 0:
         raise InputError(f"{file}: damaged: {len(ids)} ids, {len(offsets)} offsets, {rows} regions")
-    return ids, offsets
+    return ids, offsets, {name: shape[1:] for name, shape in shapes.items()}
