@@ -23,6 +23,14 @@ FLAGS = [
 AXE = Path(__file__).parents[2] / "src/coalign/serve/web/node_modules/axe-core/axe.min.js"
 
 
+def wait_until(page, expression, seconds=60):
+    """Returns when an expression is true in the page. Asked from outside: the page's policy forbids eval."""
+    until = time.monotonic() + seconds
+    while not page.evaluate(f"!!({expression})"):
+        assert time.monotonic() < until, expression
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def served(application):
     """The address under which an application is served by uvicorn in a thread."""

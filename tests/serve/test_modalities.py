@@ -1,6 +1,7 @@
 """Regions, videos and streams: what is served of runs that do not read whole pictures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.data.regions.files import open_regions, write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.models.mult.config import Stream
-from coalign.registry import describe
+from coalign.registry import describe, find
 from coalign.retrieval.moments import index_videos
 from coalign.serve.app import app
 from coalign.worlds.speakers import open_series
@@ -33,7 +34,9 @@ def write_run(folder, model, **said):
 def test_words_onto_regions(tmp_path):
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(["a red square", "a blue circle"], 100, min_frequency=1)
-    model = coalign.create("uniter", size="tiny", vocab_size=tokenizer.vocab_size).model
+    sizes = find("uniter").sizes["tiny"]
+    sizes = replace(sizes, text=replace(sizes.text, vocab_size=tokenizer.vocab_size))
+    model = coalign.create("uniter", size=sizes).model
     run = write_run(tmp_path / "run", model)
     tokenizer.save(run)
     names = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
@@ -53,7 +56,7 @@ def test_words_onto_regions(tmp_path):
         assert len(client.get(said["bytes"]).content) == 3 * (1 + said["layers"] * said["heads"]) * (8 + 3)
         assert client.get("/api/image/1").status_code == 200
         refused = client.get("/api/search", params={"text": "red"})
-        assert refused.status_code == 400 and "coalign index" in refused.json()["error"]
+        assert refused.status_code == 400 and "cannot be searched with" in refused.json()["error"]
     with TestClient(app([run], open_source(table)), base_url=BASE) as client:
         refused = client.post("/api/align", json={"row": 1, "text": "a red square"})
         assert refused.status_code == 400 and "--regions" in refused.json()["error"]

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from serve_pages import AXE, CHROMIUM, browser, page_of, serious, served
+from serve_pages import AXE, CHROMIUM, browser, page_of, serious, served, wait_until
 
 from coalign.data.pairs.sources import open_source
 from coalign.serve.app import app
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_hover_draws_what_the_server_answered(page):
     page.goto(f"{page.address}/?screen=why&row=1&words=a+red+circle")
     said, values = align(page, run="tiny", row=1, text="a red circle")
     words = len(said["words"])
-    page.wait_for_function("document.querySelector('.panel canvas')?.dataset.values")
+    wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
     assert np.abs(drawn(page) - values[:words].mean(0)).max() < 1e-4
     for word in range(words):
         page.locator(f"[data-word='{word}']").hover()
@@ -140,14 +143,14 @@ def test_layers_and_heads(page):
     assert np.abs(drawn(page) - values[words * 2 : words * 3].mean(0)).max() < 1e-4  # the head stays
     assert "layer=0" in page.url and "head=1" in page.url
     page.reload()
-    page.wait_for_function("document.querySelector('.panel canvas')?.dataset.values")
+    wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
     assert np.abs(drawn(page) - values[words * 2 : words * 3].mean(0)).max() < 1e-4
 
 
 def test_runs_beside_each_other_and_downloads(page):
     page.goto(f"{page.address}/?screen=why&row=1&words=a+red+circle&runs=tiny,other")
     expect(page.locator(".panel canvas")).to_have_count(2)
-    page.wait_for_function("document.querySelectorAll('.panel canvas')[1].dataset.values")
+    wait_until(page, "document.querySelectorAll('.panel canvas')[1].dataset.values")
     first, second = drawn(page, 0), drawn(page, 1)
     assert abs(first.mean() - 1) < 1e-3 and abs(second.mean() - 1) < 1e-3  # multiples of an even share
     scales = page.locator(".panel .scale").all_inner_texts()

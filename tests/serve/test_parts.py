@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serve_pages import CHROMIUM, browser, page_of
+from serve_pages import CHROMIUM, browser, page_of, wait_until
 
 import coalign
 from coalign.arguments import load_run
@@ -137,7 +137,7 @@ def test_a_page_that_stands_alone(run, table, tmp_path):
     assert written == page([shown(maps, text, picture)], "Two < three") and "<script>alert" not in written
     with browser() as opened, page_of(opened) as view:
         view.goto(path.as_uri())
-        view.wait_for_function("document.querySelector('canvas')?.width > 300")
+        wait_until(view, "document.querySelector('canvas')?.width > 300")
         words = view.locator(".heat-word")
         assert words.all_inner_texts() == list(maps.words)
         before = view.evaluate("document.querySelector('canvas').toDataURL()")

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "coalign-token"
+MOST_HEADER_BYTES = 32_768
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self'; "
@@ -68,6 +69,8 @@ class Guard:
 
     def refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a request that is not let through; None where it is."""
+        if sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEADER_BYTES:
+            return _error(431, f"the headers of a request hold {MOST_HEADER_BYTES} bytes at most")
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._is_host(hosts[0]):
             return _error(403, "this server is not known by that name; open it by the address that it printed")

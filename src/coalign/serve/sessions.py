@@ -227,11 +227,12 @@ class Session:
                 kept &= torch.from_numpy(chances >= query.least)
             scores, count = scores.masked_fill(~kept, -torch.inf), int(kept.sum())
         if query.answers == "video":
+            if query.rerank:
+                raise InputError("videos are searched without re-ranking")
             return self._moments(query, prepared, rows, scores, count)
         reranked = self._reranked(query, prepared, rows, scores, count) if query.rerank and count else []
         ended = min(query.offset + query.k, count)
-        best = scores.topk(ended)
-        places = best.indices.tolist()
+        places = scores.argsort(descending=True, stable=True)[:ended].tolist()  # equal scores: one order on all pages
         if reranked:  # the others follow in the order of their similarity
             first = {answer.row for answer in reranked}
             places = [place for place in places if int(rows[place]) not in first]
@@ -286,9 +287,9 @@ class Session:
         """Moments that do not overlap: of clips that share time the best one stands."""
         wanted = query.offset + query.k
         taken = min(4 * wanted, count)
+        best = scores.sort(descending=True, stable=True)  # equal scores have one order on all pages
         while True:
-            best = scores.topk(taken)
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            pairs = zip(best.indices[:taken].tolist(), best.values[:taken].tolist(), strict=True)
             kept = without_overlaps([self._hit(int(rows[place]), score) for place, score in pairs])
             if len(kept) >= wanted or taken >= count:
                 break
