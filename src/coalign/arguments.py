@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from coalign.errors import InputError
 from coalign.files import read_json, reader
@@ -15,8 +15,8 @@ from coalign.flags import OptionalInt as OptionalInt
 from coalign.flags import OptionalName as OptionalName
 from coalign.flags import OptionalPath as OptionalPath
 from coalign.flags import Switch as Switch
+from coalign.flags import option_group, shows_progress
 from coalign.flags import say as say
-from coalign.flags import shows_progress
 
 if TYPE_CHECKING:
     from coalign.data.loaded import Loaded
@@ -32,6 +32,7 @@ PAIRS_HELP = (
 )
 
 
+@option_group
 @dataclass(frozen=True)
 class Pairs:
     """Where image-text pairs are and how to read them."""
@@ -71,9 +72,6 @@ class Pairs:
         if checked.broken:
             say(f"{self.data}: {quarantine.summary()}; left out")
         return checked.source
-
-
-PairsOptions = OmitArgPrefixes[Pairs]
 
 
 @reader

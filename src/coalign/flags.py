@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from tyro.conf import arg
+from tyro import conf
+from tyro.conf import OmitArgPrefixes, arg
 
 from coalign.errors import visible
 
@@ -22,6 +23,9 @@ OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")
 OptionalName = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+
+option_group = conf.configure(OmitArgPrefixes)
+"""Decorates a dataclass whose fields are flags of the recipe, task or command that has it, without a prefix."""
 
 
 def say(message: str) -> None:

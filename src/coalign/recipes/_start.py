@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from torch import nn
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import arg
 
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.flags import OptionalFloat, OptionalPath, as_flags
+from coalign.flags import OptionalFloat, OptionalPath, as_flags, option_group
 from coalign.layers.initialise import init_xavier
 from coalign.registry import create, find, load
 from coalign.training.experiment import Experiment
@@ -32,6 +32,7 @@ def weights_flag(help: str) -> Any:
 Weights = Annotated[Path | None, weights_flag(WEIGHTS_HELP)]
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """Trained weights with their vocabulary, or fresh ones."""
@@ -87,9 +88,6 @@ class Start:
     def dropouts(self) -> dict[str, float]:
         """The setting of a tower, where one is given."""
         return {} if self.dropout is None else {"dropout": self.dropout}
-
-
-StartOptions = OmitArgPrefixes[Start]
 
 
 def loaded(path: Path, system: str | None, vocab: Path | None = None) -> tuple[Any, Tokenizer]:

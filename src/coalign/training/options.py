@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import OmitArgPrefixes
-
 from coalign.errors import InputError
-from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch
+from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch, option_group
 from coalign.training.loop import TrainConfig
 from coalign.training.optimiser import OptimiserName
 from coalign.training.schedule import ScheduleName
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a run is kept, and how it runs."""
@@ -85,6 +84,7 @@ class Rates:
         return TrainConfig(steps, **given | settings)
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Rates):
     """A training of a number of steps."""
@@ -97,6 +97,7 @@ class Schedule(Rates):
         return self.config(options, self.steps, **settings)
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Epochs(Rates):
     """A training of a number of epochs."""
@@ -114,8 +115,3 @@ class Epochs(Rates):
             raise InputError(f"epochs = {self.epochs}: must be above 0")
         steps = self.steps or max(1, math.ceil(self.epochs * batches / options.accumulate))
         return self.config(options, min(steps, self.max_steps or steps), **settings)
-
-
-Running = OmitArgPrefixes[RunOptions]
-ByStep = OmitArgPrefixes[Schedule]
-ByEpoch = OmitArgPrefixes[Epochs]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from coalign.arguments import OptionalInt, OptionalName, OptionalPath, PairsOptions, RunFolder, Switch, load_run
+from coalign.arguments import OptionalInt, OptionalName, OptionalPath, Pairs, RunFolder, Switch, load_run
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, answer, new_file
 from coalign.errors import InputError
@@ -25,7 +25,7 @@ def dispatch(words: list[str]) -> int:
 
 def command(
     run: RunFolder,
-    pairs: PairsOptions,
+    pairs: Pairs,
     out: Path,
     overwrite: Switch = False,
     batch_size: int = 64,

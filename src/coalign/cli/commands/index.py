@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from coalign.arguments import OptionalFloat, OptionalPath, PairsOptions, RunFolder, Switch, load_run, say
+from coalign.arguments import OptionalFloat, OptionalPath, Pairs, RunFolder, Switch, load_run, say
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, answer
 
@@ -14,7 +14,7 @@ HELP = Help("a trained run", "RUN --data PAIRS", "embed a corpus and make it sea
 
 def command(
     run: RunFolder,
-    pairs: PairsOptions,
+    pairs: Pairs,
     out: OptionalPath = None,
     overwrite: Switch = False,
     batch_size: int = 64,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Subset
@@ -17,7 +16,7 @@ from coalign.data.images.mixing import Mixing
 from coalign.data.images.transforms import ImageOptions
 from coalign.errors import InputError
 from coalign.evaluation.images import Checked, ImageColumns, ImageData, score_images, top_k
-from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch
+from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch, option_group
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
@@ -27,6 +26,7 @@ VECTORS = ("class_token", "positions")
 """Parameters without weight decay."""
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class LabelledSets(ImageColumns):
     """Labelled images to train on, and others to measure on."""
@@ -66,6 +66,7 @@ class LabelledSets(ImageColumns):
         return None
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How images are sized and augmented."""
@@ -108,6 +109,7 @@ class Augmentation:
         )
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class LayerRates:
     """Rates by batch size and layer, and an average of the weights."""
@@ -128,10 +130,6 @@ class LayerRates:
         settings = {"layer_decay": self.layer_decay, "average": self.average, "no_decay": no_decay}
         return replace(schedule, steps=steps).training(options, batches, lr=lr, **settings)
 
-
-LabelledOptions = OmitArgPrefixes[LabelledSets]
-AugmentationOptions = OmitArgPrefixes[Augmentation]
-RateOptions = OmitArgPrefixes[LayerRates]
 
 SUPERVISED = Epochs(epochs=100.0, batch_size=64, lr=None, warmup=0.05, weight_decay=0.05, clip=None)
 PROBE = Epochs(epochs=100.0, batch_size=64, lr=6.4, optimiser="lars", warmup=0.1, weight_decay=0.0, clip=None)

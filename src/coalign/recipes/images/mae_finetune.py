@@ -9,18 +9,10 @@ from typing import ClassVar
 from coalign.flags import OptionalInt
 from coalign.models.mae.model import fine_tuning
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import (
-    SUPERVISED,
-    Augmentation,
-    AugmentationOptions,
-    LabelledOptions,
-    LayerRates,
-    RateOptions,
-    train_classifier,
-)
+from coalign.recipes.images._images import SUPERVISED, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import MaeStart, classifier, mae_start
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +26,13 @@ class Recipe:
     paper: ClassVar[Epochs] = Epochs(  # table 9, ViT-B; a warm-up of 5 epochs
         epochs=100.0, batch_size=1024, lr=None, warmup=0.05, weight_decay=0.05, betas=(0.9, 0.999), clip=None
     )
-    images: LabelledOptions
+    images: LabelledSets
     start: MaeStart
     size: str = "mini"
     """With --from scratch: mini (32 pixels), tiny (64), base, large or huge."""
     image_size: OptionalInt = None
     """The side of the images, a multiple of the patch; by default that of pre-training."""
-    augmentation: AugmentationOptions = Augmentation(
+    augmentation: Augmentation = Augmentation(
         keep=0.875,
         least_area=0.08,
         flip=True,
@@ -51,9 +43,9 @@ class Recipe:
         label_smoothing=0.1,
         drop_path=0.1,
     )
-    rates: RateOptions = LayerRates(base_lr=1e-3, layer_decay=0.75)
-    schedule: ByEpoch = SUPERVISED
-    options: Running = RunOptions(out=Path("runs/mae-finetune"), log_every=20, save_every=1000)
+    rates: LayerRates = LayerRates(base_lr=1e-3, layer_decay=0.75)
+    schedule: Epochs = SUPERVISED
+    options: RunOptions = RunOptions(out=Path("runs/mae-finetune"), log_every=20, save_every=1000)
 
     def run(self) -> None:
         with Experiment("mae-finetune", self.options) as experiment:

@@ -19,11 +19,11 @@ from coalign.data.images.transforms import ImageOptions
 from coalign.data.pairs.loader import Loader
 from coalign.flags import OptionalInt, OptionalName, OptionalPath, Switch, say, shows_progress
 from coalign.models.mae.model import Mae
-from coalign.recipes.images._images import LayerRates, RateOptions, framing
+from coalign.recipes.images._images import LayerRates, framing
 from coalign.recipes.images._vit import SCRATCH, MaeStart, mae_start
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
+from coalign.training.options import Epochs, RunOptions
 from coalign.training.tracking import read_metrics
 
 IMAGES_HELP = (
@@ -69,11 +69,11 @@ class Recipe:
     pictures: int = 12
     """Images in the report."""
 
-    rates: RateOptions = LayerRates(base_lr=1.5e-4)
-    schedule: ByEpoch = Epochs(
+    rates: LayerRates = LayerRates(base_lr=1.5e-4)
+    schedule: Epochs = Epochs(
         epochs=400.0, batch_size=64, lr=None, warmup=0.05, weight_decay=0.05, betas=(0.9, 0.95), clip=None
     )
-    options: Running = RunOptions(out=Path("runs/mae-pretrain"), log_every=20, save_every=1000)
+    options: RunOptions = RunOptions(out=Path("runs/mae-pretrain"), log_every=20, save_every=1000)
 
     def run(self) -> None:
         with Experiment("mae-pretrain", self.options) as experiment:

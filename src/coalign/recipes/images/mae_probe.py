@@ -9,19 +9,10 @@ from typing import ClassVar, Literal
 from coalign.flags import OptionalInt
 from coalign.models.mae.model import linear_probe
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import (
-    PAPER_PROBE,
-    PROBE,
-    Augmentation,
-    AugmentationOptions,
-    LabelledOptions,
-    LayerRates,
-    RateOptions,
-    train_classifier,
-)
+from coalign.recipes.images._images import PAPER_PROBE, PROBE, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import MaeStart, classifier, mae_start
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +24,7 @@ class Recipe:
     """
 
     paper: ClassVar[Epochs] = PAPER_PROBE
-    images: LabelledOptions
+    images: LabelledSets
     start: MaeStart
     size: str = "mini"
     """With --from scratch: mini (32 pixels), tiny (64), base, large or huge."""
@@ -41,10 +32,10 @@ class Recipe:
     """The side of the images, a multiple of the patch; by default that of pre-training."""
     pool: Literal["token", "mean"] = "token"
     """What the layer reads: the class token (the paper), or the mean over the patches."""
-    augmentation: AugmentationOptions = Augmentation(keep=0.875, least_area=0.08, flip=True)
-    rates: RateOptions = LayerRates()
-    schedule: ByEpoch = PROBE
-    options: Running = RunOptions(out=Path("runs/mae-probe"), log_every=20, save_every=1000)
+    augmentation: Augmentation = Augmentation(keep=0.875, least_area=0.08, flip=True)
+    rates: LayerRates = LayerRates()
+    schedule: Epochs = PROBE
+    options: RunOptions = RunOptions(out=Path("runs/mae-probe"), log_every=20, save_every=1000)
 
     def run(self) -> None:
         with Experiment("mae-probe", self.options) as experiment:

@@ -10,18 +10,10 @@ from coalign.errors import InputError
 from coalign.flags import OptionalInt, OptionalName, say
 from coalign.layers.local_attention import Border, Positions
 from coalign.models.sasa.model import Sasa, count
-from coalign.recipes.images._images import (
-    SUPERVISED,
-    Augmentation,
-    AugmentationOptions,
-    LabelledOptions,
-    LayerRates,
-    RateOptions,
-    train_classifier,
-)
+from coalign.recipes.images._images import SUPERVISED, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import sized
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +27,7 @@ class Recipe:
     paper: ClassVar[Epochs] = Epochs(  # section 4.1.1: warmed up over 10 of 130 epochs, an average of 0.9999
         epochs=130.0, batch_size=4096, lr=1.6, optimiser="sgd", warmup=0.077, weight_decay=1e-4, clip=None
     )
-    images: LabelledOptions
+    images: LabelledSets
     size: str = "tiny"
     """tiny (32 pixels), resnet26, resnet38, resnet50, resnet50-convolution-stem or resnet50-late-attention."""
     attention: OptionalName = None
@@ -55,10 +47,10 @@ class Recipe:
     """The pooling of the stem: 1 keeps the size of the image, for small images."""
     image_size: OptionalInt = None
     """The side of the images."""
-    augmentation: AugmentationOptions = Augmentation(flip=True)
-    rates: RateOptions = LayerRates()
-    schedule: ByEpoch = SUPERVISED
-    options: Running = RunOptions(out=Path("runs/sasa-train"), log_every=20, save_every=1000)
+    augmentation: Augmentation = Augmentation(flip=True)
+    rates: LayerRates = LayerRates()
+    schedule: Epochs = SUPERVISED
+    options: RunOptions = RunOptions(out=Path("runs/sasa-train"), log_every=20, save_every=1000)
 
     def run(self) -> None:
         with Experiment("sasa-train", self.options) as experiment:

@@ -8,18 +8,10 @@ from typing import ClassVar, Literal
 
 from coalign.flags import OptionalInt, OptionalName
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import (
-    SUPERVISED,
-    Augmentation,
-    AugmentationOptions,
-    LabelledOptions,
-    LayerRates,
-    RateOptions,
-    train_classifier,
-)
+from coalign.recipes.images._images import SUPERVISED, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import VitStart, classifier, vit_start
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +25,7 @@ class Recipe:
     paper: ClassVar[Epochs] = Epochs(  # section B.1.1, ImageNet: 20,000 steps, a rate of 0.003 to 0.06 by the size
         steps=20_000, batch_size=512, lr=0.01, optimiser="sgd", warmup=500.0, weight_decay=0.0, clip=1.0
     )
-    images: LabelledOptions
+    images: LabelledSets
     start: VitStart = "scratch"
     size: str = "mini"
     """With --from scratch: mini (32 pixels), hybrid (96 pixels, on ImageNet features of the extra efficientnet), tiny,
@@ -45,10 +37,10 @@ class Recipe:
     pool: Literal["token", "mean"] | None = None
     """What the head reads. By default as the weights were trained."""
     dropout: float = 0.0
-    augmentation: AugmentationOptions = Augmentation()
-    rates: RateOptions = LayerRates(base_lr=1e-3)
-    schedule: ByEpoch = replace(SUPERVISED, clip=1.0)
-    options: Running = RunOptions(out=Path("runs/vit-finetune"), log_every=20, save_every=1000)
+    augmentation: Augmentation = Augmentation()
+    rates: LayerRates = LayerRates(base_lr=1e-3)
+    schedule: Epochs = replace(SUPERVISED, clip=1.0)
+    options: RunOptions = RunOptions(out=Path("runs/vit-finetune"), log_every=20, save_every=1000)
 
     def run(self) -> None:
         with Experiment("vit-finetune", self.options) as experiment:

@@ -8,19 +8,10 @@ from typing import ClassVar, Literal
 
 from coalign.flags import OptionalInt, OptionalName
 from coalign.models.vit.model import Vit
-from coalign.recipes.images._images import (
-    PAPER_PROBE,
-    PROBE,
-    Augmentation,
-    AugmentationOptions,
-    LabelledOptions,
-    LayerRates,
-    RateOptions,
-    train_classifier,
-)
+from coalign.recipes.images._images import PAPER_PROBE, PROBE, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import VitStart, classifier, vit_start
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running, RunOptions
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +22,7 @@ class Recipe:
     """
 
     paper: ClassVar[Epochs] = PAPER_PROBE
-    images: LabelledOptions
+    images: LabelledSets
     start: VitStart
     size: str = "mini"
     """With --from scratch (random features): mini (32 pixels), tiny, small, base, large or huge."""
@@ -41,10 +32,10 @@ class Recipe:
     """The side of the images, a multiple of the patch; by default what the weights were trained on."""
     pool: Literal["token", "mean"] | None = None
     """What the layer reads. By default as the weights were trained."""
-    augmentation: AugmentationOptions = Augmentation()
-    rates: RateOptions = LayerRates()
-    schedule: ByEpoch = PROBE
-    options: Running = RunOptions(out=Path("runs/vit-probe"), log_every=20, save_every=1000)
+    augmentation: Augmentation = Augmentation()
+    rates: LayerRates = LayerRates()
+    schedule: Epochs = PROBE
+    options: RunOptions = RunOptions(out=Path("runs/vit-probe"), log_every=20, save_every=1000)
 
     def run(self) -> None:
         with Experiment("vit-probe", self.options) as experiment:

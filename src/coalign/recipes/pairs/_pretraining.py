@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import arg
 
 from coalign.data.core.samples import Source
 from coalign.data.images.transforms import ImageOptions
 from coalign.data.questions.items import Item
 from coalign.data.regions.files import open_regions
 from coalign.data.regions.pairs import RegionPairs
-from coalign.flags import OptionalInt, as_flags, say
+from coalign.flags import OptionalInt, as_flags, option_group, say
 
 Objectives = Annotated[
     tuple[str, ...],
@@ -24,6 +24,7 @@ WHOLE = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
 """Pictures as they are: texts say where things are."""
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
     """How pictures are read."""
@@ -49,6 +50,7 @@ class Pixels:
         return ImageOptions() if self.augment else WHOLE
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class RegionData:
     """Regions of the pictures, which were extracted beforehand."""
@@ -64,10 +66,6 @@ class RegionData:
         if pairs.missing:
             say(f"{len(pairs.missing)} images have no regions and are left out, such as {pairs.missing[0]!r}")
         return pairs
-
-
-PixelOptions = OmitArgPrefixes[Pixels]
-RegionOptions = OmitArgPrefixes[RegionData]
 
 
 def texts_of(source: Source) -> list[str]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.data.pairs.loader import Loader
-from coalign.recipes._start import Start, StartOptions
-from coalign.recipes.pairs._pretraining import Objectives, PixelOptions, Pixels, texts_of
+from coalign.recipes._start import Start
+from coalign.recipes.pairs._pretraining import Objectives, Pixels, texts_of
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 SLOWLY = {"temperature": 0.1}
 """At the rates of small models the temperature, one number, would run away."""
@@ -25,12 +25,12 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 3.5 (Li et al. 2021): 30 epochs of 5.1 million pairs
         steps=300_000, batch_size=512, lr=1e-4, warmup=1000.0, final_lr=0.1, weight_decay=0.02
     )
-    pairs: PairsOptions
-    start: StartOptions = Start()
-    pixels: PixelOptions = Pixels()
+    pairs: Pairs
+    start: Start = Start()
+    pixels: Pixels = Pixels()
     objectives: Objectives = ()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/albef-pretrain"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/albef-pretrain"))
 
     def run(self) -> None:
         with Experiment("albef-pretrain", self.options) as experiment:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.models.compact.model import Compact
 from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, reranking_of, run_description, running
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running
+from coalign.training.options import RunOptions, Schedule
 
 FEATURES = "features.safetensors"
 VIEWS, FURTHER_TEXTS = Views(8, mosaics=2), 128
@@ -20,9 +20,9 @@ VIEWS, FURTHER_TEXTS = Views(8, mosaics=2), 128
 class Recipe:
     """Trains the quick start's model on image-text pairs, whose features by frozen networks are computed once."""
 
-    pairs: PairsOptions
-    schedule: ByStep = replace(RATES, steps=1000, batch_size=64)
-    options: Running = running("runs/albef-small")
+    pairs: Pairs
+    schedule: Schedule = replace(RATES, steps=1000, batch_size=64)
+    options: RunOptions = running("runs/albef-small")
 
     def run(self) -> None:
         size = self.schedule.batch_size

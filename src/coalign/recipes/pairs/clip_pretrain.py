@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
-from coalign.recipes._start import Start, StartOptions
+from coalign.arguments import Pairs
+from coalign.recipes._start import Start
 from coalign.recipes.pairs._contrast import train
-from coalign.recipes.pairs._pretraining import PixelOptions, Pixels, texts_of
+from coalign.recipes.pairs._pretraining import Pixels, texts_of
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,11 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 2.5, tables 18 to 20: 32 epochs of 400 million pairs, ViT-B/32
         steps=390_625, batch_size=32_768, lr=5e-4, warmup=2000.0, weight_decay=0.2, betas=(0.9, 0.98)
     )
-    pairs: PairsOptions
-    start: StartOptions = Start()
-    pixels: PixelOptions = Pixels()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.2, betas=(0.9, 0.98))
-    options: Running = RunOptions(out=Path("runs/clip-pretrain"))
+    pairs: Pairs
+    start: Start = Start()
+    pixels: Pixels = Pixels()
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.2, betas=(0.9, 0.98))
+    options: RunOptions = RunOptions(out=Path("runs/clip-pretrain"))
 
     def run(self) -> None:
         with Experiment("clip-pretrain", self.options) as experiment:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath
 from coalign.recipes._start import sized, vocabulary, with_vocabulary
@@ -14,7 +14,7 @@ from coalign.recipes.pairs._contrast import train
 from coalign.recipes.pairs._pretraining import Pixels, texts_of
 from coalign.registry import create, load
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.vit import VitTrunk
 
 
@@ -25,7 +25,7 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # Zhai et al. 2022, section 4: 55,000 steps, Adafactor there, AdamW here
         steps=55_000, batch_size=16_384, lr=1e-3, warmup=10_000.0, weight_decay=1e-4
     )
-    pairs: PairsOptions
+    pairs: Pairs
     tower: Path
     """The picture tower's weights: a run, the authors' file, or a Hugging Face folder."""
     tower_system: OptionalName = None
@@ -36,8 +36,8 @@ class Recipe:
     """Of the text tower: a row of CLIP's table of sizes."""
     words: int = 8000
     """Word pieces of a vocabulary that is learned."""
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=1e-3, warmup=0.1, weight_decay=1e-4)
-    options: Running = RunOptions(out=Path("runs/lit"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=1e-3, warmup=0.1, weight_decay=1e-4)
+    options: RunOptions = RunOptions(out=Path("runs/lit"))
 
     def run(self) -> None:
         with Experiment("lit", self.options) as experiment:

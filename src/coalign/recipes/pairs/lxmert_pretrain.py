@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.data.questions.vqa import answer_vocabulary, read_vqa, to_items
 from coalign.data.regions.regions import RegionSet
 from coalign.flags import OptionalPath
-from coalign.recipes._start import Start, StartOptions
-from coalign.recipes.pairs._pretraining import Objectives, RegionOptions
+from coalign.recipes._start import Start
+from coalign.recipes.pairs._pretraining import Objectives, RegionData
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 3.3 (Tan and Bansal 2019): 20 epochs; warm-up of the authors' code
         steps=670_000, batch_size=256, lr=1e-4, warmup=0.05, decay="linear", weight_decay=0.01
     )
-    pairs: PairsOptions
-    regions: RegionOptions
-    start: StartOptions = Start()
+    pairs: Pairs
+    regions: RegionData
+    start: Start = Start()
     questions: OptionalPath = None
     """Questions about the images, for image question answering: VQA v2's, or a file of LXMERT's."""
     annotations: OptionalPath = None
@@ -34,8 +34,8 @@ class Recipe:
     least: int = 9
     """How often an answer must be the commonest one to be among those that are predicted."""
     objectives: Objectives = ()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/lxmert-pretrain"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/lxmert-pretrain"))
 
     def run(self) -> None:
         with Experiment("lxmert-pretrain", self.options) as experiment:

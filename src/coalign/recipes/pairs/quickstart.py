@@ -23,7 +23,7 @@ from coalign.recipes.pairs import _compact as small
 from coalign.retrieval.search import index_pairs
 from coalign.tasks.pairs.retrieval import RetrievalResult, evaluate_pairs
 from coalign.training.experiment import Experiment
-from coalign.training.options import Running
+from coalign.training.options import RunOptions
 from coalign.training.tracking import read_metrics
 
 TRAIN_STYLES, TEST_STYLE = ("noto", "openmoji"), "twemoji"
@@ -39,7 +39,7 @@ class Recipe:
     steps: int = small.RATES.steps
     seconds: float = 175.0
     """The most that training may take: on a slow machine the plan gets shorter."""
-    options: Running = small.running("runs/quickstart")
+    options: RunOptions = small.running("runs/quickstart")
 
     def run(self) -> None:
         began = time.perf_counter()

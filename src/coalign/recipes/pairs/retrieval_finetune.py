@@ -21,7 +21,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalName
 from coalign.recipes.pairs._pretraining import WHOLE, texts_of
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.registry import describe, find
 from coalign.training.experiment import Experiment
 from coalign.training.options import Schedule
@@ -53,7 +53,7 @@ class Recipe:
     """Only this split, where the data has several."""
     candidates: int = 4
     """Pairs that one image or text is ranked in, the true one among them."""
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
-from coalign.recipes._start import Start, StartOptions
+from coalign.arguments import Pairs
+from coalign.recipes._start import Start
 from coalign.recipes.pairs._contrast import train
-from coalign.recipes.pairs._pretraining import PixelOptions, Pixels, texts_of
+from coalign.recipes.pairs._pretraining import Pixels, texts_of
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,11 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 4: 18 billion pairs seen in batches of 32,768; β2 of 0.95
         steps=550_000, batch_size=32_768, lr=1e-3, warmup=20_000.0, weight_decay=1e-4, betas=(0.9, 0.95)
     )
-    pairs: PairsOptions
-    start: StartOptions = Start()
-    pixels: PixelOptions = Pixels()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=1e-3, warmup=0.1, weight_decay=1e-4, betas=(0.9, 0.95))
-    options: Running = RunOptions(out=Path("runs/siglip-pretrain"))
+    pairs: Pairs
+    start: Start = Start()
+    pixels: Pixels = Pixels()
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=1e-3, warmup=0.1, weight_decay=1e-4, betas=(0.9, 0.95))
+    options: RunOptions = RunOptions(out=Path("runs/siglip-pretrain"))
 
     def run(self) -> None:
         with Experiment("siglip-pretrain", self.options) as experiment:

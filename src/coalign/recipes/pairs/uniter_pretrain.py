@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.data.regions.regions import RegionSet
-from coalign.recipes._start import Start, StartOptions
-from coalign.recipes.pairs._pretraining import Objectives, RegionOptions
+from coalign.recipes._start import Start
+from coalign.recipes.pairs._pretraining import Objectives, RegionData
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 ALIGNMENT_WEIGHT = 0.1
 
@@ -24,14 +24,14 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # Chen et al. 2020, their code; a batch: 8 x 5 x 10,240 tokens
         steps=200_000, lr=5e-5, warmup=10_000.0, decay="linear", weight_decay=0.01, betas=(0.9, 0.98), clip=5.0
     )
-    pairs: PairsOptions
-    regions: RegionOptions
-    start: StartOptions = Start()
+    pairs: Pairs
+    regions: RegionData
+    start: Start = Start()
     alignment_weight: float = ALIGNMENT_WEIGHT
     """Of fresh weights: the word-region alignment by optimal transport beside matching; 0 leaves it out."""
     objectives: Objectives = ()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/uniter-pretrain"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/uniter-pretrain"))
 
     def run(self) -> None:
         with Experiment("uniter-pretrain", self.options) as experiment:

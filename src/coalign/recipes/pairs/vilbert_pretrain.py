@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.data.regions.regions import RegionSet
-from coalign.recipes._start import Start, StartOptions
-from coalign.recipes.pairs._pretraining import Objectives, RegionOptions
+from coalign.recipes._start import Start
+from coalign.recipes.pairs._pretraining import Objectives, RegionData
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,12 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 3.1 (Lu et al. 2019): 10 epochs of 3.1 million pairs
         steps=60_500, batch_size=512, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01
     )
-    pairs: PairsOptions
-    regions: RegionOptions
-    start: StartOptions = Start()
+    pairs: Pairs
+    regions: RegionData
+    start: Start = Start()
     objectives: Objectives = ()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/vilbert-pretrain"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/vilbert-pretrain"))
 
     def run(self) -> None:
         with Experiment("vilbert-pretrain", self.options) as experiment:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from coalign.arguments import PairsOptions
+from coalign.arguments import Pairs
 from coalign.data.pairs.loader import Loader
-from coalign.recipes._start import Start, StartOptions
-from coalign.recipes.pairs._pretraining import Objectives, PixelOptions, Pixels, texts_of
+from coalign.recipes._start import Start
+from coalign.recipes.pairs._pretraining import Objectives, Pixels, texts_of
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,12 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 4.2 (Kim et al. 2021); β's of the authors' code
         steps=200_000, batch_size=4096, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01, betas=(0.9, 0.98)
     )
-    pairs: PairsOptions
-    start: StartOptions = Start()
-    pixels: PixelOptions = Pixels()
+    pairs: Pairs
+    start: Start = Start()
+    pixels: Pixels = Pixels()
     objectives: Objectives = ()
-    schedule: ByStep = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/vilt-pretrain"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/vilt-pretrain"))
 
     def run(self) -> None:
         with Experiment("vilt-pretrain", self.options) as experiment:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.core.batches import Batches
 from coalign.data.pairs.loader import check_vocabulary
@@ -21,17 +20,18 @@ from coalign.data.regions.files import open_regions
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.visual import ANSWERS
-from coalign.flags import OptionalPath, say
+from coalign.flags import OptionalPath, option_group, say
 from coalign.recipes._start import Weights, loaded, sized, vocabulary, with_vocabulary
 from coalign.registry import describe, find, systems
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, Schedule
+from coalign.training.options import RunOptions, Schedule
 from coalign.types import InputSpec
 
 Papers = Mapping[str, Schedule]
 """The papers' learning rates by system."""
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Visual:
     """The images, in the form that the system reads."""
@@ -71,6 +71,7 @@ class Visual:
         return f"coalign evaluate {run}{seen} {more}"
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class HeadStart:
     """A system's head, and where its weights start from."""
@@ -129,14 +130,15 @@ class HeadStart:
         return model, tokenizer
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
     """A fine-tuning on items: the head, the images, the rates and the run."""
 
-    start: OmitArgPrefixes[HeadStart]
-    visual: OmitArgPrefixes[Visual] = Visual()
-    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=1e-4, warmup=0.1, weight_decay=0.01)
-    options: Running
+    start: HeadStart
+    visual: Visual = Visual()
+    schedule: Schedule = Schedule(steps=1000, batch_size=32, lr=1e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions
 
     def train(self, task: str, head: str, items: Sequence[Item], evaluate: str, names: Sequence[str] = ()) -> None:
         """Trains the system's head on the items whose truth and images are known, and keeps the classes' `names`.
@@ -154,9 +156,6 @@ class FineTune:
             training = self.schedule.training(self.options)
             experiment.fit(model, loader, training, describe(model) | {"task": task}, tokenizer)
             experiment.close(self.visual.command(experiment.out, evaluate))
-
-
-FineTuning = OmitArgPrefixes[FineTune]
 
 
 def labelled(items: Sequence[Item]) -> list[Item]:

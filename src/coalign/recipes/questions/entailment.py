@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from coalign.data.questions.entailment import LABELS, read_snli_ve
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 
@@ -21,7 +21,7 @@ class Recipe:
     }
     data: Path
     """SNLI-VE's JSON lines."""
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from coalign.data.questions.vqa import answer_vocabulary, read_answers, read_gqa, to_items
 from coalign.flags import OptionalPath
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 
@@ -25,7 +25,7 @@ class Recipe:
     """Only questions of the balanced part."""
     answers: OptionalPath = None
     """The answers to choose from, as JSON or a published pickle. By default all of the data's."""
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from coalign.data.questions.nlvr2 import read_nlvr2
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 
@@ -25,7 +25,7 @@ class Recipe:
     """NLVR2's JSON lines, such as train.json."""
     form: Literal["nlvr2", "nlvr2_paired", "nlvr2_triplet"] = "nlvr2"
     """Which of UNITER's three heads: attention between both images' streams, their two [CLS], or one stream of both."""
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

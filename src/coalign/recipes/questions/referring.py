@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from coalign.data.questions.referring import read_refcoco
 from coalign.flags import OptionalPath
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 
@@ -29,7 +29,7 @@ class Recipe:
     instances: OptionalPath = None
     """COCO's instances.json; by default the one beside the expressions."""
     split: str = "train"
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from coalign.data.questions.vcr import read_vcr
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 
@@ -23,7 +23,7 @@ class Recipe:
     """VCR's JSON lines, such as train.jsonl."""
     part: Literal["answer", "rationale", "both"] = "both"
     """Which choice is learned; one model for both, as UNITER has it."""
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

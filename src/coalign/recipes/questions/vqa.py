@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from coalign.data.questions.vqa import LEAST, answer_vocabulary, read_answers, read_vqa, to_items
 from coalign.flags import OptionalPath
-from coalign.recipes.questions._finetune import FineTuning, Papers
+from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 
@@ -33,7 +33,7 @@ class Recipe:
     """The answers to choose from, as JSON or a published pickle. By default the data's commonest ones."""
     least_answers: int = LEAST
     """How many questions an answer must be the commonest of."""
-    fine_tuning: FineTuning
+    fine_tuning: FineTune
 
     @property
     def head(self) -> str:

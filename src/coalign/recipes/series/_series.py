@@ -10,7 +10,6 @@ from typing import Any
 
 from safetensors.torch import save_model
 from torch import nn
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.core.batches import Batches
 from coalign.data.series.collate import MAX_ROWS, OTHER_NAMES, Collate, Scaling, widths_for
@@ -20,7 +19,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.series import SeriesSource, answer_metrics, answers, main_metric
 from coalign.files import link_or_copy, replace_file
-from coalign.flags import Switch, say
+from coalign.flags import Switch, option_group, say
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
@@ -34,6 +33,7 @@ BEST = "best.safetensors"
 SCHEDULE = Schedule(steps=1000, batch_size=32, lr=1e-3, weight_decay=0.0, clip=0.8)
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Series:
     """Utterances, and how they are read."""
@@ -99,9 +99,6 @@ class Series:
         if not self.quiet:
             chosen = f", weights of step {chooser.best()['step']}" if valid else ""
             experiment.close(f"coalign evaluate {experiment.out} --data {self.data}", after=chosen)
-
-
-SeriesOptions = OmitArgPrefixes[Series]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import nn
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.flags import OptionalName, OptionalPath
+from coalign.flags import OptionalName, OptionalPath, option_group
 from coalign.models.bert.model import Bert
 from coalign.recipes.texts._bert import Start, starting_weights
 from coalign.training.experiment import Experiment
@@ -24,6 +23,7 @@ SCHEDULE = Schedule(steps=1000, batch_size=32, lr=5e-5, warmup=0.1, decay="linea
 """The rate is BERT's; that of all new parts is --new-lr."""
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class SeriesBert:
     """The BERT that reads the words. Two rates: its own, and that of all new parts."""
@@ -54,6 +54,3 @@ class SeriesBert:
         """The settings of `fit` that give the trunk the schedule's rate, and the rest the new parts'."""
         assert schedule.lr is not None, "the recipe's has one"
         return {"lr": self.new_lr, "lr_multipliers": {"trunk": schedule.lr / self.new_lr}}
-
-
-BertOptions = OmitArgPrefixes[SeriesBert]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from coalign.data.series.utterances import SeriesData
 from coalign.models.bert.heads import BertClassifier, BertTaskConfig
-from coalign.recipes.series._series import SeriesOptions, need_scores_or_classes, need_words
-from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.recipes.series._series import Series, need_scores_or_classes, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, SeriesBert
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions
+from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
 
@@ -19,10 +19,10 @@ from coalign.trunks.bert import BertConfig
 class Recipe:
     """BERT: the words alone, to hold systems of several streams against (CMU-MOSI and the like)."""
 
-    series: SeriesOptions
-    bert: BertOptions = SeriesBert()
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/bert-mosi"), save_every=250)
+    series: Series
+    bert: SeriesBert = SeriesBert()
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/bert-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from coalign.data.series.utterances import SeriesData
 from coalign.models.concat.model import Concat, ConcatConfig
-from coalign.recipes.series._series import SeriesOptions, need_words
-from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.recipes.series._series import Series, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, SeriesBert
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions
+from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
 
@@ -19,12 +19,12 @@ from coalign.trunks.bert import BertConfig
 class Recipe:
     """Concatenation: words, sound and face as one sequence of a BERT (CMU-MOSI and the like)."""
 
-    series: SeriesOptions
+    series: Series
     max_steps: int = 64
     """The most rows of a stream in the sequence; longer ones are averaged over equal stretches."""
-    bert: BertOptions = SeriesBert()
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/concat-mosi"), save_every=250)
+    bert: SeriesBert = SeriesBert()
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/concat-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

@@ -9,10 +9,10 @@ from typing import Literal
 
 from coalign.data.series.utterances import SeriesData
 from coalign.models.fusion.model import Fusion, FusionConfig
-from coalign.recipes.series._series import SeriesOptions, need_words
-from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.recipes.series._series import Series, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, SeriesBert
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions
+from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
 
@@ -20,7 +20,7 @@ from coalign.trunks.bert import BertConfig
 class Recipe:
     """Fusion baselines with BERT: its [CLS] and LSTMs over the streams, fused late, by decision or by tensor."""
 
-    series: SeriesOptions
+    series: Series
     fusion: Literal["late", "decision", "tensor"] = "late"
     """Where the streams meet: by their states, by their answers, or by the states' products."""
     state_dim: int = 64
@@ -30,9 +30,9 @@ class Recipe:
     hidden_dim: int = 64
     """The width of the network after fusion."""
     dropout: float = 0.1
-    bert: BertOptions = SeriesBert()
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/fusion-bert-mosi"), save_every=250)
+    bert: SeriesBert = SeriesBert()
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/fusion-bert-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

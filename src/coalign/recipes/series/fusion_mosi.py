@@ -8,16 +8,16 @@ from typing import Literal
 
 from coalign.data.series.utterances import SeriesData
 from coalign.models.fusion.model import Fusion, FusionConfig
-from coalign.recipes.series._series import SCHEDULE, SeriesOptions
+from coalign.recipes.series._series import SCHEDULE, Series
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Fusion baselines: LSTMs over the streams, fused early, late, by decision or by tensor (CMU-MOSI and the like)."""
 
-    series: SeriesOptions
+    series: Series
     fusion: Literal["early", "late", "decision", "tensor"] = "late"
     """Where the streams meet: step by step, by their last states, by their answers, or by the states' products."""
     state_dim: int = 64
@@ -27,8 +27,8 @@ class Recipe:
     hidden_dim: int = 64
     """The width of the network after fusion."""
     dropout: float = 0.1
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/fusion-mosi"), save_every=250)
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/fusion-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

@@ -10,10 +10,10 @@ from typing import ClassVar
 from coalign.data.series.utterances import SeriesData
 from coalign.errors import InputError
 from coalign.models.mag_bert.model import MagBert, MagBertConfig
-from coalign.recipes.series._series import SeriesOptions, need_scores_or_classes, need_words
-from coalign.recipes.series._series_bert import SCHEDULE, BertOptions, SeriesBert
+from coalign.recipes.series._series import Series, need_scores_or_classes, need_words
+from coalign.recipes.series._series_bert import SCHEDULE, SeriesBert
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
 
@@ -27,15 +27,15 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # of the authors' code: 40 epochs of 1,284 utterances
         steps=1080, batch_size=48, lr=1e-5, warmup=0.1, decay="linear", weight_decay=0.01, clip=None
     )
-    series: SeriesOptions
+    series: Series
     beta: float = 1.0
     """The most that a shift may be, in lengths of the word's vector."""
     gate_dropout: float = 0.5
     gate_after: int = 0
     """The number of BERT's layers before the gate; 0 puts it after the embeddings, as the authors' code does."""
-    bert: BertOptions = SeriesBert()
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/mag-bert-mosi"), save_every=250)
+    bert: SeriesBert = SeriesBert()
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/mag-bert-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

@@ -10,9 +10,9 @@ from coalign.arguments import Switch
 from coalign.data.series.utterances import SeriesData
 from coalign.models.mult.config import MulTConfig, Stream
 from coalign.models.mult.model import MulT
-from coalign.recipes.series._series import SCHEDULE, SeriesOptions
+from coalign.recipes.series._series import SCHEDULE, Series
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # CMU-MOSI, appendix: 100 epochs of 1,284 utterances; Adam without decay
         steps=1100, batch_size=128, lr=1e-3, warmup=0.0, decay="constant", weight_decay=0.0, clip=0.8
     )
-    series: SeriesOptions
+    series: Series
     dim: int = 30
     """The common width of the streams."""
     heads: int = 5
@@ -42,8 +42,8 @@ class Recipe:
     embedding_dropout: float = 0.25
     grouped: Switch = True
     """Run directions of equal shapes as one."""
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/mult-mosi"), save_every=250)
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/mult-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

@@ -8,16 +8,16 @@ from pathlib import Path
 from coalign.data.series.utterances import SeriesData
 from coalign.errors import InputError
 from coalign.models.raven.model import Raven, RavenConfig
-from coalign.recipes.series._series import SCHEDULE, SeriesOptions
+from coalign.recipes.series._series import SCHEDULE, Series
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """RAVEN: word vectors shifted by what sound and face do during the word (CMU-MOSI and the like)."""
 
-    series: SeriesOptions
+    series: Series
     nonverbal_dim: int = 32
     """The width of the LSTMs over sound and face."""
     dim: int = 128
@@ -25,8 +25,8 @@ class Recipe:
     beta: float = 1.0
     """The most that a shift may be, in lengths of the word's vector."""
     dropout: float = 0.2
-    schedule: ByStep = SCHEDULE
-    options: Running = RunOptions(out=Path("runs/raven-mosi"), save_every=250)
+    schedule: Schedule = SCHEDULE
+    options: RunOptions = RunOptions(out=Path("runs/raven-mosi"), save_every=250)
 
     def run(self) -> None:
         self.train(self.series.open())

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
-from tyro.conf import OmitArgPrefixes
 
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.packages import minilm_folder
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.flags import OptionalName, OptionalPath
+from coalign.flags import OptionalName, OptionalPath, option_group
 from coalign.models.bert.heads import BertTask, BertTaskConfig
 from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
 from coalign.models.bert.sizes import of_config, of_weights
@@ -38,6 +37,7 @@ PAPER = Epochs(epochs=3.0, batch_size=32, lr=2e-5, decay="linear", warmup=0.1, w
 FINE_TUNING = Epochs(epochs=3.0, batch_size=32, lr=5e-5, decay="linear", warmup=0.1, weight_decay=0.01)
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class BertStart:
     """The BERT that a fine-tuning starts from."""
@@ -66,9 +66,6 @@ class BertStart:
         """The embeddings and the first blocks, as prefixes of parameter names."""
         blocks = (f"trunk.encoder.blocks.{i}" for i in range(self.freeze))
         return ("trunk.embedding", *blocks) if self.freeze else ()
-
-
-BertOptions = OmitArgPrefixes[BertStart]
 
 
 def starting_weights(

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.flags import OptionalPath
+from coalign.flags import OptionalPath, option_group
 from coalign.models.gpt.heads import GptTask, GptTaskConfig
 from coalign.models.gpt.model import Gpt
 from coalign.recipes._start import weights_flag
@@ -38,6 +37,7 @@ FINE_TUNING = replace(PAPER, lr=None)
 """The paper's, whose rate grows as the width falls."""
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class GptStart:
     """The GPT that a fine-tuning starts from."""
@@ -100,9 +100,6 @@ class GptStart:
         about = description | {"start": None if self.start is None else str(self.start)}
         lr = scaled_lr(schedule.lr, 6.25e-5, model.config.gpt.dim)
         fine_tune(experiment, model, tokenizer, encoded, schedule, about, lr=lr)
-
-
-GptOptions = OmitArgPrefixes[GptStart]
 
 
 def pretrained_of(path: Path, vocab: Path | None) -> tuple[Gpt | GptTask, Tokenizer]:

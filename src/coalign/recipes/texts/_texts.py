@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.texts.text_tables import TextRows, label_names, read_texts
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.evaluation.texts import ColumnNames, Table
-from coalign.flags import OptionalName
+from coalign.flags import OptionalName, option_group
 from coalign.registry import describe
 from coalign.tasks.texts.classification import measure, targets
 from coalign.training.experiment import Experiment
@@ -48,6 +47,7 @@ class Labelled:
             print(measure(model, tokenizer, self.dev, self.names).table())
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
     """A table of texts with labels."""
@@ -81,9 +81,6 @@ class TextTable:
             prefer=prefer,
             need_labels=True,
         )
-
-
-TextOptions = OmitArgPrefixes[TextTable]
 
 
 def fine_tune(

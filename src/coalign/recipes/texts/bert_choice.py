@@ -9,11 +9,11 @@ from coalign.arguments import OptionalName
 from coalign.data.texts.choices import read_choices
 from coalign.evaluation.texts import encode_questions, tell
 from coalign.models.bert.heads import BertMultipleChoice
-from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertOptions, BertStart, check_length
+from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
 from coalign.recipes.texts._texts import fine_tune
 from coalign.tasks.texts.multiple_choice import Choices, measure
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 SIXTEEN = replace(FINE_TUNING, batch_size=16)
 
@@ -30,9 +30,9 @@ class Recipe:
     """Only this split, where the data has several; "train" is preferred."""
     max_length: int = 128
     """The most word pieces of a context with one ending, special ones included; what is longer is cut."""
-    start: BertOptions = BertStart()
-    schedule: ByEpoch = SIXTEEN
-    options: Running
+    start: BertStart = BertStart()
+    schedule: Epochs = SIXTEEN
+    options: RunOptions
 
     def run(self) -> None:
         rows = read_choices(self.data, split=self.split, prefer="train", need_labels=True)

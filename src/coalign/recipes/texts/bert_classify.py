@@ -8,10 +8,10 @@ from typing import ClassVar
 from coalign.arguments import Switch
 from coalign.evaluation.texts import encode_items, tell
 from coalign.models.bert.heads import BertClassifier
-from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertOptions, BertStart, check_length
-from coalign.recipes.texts._texts import TextOptions, fine_tune
+from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
+from coalign.recipes.texts._texts import TextTable, fine_tune
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class Recipe:
     """
 
     paper: ClassVar[Epochs] = PAPER
-    texts: TextOptions
+    texts: TextTable
     regression: Switch = False
     """The labels are numbers to be predicted (STS-B), not classes."""
     max_length: int = 128
     """The most word pieces of a text or pair, special ones included; what is longer is cut."""
-    start: BertOptions = BertStart()
-    schedule: ByEpoch = FINE_TUNING
-    options: Running
+    start: BertStart = BertStart()
+    schedule: Epochs = FINE_TUNING
+    options: RunOptions
 
     def run(self) -> None:
         data = self.texts.read(scores=self.regression)

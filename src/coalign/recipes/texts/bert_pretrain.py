@@ -20,7 +20,7 @@ from coalign.recipes.texts._bert import check_length, fresh, starting_weights
 from coalign.registry import describe
 from coalign.tasks.texts.masked_lm import CORPUS_HELP
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 START_HELP = "Go on from these weights (a Hugging Face folder, Google's checkpoint, a run) instead of fresh ones."
 
@@ -57,8 +57,8 @@ class Recipe:
     """Hide all pieces of a word or none."""
     window: int = 1000
     """How many documents are held at a time; second sentences are drawn from among them."""
-    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=1e-3, warmup=0.1, decay="linear", weight_decay=0.01)
-    options: Running
+    schedule: Schedule = Schedule(steps=1000, batch_size=32, lr=1e-3, warmup=0.1, decay="linear", weight_decay=0.01)
+    options: RunOptions
 
     def run(self) -> None:
         with Experiment("bert-pretrain", self.options) as experiment:

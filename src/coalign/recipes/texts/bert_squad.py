@@ -13,7 +13,7 @@ from coalign.errors import InputError
 from coalign.evaluation.texts import tell
 from coalign.models.bert.heads import BertSpans
 from coalign.ops.spans import SpanSettings
-from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertOptions, BertStart, check_length
+from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
 from coalign.recipes.texts._texts import fine_tune
 from coalign.tasks.texts.question_answering import (
     Squad,
@@ -24,7 +24,7 @@ from coalign.tasks.texts.question_answering import (
     tuned_threshold,
 )
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 SIXTEEN = replace(FINE_TUNING, batch_size=16)
 
@@ -47,9 +47,9 @@ class Recipe:
     """How many pieces the next window begins after the one before."""
     max_question: int = 64
     """The most pieces of a question; what is longer is cut."""
-    start: BertOptions = BertStart()
-    schedule: ByEpoch = SIXTEEN
-    options: Running
+    start: BertStart = BertStart()
+    schedule: Epochs = SIXTEEN
+    options: RunOptions
 
     def run(self) -> None:
         questions, dev = read_squad(self.data), None if self.dev is None else read_squad(self.dev)

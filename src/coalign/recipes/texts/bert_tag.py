@@ -14,11 +14,11 @@ from coalign.data.texts.encoded_texts import encode_tagged
 from coalign.data.texts.text_tables import class_of
 from coalign.errors import InputError
 from coalign.models.bert.heads import BertTagger
-from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertOptions, BertStart, check_length
+from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
 from coalign.recipes.texts._texts import fine_tune
 from coalign.tasks.texts.tagging import Columns, predict_tags, score_tags, tell_parts
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class Recipe:
     """Rewrite tags of spans in this scheme before training. By default they stay as the file has them."""
     max_length: int = 128
     """The most word pieces that are read at once, special ones included."""
-    start: BertOptions = BertStart()
-    schedule: ByEpoch = FINE_TUNING
-    options: Running
+    start: BertStart = BertStart()
+    schedule: Epochs = FINE_TUNING
+    options: RunOptions
 
     def run(self) -> None:
         sentences, dev = self._read(self.data), [] if self.dev is None else self._read(self.dev)

@@ -9,10 +9,10 @@ from coalign.arguments import OptionalName
 from coalign.data.texts.choices import read_choices
 from coalign.evaluation.texts import encode_questions, tell
 from coalign.models.gpt.heads import GptMultipleChoice
-from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptOptions, GptStart
+from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptStart
 from coalign.tasks.texts.multiple_choice import Choices, measure
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ class Recipe:
     """A table like it that is evaluated on at the end. Of data with splits "validation" is taken."""
     split: OptionalName = None
     """Only this split, where the data has several; "train" is preferred."""
-    start: GptOptions = GptStart()
-    schedule: ByEpoch = FINE_TUNING
-    options: Running
+    start: GptStart = GptStart()
+    schedule: Epochs = FINE_TUNING
+    options: RunOptions
 
     def run(self) -> None:
         rows = read_choices(self.data, split=self.split, prefer="train", need_labels=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from coalign.evaluation.texts import encode_items, tell
 from coalign.models.gpt.heads import GptClassifier
-from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptOptions, GptStart
-from coalign.recipes.texts._texts import TextOptions
+from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptStart
+from coalign.recipes.texts._texts import TextTable
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,10 @@ class Recipe:
     """Fine-tunes GPT to tell how a second text follows from a first (MNLI, QNLI, RTE, SNLI, any table of pairs)."""
 
     paper: ClassVar[Epochs] = PAPER
-    texts: TextOptions
-    start: GptOptions = GptStart()
-    schedule: ByEpoch = FINE_TUNING
-    options: Running
+    texts: TextTable
+    start: GptStart = GptStart()
+    schedule: Epochs = FINE_TUNING
+    options: RunOptions
 
     def run(self) -> None:
         data = self.texts.read(2)

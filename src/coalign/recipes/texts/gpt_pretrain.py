@@ -20,7 +20,7 @@ from coalign.registry import describe
 from coalign.tasks.texts.language_model import Corpus, corpus_folder, measure
 from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class Recipe:
     max_length: int = 256
     """The most pieces of a window, without --from."""
     dropout: float = 0.1
-    schedule: ByStep = Schedule(steps=2000, batch_size=64, lr=None, warmup=0.02, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/gpt-pretrain"))
+    schedule: Schedule = Schedule(steps=2000, batch_size=64, lr=None, warmup=0.02, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/gpt-pretrain"))
 
     def run(self) -> None:
         with Experiment("gpt-pretrain", self.options) as experiment:

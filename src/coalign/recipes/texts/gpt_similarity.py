@@ -8,10 +8,10 @@ from typing import ClassVar
 from coalign.evaluation.texts import encode_items, tell
 from coalign.flags import Switch
 from coalign.models.gpt.heads import GptSimilarity
-from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptOptions, GptStart
-from coalign.recipes.texts._texts import TextOptions
+from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptStart
+from coalign.recipes.texts._texts import TextTable
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByEpoch, Epochs, Running
+from coalign.training.options import Epochs, RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +19,12 @@ class Recipe:
     """Fine-tunes GPT to compare two texts, read in both orders (MRPC, QQP, STS-B, any table of pairs)."""
 
     paper: ClassVar[Epochs] = PAPER
-    texts: TextOptions
+    texts: TextTable
     regression: Switch = False
     """The labels are scores (STS-B), not classes."""
-    start: GptOptions = GptStart()
-    schedule: ByEpoch = FINE_TUNING
-    options: Running
+    start: GptStart = GptStart()
+    schedule: Epochs = FINE_TUNING
+    options: RunOptions
 
     def run(self) -> None:
         data = self.texts.read(2, scores=self.regression)

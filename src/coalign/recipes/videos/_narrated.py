@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from tyro.conf import OmitArgPrefixes
 
 from coalign.data.core.fingerprint import Fingerprint
 from coalign.data.core.quarantine import FILE as QUARANTINE
@@ -19,11 +18,12 @@ from coalign.data.videos.narrated import NarratedVideos, open_narrated
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.files import reader
-from coalign.flags import OptionalPath, say, shows_progress
+from coalign.flags import OptionalPath, option_group, say, shows_progress
 from coalign.training.experiment import Data, Experiment
 from coalign.types import Batch
 
 
+@option_group
 @dataclass(frozen=True, kw_only=True)
 class Narrated:
     """Narrated videos."""
@@ -38,9 +38,6 @@ class Narrated:
     def videos(self, experiment: Experiment) -> NarratedVideos:
         """The videos that can be used; see `usable_videos`."""
         return usable_videos(self.data, experiment, self.captions, self.max_broken)
-
-
-NarratedOptions = OmitArgPrefixes[Narrated]
 
 
 def usable_videos(data: Path, experiment: Experiment, captions: Path | None, max_broken: float) -> NarratedVideos:

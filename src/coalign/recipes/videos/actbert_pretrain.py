@@ -18,10 +18,10 @@ from coalign.errors import InputError
 from coalign.flags import OptionalPath, say
 from coalign.models.actbert.model import SIZES, ActBert, ActBertConfig
 from coalign.recipes._start import vocabulary, weights_flag
-from coalign.recipes.videos._narrated import NarratedOptions
+from coalign.recipes.videos._narrated import Narrated
 from coalign.registry import describe, load
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 FROM_HELP = "Weights to start from: PaddleVideo's ActBERT.pdparams, or a run. By default fresh ones."
 
@@ -37,7 +37,7 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 4.1 (Zhu and Yang 2020)
         batch_size=256, lr=1e-5, decay="linear", weight_decay=0.01
     )
-    narrated: NarratedOptions
+    narrated: Narrated
     features: Path
     """Features of their clips: the actions."""
     regions: Path
@@ -61,8 +61,8 @@ class Recipe:
     objectives: tuple[Literal["mlm", "regions", "actions", "match"], ...] = ()
     """Train these alone. By default all that the data has labels for."""
 
-    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=5e-4, warmup=0.1, decay="linear", weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/actbert"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=32, lr=5e-4, warmup=0.1, decay="linear", weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/actbert"))
 
     def run(self) -> None:
         with Experiment("actbert-pretrain", self.options) as experiment:

@@ -18,7 +18,7 @@ from coalign.recipes.videos._narrated import Timed
 from coalign.registry import describe, load
 from coalign.tasks.videos.video_retrieval import CaptionsFile
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class Recipe:
     """The part to train on, where the data has several. By default the training part."""
     flip: bool = True
     """Whether half of the clips are mirrored; not if left and right matter in what is said."""
-    schedule: ByStep = Schedule(steps=300, batch_size=32, lr=3e-4, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/mil-nce-finetuned"), workers=2, save_every=250)
+    schedule: Schedule = Schedule(steps=300, batch_size=32, lr=3e-4, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/mil-nce-finetuned"), workers=2, save_every=250)
 
     def run(self) -> None:
         splits = TRAIN_SPLITS if self.split is None else (self.split,)

@@ -15,10 +15,10 @@ from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.models.mil_nce.model import SIZES, MilNceModel
 from coalign.recipes._start import Weights
-from coalign.recipes.videos._narrated import NarratedOptions, Timed, word_list
+from coalign.recipes.videos._narrated import Narrated, Timed, word_list
 from coalign.registry import describe, load
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Recipe:
     paper: ClassVar[Schedule] = Schedule(  # section 4.1 (Miech et al. 2020): Adam; warm-up of the authors' code
         steps=500_000, batch_size=8192, lr=1e-3, warmup=5000.0, weight_decay=0.0
     )
-    narrated: NarratedOptions
+    narrated: Narrated
     size: Literal["tiny", "small", "training", "released"] = "tiny"
     """The model: "training" and "released" are the paper's S3D-G; the others run on a CPU."""
     start: Weights = None
@@ -56,8 +56,8 @@ class Recipe:
     """Whether half of the clips are mirrored; not if left and right matter in what is said."""
     stop_words: bool = False
     """Whether stop words are left out of the sentences (scikit-learn's list), as in HowTo100M's caption.json."""
-    schedule: ByStep = Schedule(steps=500, batch_size=32, lr=1e-3, warmup=0.1, weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/mil-nce"), workers=2, save_every=250)
+    schedule: Schedule = Schedule(steps=500, batch_size=32, lr=1e-3, warmup=0.1, weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/mil-nce"), workers=2, save_every=250)
 
     def run(self) -> None:
         with Experiment("mil-nce-train", self.options) as experiment:

@@ -27,7 +27,7 @@ from coalign.recipes.texts._bert import START_HELP, fresh, starting_weights
 from coalign.recipes.videos._narrated import usable_videos
 from coalign.registry import describe, load
 from coalign.training.experiment import Experiment
-from coalign.training.options import ByStep, Running, RunOptions, Schedule
+from coalign.training.options import RunOptions, Schedule
 
 SHARES: dict[str, dict[Regime, float]] = {
     "joint": {"text": 1.0, "video": 1.0, "both": 1.0},
@@ -80,8 +80,8 @@ class Recipe:
     max_broken: float = 0.1
     """The largest share of videos that may be unusable."""
 
-    schedule: ByStep = Schedule(steps=1000, batch_size=32, lr=3e-4, warmup=0.1, decay="linear", weight_decay=0.01)
-    options: Running = RunOptions(out=Path("runs/videobert"))
+    schedule: Schedule = Schedule(steps=1000, batch_size=32, lr=3e-4, warmup=0.1, decay="linear", weight_decay=0.01)
+    options: RunOptions = RunOptions(out=Path("runs/videobert"))
 
     def run(self) -> None:
         with Experiment("videobert-pretrain", self.options) as experiment:

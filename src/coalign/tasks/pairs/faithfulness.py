@@ -11,7 +11,7 @@ from tyro.conf import arg
 from coalign.analysis.runs.alignment import Choice, chosen_method, methods_of
 from coalign.analysis.runs.faithfulness import STEPS, Curves, faithfulness
 from coalign.analysis.runs.pointing import Figure, batch_of
-from coalign.arguments import OptionalInt, OptionalPath, PairsOptions, RunFolder, load_run
+from coalign.arguments import OptionalInt, OptionalPath, Pairs, RunFolder, load_run
 from coalign.data.images.decode import decode_image, name_of
 from coalign.data.regions.files import open_regions
 from coalign.errors import InputError
@@ -28,7 +28,7 @@ class Evaluate:
     """
 
     run: RunFolder
-    pairs: PairsOptions
+    pairs: Pairs
     method: Annotated[Choice | Literal["all"], arg(metavar="METHOD")] = "auto"
     """How alignment is read: see `coalign align --help`. auto is the system's best, "all" is every method it has."""
     layer: OptionalInt = None

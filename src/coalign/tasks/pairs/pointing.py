@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from coalign.analysis.runs.alignment import Choice, methods_of
 from coalign.analysis.runs.pointing import Captions, Mosaic, PointingResult, mosaics, pointing
-from coalign.arguments import OptionalInt, OptionalPath, PairsOptions, RunFolder, load_run
+from coalign.arguments import OptionalInt, OptionalPath, Pairs, RunFolder, load_run
 from coalign.data.regions.files import open_regions
 from coalign.errors import InputError
 from coalign.progress import with_progress
@@ -26,7 +26,7 @@ class Evaluate:
     """
 
     run: RunFolder
-    pairs: PairsOptions
+    pairs: Pairs
     grid: int = 2
     """Images a side: 2 is a mosaic of 4, 3 of 9."""
     mosaics: int = 100

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import arg
 
-from coalign.arguments import OptionalFloat, OptionalInt, PairsOptions, RunFolder, load_run, say
+from coalign.arguments import OptionalFloat, OptionalInt, Pairs, RunFolder, load_run, say
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Source
 from coalign.data.loaded import Loaded
@@ -80,7 +80,7 @@ class Evaluate:
     """
 
     run: RunFolder
-    pairs: PairsOptions
+    pairs: Pairs
     rerank: Annotated[bool, arg(help_behavior_hint="")] = True
     """Leave out re-ranking, which is done where the model can."""
     k: OptionalInt = None
