@@ -17,9 +17,10 @@ import coalign.extraction
 import coalign.recipes
 import coalign.tasks
 from coalign.cli.commands import command_names
-from coalign.cli.commands.systems import systems_table
+from coalign.cli.commands.systems import FACTS, facts_of_systems, systems_table
 from coalign.cli.main import main
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.deferral import flags_alone, value_of
 from coalign.registry import describe
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig
@@ -76,17 +77,100 @@ def call_json(capsys, *words: object):
 
 
 # ------------------------------------------------------------------------------------------------ help and failures
-def test_help_comes_without_torch():
-    script = (
-        "import sys\nfrom coalign.cli.main import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit as done:\n    assert done.code == 0\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+def test_helps_and_the_list_of_systems_come_without_torch():
+    """In one process: the list of commands without tyro too, then every flag there is, with torch out of reach."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for command in command_names():
         assert f"coalign {command}" in done.stdout
-    assert "\nmore:" not in done.stdout  # every command says what it is for
+    assert "usage: coalign train vilt-pretrain" in done.stdout and "arXiv 2107.07651" in done.stdout
+
+
+WITHOUT_TORCH = """
+import sys, typing
+import coalign.extraction, coalign.recipes, coalign.tasks
+from coalign.cli.main import main
+from coalign.deferral import flags_alone, value_of
+from coalign.discovery import homes, summaries
+
+class Far:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "numpy", "PIL", "pyarrow", "sklearn", "scipy", "matplotlib", "jaxtyping"):
+            raise AssertionError(f"a help imports {name}")
+
+def says(*words):
+    try:
+        main(words)
+    except SystemExit as done:
+        assert done.code == 0, words
+
+sys.meta_path.insert(0, Far())
+says("--help")
+assert "tyro" not in sys.modules
+for words in ("train --help", "evaluate --help", "extract --help", "systems", "train vilt-pretrain --help",
+              "evaluate --task retrieval --help", "search --help", "quickstart --help"):
+    says(*words.split())
+for package, kind in ("recipes", "Recipe"), ("tasks", "Evaluate"), ("extraction", "Extract"):
+    found = summaries(f"coalign.{package}", kind)
+    assert len(found) > 3 and all(said.strip() for said in found.values())
+    for name in found:
+        with flags_alone():
+            typing.get_type_hints(value_of(homes(f"coalign.{package}")[name], kind))
+assert not any(name.startswith("coalign.recipes.pairs.") for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("tra", ["train"]),
+        ("train albef-s", ["albef-small"]),
+        ("train vilt-pretrain --image-co", ["--image-column"]),
+        ("evaluate RUN --task word-", ["word-alignment"]),
+        ("search RUN --ind", ["--index"]),
+        ("search RUN pic", []),
+    ],
+)
+def test_the_tab_key(capsys, typed, found):
+    assert call(capsys, "completion", "words", "--", *typed.split())[1].split() == found
+
+
+def test_scripts_of_the_tab_key(capsys):
+    for shell in ("bash", "zsh", "fish"):
+        status, out, _ = call(capsys, "completion", shell)
+        assert status == 0 and "coalign completion words --" in out
+    assert "bash|zsh|fish" in call(capsys, "completion", "cmd")[2]
+    script = call(capsys, "completion", "bash")[1]
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+LAZY = """
+import nowhere
+from nowhere import thing
+from dataclasses import dataclass
+
+WIDTH = 3
+def wide(): return 2 * WIDTH
+def fails(): return thing.x
+@dataclass
+class Recipe:
+    width: int = wide() if WIDTH == 3 else nowhere.x
+class Other(nowhere.Base): ...
+"""
+
+
+def test_flags_alone_run_only_what_the_name_stands_on(tmp_path, monkeypatch):
+    (tmp_path / "lazy_one.py").write_text(LAZY.replace("else nowhere.x", "else 0"))
+    (tmp_path / "lazy_two.py").write_text(LAZY)
+    monkeypatch.setattr(coalign.recipes, "__path__", [*coalign.recipes.__path__, str(tmp_path)])
+    with flags_alone():
+        recipe = value_of("coalign.recipes.lazy_one", "Recipe")
+        assert recipe().width == 6
+        with pytest.raises(ModuleNotFoundError, match="nowhere"):
+            value_of("coalign.recipes.lazy_one", "fails")()
+        with pytest.raises(ModuleNotFoundError, match="nowhere"):
+            value_of("coalign.recipes.lazy_two", "Recipe")
+    assert not {"coalign.recipes.lazy_one", "coalign.recipes.lazy_two"} & set(sys.modules)
 
 
 @pytest.mark.parametrize("command", ["systems", "evaluate", "embed", "index", "search", "align", "convert", "verify"])
@@ -145,7 +229,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(capsys, monkeypatch):
     def fail() -> None:
         raise KeyError("odd")
 
-    monkeypatch.setattr("coalign.registry.systems", fail)
+    monkeypatch.setattr("coalign.cli.commands.systems.system_rows", fail)
     status, _, err = call(capsys, "systems")
     assert status == 2 and err == "coalign: KeyError: 'odd' (--debug shows where)\n"
 
@@ -160,13 +244,16 @@ def test_systems_lists_all(capsys):
     assert "arXiv 2107.07651" in out
 
 
-def test_the_readme_shows_the_table_of_systems(capsys, tmp_path):
+def test_the_readme_shows_the_table_of_systems(capsys, tmp_path, monkeypatch):
     text = README.read_text("utf-8")
     shown = text.split("<!-- systems -->\n")[1].split("\n<!-- /systems -->")[0]
     assert shown == systems_table(), "renew it: coalign systems --readme README.md"
+    assert json.loads(FACTS.read_text("utf-8")) == facts_of_systems(), "renew it: coalign systems --readme README.md"
     copy = tmp_path / "README.md"
     copy.write_text(text.replace(shown, "an older table"), "utf-8")
+    monkeypatch.setattr("coalign.cli.commands.systems.FACTS", tmp_path / "systems.json")
     assert call(capsys, "systems", "--readme", copy)[0] == 0
+    assert (tmp_path / "systems.json").read_bytes() == FACTS.read_bytes()
     assert copy.read_text("utf-8") == text
 
 

@@ -7,29 +7,26 @@ whose name begins with "_" is shared by its neighbours. The command line writes 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from coalign.deferral import value_of
 from coalign.errors import InputError
 
 
 def names(package: str) -> tuple[str, ...]:
     """The modules in a package, as the command line names them, sorted; imports none of them."""
-    return tuple(sorted(_homes(package)))
+    return tuple(sorted(homes(package)))
 
 
 def module(package: str, name: str) -> Any:
     """The module of that name, "-" or "_"."""
-    return importlib.import_module(_homes(package)[name.replace("_", "-")])
-
-
-def offers(package: str, attribute: str) -> dict[str, Any]:
-    """The values of `attribute` in the package's modules, by name; imports all of them."""
-    modules = {name: module(package, name) for name in names(package)}
-    return {name: getattr(found, attribute) for name, found in modules.items() if hasattr(found, attribute)}
+    return importlib.import_module(homes(package)[name.replace("_", "-")])
 
 
 def find(package: str, name: str, attribute: str, kind: str) -> Any:
@@ -38,11 +35,17 @@ def find(package: str, name: str, attribute: str, kind: str) -> Any:
     Raises:
         InputError: There is none; the message lists those there are. `kind` says what they are.
     """
-    if name.replace("_", "-") in names(package):
-        found = module(package, name)
-        if hasattr(found, attribute):
-            return getattr(found, attribute)
-    raise InputError(f"no {kind} {name!r}; there are: {', '.join(offers(package, attribute)) or 'none'}")
+    there = summaries(package, attribute)
+    if name.replace("_", "-") not in there:
+        raise InputError(f"no {kind} {name!r}; there are: {', '.join(there) or 'none'}")
+    return value_of(homes(package)[name.replace("_", "-")], attribute)
+
+
+def summaries(package: str, kind: str) -> dict[str, str]:
+    """The first line of the docstring of the class `kind` in each of the package's modules; imports none of them."""
+    head = re.compile(rf'^class {kind}\b.*:\n\s+"""(.*?)(?:"""|$)', re.MULTILINE)
+    texts = {name: _source(path) for name, path in homes(package).items()}
+    return {name: found[1] for name, text in sorted(texts.items()) if (found := head.search(text))}
 
 
 def first_line(thing: Any) -> str:
@@ -50,7 +53,12 @@ def first_line(thing: Any) -> str:
     return next(iter((thing.__doc__ or "").strip().splitlines()), "")
 
 
-def _homes(package: str) -> dict[str, str]:
+def _source(path: str) -> str:
+    spec = importlib.util.find_spec(path)
+    return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+
+
+def homes(package: str) -> dict[str, str]:
     """Dotted paths of the public modules by name."""
     return {path.rpartition(".")[2].replace("_", "-"): path for path in _walk(package, sys.modules[package].__path__)}
 

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from coalign.arguments import say
 from coalign.cli.commands import help_lines, run_command
-from coalign.cli.output import DEBUG, report_error
+from coalign.cli.failures import DEBUG, report_error
 from coalign.errors import visible
 
 TITLE = "coalign: train, load, compare, search with and look into multimodal aligned representations."
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except KeyboardInterrupt:
-        say("interrupted")
+        print("coalign: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         report_error(error)

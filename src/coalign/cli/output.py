@@ -1,25 +1,16 @@
-"""Output of commands: printing, files that are not overwritten, messages of errors."""
+"""Output of commands: printing, and files that are not overwritten."""
 
 from __future__ import annotations
 
 import json as json_format
 import math
-import os
-import sys
-import time
-import traceback
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from coalign.discovery import first_line
 from coalign.errors import InputError
-
-DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
-"""Whether errors come with their traceback."""
 
 Json = Annotated[bool, arg(help="Print JSON, for programs.", help_behavior_hint="")]
 
@@ -45,23 +36,10 @@ def new_file(path: Path, overwrite: bool, endings: Sequence[str]) -> None:
         raise InputError(f"{path}: exists already; give another name, or --overwrite")
 
 
-def named_list(things: Mapping[str, Any]) -> str:
-    """A line for each of several things: its name and the first line of its docstring."""
+def named_list(things: Mapping[str, str]) -> str:
+    """A line for each of several things: its name and what is said of it."""
     width = max(map(len, things), default=0)
-    return "\n".join(f"  {name:{width}}  {first_line(thing)}" for name, thing in things.items()) or "  none"
-
-
-def report_error(error: Exception, path: Path | None = None) -> None:
-    """One line on what went wrong; an error that nobody foresaw is called by its name."""
-    if DEBUG.get():
-        traceback.print_exception(error)
-    where = "" if path is None or str(path) in str(error) else f"{path}: "
-    message = " ".join(str(error).split())
-    foreseen = isinstance(error, InputError | OSError | ImportError) or type(error).__name__ == "DivergenceError"
-    if int(os.environ.get("RANK", "0")) > 0:
-        time.sleep(2)  # of an error that all processes have the first tells; the launcher then ends the others
-    kind = "" if foreseen else f"{type(error).__name__}: "
-    print(f"coalign: {where}{kind}{message}{'' if foreseen else ' (--debug shows where)'}", file=sys.stderr)
+    return "\n".join(f"  {name:{width}}  {said}" for name, said in things.items()) or "  none"
 
 
 def _finite(value: Any) -> Any:

@@ -21,6 +21,6 @@ def find_recipe(name: str) -> Any:
     return discovery.find(__name__, name, "Recipe", "recipe")
 
 
-def recipes() -> dict[str, Any]:
-    """All recipes by name."""
-    return discovery.offers(__name__, "Recipe")
+def recipes() -> dict[str, str]:
+    """What each recipe does, by name; imports none of them."""
+    return discovery.summaries(__name__, "Recipe")

@@ -4,21 +4,23 @@ A module `commands/<name>.py` holds
 
 * `command`, a function whose typed arguments are the flags and which returns the exit status, or, where the flags
   depend on the first words, `dispatch(words) -> int`;
-* `HELP`, what `coalign --help` says of it. Without it the first line of the docstring is shown, under "more".
+* `HELP`, what `coalign --help` says of it.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal, get_args
 
-import tyro
-from tyro.conf import FlagCreatePairsOff
-
 from coalign import discovery
+from coalign.deferral import flags_alone, value_of
 from coalign.errors import InputError
 
-Group = Literal["start here", "your own data", "a trained run", "the authors' files", "more"]
+Group = Literal["start here", "your own data", "a trained run", "the authors' files"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,36 @@ def run_command(name: str, words: list[str]) -> int:
     if name not in command_names():
         raise InputError(f"no command {name!r}; there are: {', '.join(command_names())}")
     module = discovery.module(__name__, name)
-    if hasattr(module, "dispatch"):
-        return module.dispatch(words)
-    return tyro.cli(module.command, prog=f"coalign {name}", args=words, config=(FlagCreatePairsOff,))
+    with _help_alone() if {"-h", "--help"} & set(words) else nullcontext():
+        if hasattr(module, "dispatch"):
+            return module.dispatch(words)
+        import tyro
+
+        return tyro.cli(module.command, prog=f"coalign {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+@contextmanager
+def _help_alone() -> Generator[None]:
+    """Flags without what runs need; and without typeguard, by which tyro checks our defaults: it imports asyncio."""
+
+    def accepted(value: Any, _: Any) -> Any:
+        return value
+
+    unchecked: Any = ModuleType("typeguard")
+    unchecked.check_type, unchecked.TypeCheckError = accepted, TypeError
+    ours = sys.modules.setdefault("typeguard", unchecked) is unchecked
+    try:
+        with flags_alone():
+            yield
+    finally:
+        if ours:
+            del sys.modules["typeguard"]
 
 
 def help_lines() -> list[str]:
     """All commands by group, a line each."""
-    commands = {name: _help(discovery.module(__name__, name)) for name in command_names()}
+    with flags_alone():
+        commands: dict[str, Help] = {name: value_of(path, "HELP") for name, path in discovery.homes(__name__).items()}
     lines: list[str] = []
     for group in get_args(Group):
         found = [(said.place, name, said) for name, said in commands.items() if said.group == group]
@@ -58,10 +82,3 @@ def help_lines() -> list[str]:
                 usage = f"{name} {said.usage}".rstrip()
                 lines.append(f"  coalign {usage:31} {said.says}")
     return lines
-
-
-def _help(module: Any) -> Help:
-    if hasattr(module, "HELP"):
-        return module.HELP
-    function = getattr(module, "command", None) or module.dispatch
-    return Help("more", "...", discovery.first_line(function))

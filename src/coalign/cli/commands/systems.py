@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_format
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from coalign.cli.commands import Help
 from coalign.cli.output import Json, print_json
 from coalign.errors import InputError
 
+FACTS = Path(__file__).parents[2] / "models" / "systems.json"
 HELP = Help("start here", "", "the published systems there are", 20)
 
 
@@ -18,15 +20,15 @@ def command(json: Json = False, readme: OptionalPath = None) -> int:
     """The published systems there are: papers, sizes, objectives, tasks.
 
     Args:
-        readme: Put the table of systems into this Markdown file, between its two marks.
+        readme: Put the table of systems, as they are declared, into this Markdown file, between its two marks; and
+            what this command says of them into its own file.
     """
-    rows = system_rows()
-    if json:
-        print_json(rows)
-    elif readme is not None:
+    if readme is not None:
         _put_table(readme)
+    elif json:
+        print_json(system_rows())
     else:
-        for row in rows:
+        for row in system_rows():
             print(f"{row['name']:12} {row['title']}\n{'':12} {row['paper']}")
             for key in ("sizes", "objectives", "tasks", "weights", "recipes"):
                 if row[key]:
@@ -35,7 +37,16 @@ def command(json: Json = False, readme: OptionalPath = None) -> int:
 
 
 def system_rows() -> list[dict[str, Any]]:
-    """A row of facts for each system."""
+    """A row of facts for each system: as written down, without torch, if those are the systems there are."""
+    from coalign import models
+
+    there = {module.name for module in pkgutil.iter_modules(models.__path__) if module.ispkg}
+    written: list[dict[str, Any]] = json_format.loads(FACTS.read_text("utf-8")) if FACTS.is_file() else []
+    return written if {row["name"] for row in written} == there else facts_of_systems()
+
+
+def facts_of_systems() -> list[dict[str, Any]]:
+    """The facts as the systems declare them."""
     from coalign import parity, systems
     from coalign.recipes import recipe_names
 
@@ -81,6 +92,8 @@ def systems_table() -> str:
 def _put_table(readme: Path) -> None:
     from coalign.data.images.pictures import write_text
 
+    facts = json_format.dumps(facts_of_systems(), indent=1, ensure_ascii=False)
+    write_text(FACTS, facts + "\n")
     before, begins, rest = readme.read_text("utf-8").partition("<!-- systems -->\n")
     _, ends, after = rest.partition("<!-- /systems -->")
     if not begins or not ends:

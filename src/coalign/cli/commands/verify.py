@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, print_json, report_error
+from coalign.cli.failures import report_error
+from coalign.cli.output import Json, print_json
 from coalign.errors import InputError
 
 HELP = Help("the authors' files", "CASE ...", "recorded cases of the original implementations against ours", 20)

@@ -45,10 +45,6 @@ RETRIEVAL = {"k": 16, "weight": 0.02, "hubness": 0.15}
 """Re-ranking the k best: score = similarity - hubness * the answer's + weight * log P(match); see docs/results.md."""
 
 RATES = Schedule(steps=900, lr=1e-3, weight_decay=0.05, warmup=30.0, clip=3.0)
-# avx512_bf16 alone is slower than fp32: its products were measured at 0.6 of the speed
-PRECISION: Literal["fp32", "bf16"] = (
-    "bf16" if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else "fp32"
-)
 SETTINGS: dict[str, Any] = {
     "frozen": ("online.text.embedding", *(f"online.text.encoder.blocks.{i}" for i in range(TEXT_BLOCKS))),
     "lr_multipliers": {"temperature": 0.1},
@@ -59,9 +55,16 @@ SETTINGS: dict[str, Any] = {
 """Of `TrainConfig`, beside the rates. Objectives that rest have their share of the time."""
 
 
+def _precision() -> Literal["fp32", "bf16"]:
+    """bf16 where the processor multiplies it by tiles (AMX): with avx512_bf16 alone its products have 0.6 of the speed
+    of fp32's. Asked of the system and not of torch, which a help does without."""
+    processor = Path("/proc/cpuinfo")
+    return "bf16" if processor.is_file() and "amx_bf16" in processor.read_text() else "fp32"
+
+
 def running(out: str) -> RunOptions:
     """How a run is kept and runs by default."""
-    return RunOptions(out=Path(out), precision=PRECISION, threads=2, save_every=300)
+    return RunOptions(out=Path(out), precision=_precision(), threads=2, save_every=300)
 
 
 def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> Loaded:

@@ -71,7 +71,6 @@ class Evaluate:
     limit: int = 300
     """No more utterances than this of a split."""
 
-    @torch.no_grad()
     def evaluate(self) -> StreamAttention:
         if self.out is not None and self.out.suffix not in (".png", ".svg", ".pdf"):
             raise InputError(f"{self.out}: should end in .png, .svg or .pdf")
@@ -106,6 +105,7 @@ class Evaluate:
         attention_figure(path, heads, layouts, words=words, events=events, title=f"{opened.data.name} · {item.id}")
 
 
+@torch.no_grad()
 def _maps(opened: SeriesRun, items: Sequence[Utterance]) -> tuple[dict[Direction, Tensor], dict[str, Any]]:
     """Attention [layers, B, H, Lq, Lk] by direction, and the layouts of the streams."""
     model: Any = opened.model

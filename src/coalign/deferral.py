@@ -1,0 +1,132 @@
+"""Modules read for their flags alone: of each, only the statements that the wanted names stand on are run.
+
+`coalign train RECIPE --help` needs the fields of a recipe, their types and defaults, and nothing of torch. Within
+`flags_alone`, a module of this package is parsed, and a name at its top is defined when it is first needed: as the type
+of a field, a base, a default, or since something is called that uses it. What was read so is forgotten afterwards.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import importlib
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import Any
+
+PACKAGE = __name__.partition(".")[0]
+
+
+@contextmanager
+def flags_alone() -> Generator[None]:
+    """Modules of this package that are not there yet are read name by name meanwhile."""
+    finder, before = _Finder(), set(sys.modules)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in set(sys.modules) - before:
+            if name.startswith(f"{PACKAGE}."):
+                home, _, own = name.rpartition(".")
+                vars(sys.modules.get(home, ModuleType(home))).pop(own, None)
+                del sys.modules[name]
+
+
+def value_of(module: str, name: str) -> Any:
+    """The value of `from module import name`; within `flags_alone` without the rest of the module."""
+    found = importlib.import_module(module)
+    if isinstance(found.__loader__, _Loader):
+        found.__loader__.define(name)
+    try:
+        value = getattr(found, name)
+    except AttributeError:
+        return importlib.import_module(f"{module}.{name}")
+    return value.found() if isinstance(value, Later) else value
+
+
+class Later:
+    """Stands for a name at the top of a module until it is called or asked for an attribute."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def found(self) -> Any:
+        """What it stands for."""
+        return value_of(self._module, self._name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.found()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.found(), name)
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname.startswith(f"{PACKAGE}.") else None
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _Loader(fullname, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Defines the names of one module when they are asked for."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        tree = ast.parse(self.get_data(self.path), self.path)
+        module.__doc__ = ast.get_docstring(tree, clean=False)
+        self._space = vars(module)
+        self._waiting: dict[str, list[ast.stmt]] = {}
+        for statement in tree.body:
+            for name in _names_bound(statement):
+                self._waiting.setdefault(name, []).append(statement)
+        self._space.update({name: Later(module.__name__, name) for name in self._waiting})
+
+    def define(self, name: str) -> None:
+        """Runs the statements that bind the name, and before them those that bind what they read."""
+        for statement in self._waiting.pop(name, ()):
+            if isinstance(statement, ast.ImportFrom):
+                alias = next(alias for alias in statement.names if name in (alias.asname, alias.name))
+                self._space[name] = value_of(statement.module or "", alias.name)
+                continue
+            for needed in _names_read(statement):
+                self.define(needed)
+            code = compile(
+                ast.Module([statement], []), self.path, "exec", __future__.annotations.compiler_flag, dont_inherit=True
+            )
+            exec(code, self._space)
+
+
+def _names_bound(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement at the top of a module gives a value."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        if getattr(statement, "module", None) != "__future__":
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
+    elif isinstance(statement, ast.If | ast.Try | ast.With | ast.For):
+        for part in ast.iter_child_nodes(statement):
+            yield from _names_bound(part) if isinstance(part, ast.stmt) else ()
+    elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+
+
+def _names_read(node: ast.AST) -> Iterator[str]:
+    """The names that running a statement looks up: not those in bodies and annotations of functions."""
+    if isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        for part in (*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)):
+            yield from _names_read(part)
+    elif not isinstance(node, ast.Lambda):
+        for part in ast.iter_child_nodes(node):
+            yield from _names_read(part)
