@@ -23,7 +23,8 @@ class BlockConfig:
     `context_dim` adds a cross-attention, after the self-attention, to rows of that width. `drop_path` is the chance
     that an item skips a branch in training (stochastic depth, Huang et al. 2016). `layer_scale` is the first value of
     the learned channel scales on the branches (Touvron et al. 2021), None for no scales; `gated` puts SwiGLU in the
-    place of the feed-forward layer.
+    place of the feed-forward layer. With `optional_context` a block that is given no context has no cross-attention
+    (BLIP's text encoder, Li et al. 2022, section 3.1); else that is an error.
     """
 
     dim: int
@@ -41,6 +42,7 @@ class BlockConfig:
     drop_path: float = 0.0
     layer_scale: float | None = None
     gated: bool = False
+    optional_context: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """The second half, row by row but for what it sees of the context: cross-attention and feed-forward."""
         c = self.config
-        if c.context_dim is not None and context is None:
+        if c.context_dim is not None and context is None and not c.optional_context:
             raise ValueError("this block has a cross-attention and was given no context")
         pre = c.norm == "pre"
         if c.context_dim is not None and context is not None:

@@ -14,11 +14,13 @@ class CausalLM(nn.Module):
 
     With `items` the loss is first the mean over each sequence, then `reduction` over sequences, in which a short
     one weighs as much as a long one (the authors' code); without, `reduction` over all words (Hugging Face).
+    `smoothing` of the target goes to all words alike (Szegedy et al. 2016, section 7; BLIP).
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean", smoothing: float = 0.0) -> None:
         super().__init__()
         self.reduction: Reduction = reduction
+        self.smoothing = smoothing
 
     def forward(
         self,
@@ -28,7 +30,7 @@ class CausalLM(nn.Module):
         count: int = 0,
     ) -> Tensor:
         """`items` [n] is the sequence of each row, out of `count`; a sequence without a row has the loss 0."""
-        losses = F.cross_entropy(logits, labels, reduction="none")
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         if items is not None:
             total = losses.new_zeros(count).index_add(0, items, losses)
             words = losses.new_zeros(count).index_add(0, items, losses.new_ones(losses.shape))

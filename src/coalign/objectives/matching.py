@@ -25,15 +25,19 @@ class Matching(nn.Module):
 
 
 def draw_hard_negatives(
-    similarity: Float[Tensor, "n b"], same: Bool[Tensor, "n b"], generator: torch.Generator | None
+    similarity: Float[Tensor, "n b"],
+    same: Bool[Tensor, "n b"],
+    generator: torch.Generator | None,
+    floor: float = 0.0,
 ) -> Int[Tensor, " n"]:
     """One column for each row, drawn with probability softmax(similarity) among those that are not the same item.
 
-    ALBEF, section 3.2. A row whose candidates are all the same item takes any other row. Needs two columns.
+    ALBEF, section 3.2. `floor` is added to the probabilities (BLIP). A row whose candidates are all the same item takes
+    any other row. Needs two columns.
     """
     if similarity.shape[1] < 2:
         raise InputError("hard negatives need batches of at least two pairs: raise the batch size")
-    weights = similarity.softmax(1).masked_fill(same, 0.0)
+    weights = (similarity.softmax(1) + floor).masked_fill(same, 0.0)
     others = 1.0 - torch.eye(*similarity.shape, device=similarity.device)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
@@ -45,6 +49,7 @@ def draw_negative_pairs(
     same: Bool[Tensor, "n b"],
     generator: torch.Generator | None,
     sharpness: float = 1.0,
+    floor: float = 0.0,
 ) -> dict[str, Tensor]:
     """A hard negative image for each text and a hard negative text for each image, by name.
 
@@ -52,7 +57,7 @@ def draw_negative_pairs(
     """
     sides = {"neg_image_index": similarity_t2i, "neg_text_index": similarity_i2t}
     return {
-        name: draw_hard_negatives(sharpness * similarity.detach(), same, generator)
+        name: draw_hard_negatives(sharpness * similarity.detach(), same, generator, floor)
         for name, similarity in sides.items()
     }
 

@@ -123,10 +123,10 @@ def vqa(case: Case, model: AlbefVqa, batch: Batch, keep_padding: bool) -> Output
     out["decoder_loss_per_answer"] = model.answer_losses(batch, case.inputs["alpha"])
     assert batch.text is not None and batch.images is not None
     out["image_embeds"] = model.online.image(batch.images)
-    out["question_states"] = states = model.online.read(batch.text, batch.images)
+    out["question_states"] = states = model.online.read(batch.text.ids, batch.images)
     logits = model.online.logits(model.online.answer(answers, states, questions).values)
     out["decoder_logits"] = answers.with_values(logits)
-    states_m = model.momentum.read(batch.text, batch.images)
+    states_m = model.momentum.read(batch.text.ids, batch.images)
     logits_m = model.momentum.logits(model.momentum.answer(answers, states_m, questions).values)
     mask = case.inputs["answer_mask"]
     shifted = answers.with_values(logits_m).to_padded(mask.shape[1])[:, :-1]

@@ -113,7 +113,7 @@ def encode_corpus(model: Encoder, batches: Iterable[Batch], modality: str, token
         ids.append(torch.arange(seen, seen + len(batch)) if batch.ids is None else batch.ids.cpu())
         seen += len(batch)
         if tokens:
-            kept.append(encoding.tokens[modality].to("cpu"))
+            kept.append(encoding.matched(modality).to("cpu"))
     if not vectors:
         raise InputError(f"the corpus has no {modality} to embed")
     return Corpus(torch.cat(vectors), torch.cat(ids), join_items(kept) if tokens else None)

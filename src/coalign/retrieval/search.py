@@ -118,7 +118,7 @@ def rerank(
     ones, many = torch.zeros(len(hits), dtype=torch.int64), torch.arange(len(hits))
     images, texts = (encoding, found) if modality == "image" else (found, encoding)
     pairs = torch.stack([ones, many] if modality == "image" else [many, ones], 1).to(loaded.device)
-    logits = model.match(images.tokens["image"], texts.tokens["text"], pairs).float().cpu()
+    logits = model.match(images.matched("image"), texts.matched("text"), pairs).float().cpu()
     similarity = torch.tensor([hit.score for hit in hits])
     if reranking.bank is not None:
         similarity -= reranking.hubness * reranking.bank.hubness(vectors_of(found, answers).cpu(), answers)

@@ -26,7 +26,8 @@ from coalign.types import InputSpec, Packed, Record
 class BertConfig:
     """Sizes of the trunk. `activation`: "gelu_tanh" for Google's TensorFlow files, "gelu" (erf) for Hugging Face's.
 
-    `cross_from` and `context_dim`: blocks from there on have a cross-attention to rows of that width.
+    `cross_from` and `context_dim`: blocks from there on have a cross-attention to rows of that width, which with
+    `optional_context` they leave out where there are none.
     """
 
     vocab_size: int = 30522
@@ -41,6 +42,7 @@ class BertConfig:
     dropout: float = 0.1
     context_dim: int | None = None
     cross_from: int = 0
+    optional_context: bool = False
 
     def block(self, number: int) -> BlockConfig:
         return BlockConfig(
@@ -52,6 +54,7 @@ class BertConfig:
             context_dim=self.context_dim if number >= self.cross_from else None,
             dropout=self.dropout,
             attention_dropout=self.dropout,
+            optional_context=self.optional_context,
         )
 
 

@@ -28,6 +28,10 @@ class Encoding:
     vectors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     record: Record = field(default_factory=dict[str, Tensor])
 
+    def matched(self, modality: str) -> Packed:
+        """What the model's `match` reads of a modality: its states, unless it gives rows of their own for that."""
+        return self.tokens.get(f"{modality}_matched", self.tokens[modality])
+
 
 @dataclass(frozen=True, eq=False)
 class Draws:

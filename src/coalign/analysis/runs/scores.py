@@ -54,7 +54,7 @@ def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chu
     """
     device = texts.ids.offsets.device
     if callable(getattr(model, "match", None)):
-        seen, read = model.encode(shown).tokens, model.encode(Batch(text=texts)).tokens["text"]
+        seen, read = model.encode(shown).tokens, model.encode(Batch(text=texts)).matched("text")
         image = next(seen[name] for name in ("image", "regions", "video") if name in seen)
         return torch.cat([model.match(image, read, part.to(device)).float().cpu() for part in pairs.split(chunk)])
     vectors = _text_vectors(model, texts)

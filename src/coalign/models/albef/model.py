@@ -19,13 +19,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
 from coalign.layers.aligning import Aligning
 from coalign.layers.fusion import fuse_pairs
-from coalign.layers.momentum import MomentumContrast, Similarities, momentum_copy, momentum_update
+from coalign.layers.momentum import Similarities
 from coalign.models.albef.names import original
-from coalign.models.albef.trunk import SIZES, AlbefConfig, Pairs, Towers, input_spec_of
+from coalign.models.albef.trunk import SIZES, AlbefConfig, Towers, input_spec_of
 from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
@@ -33,21 +32,18 @@ from coalign.objectives.matching import Matching, draw_negative_pairs, matched_p
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
 from coalign.ops.masking import mask_tokens, predicted_rows
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
+from coalign.trunks.pair_towers import MomentumPairs
+from coalign.trunks.reading import text_of
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System
 
 
-class Albef(Aligning, Trainable):
+class Albef(Aligning, MomentumPairs[Towers]):
     """The pre-training model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: AlbefConfig) -> None:
-        super().__init__()
+        super().__init__(Towers(config), config)
         self.config = config
-        self.online = Towers(config)
-        self.momentum = momentum_copy(self.online)
-        self.temperature = Parameter(torch.tensor(config.temperature))
         self.match_head = nn.Linear(config.text.dim, 2)
-        self.queue = MomentumContrast(config.queue_size, config.embed_dim)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.itc, self.itm, self.mlm, self.distillation = Contrastive(), Matching(), MaskedLM(), Distillation()
 
     @property
@@ -148,26 +144,13 @@ class Albef(Aligning, Trainable):
         return ((cam * real[:, :, None]).sum(1) / rows).unflatten(-1, grid)
 
     # -------------------------------------------------------------------------------------------------- training
-    @torch.no_grad()
-    def before_step(self) -> None:
-        """The momentum copy follows and the temperature is clamped, both before the forward pass, as published."""
-        self.queue.discard()
-        if self.config.clamp_temperature:
-            self.temperature.clamp_(0.001, 0.5)
-        self.momentum.eval()  # its targets and its queue are better without dropout
-        momentum = self.config.momentum
-        if self.config.warm_momentum:
-            step = int(self.get_buffer("step"))
-            momentum = min(momentum, (step + 1) / (step + 10))
-        momentum_update(self.momentum, self.online, momentum)
-
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """ITC, ITM and MLM of a batch of pairs. `choices` may hold what `draw` draws, and alpha."""
         assert batch.text is not None
         wanted = self.config.objectives if draws.only is None else draws.only
         alpha = draws.choices.get("alpha", self.alpha)
         own, momentum, contrast = self.contrast(batch, alpha)
-        drawn = self.draw(batch.text.ids, contrast, batch.ids, draws.generator, draws.choices, wanted)
+        drawn = self.draw(batch, contrast, draws.generator, draws.choices, wanted)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
             i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)
@@ -189,64 +172,21 @@ class Albef(Aligning, Trainable):
         self.queue.stage(self.shared_ids(batch), image=momentum.image_vector, text=momentum.text_vector)
         return losses
 
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """The queue takes in the step's momentum features."""
-        self.queue.flush()
-        self.get_buffer("step").add_(1)
-
-    @property
-    def alpha(self) -> Tensor | float:
-        """The weight of the momentum model's targets at this step."""
-        c = self.config
-        if not c.alpha_steps:
-            return c.alpha
-        return c.alpha * (self.get_buffer("step") / c.alpha_steps).clamp(max=1.0)
-
-    def shared_ids(self, batch: Batch) -> Tensor | None:
-        """Ids by which items are positive beside their own pair; None where pairs alone are."""
-        if self.config.targets == "pairs":
-            return None
-        assert batch.ids is not None, 'targets="ids" needs the ids of the items'
-        return batch.ids
-
-    def contrast(self, batch: Batch, alpha: float | Tensor) -> tuple[Pairs, Pairs, Similarities]:
-        """What the towers give, what their momentum copies give, and the similarities with their targets."""
-        own = self.online(batch)
-        with torch.no_grad():
-            momentum = self.momentum(batch)
-        return (
-            own,
-            momentum,
-            self.queue(
-                own.image_vector,
-                own.text_vector,
-                momentum.image_vector,
-                momentum.text_vector,
-                self.temperature,
-                alpha=alpha if self.config.distill else None,
-                ids=self.shared_ids(batch),
-            ),
-        )
-
     def draw(
         self,
-        ids: Packed,
+        batch: Batch,
         contrast: Similarities,
-        items: Tensor | None,
         generator: torch.Generator | None,
         choices: Mapping[str, Tensor],
         wanted: Sequence[str],
     ) -> dict[str, Tensor]:
         """Every random choice of a step, by name: negatives for ITM, hidden words for MLM. `choices` go first."""
-        drawn, size = dict(choices), len(ids)
+        drawn, size = dict(choices), len(batch)
         if "itm" in wanted and "neg_image_index" not in drawn:
-            same = torch.eye(size, dtype=torch.bool, device=ids.values.device)
-            if self.config.targets == "ids" and items is not None:
-                same = items[:, None] == items
             i2t, t2i = contrast.similarity_i2t[:, :size], contrast.similarity_t2i[:, :size]
-            drawn |= draw_negative_pairs(i2t, t2i, same, generator)
+            drawn |= draw_negative_pairs(i2t, t2i, self.same_items(batch), generator)
         if "mlm" in wanted and "mlm_input_ids" not in drawn:
+            ids = text_of(batch).ids
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
                 ids.values,
                 ids.values != self.config.cls_id,

@@ -6,20 +6,18 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.layers.fusion import fuse, fuse_first
 from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import momentum_update
 from coalign.ops.attention import Mask
-from coalign.trunks.bert import BertConfig, BertTrunk
-from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, InputSpec, Packed, Record, Trainable
+from coalign.trunks.bert import BertConfig
+from coalign.trunks.pair_towers import PairTowers, pair_spec
+from coalign.trunks.vit import VitConfig
+from coalign.types import InputSpec, Packed, Record, Trainable
 
 T = TypeVar("T", bound=nn.Module)
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -62,44 +60,18 @@ SIZES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """What the towers give of B pairs: states, and unit vectors [B, embed_dim]."""
-
-    image: Packed
-    text: Packed
-    image_vector: Tensor
-    text_vector: Tensor
-
-
-class Towers(nn.Module):
+class Towers(PairTowers):
     """What has a momentum copy: both encoders, their projections and the word predictor."""
 
     def __init__(self, config: AlbefConfig) -> None:
-        super().__init__()
-        c = self.config = config
-        self.image = VitTrunk(c.image)
-        self.text = BertTrunk(c.text)
-        self.image_projection = nn.Linear(c.image.dim, c.embed_dim)
-        self.text_projection = nn.Linear(c.text.dim, c.embed_dim)
+        c = config
+        super().__init__(c.image, c.text, c.embed_dim)
+        self.config = config
         self.words = MaskedLMHead(c.text.dim, c.text.vocab_size, eps=c.text.eps) if "mlm" in c.objectives else None
-
-    def forward(self, batch: Batch) -> Pairs:
-        """States and vectors of a batch of pairs."""
-        if batch.images is None or batch.text is None:
-            raise ValueError("ALBEF trains on pairs: this batch lacks images or texts")
-        image, text = self.image(batch.images), self.read(batch.text.ids)
-        return Pairs(image, text, self.image_vector(image), self.text_vector(text))
 
     def read(self, ids: Packed, record: Record | None = None) -> Packed:
         """The text half: states before any image is seen."""
         return self.text(ids, last=self.config.text.cross_from, record=record)
-
-    def image_vector(self, image: Packed) -> Tensor:
-        return F.normalize(self.image_projection(image.first), dim=-1)
-
-    def text_vector(self, text: Packed) -> Tensor:
-        return F.normalize(self.text_projection(text.first), dim=-1)
 
     def fuse(self, text: Packed, image: Packed, mask: Mask | None = None, record: Record | None = None) -> Packed:
         """The fusion half: text i looks at image i, or as `mask` says."""
@@ -117,15 +89,8 @@ class Towers(nn.Module):
 
 
 def input_spec_of(config: AlbefConfig) -> InputSpec:
-    """CLIP's pixel statistics; texts begin with [CLS] and end without [SEP], as the original's tokenizer has it."""
-    return InputSpec(
-        image_size=config.image.image_size,
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
-        vocab_size=config.text.vocab_size,
-        max_text_length=config.max_text_length,
-        separator=config.separator,
-    )
+    """Texts begin with [CLS] and end without [SEP], as the original's tokenizer has it."""
+    return pair_spec(config.image, config.text.vocab_size, config.max_text_length, config.separator)
 
 
 class Followed(Trainable, Generic[T]):

@@ -1,0 +1,156 @@
+"""The sizes of a published BLIP: read from the names and shapes of its tensors, or from Hugging Face's config.json, and
+written as that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from coalign.errors import InputError
+from coalign.models.blip.heads import BlipCaptioner, BlipMatching, BlipVqa
+from coalign.models.blip.trunk import BlipConfig, text_tower
+from coalign.trunks.vit import VitConfig, sides
+from coalign.trunks.vit_sizes import count, grid_of
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What shapes do not tell: heads (64 wide where None), eps, and sizes of images, of which the first that the table
+    of positions fits is the model's."""
+
+    image_heads: int | None = None
+    text_heads: int | None = None
+    image_eps: float = 1e-6
+    text_eps: float = 1e-12
+    images: tuple[tuple[int, int], ...] = ()
+
+
+def of_weights(weights: Weights, facts: Facts | None = None) -> BlipConfig | None:
+    """The configuration of a file of either layout; None where it is no BLIP's."""
+    facts = facts or Facts()
+    ours = "visual_encoder.pos_embed" in weights
+    names = ("patch_embed.proj", "pos_embed", "blocks.{}.") if ours else _VISION
+    file = "visual_encoder." if ours else "vision_model."
+    bert = next((b for b in ("text_encoder.", "text_decoder.bert.") if f"{b}{_WORDS}" in weights), None)
+    if bert is None or f"{file}{names[1]}" not in weights or f"{bert}{_SEGMENTS}" in weights:
+        return None  # with segments it is ALBEF's
+    width, _, height, across = weights[f"{file}{names[0]}.weight"].shape
+    rows, columns = grid_of(weights[file + names[1]].shape[1] - 1, (height, across), facts.images)
+    image = VitConfig(
+        image_size=rows * height,
+        image_width=columns * across,
+        patch_size=height,
+        patch_width=across,
+        dim=width,
+        depth=count(weights, file + names[2]),
+        heads=facts.image_heads or max(width // 64, 1),
+        hidden_dim=weights[f"{file}{names[2].format(0)}mlp.fc1.weight"].shape[0],
+        eps=facts.image_eps,
+    )
+    vocab_size, dim = weights[f"{bert}{_WORDS}"].shape
+    text = text_tower(
+        vocab_size=vocab_size,
+        dim=dim,
+        depth=count(weights, f"{bert}encoder.layer.{{}}."),
+        heads=facts.text_heads or max(dim // 64, 1),
+        hidden_dim=weights[f"{bert}encoder.layer.0.intermediate.dense.weight"].shape[0],
+        positions=weights[f"{bert}embeddings.position_embeddings.weight"].shape[0],
+        eps=facts.text_eps,
+        context_dim=width,
+    )
+    settings: dict[str, Any] = {}
+    if "text_proj.weight" in weights:
+        settings["embed_dim"] = weights["text_proj.weight"].shape[0]
+    if "image_queue" in weights:
+        settings["queue_size"] = weights["image_queue"].shape[1]
+    return BlipConfig(image, text, **settings)
+
+
+_VISION = ("embeddings.patch_embedding", "embeddings.position_embedding", "encoder.layers.{}.")
+_WORDS, _SEGMENTS = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
+
+
+def of_config(described: Mapping[str, Any]) -> BlipConfig | None:
+    """The configuration of Hugging Face's config.json; absent fields have that library's defaults."""
+    if described.get("model_type") != "blip":
+        return None
+    text, image = described.get("text_config") or {}, described.get("vision_config") or {}
+    (height, across), patch = sides(image.get("image_size", 384)), sides(image.get("patch_size", 16))
+    width = image.get("hidden_size", 768)
+    return BlipConfig(
+        VitConfig(
+            image_size=height,
+            image_width=across,
+            patch_size=patch[0],
+            patch_width=patch[1],
+            dim=width,
+            depth=image.get("num_hidden_layers", 12),
+            heads=image.get("num_attention_heads", 12),
+            hidden_dim=image.get("intermediate_size", 3072),
+            eps=image.get("layer_norm_eps", 1e-5),
+            activation=image.get("hidden_act", "gelu"),
+        ),
+        text_tower(
+            vocab_size=text.get("vocab_size", 30524),
+            dim=text.get("hidden_size", 768),
+            depth=text.get("num_hidden_layers", 12),
+            heads=text.get("num_attention_heads", 8),
+            hidden_dim=text.get("intermediate_size", 3072),
+            positions=text.get("max_position_embeddings", 512),
+            eps=text.get("layer_norm_eps", 1e-12),
+            activation=text.get("hidden_act", "gelu"),
+            context_dim=width,
+        ),
+        embed_dim=described.get("image_text_hidden_size", 256),
+        sep_id=text.get("sep_token_id", 102),
+    )
+
+
+def to_config(model: BlipMatching | BlipCaptioner | BlipVqa, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Hugging Face's config.json.
+
+    Errors: `InputError` for a question answerer whose image and text are not equally wide, which its library lacks.
+    """
+    del classes
+    kinds = {
+        BlipMatching: "BlipForImageTextRetrieval",
+        BlipCaptioner: "BlipForConditionalGeneration",
+        BlipVqa: "BlipForQuestionAnswering",
+    }
+    config, image, text = model.config, model.config.image, model.config.text
+    if isinstance(model, BlipVqa) and image.dim != text.dim:
+        raise InputError(f"Hugging Face's library reads images as wide as texts: these are {image.dim} and {text.dim}")
+
+    def part(own: Any) -> dict[str, Any]:
+        return {
+            "hidden_size": own.dim,
+            "num_hidden_layers": own.depth,
+            "num_attention_heads": own.heads,
+            "intermediate_size": own.hidden_dim,
+            "layer_norm_eps": own.eps,
+            "hidden_act": own.activation,
+        }
+
+    return {
+        "architectures": [kinds[type(model)]],
+        "model_type": "blip",
+        "image_text_hidden_size": config.embed_dim,
+        "vision_config": {"image_size": image.image_size, "patch_size": image.patch_size, **part(image)},
+        "text_config": {
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.positions,
+            "encoder_hidden_size": image.dim,
+            "bos_token_id": config.decode_id,
+            "sep_token_id": config.sep_id,
+            "pad_token_id": 0,
+            **part(text),
+        },
+    }
+
+
+OF_WEIGHTS, OF_CONFIG, TO_CONFIG = of_weights, of_config, to_config

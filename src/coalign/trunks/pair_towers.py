@@ -1,0 +1,167 @@
+"""What ALBEF and BLIP share: an image and a text encoder whose first rows are projected, their momentum copies, and the
+contrast of both with a queue (Li et al. 2021, sections 3.1 to 3.3; Li et al. 2022, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter
+
+from coalign.errors import InputError
+from coalign.layers.momentum import MomentumContrast, Similarities, momentum_copy, momentum_update
+from coalign.trunks.bert import BertConfig, BertTrunk
+from coalign.trunks.vit import VitConfig, VitTrunk
+from coalign.types import Batch, InputSpec, Packed, Record, Trainable
+
+T = TypeVar("T", bound="PairTowers")
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What the towers give of B pairs: states, and unit vectors [B, embed_dim]."""
+
+    image: Packed
+    text: Packed
+    image_vector: Tensor
+    text_vector: Tensor
+
+
+class PairTowers(nn.Module):
+    """Both encoders and the projections of their first rows."""
+
+    def __init__(self, image: VitConfig, text: BertConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.image = VitTrunk(image)
+        self.text = BertTrunk(text)
+        self.image_projection = nn.Linear(image.dim, embed_dim)
+        self.text_projection = nn.Linear(text.dim, embed_dim)
+
+    def forward(self, batch: Batch) -> Pairs:
+        """States and vectors of a batch of pairs."""
+        if batch.images is None or batch.text is None:
+            raise InputError("this model trains on pairs: the batch lacks images or texts")
+        image, text = self.image(batch.images), self.read(batch.text.ids)
+        return Pairs(image, text, self.image_vector(image), self.text_vector(text))
+
+    def read(self, ids: Packed, record: Record | None = None) -> Packed:
+        """Text states before any image is seen."""
+        return self.text(ids, record=record)
+
+    def image_vector(self, image: Packed) -> Tensor:
+        return F.normalize(self.image_projection(image.first), dim=-1)
+
+    def text_vector(self, text: Packed) -> Tensor:
+        return F.normalize(self.text_projection(text.first), dim=-1)
+
+
+class MomentumSettings(Protocol):
+    """What the momentum contrast reads of a configuration."""
+
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def queue_size(self) -> int: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def warm_momentum(self) -> bool: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def clamp_temperature(self) -> bool: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def alpha_steps(self) -> int: ...
+    @property
+    def distill(self) -> bool: ...
+    @property
+    def targets(self) -> str: ...
+
+
+class MomentumPairs(Trainable, Generic[T]):
+    """Towers, their momentum copy, the temperature and the queue; a step of training before and after its losses."""
+
+    def __init__(self, towers: T, settings: MomentumSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.online = towers
+        self.momentum = momentum_copy(self.online)
+        self.temperature = Parameter(torch.tensor(settings.temperature))
+        self.queue = MomentumContrast(settings.queue_size, settings.embed_dim)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """The momentum copy follows and the temperature is clamped, both before the forward pass, as published."""
+        self.queue.discard()
+        if self.settings.clamp_temperature:
+            self.temperature.clamp_(0.001, 0.5)
+        self.momentum.eval()  # its targets and its queue are better without dropout
+        momentum = self.settings.momentum
+        if self.settings.warm_momentum:
+            step = int(self.get_buffer("step"))
+            momentum = min(momentum, (step + 1) / (step + 10))
+        momentum_update(self.momentum, self.online, momentum)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """The queue takes in the step's momentum features."""
+        self.queue.flush()
+        self.get_buffer("step").add_(1)
+
+    @property
+    def alpha(self) -> Tensor | float:
+        """The weight of the momentum model's targets at this step."""
+        c = self.settings
+        if not c.alpha_steps:
+            return c.alpha
+        return c.alpha * (self.get_buffer("step") / c.alpha_steps).clamp(max=1.0)
+
+    def shared_ids(self, batch: Batch) -> Tensor | None:
+        """Ids by which items are positive beside their own pair; None where pairs alone are."""
+        if self.settings.targets == "pairs":
+            return None
+        assert batch.ids is not None, 'targets="ids" needs the ids of the items'
+        return batch.ids
+
+    def contrast(self, batch: Batch, alpha: float | Tensor) -> tuple[Pairs, Pairs, Similarities]:
+        """What the towers give, what their momentum copies give, and the similarities with their targets."""
+        own = self.online(batch)
+        with torch.no_grad():
+            momentum = self.momentum(batch)
+        found = self.queue(
+            own.image_vector,
+            own.text_vector,
+            momentum.image_vector,
+            momentum.text_vector,
+            self.temperature,
+            alpha=alpha if self.settings.distill else None,
+            ids=self.shared_ids(batch),
+        )
+        return own, momentum, found
+
+    def same_items(self, batch: Batch) -> Tensor:
+        """[B, B] which pairs of a batch are the same item, and so no negatives of each other."""
+        size = len(batch)
+        if self.settings.targets == "ids" and batch.ids is not None:
+            return batch.ids[:, None] == batch.ids
+        return torch.eye(size, dtype=torch.bool, device=self.temperature.device)
+
+
+def pair_spec(image: VitConfig, vocab_size: int, max_text_length: int, separator: bool) -> InputSpec:
+    """CLIP's pixel statistics; whether texts end in [SEP] is the original tokenizer's matter."""
+    return InputSpec(
+        image_size=image.image_size,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        vocab_size=vocab_size,
+        max_text_length=max_text_length,
+        separator=separator,
+    )
