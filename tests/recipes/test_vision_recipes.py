@@ -136,7 +136,7 @@ def test_evaluation_needs_the_classes_of_the_run(data: Path, tmp_path: Path) -> 
     one = Evaluate(run=out, data=str(tmp_path / "more"), split="train", max_broken=0.5).evaluate()
     assert one.count == 3 and one.extra["left out"] == 1
     (out / "classes.json").unlink()
-    with pytest.raises(InputError, match="tells 3 classes apart, the data has 4"):
+    with pytest.raises(InputError, match="has 3 classes, the data 4"):
         Evaluate(run=out, data=str(tmp_path / "more"), split="train").evaluate()
 
 

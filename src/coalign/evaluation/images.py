@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.core.samples import Source
 from coalign.data.images.labelled_images import Classes, LabelledBatch, LabelledImages, open_labelled
 from coalign.data.images.mixing import Mixing
-from coalign.data.images.transforms import ImageOptions
 from coalign.data.inputs import device_of
 from coalign.data.pairs.loader import Loader
 from coalign.errors import InputError
@@ -40,36 +39,10 @@ class Checked:
     source: Source
     left_out: int
 
-    def loader(
-        self,
-        spec: InputSpec,
-        batch_size: int,
-        *,
-        train: bool,
-        options: ImageOptions,
-        mixing: Mixing | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        workers: int = 0,
-        quarantine: Quarantine | None = None,
-    ) -> Loader:
-        """Batches with `labels["label"]`; ids are places in `labelled`."""
+    def loader(self, spec: InputSpec, batch_size: int, *, mixing: Mixing | None = None, **settings: Any) -> Loader:
+        """Batches with `labels["label"]`; ids are places in `labelled`. `settings` are those of `Loader`."""
         collate = LabelledBatch(self.labelled.labels, len(self.labelled.classes), mixing)
-        return Loader(
-            self.source,
-            spec,
-            None,
-            batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            workers=workers,
-            train=train,
-            options=options,
-            quarantine=quarantine,
-            collate=collate,
-        )
+        return Loader(self.source, spec, None, batch_size, collate=collate, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch, opti
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
-from coalign.training.options import Epochs
+from coalign.training.options import Epochs, RunOptions
 
 VECTORS = ("class_token", "positions")
 """Parameters without weight decay."""
@@ -143,44 +144,38 @@ def framing(least_area: float) -> Any:
 
 
 def train_classifier(
-    experiment: Experiment,
-    model: nn.Module,
-    sets: tuple[Checked, Checked | None],
+    name: str,
+    make: Callable[[int], nn.Module],
+    images: LabelledSets,
     augmentation: Augmentation,
-    schedule: Epochs,
     rates: LayerRates,
-    eval_every: int | None = None,
+    schedule: Epochs,
+    options: RunOptions,
 ) -> None:
-    """Trains, measures the held-out images on the way, and says what to type next."""
-    train, held = sets
-    spec: Any = model.input_spec
-    options, mixing = augmentation.options, Mixing(augmentation.mixup, augmentation.cutmix)
-    batches = train.loader(
-        spec,
-        schedule.batch_size,
-        train=True,
-        options=options,
-        mixing=mixing if augmentation.mixup or augmentation.cutmix else None,
-        quarantine=experiment.quarantine,
-        **experiment.loading,
-    )
-    measured: dict[str, float] = {}
+    """Trains the model that `make` makes for a number of classes, with held-out accuracy on the way."""
+    with Experiment(name, options) as experiment:
+        train, held = images.sets(experiment)
+        model: Any = experiment.seeded(lambda: make(len(train.labelled.classes)))
+        spec, size, how = model.input_spec, schedule.batch_size, augmentation.options
+        mixing = Mixing(augmentation.mixup, augmentation.cutmix)
+        mixed = mixing if mixing.mixup or mixing.cutmix else None
+        loading = {"quarantine": experiment.quarantine, **experiment.loading}
+        batches = train.loader(spec, size, train=True, options=how, mixing=mixed, **loading)
+        measured: dict[str, float] = {}
 
-    def measure(trained: nn.Module, _: int) -> dict[str, float]:
-        assert held is not None
-        workers = experiment.options.workers
-        loader = held.loader(spec, schedule.batch_size, train=False, options=options, workers=workers)
-        scores, labels, _ids = score_images(trained, loader)
-        measured.update(top_k(scores, labels))
-        return dict(measured)
+        def measure(trained: nn.Module, _: int) -> dict[str, float]:
+            assert held is not None
+            scored = score_images(trained, held.loader(spec, size, train=False, options=how, workers=options.workers))
+            measured.update(top_k(*scored[:2]))
+            return dict(measured)
 
-    callbacks = [] if held is None else [Callback(eval_every or len(batches), measure)]
-    about = {"task": "image_classification", "images": {"resize": options.resize, "keep": options.keep}}
-    description = describe(model) | about | {"augmentation": asdict(options) | asdict(mixing)}
-    training = rates.training(experiment, schedule, len(batches), VECTORS)
-    experiment.fit(model, batches, training, description, callbacks=callbacks)
-    shown = "".join(f", {name} {100 * value:.1f} %" for name, value in measured.items())
-    experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT", after=shown)
+        callbacks = [] if held is None else [Callback(images.eval_every or len(batches), measure)]
+        about = {"task": "image_classification", "images": {"resize": how.resize, "keep": how.keep}}
+        description = describe(model) | about | {"augmentation": asdict(how) | asdict(mixing)}
+        training = rates.training(experiment, schedule, len(batches), VECTORS)
+        experiment.fit(model, batches, training, description, callbacks=callbacks)
+        shown = "".join(f", {name} {100 * value:.1f} %" for name, value in measured.items())
+        experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT", after=shown)
 
 
 def apart(data: Checked, share: float, seed: int) -> tuple[Checked, Checked]:

@@ -11,7 +11,6 @@ from coalign.models.mae.model import linear_probe
 from coalign.models.vit.model import Vit
 from coalign.recipes.images._images import PAPER_PROBE, PROBE, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import MaeStart, classifier, mae_start
-from coalign.training.experiment import Experiment
 from coalign.training.options import Epochs, RunOptions
 
 
@@ -38,18 +37,9 @@ class Recipe:
     options: RunOptions = RunOptions(out=Path("runs/mae-probe"), log_every=20, save_every=1000)
 
     def run(self) -> None:
-        with Experiment("mae-probe", self.options) as experiment:
-            train, held = self.images.sets(experiment)
-            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
-            train_classifier(
-                experiment,
-                model,
-                (train, held),
-                self.augmentation,
-                self.schedule,
-                self.rates,
-                self.images.eval_every,
-            )
+        train_classifier(
+            "mae-probe", self.make, self.images, self.augmentation, self.rates, self.schedule, self.options
+        )
 
     def make(self, classes: int) -> Vit:
         config, state = mae_start(self.start, self.size)

@@ -12,7 +12,6 @@ from coalign.layers.local_attention import Border, Positions
 from coalign.models.sasa.model import Sasa, count
 from coalign.recipes.images._images import SUPERVISED, Augmentation, LabelledSets, LayerRates, train_classifier
 from coalign.recipes.images._vit import sized
-from coalign.training.experiment import Experiment
 from coalign.training.options import Epochs, RunOptions
 
 
@@ -53,18 +52,9 @@ class Recipe:
     options: RunOptions = RunOptions(out=Path("runs/sasa-train"), log_every=20, save_every=1000)
 
     def run(self) -> None:
-        with Experiment("sasa-train", self.options) as experiment:
-            train, held = self.images.sets(experiment)
-            model = experiment.seeded(lambda: self.make(len(train.labelled.classes)))
-            train_classifier(
-                experiment,
-                model,
-                (train, held),
-                self.augmentation,
-                self.schedule,
-                self.rates,
-                self.images.eval_every,
-            )
+        train_classifier(
+            "sasa-train", self.make, self.images, self.augmentation, self.rates, self.schedule, self.options
+        )
 
     def make(self, classes: int) -> Sasa:
         config = sized("sasa", self.size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coalign.arguments import OptionalInt, OptionalName, OptionalPath, RunFolder, Switch, load_run, run_config
 from coalign.data.core.quarantine import Quarantine
@@ -17,12 +17,52 @@ from coalign.errors import InputError
 from coalign.evaluation.images import Checked, ImageColumns, ImageData, classes_of, score_images, top_k
 from coalign.evaluation.result import TaskResult
 from coalign.files import write_table
+from coalign.types import InputSpec
 
 BEST = 5
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifiedImages(ImageColumns):
+    """Labelled images whose classes are predicted."""
+
+    out: OptionalPath = None
+    """Write each image's five best classes to this .csv."""
+    overwrite: Switch = False
+    """Replace the file if it exists."""
+    batch_size: int = 64
+    """Images at a time."""
+    workers: int = 0
+    """Processes that read images ahead."""
+
+    def read(self, data: str, classes: Classes | None, quarantine: Quarantine) -> Checked:
+        """The usable images of the test split, or else of the validation split."""
+        return self.open(data, ("test", "val", "validation"), classes, quarantine)
+
+    def classify(
+        self, model: nn.Module, spec: InputSpec, data: Checked, options: ImageOptions, quarantine: Quarantine
+    ) -> TaskResult:
+        """The accuracy of the model, whose logits are in the order of the data's classes; the best go into `out`."""
+        how: dict[str, Any] = {"options": options, "workers": self.workers, "quarantine": quarantine}
+        scores, labels, ids = score_images(model, data.loader(spec, self.batch_size, train=False, **how), True)
+        classes = data.labelled.classes
+        if scores.shape[1] != len(classes):
+            raise InputError(
+                f"the model has {scores.shape[1]} classes, the data {len(classes)}; give the list that it was trained "
+                "with (--classes)"
+            )
+        if self.out is not None:
+            write_predictions(self.out, data, scores, ids)
+        return result_of(scores, labels, classes, quarantine.broken)
+
+    def check_out(self) -> None:
+        """Errors: `InputError` where the file of the predictions is there already."""
+        if self.out is not None and self.out.exists() and not self.overwrite:
+            raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
+
+
 @dataclass(frozen=True)
-class Evaluate(ImageColumns):
+class Evaluate(ClassifiedImages):
     """Classes of images: top-1 and top-5 accuracy, and the accuracy of each class, beside the commonest class's share.
 
     Of data with splits "test" is taken, or else "val" (ImageNet's test images have no labels), unless --split says
@@ -40,42 +80,17 @@ class Evaluate(ImageColumns):
     """How images are brought to size. By default as the run says; for authors' files square."""
     classes: OptionalPath = None
     """The list of classes (.txt, .json) in the order of their numbers. By default the run's own."""
-    out: OptionalPath = None
-    """Write each image's five best classes to this .csv."""
-    overwrite: Switch = False
-    """Replace the file if it exists."""
-    batch_size: int = 64
-    """Images at a time."""
-    workers: int = 0
-    """Processes that read images ahead."""
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
+        self.check_out()
         model, options = self._model()
         listed = Classes.load(self.classes) if self.classes else None
         if listed is None and (self.run / CLASSES).is_file():
             listed = classes_of(self.run)
         quarantine = Quarantine()
-        data = self.open(self.data, ("test", "val", "validation"), listed, quarantine)
-        loader = data.loader(
-            model.input_spec,
-            self.batch_size,
-            train=False,
-            options=options,
-            workers=self.workers,
-            quarantine=quarantine,
-        )
-        scores, labels, ids = score_images(model, loader, show_progress=True)
-        if scores.shape[1] != len(data.labelled.classes):
-            raise InputError(
-                f"{self.run}: tells {scores.shape[1]} classes apart, the data has {len(data.labelled.classes)}; "
-                "give the list that it was trained with (--classes)"
-            )
-        if self.out is not None:
-            write_predictions(self.out, data, scores, ids)
-        return result_of(scores, labels, data.labelled.classes, quarantine.broken)
+        data = self.read(self.data, listed, quarantine)
+        return self.classify(model, model.input_spec, data, options, quarantine)
 
     def _model(self) -> tuple[Any, ImageOptions]:
         if self.system is not None:

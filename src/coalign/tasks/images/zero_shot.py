@@ -17,10 +17,10 @@ from coalign.data.images.transforms import ImageOptions
 from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
-from coalign.evaluation.images import ImageColumns, ImageData, score_images
+from coalign.evaluation.images import ImageData
 from coalign.evaluation.result import TaskResult
 from coalign.files import read_text
-from coalign.tasks.images.image_classification import result_of, write_predictions
+from coalign.tasks.images.image_classification import ClassifiedImages
 from coalign.types import Batch, Encoding
 
 TEMPLATES = ("a photo of a {}.",)
@@ -28,7 +28,7 @@ TEMPLATES = ("a photo of a {}.",)
 
 
 @dataclass(frozen=True)
-class Evaluate(ImageColumns):
+class Evaluate(ClassifiedImages):
     """Classes of images by prompts: top-1 and top-5 accuracy of a model that was never trained on the classes.
 
     Each class is the mean of its prompts' vectors, one prompt a template. Images of classes that the list lacks are
@@ -49,19 +49,10 @@ class Evaluate(ImageColumns):
     """With --system: the model's vocabulary."""
     crop: Switch = False
     """Size the shorter side and cut the middle out, as CLIP does, instead of squeezing images to a square."""
-    out: OptionalPath = None
-    """Write each image's five best classes to this .csv."""
-    overwrite: Switch = False
-    """Replace the file if it exists."""
-    batch_size: int = 64
-    """Images at a time."""
-    workers: int = 0
-    """Processes that read images ahead."""
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
+        self.check_out()
         listed = Classes.load(self.classes) if self.classes else None
         if listed is not None and not listed.names:
             raise InputError(f"{self.classes}: lists no class")
@@ -69,21 +60,10 @@ class Evaluate(ImageColumns):
         options = {} if self.vocab is None else {"vocab": self.vocab}
         loaded = load_run(self.run, self.system, **options)
         quarantine = Quarantine()
-        data = self.open(self.data, ("test", "val", "validation"), listed, quarantine)
-        classes = data.labelled.classes
-        model = ZeroShot(loaded, class_vectors(loaded, classes.shown, templates))
-        loader = data.loader(
-            loaded.spec,
-            self.batch_size,
-            train=False,
-            options=ImageOptions(resize="crop" if self.crop else "square"),
-            workers=self.workers,
-            quarantine=quarantine,
-        )
-        scores, labels, ids = score_images(model, loader, show_progress=True)
-        if self.out is not None:
-            write_predictions(self.out, data, scores, ids)
-        result = result_of(scores, labels, classes, quarantine.broken)
+        data = self.read(self.data, listed, quarantine)
+        model = ZeroShot(loaded, class_vectors(loaded, data.labelled.classes.shown, templates))
+        how = ImageOptions(resize="crop" if self.crop else "square")
+        result = self.classify(model, loaded.spec, data, how, quarantine)
         return TaskResult(result.metrics, result.count, {**result.extra, "templates": len(templates)})
 
 
