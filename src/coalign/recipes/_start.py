@@ -85,6 +85,16 @@ class Start:
 
         return experiment.seeded(make), tokenizer
 
+    def text_model(
+        self, experiment: Experiment, system: str, texts: Callable[[], Iterable[str]], settings: Any, *flags: str
+    ) -> tuple[Any, Tokenizer]:
+        """The model and its vocabulary, where `dropout` is the text tower's; `settings` replace fields of the size."""
+
+        def configure(size: Any) -> Any:
+            return replace(size, text=replace(size.text, **self.dropouts()), **settings)
+
+        return self.model(experiment, system, texts, configure, *flags)
+
     def dropouts(self) -> dict[str, float]:
         """The setting of a tower, where one is given."""
         return {} if self.dropout is None else {"dropout": self.dropout}

@@ -1,20 +1,27 @@
-"""Option groups of the pre-trainings on pairs: pictures as pixels, and pictures as regions."""
+"""The pre-trainings on pairs: pictures as pixels or as regions, and the run around a model and its batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+from torch import nn
 from tyro.conf import arg
 
 from coalign.data.core.samples import Source
 from coalign.data.images.transforms import ImageOptions
+from coalign.data.pairs.loader import Loader
 from coalign.data.questions.items import Item
 from coalign.data.regions.files import open_regions
 from coalign.data.regions.pairs import RegionPairs
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.flags import OptionalInt, as_flags, option_group, say
+from coalign.recipes._start import Start
+from coalign.registry import describe
+from coalign.training.experiment import Data, Experiment
+from coalign.training.options import Schedule
 
 Objectives = Annotated[
     tuple[str, ...],
@@ -45,9 +52,20 @@ class Pixels:
         """The flags that were given and set fresh weights."""
         return as_flags(replace(self, augment=False), Pixels())
 
-    @property
-    def framing(self) -> ImageOptions:
-        return ImageOptions() if self.augment else WHOLE
+    def model(self, experiment: Experiment, system: str, source: Source, start: Start) -> tuple[Any, Tokenizer]:
+        """The system's model and its vocabulary; sides and dropout are those of the image tower of fresh weights."""
+
+        def configure(size: Any) -> Any:
+            return replace(size, image=replace(size.image, **self.sides(), **start.dropouts()))
+
+        return start.model(experiment, system, lambda: texts_of(source), configure, *self.flags())
+
+    def batches(
+        self, experiment: Experiment, source: Source, model: Any, tokenizer: Tokenizer, batch_size: int
+    ) -> Loader:
+        """Training batches of pictures and texts, as the model reads them."""
+        how: dict[str, Any] = {"options": ImageOptions() if self.augment else WHOLE, **experiment.loading}
+        return Loader(source, model.input_spec, tokenizer, batch_size, quarantine=experiment.quarantine, **how)
 
 
 @option_group
@@ -66,6 +84,33 @@ class RegionData:
         if pairs.missing:
             say(f"{len(pairs.missing)} images have no regions and are left out, such as {pairs.missing[0]!r}")
         return pairs
+
+
+def pretrain(
+    experiment: Experiment,
+    model: nn.Module,
+    loader: Data,
+    tokenizer: Tokenizer,
+    schedule: Schedule,
+    objectives: Sequence[str] = (),
+    *,
+    task: str = "matching",
+    beside: str = "",
+    **settings: Any,
+) -> None:
+    """Trains the model, and says how it is evaluated.
+
+    Args:
+        experiment: The run.
+        model, loader, tokenizer, schedule: As `Experiment.fit` takes them.
+        objectives: Those that are trained; by default all.
+        task: By which the run is evaluated.
+        beside: Flags of the evaluation beside its data.
+        settings: Further fields of `TrainConfig`.
+    """
+    training = schedule.training(experiment.options, objectives=tuple(objectives) or None, **settings)
+    experiment.fit(model, loader, training, describe(model) | {"task": task}, tokenizer)
+    experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT{beside}")
 
 
 def texts_of(source: Source) -> list[str]:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from coalign.arguments import Pairs
-from coalign.data.pairs.loader import Loader
 from coalign.recipes._start import Start
-from coalign.recipes.pairs._pretraining import Objectives, Pixels, texts_of
-from coalign.registry import describe
+from coalign.recipes.pairs._pretraining import Objectives, Pixels, pretrain, texts_of
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -40,18 +38,8 @@ class Recipe:
             )
             if self.start.start is None:
                 model.momentum.load_state_dict(model.online.state_dict())
-            loader = Loader(
-                source,
-                model.input_spec,
-                tokenizer,
-                self.schedule.batch_size,
-                options=self.pixels.framing,
-                quarantine=experiment.quarantine,
-                **experiment.loading,
-            )
-            training = self.schedule.training(self.options, objectives=self.objectives or None, lr_multipliers=SLOWLY)
-            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
-            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")
+            loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
+            pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives, lr_multipliers=SLOWLY)
 
     def config(self, size: Any) -> Any:
         """The size with these settings; the distillation's weight grows over a third of the steps."""

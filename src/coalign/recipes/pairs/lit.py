@@ -10,8 +10,7 @@ from coalign.arguments import Pairs
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath
 from coalign.recipes._start import sized, vocabulary, with_vocabulary
-from coalign.recipes.pairs._contrast import train
-from coalign.recipes.pairs._pretraining import Pixels, texts_of
+from coalign.recipes.pairs._pretraining import Pixels, pretrain, texts_of
 from coalign.registry import create, load
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
@@ -47,7 +46,8 @@ class Recipe:
             config = replace(sized("clip", self.size), image=tower.config, locked=True, **pixels)
             model: Any = experiment.seeded(lambda: create("clip", with_vocabulary(config, tokenizer)).model)
             model.image.load_state_dict(tower.state_dict())
-            train(experiment, model, tokenizer, source, Pixels(), self.schedule)
+            loader = Pixels().batches(experiment, source, model, tokenizer, self.schedule.batch_size)
+            pretrain(experiment, model, loader, tokenizer, self.schedule, task="retrieval")
 
     def picture_tower(self) -> tuple[VitTrunk, dict[str, Any]]:
         """The trunk, and how its pixels are normalised.

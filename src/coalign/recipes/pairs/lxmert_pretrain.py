@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +11,7 @@ from coalign.data.questions.vqa import answer_vocabulary, read_vqa, to_items
 from coalign.data.regions.regions import RegionSet
 from coalign.flags import OptionalPath
 from coalign.recipes._start import Start
-from coalign.recipes.pairs._pretraining import Objectives, RegionData
-from coalign.registry import describe
+from coalign.recipes.pairs._pretraining import Objectives, RegionData, pretrain
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -44,18 +43,11 @@ class Recipe:
             source = self.pairs.open("train", experiment.quarantine)
             pairs = self.regions.pairs(source, to_items(questions, answers))
             settings = self.of_regions(pairs.regions.width, pairs[0].regions, len(answers))
-            model, tokenizer = self.start.model(
-                experiment,
-                "lxmert",
-                pairs.texts,
-                lambda size: replace(size, text=replace(size.text, **self.start.dropouts()), **settings),
-            )
+            model, tokenizer = self.start.text_model(experiment, "lxmert", pairs.texts, settings)
             loader = pairs.batches(
                 model.input_spec, tokenizer, self.schedule.batch_size, answers=len(answers), **experiment.loading
             )
-            training = self.schedule.training(self.options, objectives=self.objectives or None)
-            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
-            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT --regions REGIONS")
+            pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives, beside=" --regions REGIONS")
 
     def of_regions(self, width: int, sample: RegionSet, answers: int = 0) -> dict[str, Any]:
         """Settings that follow from what the region file holds: features `width` wide, and what `sample` has;

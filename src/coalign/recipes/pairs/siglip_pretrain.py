@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from coalign.arguments import Pairs
 from coalign.recipes._start import Start
-from coalign.recipes.pairs._contrast import train
-from coalign.recipes.pairs._pretraining import Pixels, texts_of
+from coalign.recipes.pairs._pretraining import Pixels, pretrain
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -30,11 +29,6 @@ class Recipe:
     def run(self) -> None:
         with Experiment("siglip-pretrain", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
-            model, tokenizer = self.start.model(
-                experiment, "siglip", lambda: texts_of(source), self.config, *self.pixels.flags()
-            )
-            train(experiment, model, tokenizer, source, self.pixels, self.schedule)
-
-    def config(self, size: Any) -> Any:
-        """The size with these settings."""
-        return replace(size, image=replace(size.image, **self.pixels.sides(), **self.start.dropouts()))
+            model, tokenizer = self.pixels.model(experiment, "siglip", source, self.start)
+            loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
+            pretrain(experiment, model, loader, tokenizer, self.schedule, task="retrieval")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from coalign.arguments import Pairs
-from coalign.data.pairs.loader import Loader
 from coalign.recipes._start import Start
-from coalign.recipes.pairs._pretraining import Objectives, Pixels, texts_of
-from coalign.registry import describe
+from coalign.recipes.pairs._pretraining import Objectives, Pixels, pretrain
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -32,23 +30,6 @@ class Recipe:
     def run(self) -> None:
         with Experiment("vilt-pretrain", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
-            image = self.pixels.sides() | self.start.dropouts()
-            model, tokenizer = self.start.model(
-                experiment,
-                "vilt",
-                lambda: texts_of(source),
-                lambda size: replace(size, image=replace(size.image, **image)),
-                *self.pixels.flags(),
-            )
-            loader = Loader(
-                source,
-                model.input_spec,
-                tokenizer,
-                self.schedule.batch_size,
-                options=self.pixels.framing,
-                quarantine=experiment.quarantine,
-                **experiment.loading,
-            )
-            training = self.schedule.training(self.options, objectives=self.objectives or None)
-            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
-            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")
+            model, tokenizer = self.pixels.model(experiment, "vilt", source, self.start)
+            loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
+            pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from coalign.arguments import Pairs
-from coalign.data.regions.regions import RegionSet
 from coalign.recipes._start import Start
-from coalign.recipes.pairs._pretraining import Objectives, RegionData
-from coalign.registry import describe
+from coalign.recipes.pairs._pretraining import Objectives, RegionData, pretrain
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -32,19 +30,7 @@ class Recipe:
     def run(self) -> None:
         with Experiment("visualbert-pretrain", self.options) as experiment:
             pairs = self.regions.pairs(self.pairs.open("train", experiment.quarantine))
-            settings = self.of_regions(pairs.regions.width, pairs[0].regions)
-            model, tokenizer = self.start.model(
-                experiment,
-                "visualbert",
-                pairs.texts,
-                lambda size: replace(size, text=replace(size.text, **self.start.dropouts()), **settings),
-            )
+            settings = {"region_width": pairs.regions.width}
+            model, tokenizer = self.start.text_model(experiment, "visualbert", pairs.texts, settings)
             loader = pairs.batches(model.input_spec, tokenizer, self.schedule.batch_size, **experiment.loading)
-            training = self.schedule.training(self.options, objectives=self.objectives or None)
-            experiment.fit(model, loader, training, describe(model) | {"task": "matching"}, tokenizer)
-            experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT --regions REGIONS")
-
-    def of_regions(self, width: int, sample: RegionSet) -> dict[str, Any]:
-        """Settings that follow from what the region file holds: features `width` wide, and what `sample` has."""
-        del sample
-        return {"region_width": width}
+            pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives, beside=" --regions REGIONS")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from coalign.flags import Switch, option_group, say
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
-from coalign.training.options import Schedule
+from coalign.training.options import RunOptions, Schedule
 from coalign.training.run import Run
 from coalign.worlds.speakers import open_series
 
@@ -66,7 +66,25 @@ class Series:
         """The streams to be read."""
         return widths_for(data, self.streams or None)
 
+    def beside_words(self, data: SeriesData) -> tuple[tuple[str, int], ...]:
+        """The streams with their widths, of data whose words are read as such. Errors: `InputError` without words."""
+        need_words(data, "this recipe")
+        return tuple((name, width) for name, width in self.widths(data).items() if name != "text")
+
     def train(
+        self,
+        name: str,
+        make: Callable[[SeriesData], nn.Module],
+        schedule: Schedule,
+        options: RunOptions,
+        data: SeriesData | None = None,
+    ) -> None:
+        """Trains the model that `make` makes for the data, which is read here where it is not given; see `fit`."""
+        opened = data or self.open()
+        with Experiment(name, options) as experiment:
+            self.fit(experiment, opened, experiment.seeded(lambda: make(opened)), None, schedule)
+
+    def fit(
         self,
         experiment: Experiment,
         data: SeriesData,

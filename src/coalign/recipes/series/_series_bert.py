@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from coalign.data.series.utterances import SeriesData
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath, option_group
 from coalign.models.bert.model import Bert
+from coalign.recipes.series._series import Series
 from coalign.recipes.texts._bert import Start, starting_weights
 from coalign.training.experiment import Experiment
-from coalign.training.options import Schedule
+from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
 T = TypeVar("T", bound=nn.Module)
@@ -38,6 +40,23 @@ class SeriesBert:
     max_length: int = 50
     """The most word pieces of an utterance, special ones included."""
 
+    def train(
+        self,
+        name: str,
+        series: Series,
+        make: Callable[[SeriesData], Callable[[BertConfig], nn.Module]],
+        schedule: Schedule,
+        options: RunOptions,
+        data: SeriesData | None = None,
+    ) -> None:
+        """Trains the model that `make` puts on this BERT for the data, which is read here where it is not given."""
+        opened = data or series.open()
+        with Experiment(name, options) as experiment:
+            model, tokenizer = self.model(experiment, make(opened))
+            assert schedule.lr is not None, "the recipe's has one"
+            rates: dict[str, Any] = {"lr": self.new_lr, "lr_multipliers": {"trunk": schedule.lr / self.new_lr}}
+            series.fit(experiment, opened, model, tokenizer, schedule, **rates)
+
     def model(self, experiment: Experiment, make: Callable[[BertConfig], T]) -> tuple[T, Tokenizer]:
         """The model on a trunk like the one to start from, its new parts drawn by the seed, and the vocabulary."""
         source, tokenizer = starting_weights(self.start, self.vocab, self.size, experiment.options.seed)
@@ -49,8 +68,3 @@ class SeriesBert:
         model: Any = experiment.seeded(lambda: make(replace(trunk, context_dim=None)))
         model.start_from(source)
         return model, tokenizer
-
-    def rates(self, schedule: Schedule) -> dict[str, Any]:
-        """The settings of `fit` that give the trunk the schedule's rate, and the rest the new parts'."""
-        assert schedule.lr is not None, "the recipe's has one"
-        return {"lr": self.new_lr, "lr_multipliers": {"trunk": schedule.lr / self.new_lr}}

@@ -9,9 +9,8 @@ from typing import Literal
 
 from coalign.data.series.utterances import SeriesData
 from coalign.models.fusion.model import Fusion, FusionConfig
-from coalign.recipes.series._series import Series, need_words
+from coalign.recipes.series._series import Series
 from coalign.recipes.series._series_bert import SCHEDULE, SeriesBert
-from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
@@ -34,20 +33,12 @@ class Recipe:
     schedule: Schedule = SCHEDULE
     options: RunOptions = RunOptions(out=Path("runs/fusion-bert-mosi"), save_every=250)
 
-    def run(self) -> None:
-        self.train(self.series.open())
-
-    def train(self, data: SeriesData) -> None:
-        """Trains on the data; `run` reads it."""
-        with Experiment("fusion-bert-mosi", self.options) as experiment:
-            model, tokenizer = self.bert.model(experiment, self.maker(data))
-            rates = self.bert.rates(self.schedule)
-            self.series.train(experiment, data, model, tokenizer, self.schedule, **rates)
+    def run(self, data: SeriesData | None = None) -> None:
+        self.bert.train("fusion-bert-mosi", self.series, self.maker, self.schedule, self.options, data)
 
     def maker(self, data: SeriesData) -> Callable[[BertConfig], Fusion]:
         """Makes the model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""
-        need_words(data, "this recipe")
-        streams = tuple((name, width) for name, width in self.series.widths(data).items() if name != "text")
+        streams = self.series.beside_words(data)
         return lambda trunk: Fusion(
             FusionConfig(
                 self.fusion,

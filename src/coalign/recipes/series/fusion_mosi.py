@@ -9,7 +9,6 @@ from typing import Literal
 from coalign.data.series.utterances import SeriesData
 from coalign.models.fusion.model import Fusion, FusionConfig
 from coalign.recipes.series._series import SCHEDULE, Series
-from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
 
@@ -30,14 +29,8 @@ class Recipe:
     schedule: Schedule = SCHEDULE
     options: RunOptions = RunOptions(out=Path("runs/fusion-mosi"), save_every=250)
 
-    def run(self) -> None:
-        self.train(self.series.open())
-
-    def train(self, data: SeriesData) -> None:
-        """Trains on the data; `run` reads it."""
-        with Experiment("fusion-mosi", self.options) as experiment:
-            model = experiment.seeded(lambda: self.make(data))
-            self.series.train(experiment, data, model, None, self.schedule)
+    def run(self, data: SeriesData | None = None) -> None:
+        self.series.train("fusion-mosi", self.make, self.schedule, self.options, data)
 
     def make(self, data: SeriesData) -> Fusion:
         """The model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""

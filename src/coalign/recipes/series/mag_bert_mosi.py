@@ -12,7 +12,6 @@ from coalign.errors import InputError
 from coalign.models.mag_bert.model import MagBert, MagBertConfig
 from coalign.recipes.series._series import Series, need_scores_or_classes, need_words
 from coalign.recipes.series._series_bert import SCHEDULE, SeriesBert
-from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
 
@@ -37,15 +36,8 @@ class Recipe:
     schedule: Schedule = SCHEDULE
     options: RunOptions = RunOptions(out=Path("runs/mag-bert-mosi"), save_every=250)
 
-    def run(self) -> None:
-        self.train(self.series.open())
-
-    def train(self, data: SeriesData) -> None:
-        """Trains on the data; `run` reads it."""
-        with Experiment("mag-bert-mosi", self.options) as experiment:
-            model, tokenizer = self.bert.model(experiment, self.maker(data))
-            rates = self.bert.rates(self.schedule)
-            self.series.train(experiment, data, model, tokenizer, self.schedule, **rates)
+    def run(self, data: SeriesData | None = None) -> None:
+        self.bert.train("mag-bert-mosi", self.series, self.maker, self.schedule, self.options, data)
 
     def maker(self, data: SeriesData) -> Callable[[BertConfig], MagBert]:
         """Makes the model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""

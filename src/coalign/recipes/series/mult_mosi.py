@@ -11,7 +11,6 @@ from coalign.data.series.utterances import SeriesData
 from coalign.models.mult.config import MulTConfig, Stream
 from coalign.models.mult.model import MulT
 from coalign.recipes.series._series import SCHEDULE, Series
-from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
 
@@ -45,14 +44,8 @@ class Recipe:
     schedule: Schedule = SCHEDULE
     options: RunOptions = RunOptions(out=Path("runs/mult-mosi"), save_every=250)
 
-    def run(self) -> None:
-        self.train(self.series.open())
-
-    def train(self, data: SeriesData) -> None:
-        """Trains on the data; `run` reads it."""
-        with Experiment("mult-mosi", self.options) as experiment:
-            model = experiment.seeded(lambda: self.make(data))
-            self.series.train(experiment, data, model, None, self.schedule)
+    def run(self, data: SeriesData | None = None) -> None:
+        self.series.train("mult-mosi", self.make, self.schedule, self.options, data)
 
     def make(self, data: SeriesData) -> MulT:
         """The model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""

@@ -9,7 +9,6 @@ from coalign.data.series.utterances import SeriesData
 from coalign.errors import InputError
 from coalign.models.raven.model import Raven, RavenConfig
 from coalign.recipes.series._series import SCHEDULE, Series
-from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
 
@@ -28,14 +27,8 @@ class Recipe:
     schedule: Schedule = SCHEDULE
     options: RunOptions = RunOptions(out=Path("runs/raven-mosi"), save_every=250)
 
-    def run(self) -> None:
-        self.train(self.series.open())
-
-    def train(self, data: SeriesData) -> None:
-        """Trains on the data; `run` reads it."""
-        with Experiment("raven-mosi", self.options) as experiment:
-            model = experiment.seeded(lambda: self.make(data))
-            self.series.train(experiment, data, model, None, self.schedule)
+    def run(self, data: SeriesData | None = None) -> None:
+        self.series.train("raven-mosi", self.make, self.schedule, self.options, data)
 
     def make(self, data: SeriesData) -> Raven:
         """The model for these streams and labels. Errors: `InputError` where the data lacks what it reads."""

@@ -116,7 +116,7 @@ class Recipe:
         recipe, fixed = SYSTEMS[name]
         if "start" in field_names(recipe):
             given |= {"start": self.start, "vocab": self.vocab}
-        configure(recipe, **given, **fixed, **self._options(name, field_names(recipe))).train(data)
+        configure(recipe, **given, **fixed, **self._options(name, field_names(recipe))).run(data)
         opened = SeriesRun.open(folder, self.data, data)
         logits = opened.answers(items)
         return logits, opened.metrics(logits, items)

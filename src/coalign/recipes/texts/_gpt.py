@@ -13,14 +13,15 @@ from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.texts import encode_items, tell
 from coalign.flags import OptionalPath, option_group
 from coalign.models.gpt.heads import GptTask, GptTaskConfig
 from coalign.models.gpt.model import Gpt
 from coalign.recipes._start import weights_flag
-from coalign.recipes.texts._texts import fine_tune
+from coalign.recipes.texts._texts import Labelled, fine_tune
 from coalign.registry import load
 from coalign.training.experiment import Experiment
-from coalign.training.options import Epochs
+from coalign.training.options import Epochs, RunOptions
 from coalign.trunks.gpt import SIZES, GptConfig
 
 T = TypeVar("T", bound=GptTask)
@@ -100,6 +101,18 @@ class GptStart:
         about = description | {"start": None if self.start is None else str(self.start)}
         lr = scaled_lr(schedule.lr, 6.25e-5, model.config.gpt.dim)
         fine_tune(experiment, model, tokenizer, encoded, schedule, about, lr=lr)
+
+    def train_classifier(
+        self, name: str, task: type[GptTask], data: Labelled, schedule: Epochs, options: RunOptions
+    ) -> None:
+        """Fine-tunes a task's model to the classes or scores of texts, then measures it on the held-out ones."""
+        with Experiment(name, options) as experiment:
+            model, tokenizer = self.model(experiment, task, data.all_texts, classes=data.outputs)
+            encoded = encode_items(model, tokenizer, data.texts, data.labels)
+            tell(data.rows.problems, len(data.rows), encoded.cut)
+            about = {"task": "classification", "texts": len(data.rows.text_columns), "labels": data.names}
+            self.train(experiment, model, tokenizer, encoded, schedule, about)
+            data.evaluate(experiment, model, tokenizer)
 
 
 def pretrained_of(path: Path, vocab: Path | None) -> tuple[Gpt | GptTask, Tokenizer]:

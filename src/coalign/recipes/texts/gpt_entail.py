@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from coalign.evaluation.texts import encode_items, tell
 from coalign.models.gpt.heads import GptClassifier
 from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptStart
 from coalign.recipes.texts._texts import TextTable
-from coalign.training.experiment import Experiment
 from coalign.training.options import Epochs, RunOptions
 
 
@@ -24,11 +22,4 @@ class Recipe:
     options: RunOptions
 
     def run(self) -> None:
-        data = self.texts.read(2)
-        with Experiment("gpt-entail", self.options) as experiment:
-            model, tokenizer = self.start.model(experiment, GptClassifier, data.all_texts, classes=data.outputs)
-            encoded = encode_items(model, tokenizer, data.texts, data.labels)
-            tell(data.rows.problems, len(data.rows), encoded.cut)
-            about = {"task": "classification", "texts": 2, "labels": data.names}
-            self.start.train(experiment, model, tokenizer, encoded, self.schedule, about)
-            data.evaluate(experiment, model, tokenizer)
+        self.start.train_classifier("gpt-entail", GptClassifier, self.texts.read(2), self.schedule, self.options)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from coalign.evaluation.texts import encode_items, tell
 from coalign.flags import Switch
 from coalign.models.gpt.heads import GptSimilarity
 from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptStart
 from coalign.recipes.texts._texts import TextTable
-from coalign.training.experiment import Experiment
 from coalign.training.options import Epochs, RunOptions
 
 
@@ -28,10 +26,4 @@ class Recipe:
 
     def run(self) -> None:
         data = self.texts.read(2, scores=self.regression)
-        with Experiment("gpt-similarity", self.options) as experiment:
-            model, tokenizer = self.start.model(experiment, GptSimilarity, data.all_texts, classes=data.outputs)
-            encoded = encode_items(model, tokenizer, data.texts, data.labels)
-            tell(data.rows.problems, len(data.rows), encoded.cut)
-            about = {"task": "classification", "texts": 2, "labels": data.names}
-            self.start.train(experiment, model, tokenizer, encoded, self.schedule, about)
-            data.evaluate(experiment, model, tokenizer)
+        self.start.train_classifier("gpt-similarity", GptSimilarity, data, self.schedule, self.options)
