@@ -1,11 +1,15 @@
 """Packed batches: every way in and out keeps every row."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.types import Batch, Images, Layout, Packed, Text
+from coalign.errors import InputError
+from coalign.types import Batch, Images, Labels, Layout, Packed, Text
+from coalign.types.labels import MEANING
 
 ragged = st.lists(st.integers(0, 5), min_size=1, max_size=5)
 
@@ -92,9 +96,19 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_batch_moves_as_one():
     ids = Packed(torch.arange(3), Layout.of([2, 1]))
-    batch = Batch(text=Text(ids), images=Images(torch.zeros(2, 3, 4, 4)), labels={"answers": ids, "name": "x"})
+    batch = Batch(
+        text=Text(ids), images=Images(torch.zeros(2, 3, 4, 4)), labels=Labels(answers=ids, first=torch.ones(3))
+    )
     moved = batch.to("meta")
     assert moved.text is not None and moved.text.ids.values.is_meta and moved.text.ids.offsets.is_meta
     assert moved.images is not None and moved.images.pixels is not None and moved.images.pixels.is_meta
-    assert moved.labels["answers"].values.is_meta and moved.labels["name"] == "x"
+    assert moved.labels.require("answers").values.is_meta and moved.labels.require("first").is_meta
     assert len(batch) == 2
+
+
+def test_labels_that_are_missing_are_named_with_what_they_are():
+    labels = Labels(start=torch.tensor([1]))
+    assert set(MEANING) == {f.name for f in fields(Labels)} and list(labels.given()) == ["start"]
+    assert labels.require("start").tolist() == [1]
+    with pytest.raises(InputError, match=r"labels\.end is missing .*last piece.* SQuAD's questions, .* has start"):
+        labels.require("end")

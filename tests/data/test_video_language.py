@@ -119,12 +119,12 @@ def test_moments_of_actions_and_regions(features: ClipFeatures, tmp_path: Path) 
     batch = make([Told("one", SAID[1]), Told("one", SAID[3])])  # 2 to 3.5 and 6 to 7.5 seconds
     assert batch.video is not None and batch.video.features is not None and batch.regions is not None
     assert batch.video.features.values[:, 0].tolist() == [2, 3, 6, 7]
-    assert batch.labels["action"].tolist() == [1, 0, 0, 0]
+    assert batch.labels.action.tolist() == [1, 0, 0, 0]
     assert batch.regions.features.values[:, 0].tolist() == [1, 1, 2, 2, 3, 3]
     assert batch.regions.features.lengths.tolist() == [4, 2]
     late = make([Told("one", Narration(11.0, 11.5, "step a"))])
     assert late.regions is not None and late.regions.features.values[:, 0].tolist() == [3, 3]  # the nearest frame
-    assert late.labels["action"].tolist() == [-100]
+    assert late.labels.action.tolist() == [-100]
     said = verb_labels({"one": [Narration(0.0, 1.0, "Now stir!"), Narration(1.0, 2.0, "well")]}, ["cut", "stir"])
     assert said.of("one", torch.tensor([[0.0, 1.0], [1.0, 2.0]])).tolist() == [1, -100]
     write_shard(tmp_path / "x.safetensors", ["a"], regions[:1])

@@ -7,7 +7,7 @@ from coalign.errors import InputError
 from coalign.models.actbert.model import ActBert, original
 from coalign.models.actbert.trunk import ActBertConfig, PaddedLengths, StreamConfig, stretched_rows
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Layout, Packed, Regions, Text, Video
+from coalign.types import Batch, Draws, Labels, Layout, Packed, Regions, Text, Video
 
 CONFIG = ActBertConfig(
     BertConfig(vocab_size=50, dim=24, depth=3, heads=4, hidden_dim=32, positions=12),
@@ -44,7 +44,7 @@ def batch_of(order=(0, 1, 2), keep_padding=False):
         text=Text(ids),
         regions=Regions(features, boxes.values, classes.values),
         video=Video(features=actions),
-        labels={"action": labels.values},
+        labels=Labels(action=labels.values),
     )
 
 
@@ -182,7 +182,7 @@ def test_bad_input_is_named():
         choices = {"partner": torch.arange(3)}
         model.losses(replace(batch, regions=replace(batch.regions, classes=None)), Draws(choices=choices))
     with pytest.raises(InputError, match="'action'"):
-        model.losses(replace(batch, labels={}))
+        model.losses(replace(batch, labels=Labels()))
     with pytest.raises(InputError, match="differ in number"):
         ActBert(replace(CONFIG, text_connections=(1,)))
     with pytest.raises(InputError, match="as wide as the text"):

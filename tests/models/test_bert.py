@@ -16,7 +16,7 @@ from coalign.models.bert.heads import (
 )
 from coalign.models.bert.model import Bert, BertPretrainingConfig, google, original, transformers
 from coalign.trunks.bert import BertConfig, BertTrunk
-from coalign.types import Batch, Draws, Packed, Text
+from coalign.types import Batch, Draws, Labels, Packed, Text
 
 hf = pytest.importorskip("transformers")
 
@@ -43,7 +43,7 @@ def texts(seed=0, lengths=LENGTHS):
 
 def batch_of(ids, types, mask, keep_padding=False, **labels):
     packed = [Packed.from_padded(x, mask, keep_padding) for x in (ids, types)]
-    return Batch(text=Text(packed[0], packed[1].values), labels=labels)
+    return Batch(text=Text(packed[0], packed[1].values), labels=Labels(**labels))
 
 
 def randomised(model: torch.nn.Module, seed=0, std=0.3):
@@ -250,7 +250,7 @@ def test_pretraining_learns():
 def test_the_same_generator_hides_the_same_words():
     model, batch = Bert(CONFIG), batch_of(*texts())
     drawn = [
-        model.draw(batch.text, {}, torch.Generator().manual_seed(seed), {}, ("mlm",))["mlm_labels"]
+        model.draw(batch.text, Labels(), torch.Generator().manual_seed(seed), {}, ("mlm",))["mlm_labels"]
         for seed in (1, 1, 2)
     ]
     assert torch.equal(drawn[0], drawn[1])
@@ -261,7 +261,7 @@ def test_whole_words_are_hidden_together():
     ids = Packed.from_items([torch.arange(4, 34)])
     words = torch.tensor([-1, *(i // 3 for i in range(28)), -1])
     model = Bert(replace(CONFIG, whole_word=True, mask_probability=0.4))
-    labels = model.draw(Text(ids, words=words), {}, torch.Generator().manual_seed(0), {}, ("mlm",))["mlm_labels"]
+    labels = model.draw(Text(ids, words=words), Labels(), torch.Generator().manual_seed(0), {}, ("mlm",))["mlm_labels"]
     hidden = (labels != -100)[1:-2].view(9, 3)
     assert torch.equal(hidden.all(1), hidden.any(1))
     assert 0 < int(hidden.all(1).sum()) < 9

@@ -14,7 +14,7 @@ from coalign.models.fusion.model import Fusion, FusionConfig, outer
 from coalign.models.raven.model import Raven, RavenConfig
 from coalign.ops.packing import resample, shorten
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Layout, Packed, Series, Text
+from coalign.types import Batch, Labels, Layout, Packed, Series, Text
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=12)
 STREAMS = (("audio", 5), ("vision", 3))
@@ -39,7 +39,9 @@ def batch_of(order=(0, 1, 2), **labels):
     ids = [torch.randint(4, 50, (n,), generator=g) for n in WORDS]
     streams = {name: Packed.from_items([items_of(name)[i] for i in order]) for name in WIDTHS}
     places = {name: torch.cat([places_of(name, i) for i in order]) for name in WIDTHS}
-    return Batch(Text(Packed.from_items([ids[i] for i in order])), series=Series(streams, places), labels=labels)
+    return Batch(
+        Text(Packed.from_items([ids[i] for i in order])), series=Series(streams, places), labels=Labels(**labels)
+    )
 
 
 MODELS = {

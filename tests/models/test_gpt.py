@@ -16,7 +16,7 @@ from coalign.models.gpt.heads import (
 )
 from coalign.models.gpt.model import Gpt, original, released, transformers
 from coalign.trunks.gpt import GptConfig, GptTrunk, hugging_face
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Labels, Packed, Text
 
 hf = pytest.importorskip("transformers")
 
@@ -39,7 +39,7 @@ def texts(seed=0, lengths=LENGTHS):
 
 
 def batch_of(ids, mask, keep_padding=False, **labels):
-    return Batch(text=Text(Packed.from_padded(ids, mask, keep_padding)), labels=labels)
+    return Batch(text=Text(Packed.from_padded(ids, mask, keep_padding)), labels=Labels(**labels))
 
 
 def sequences(*items, config=TUNED):
@@ -201,7 +201,7 @@ def test_similarity_does_not_know_the_order():
 def test_multiple_choice_scores_each_ending_alone(weight):
     task = randomised(GptMultipleChoice(replace(TASK, choices=3, lm_weight=weight)))
     context, endings = [4, 5, 6], ([7], [8, 9], [10, 11, 12])
-    batch = Batch(text=sequences(*((context, ending) for ending in endings)), labels={"label": torch.tensor([1])})
+    batch = Batch(text=sequences(*((context, ending) for ending in endings)), labels=Labels(label=torch.tensor([1])))
     logits = task.encode(batch).pooled["logits"]
     alone = randomised(GptMultipleChoice(replace(TASK, choices=1)))
     single = [alone.encode(Batch(text=sequences((context, e)))).pooled["logits"].item() for e in endings]
@@ -219,7 +219,7 @@ def test_multiple_choice_scores_each_ending_alone(weight):
 def test_fine_tuning_learns(task):
     pairs = [([4, 5], [6]), ([7, 8, 9], [10]), ([11], [12, 13]), ([14], [15])]
     label = torch.tensor([0, 3, 1, 2])[: 4 if task is GptClassifier else 2] % (2 if task is GptMultipleChoice else 4)
-    batch = Batch(text=sequences(*pairs), labels={"label": label})
+    batch = Batch(text=sequences(*pairs), labels=Labels(label=label))
     model = task(TASK)
     model.start_from(Gpt(CONFIG), torch.Generator().manual_seed(0))
     first, last = fitted(model, lambda: model.losses(batch))
@@ -228,7 +228,7 @@ def test_fine_tuning_learns(task):
 
 def test_scores_are_regressed():
     model = GptSimilarity(replace(TASK, classes=1, lm_weight=0.0))
-    batch = Batch(text=sequences(([4], [5]), ([5], [4])), labels={"label": torch.tensor([3.5])})
+    batch = Batch(text=sequences(([4], [5]), ([5], [4])), labels=Labels(label=torch.tensor([3.5])))
     first, last = fitted(model, lambda: model.losses(batch))
     assert last < 0.3 * first
 

@@ -8,7 +8,7 @@ from coalign.models.lxmert.heads import HEADS
 from coalign.models.lxmert.model import Lxmert, LxmertConfig
 from coalign.models.lxmert.names import transformers
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 CONFIG = LxmertConfig(
     BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -38,7 +38,7 @@ def batch_of(words=WORDS, regions=REGIONS, seed=0, keep_padding=False, **labels)
     if keep_padding:
         boxes = Packed.from_padded(seen.with_values(boxes).to_padded(), seen.padding_mask(), True).values
         text, seen = (Packed.from_padded(x.to_padded(), x.padding_mask(), True) for x in (text, seen))
-    return Batch(text=Text(text), regions=Regions(seen, boxes, classes, attributes), labels=labels)
+    return Batch(text=Text(text), regions=Regions(seen, boxes, classes, attributes), labels=Labels(**labels))
 
 
 def model_of(config=CONFIG, kind=Lxmert):

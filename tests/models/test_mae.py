@@ -12,7 +12,7 @@ from coalign.models.mae import model as mae
 from coalign.models.mae.model import Mae, MaeConfig
 from coalign.models.vit.model import Vit
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Draws, Images
+from coalign.types import Batch, Draws, Images, Labels
 
 TINY = MaeConfig(
     VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64),
@@ -133,7 +133,7 @@ def test_the_encoder_goes_on_into_a_classifier(make):
     assert not unexpected
     assert all(name.startswith(("head", "norm")) for name in missing)
     assert model.input_spec.mean == mae.IMAGENET_MEAN
-    data = Batch(images=batch().images, labels={"label": torch.tensor([0, 1, 2])})
+    data = Batch(images=batch().images, labels=Labels(label=torch.tensor([0, 1, 2])))
     assert model.losses(data)["classification"].isfinite()
 
 

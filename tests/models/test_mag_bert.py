@@ -9,7 +9,7 @@ from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.models.mag_bert.model import MagBert, MagBertConfig, original
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Series, Text
+from coalign.types import Batch, Labels, Packed, Series, Text
 
 TRUNK = BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=12)
 CONFIG = MagBertConfig(TRUNK, visual_dim=5, acoustic_dim=3)
@@ -28,7 +28,7 @@ def batch_of(order=(0, 1, 2), keep_padding=False, **labels):
         "visual": packed([items[i][1][:, :5] for i in order]),
         "acoustic": packed([items[i][1][:, 5:] for i in order]),
     }
-    return Batch(text=Text(packed([items[i][0] for i in order])), series=Series(streams), labels=labels)
+    return Batch(text=Text(packed([items[i][0] for i in order])), series=Series(streams), labels=Labels(**labels))
 
 
 def model_of(config=CONFIG):

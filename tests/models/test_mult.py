@@ -12,7 +12,7 @@ from coalign.layers.sincos import sincos_steps
 from coalign.models.mult.config import MulTConfig, Stream
 from coalign.models.mult.model import MulT
 from coalign.models.mult.names import original
-from coalign.types import Batch, Layout, Packed, Series
+from coalign.types import Batch, Labels, Layout, Packed, Series
 
 STREAMS = (Stream("text", 6), Stream("audio", 5), Stream("vision", 3))
 CONFIG = MulTConfig(STREAMS, dim=8, heads=2, layers=2)
@@ -26,7 +26,8 @@ def items_of(stream):
 
 def batch_of(order=(0, 1, 2), streams=STREAMS, **labels):
     return Batch(
-        series=Series({s.name: Packed.from_items([items_of(s)[i] for i in order]) for s in streams}), labels=labels
+        series=Series({s.name: Packed.from_items([items_of(s)[i] for i in order]) for s in streams}),
+        labels=Labels(**labels),
     )
 
 
@@ -166,7 +167,7 @@ def keeping_step(lengths=(4, 2, 3), streams=STREAMS, **labels):
     rows = {
         s.name: torch.randn(sum(lengths), s.width, generator=torch.Generator().manual_seed(s.width)) for s in streams
     }
-    return Batch(series=Series({name: Packed(x, layout) for name, x in rows.items()}), labels=labels)
+    return Batch(series=Series({name: Packed(x, layout) for name, x in rows.items()}), labels=Labels(**labels))
 
 
 @pytest.mark.parametrize("lengths", [(4, 2, 3), (3, 3, 3)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coalign.models.sasa.model import SIZES, Bottleneck, Sasa, SasaConfig, count, leaderj, merhs
-from coalign.types import Batch, Images
+from coalign.types import Batch, Images, Labels
 
 TINY = SasaConfig(
     blocks=(1, 2),
@@ -46,7 +46,7 @@ ABLATIONS = [
 
 def batch(size=4, image_size=16, seed=0):
     pixels = torch.randn(size, 3, image_size, image_size, generator=torch.Generator().manual_seed(seed))
-    return Batch(images=Images(pixels), labels={"label": torch.arange(size) % 4})
+    return Batch(images=Images(pixels), labels=Labels(label=torch.arange(size) % 4))
 
 
 @pytest.mark.parametrize("name", TABLE)

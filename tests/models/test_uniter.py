@@ -13,7 +13,7 @@ from coalign.parity.case import read_case
 from coalign.parity.uniter import Recorded
 from coalign.parity.verify import adaptor_for, load
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Layout, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Layout, Packed, Regions, Text
 
 CONFIG = UniterConfig(
     BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -37,7 +37,7 @@ def batch_of(words=WORDS, regions=REGIONS, width=8, seed=0, keep_padding=False, 
     if keep_padding:
         boxes = Packed.from_padded(seen.with_values(boxes).to_padded(), seen.padding_mask(), True).values
         text, seen = (Packed.from_padded(x.to_padded(fill=0.0), x.padding_mask(), True) for x in (text, seen))
-    return Batch(text=Text(text), regions=Regions(seen, boxes, classes), labels=labels)
+    return Batch(text=Text(text), regions=Regions(seen, boxes, classes), labels=Labels(**labels))
 
 
 def model_of(config=CONFIG, kind=Uniter):

@@ -11,7 +11,7 @@ from coalign.ops.boxes import overlaps_chosen
 from coalign.ops.packing import insert_row, moved_rows
 from coalign.ops.pairing import draw_rows
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Layout, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Layout, Packed, Regions, Text
 
 CONFIG = VilbertConfig(
     BertConfig(vocab_size=50, dim=32, depth=3, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -46,7 +46,7 @@ def batch_of(words=WORDS, regions=REGIONS, seed=0, keep_padding=False, **labels)
     if keep_padding:
         boxes = Packed.from_padded(seen.with_values(boxes).to_padded(), seen.padding_mask(), True).values
         text, seen = (Packed.from_padded(x.to_padded(), x.padding_mask(), True) for x in (text, seen))
-    return Batch(text=Text(text), regions=Regions(seen, boxes, classes), labels=labels)
+    return Batch(text=Text(text), regions=Regions(seen, boxes, classes), labels=Labels(**labels))
 
 
 def model_of(config=CONFIG, kind=Vilbert):
@@ -83,7 +83,7 @@ def test_items_do_not_see_each_other(tasks):
     seen = batch.regions.features
     regions = Regions(seen.select(order), seen.with_values(batch.regions.boxes).select(order).values)
     other = Batch(
-        text=Text(batch.text.ids.select(order)), regions=regions, labels={"task": batch.labels["task"][order]}
+        text=Text(batch.text.ids.select(order)), regions=regions, labels=Labels(task=batch.labels.task[order])
     )
     torch.testing.assert_close(model.encode(batch).pooled["fused"][order], model.encode(other).pooled["fused"])
 

@@ -13,7 +13,7 @@ from coalign.models.vilt.heads import HEADS, ViltClassifier, ViltRetrieval
 from coalign.models.vilt.model import Vilt, ViltConfig
 from coalign.models.vilt.names import original, transformers
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Draws, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Labels, Packed, Text
 
 CONFIG = ViltConfig(
     VitConfig(image_size=12, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64),
@@ -41,7 +41,9 @@ def batch_of(words=WORDS, sizes=SIZES, canvas=(16, 20), seed=0, keep_padding=Fal
     for image, (h, w) in zip(pixels, sizes or [], strict=False):
         image[:, h:], image[:, :, w:] = 0.0, 0.0
     return Batch(
-        text=Text(text), images=Images(pixels, sizes=None if sizes is None else torch.tensor(sizes)), labels=labels
+        text=Text(text),
+        images=Images(pixels, sizes=None if sizes is None else torch.tensor(sizes)),
+        labels=Labels(**labels),
     )
 
 

@@ -14,7 +14,7 @@ from coalign.models.visualbert.heads import (
 )
 from coalign.models.visualbert.model import VisualBert, VisualBertConfig, transformers
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 CONFIG = VisualBertConfig(
     BertConfig(vocab_size=50, dim=32, depth=2, heads=4, hidden_dim=64, positions=20, dropout=0.0),
@@ -147,10 +147,10 @@ def test_agrees_with_transformers():
 def test_aligned_regions_take_the_positions_of_their_words():
     model, batch = model_of(), batch_of([5], [2])
     plain = model.trunk.embed(batch.text, batch.regions).rows.values
-    labels = {"region_alignment": torch.tensor([[-1, -1], [1, 3]])}
+    labels = Labels(region_alignment=torch.tensor([[-1, -1], [1, 3]]))
     seen = model.encode(replace(batch, labels=labels)).tokens["fused"].values
     table = model.trunk.embedding.position.weight
-    embedded = model.trunk.embed(batch.text, batch.regions, None, labels["region_alignment"]).rows.values
+    embedded = model.trunk.embed(batch.text, batch.regions, None, labels.region_alignment).rows.values
     torch.testing.assert_close(embedded[:6], plain[:6])
     regions = model.trunk.regions
     raw = regions.projection(batch.regions.features.values[1]) + regions.position.weight[0] + regions.segment.weight[0]
@@ -190,7 +190,7 @@ def test_heads_learn(task):
     model = model_of(VisualBertClassifier, replace(head, classes=5, choices=2)).train()
     batch = batch_of([6, 5, 6, 4], [2, 2, 1, 3])
     label = {"vqa": torch.eye(5)[[0, 3, 2, 4]], "nlvr2": torch.tensor([0, 1, 1, 0]), "vcr": torch.tensor([1, 0])}
-    batch = replace(batch, labels={"label": label[task]})
+    batch = replace(batch, labels=Labels(label=label[task]))
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
     for _ in range(20):
@@ -218,7 +218,7 @@ def test_grounding_scores_regions_of_entities():
     model = model_of(VisualBertGrounding)
     entities, target = torch.tensor([[2, -1]]), torch.zeros(1, 2, 3)
     target[0, 0, 1] = 1.0
-    batch = replace(batch_of([5], [3]), labels={"entities": entities, "label": target})
+    batch = replace(batch_of([5], [3]), labels=Labels(entities=entities, label=target))
     scores = model.encode(batch).pooled["region_scores"]
     assert scores.shape == (1, 2, 3)
     wanted = -scores[0, 0].log_softmax(-1)[1]

@@ -18,7 +18,7 @@ from coalign.models.vit.model import Vit
 from coalign.ops.attention import Mask
 from coalign.training.optimiser import parameter_groups
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Images, Layout
+from coalign.types import Batch, Images, Labels, Layout
 
 TINY = VitConfig(image_size=16, patch_size=4, dim=32, depth=2, heads=4, hidden_dim=64)
 CONFIG = VitClassifierConfig(TINY, classes=5)
@@ -27,7 +27,7 @@ CONFIG = VitClassifierConfig(TINY, classes=5)
 def batch(size=3, image_size=16, classes=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(size, 3, image_size, image_size, generator=generator)
-    return Batch(images=Images(pixels), labels={"label": torch.arange(size) % classes})
+    return Batch(images=Images(pixels), labels=Labels(label=torch.arange(size) % classes))
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -283,7 +283,7 @@ def test_each_layer_learns_at_its_own_rate():
 def test_soft_labels_are_shares():
     model, data = Vit(replace(CONFIG, label_smoothing=0.1)).eval(), batch(2)
     hard = model.losses(data)["classification"]
-    soft = Batch(images=data.images, labels={"label": nn.functional.one_hot(data.labels["label"], 5).float()})
+    soft = Batch(images=data.images, labels=Labels(label=nn.functional.one_hot(data.labels.label, 5).float()))
     assert torch.allclose(hard, model.losses(soft)["classification"])
 
 

@@ -136,7 +136,7 @@ def test_a_true_pair_is_ranked_with_other_texts_and_other_images(data: Path) -> 
     pictures = open_pictures(spec, data / "regions.safetensors", None)
     collate = Candidates(open_source(str(data / "captions.csv")), range(3), spec, tokenizer, pictures, 5)
     batch = collate([0, 2, 1], torch.Generator().manual_seed(0))
-    assert batch.regions is not None and batch.text is not None and batch.labels["label"].tolist() == [0, 0, 0]
+    assert batch.regions is not None and batch.text is not None and batch.labels.label.tolist() == [0, 0, 0]
     ids = batch.text.ids
     texts = [tokenizer.decode(part) for part in ids.values.split(ids.lengths.tolist())]
     images = batch.regions.features.values[::2, :3].argmax(1).tolist()  # an image's first region has its colour

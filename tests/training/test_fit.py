@@ -16,7 +16,7 @@ from coalign.training.loop import Callback, Trainable, TrainConfig, fit
 from coalign.training.meter import DivergenceError
 from coalign.training.run import Run
 from coalign.training.tracking import curves, read_metrics
-from coalign.types import FREE, Batch, Draws, Images, Model
+from coalign.types import FREE, Batch, Draws, Images, Labels, Model
 
 
 class Line(nn.Module):
@@ -33,7 +33,7 @@ class Line(nn.Module):
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         self.calls.append("losses")
-        x, y = batch.labels["x"], batch.labels["y"]
+        x, y = batch.images.grid[:, 0, 0], batch.labels.label
         fitting = (x @ self.weight.T - y[:, None]).square().mean()
         if self.spoil_at is not None and self.calls.count("losses") == self.spoil_at:
             # NaN, or a finite loss whose gradient is not: d sqrt(0) = inf
@@ -58,7 +58,7 @@ class Points:
         while (self.position + 1) * self.batch_size <= len(self.x):
             x = self.x[self.position * self.batch_size :][: self.batch_size]
             self.position += 1
-            yield Batch(images=Images(grid=x[:, None, None]), labels={"x": x, "y": x.sum(1)})
+            yield Batch(images=Images(grid=x[:, None, None]), labels=Labels(label=x.sum(1)))
         self.position = 0
 
     def state_dict(self) -> dict[str, Any]:

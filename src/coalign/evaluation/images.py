@@ -40,7 +40,7 @@ class Checked:
     left_out: int
 
     def loader(self, spec: InputSpec, batch_size: int, *, mixing: Mixing | None = None, **settings: Any) -> Loader:
-        """Batches with `labels["label"]`; ids are places in `labelled`. `settings` are those of `Loader`."""
+        """Batches with `labels.label`; ids are places in `labelled`. `settings` are those of `Loader`."""
         collate = LabelledBatch(self.labelled.labels, len(self.labelled.classes), mixing)
         return Loader(self.source, spec, None, batch_size, collate=collate, **settings)
 
@@ -108,7 +108,7 @@ def score_images(model: nn.Module, loader: Loader, show_progress: bool = False) 
         if "logits" not in pooled:
             raise InputError(f"a {type(model).__name__} gives no class scores; fine-tune it first")
         assert batch.ids is not None
-        parts.append((pooled["logits"].float().cpu(), batch.labels["label"], batch.ids))
+        parts.append((pooled["logits"].float().cpu(), batch.labels.require("label"), batch.ids))
     if not parts:
         raise InputError(f"{loader.name}: no image could be read")
     scores, labels, ids = (torch.cat(column) for column in zip(*parts, strict=True))

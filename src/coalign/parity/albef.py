@@ -24,7 +24,7 @@ from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig, sides
-from coalign.types import Batch, Draws, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Labels, Packed, Text
 
 
 def config_of(described: Described) -> AlbefConfig:
@@ -101,7 +101,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
         loss = model.losses(batch, Draws(choices=case.inputs))["text_assignment"]
         return {"last_hidden_state": fused, "logits": logits, "loss": loss}
     if isinstance(model, AlbefClassifier):
-        batch = replace(batch, labels={"label": case.inputs["targets"]})
+        batch = replace(batch, labels=Labels(label=case.inputs["targets"]))
         model.before_step()
         seen = model.encode(batch)
         loss = model.losses(batch, Draws(choices=case.inputs))["classification"]
@@ -116,7 +116,7 @@ def vqa(case: Case, model: AlbefVqa, batch: Batch, keep_padding: bool) -> Output
     answers = packed(case, "answer_ids", keep_padding, "answer_mask")
     counts = case.inputs["answers_per_question"]
     questions = torch.arange(len(counts)).repeat_interleave(counts)
-    labels = {"answers": answers, "weights": case.inputs["answer_weights"], "questions": questions}
+    labels = Labels(answers=answers, weights=case.inputs["answer_weights"], questions=questions)
     batch = replace(batch, labels=labels)
     model.before_step()
     out: dict[str, Tensor | Packed] = {"loss": model.losses(batch, Draws(choices=case.inputs))["vqa"]}

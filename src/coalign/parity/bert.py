@@ -30,7 +30,7 @@ from coalign.parity.case import Case, Described
 from coalign.parity.compare import ABSOLUTE, Line
 from coalign.parity.verify import Adaptor, Outputs, load
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Labels, Packed, Text
 
 T = TypeVar("T", bound=BertTask)
 HEADS = {
@@ -134,9 +134,9 @@ def packed(case: Case, name: str, keep_padding: bool) -> Packed:
     return Packed.from_padded(case.inputs[name], case.inputs["attention_mask"], keep_padding)
 
 
-def batch_of(case: Case, keep_padding: bool, **labels: Tensor) -> Batch:
+def batch_of(case: Case, keep_padding: bool, **labels: Any) -> Batch:
     types = packed(case, "token_type_ids", keep_padding).values
-    return Batch(text=Text(packed(case, "input_ids", keep_padding), types), labels=labels)
+    return Batch(text=Text(packed(case, "input_ids", keep_padding), types), labels=Labels(**labels))
 
 
 @torch.no_grad()
@@ -179,7 +179,7 @@ def pretraining_tensorflow(case: Case, bert: Bert, keep_padding: bool) -> Output
     labels = torch.full((text.layout.total,), -100)
     used = weights > 0
     labels[rows[used]] = ids[used]
-    losses = bert.losses(replace(batch, labels={**batch.labels, "mlm_labels": labels}))
+    losses = bert.losses(replace(batch, labels=replace(batch.labels, mlm_labels=labels)))
     words, follows = bert.predict(text, rows.flatten()).log_softmax(-1), bert.follows(text).log_softmax(-1)
     return {
         "mlm_log_probs": words,

@@ -21,7 +21,7 @@ from coalign.ops.masking import predicted_rows
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.gpt import GptConfig, joint_rules, transformers_rules
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Labels, Packed, Text
 
 T = TypeVar("T", bound=GptTask)
 
@@ -120,7 +120,7 @@ def authors_task(case: Case, model: Recorded, name: str, kind: type[GptTask], ke
     ids = Packed.from_padded(tokens[..., 0].flatten(0, 1), mask, keep_padding)
     task = model.task(kind, name, GptTaskConfig(choices=tokens.shape[1]))
     labels = case.inputs[f"{name}/labels"]
-    batch = Batch(text=Text(ids), labels={"label": labels})
+    batch = Batch(text=Text(ids), labels=Labels(label=labels))
     seen, losses = task.encode(batch), task.losses(batch)
     states, logits = seen.tokens["text"], seen.pooled["logits"]
     following = next_word_labels(batch)
@@ -149,7 +149,7 @@ def words_of(case: Case, name: str, labels: str | None, keep_padding: bool) -> B
     true = case.inputs[f"{name}/{labels}"].reshape(ids.shape)
     mask = (true != -100).flip(1).cummax(1).values.flip(1)
     packed = Packed.from_padded(ids, mask, keep_padding)
-    return Batch(text=Text(packed), labels={"lm_labels": Packed.from_padded(true, mask, keep_padding).values})
+    return Batch(text=Text(packed), labels=Labels(lm_labels=Packed.from_padded(true, mask, keep_padding).values))
 
 
 def _before_padding(case: Case, ids: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def double_heads(case: Case, model: Recorded, keep_padding: bool) -> Outputs:
 def sequence_classification(case: Case, model: Recorded, keep_padding: bool) -> Outputs:
     batch = words_of(case, "cl", None, keep_padding)
     task = model.task(GptClassifier, "cl", GptTaskConfig(read="last", lm_weight=0.0))
-    batch = replace(batch, labels={"label": case.inputs["cl/labels"]})
+    batch = replace(batch, labels=Labels(label=case.inputs["cl/labels"]))
     return {"cl/logits": task.encode(batch).pooled["logits"], "cl/loss": task.losses(batch)["task"]}
 
 

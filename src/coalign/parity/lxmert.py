@@ -16,7 +16,7 @@ from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 
 def prefix_of(described: Described) -> str:
@@ -179,7 +179,7 @@ def task(case: Case, model: LxmertClassifier, keep_padding: bool) -> Outputs:
         "logit": logits,
     }
     if "target" in case.inputs:
-        labelled = Batch(batch.text, regions=batch.regions, labels={"label": case.inputs["target"]})
+        labelled = Batch(batch.text, regions=batch.regions, labels=Labels(label=case.inputs["target"]))
         out["loss"] = model.losses(labelled)["answers"]
     return out
 

@@ -25,7 +25,7 @@ from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import told
 from coalign.trunks.vit_sizes import rows_of, timm_trunk
-from coalign.types import Batch, Draws, Images
+from coalign.types import Batch, Draws, Images, Labels
 
 
 def build(described: Described) -> tuple[nn.Module, StateMap]:
@@ -61,12 +61,12 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
         return pretraining(case, model, images)
     assert isinstance(model, Vit)
     model.resize(*size_of(images))
-    batch = Batch(images=images, labels={"label": case.inputs["labels"]} if "labels" in case.inputs else {})
+    batch = Batch(images=images, labels=Labels(label=case.inputs.get("labels")))
     seen = model.encode(batch).pooled
     out: dict[str, Tensor] = {"features": seen["image"], "interpolated_pos_embed": model.trunk.positions}
     if "logits" in seen:
         out["logits"] = seen["logits"]
-    if "label" in batch.labels:
+    if batch.labels.label is not None:
         out["loss"] = model.losses(batch)["classification"]
     return out
 

@@ -11,7 +11,7 @@ from coalign.models.mag_bert.model import MagBert, MagBertConfig, original
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Series, Text
+from coalign.types import Batch, Labels, Packed, Series, Text
 
 
 def config_of(described: Described) -> MagBertConfig:
@@ -66,7 +66,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     for number in range(model.config.trunk.depth):
         out[f"hidden_states.{number + 1}"] = text.with_values(record[f"text.{number}.hidden"])
     if "labels" in given:
-        labelled = Batch(text=batch.text, series=series, labels={"label": given["labels"]})
+        labelled = Batch(text=batch.text, series=series, labels=Labels(label=given["labels"]))
         out["loss"] = next(iter(model.losses(labelled).values()))
     return out
 

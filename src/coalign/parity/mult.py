@@ -12,7 +12,7 @@ from coalign.models.mult.model import MulT
 from coalign.models.mult.names import original
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.types import Batch, Packed, Series
+from coalign.types import Batch, Labels, Packed, Series
 
 NAMES = {"l": "text", "a": "audio", "v": "vision"}
 
@@ -47,7 +47,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     assert isinstance(model, MulT)
     given, letters = case.inputs, {name: letter for letter, name in NAMES.items()}
     streams = {name: Packed.uniform(given[name]) for name in letters}
-    batch = Batch(series=Series(streams), labels={"label": given["labels"]} if "labels" in given else {})
+    batch = Batch(series=Series(streams), labels=Labels(label=given.get("labels")))
     seen = model.encode(batch, record=True)
     out: dict[str, Tensor | Packed] = {"prediction": seen.pooled["logits"], "last_hs": seen.pooled["pooled"]}
     for target, letter in letters.items():

@@ -30,7 +30,7 @@ from coalign.objectives.ranking import Ranking
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Packed, Regions, Text
+from coalign.types import Batch, Labels, Packed, Regions, Text
 
 Produced = dict[str, Tensor | Packed]
 
@@ -140,20 +140,20 @@ class Recorded:
         text = Text(self.text(self.ids, keep), types)
         regions = Regions(self.regions(given["img_feat"], keep), self.regions(given["img_pos_feat"], keep).values)
         segments = given.get("img_type_ids")
-        labels = {} if segments is None else {"region_types": self.regions(segments, keep).values}
+        labels = Labels(region_types=None if segments is None else self.regions(segments, keep).values)
         return Batch(text=text, regions=regions, labels=labels)
 
     def embed(self, trunk: UniterTrunk, keep: bool) -> Joint:
         batch = self.as_batch(keep)
         assert batch.text is not None
         hidden = self.regions(self.given["img_masks"].bool(), keep).values if "img_masks" in self.given else None
-        return trunk.embed(batch.text, batch.regions, batch.labels.get("region_types"), hidden)
+        return trunk.embed(batch.text, batch.regions, batch.labels.region_types, hidden)
 
     def labelled(self, name: str) -> Batch:
         """The batch with the targets of that name."""
         label = self.given[name]
         label = label.squeeze(-1) if label.dim() == 2 and label.shape[1] == 1 else label
-        return replace(self.batch, labels={**self.batch.labels, "label": label})
+        return replace(self.batch, labels=replace(self.batch.labels, label=label))
 
 
 def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:

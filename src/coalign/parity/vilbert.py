@@ -16,7 +16,7 @@ from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 TARGETS: dict[int, Literal["classes", "features", "contrast"]] = {0: "classes", 1: "features", 2: "contrast"}
 
@@ -87,7 +87,7 @@ def batch_of(case: Case, keep_padding: bool) -> tuple[Batch, Tensor]:
     features, boxes = first_of(case, "image_feat", "input_imgs"), case.inputs["image_loc"]
     seen = case.inputs.get("image_attention_mask")
     seen = None if seen is None else seen[:, 1:]
-    labels = {"task": case.inputs["task_ids"].flatten()} if "task_ids" in case.inputs else {}
+    labels = Labels(task=case.inputs["task_ids"].flatten() if "task_ids" in case.inputs else None)
     text = Text(pack(words, mask), None if types is None else pack(types, mask).values)
     regions = Regions(pack(features[:, 1:], seen), pack(boxes[:, 1:], seen).values)
     return Batch(text, regions=regions, labels=labels), features[:, 0]
@@ -102,7 +102,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
 
 def trunk(model: Vilbert, batch: Batch, whole: Tensor) -> dict[str, Tensor | Packed]:
     assert batch.text is not None and batch.regions is not None
-    tasks = batch.labels.get("task")
+    tasks = batch.labels.task
     seen = model.trunk(batch.text, batch.regions, tasks, whole)
     return {
         "text_embedding": model.trunk.embed(batch.text, tasks),
@@ -119,7 +119,7 @@ def pretraining(case: Case, model: Vilbert, keep_padding: bool) -> Outputs:
     batch, whole = batch_of(case, keep_padding)
     assert batch.text is not None and batch.regions is not None
     out = trunk(model, batch, whole)
-    seen = model.trunk(batch.text, batch.regions, batch.labels.get("task"), whole)
+    seen = model.trunk(batch.text, batch.regions, batch.labels.task, whole)
     every = torch.arange(seen.text.layout.total)
     out |= {
         "mlm_logits": seen.text.with_values(model.predict(seen.text, every)),

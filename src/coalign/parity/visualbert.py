@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ from coalign.models.visualbert.model import VisualBert, VisualBertConfig, Visual
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Packed, Regions, Text
+from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 
 def config_of(described: Described) -> VisualBertConfig:
@@ -92,12 +93,12 @@ def batch_of(case: Case, keep_padding: bool) -> tuple[Batch, tuple[Tensor, Tenso
         return Batch(text=text), (words, words[:, :0])
     features = flat(given["image_feat_variable"], 2)
     real = torch.arange(features.shape[1]) < given["image_dim_variable"].flatten()[:, None]
-    labels: dict[str, Tensor] = {}
+    labels = Labels()
     if "visual_embeddings_type" in given:
-        labels["region_types"] = packed(flat(given["visual_embeddings_type"], 1), real).values
+        labels = replace(labels, region_types=packed(flat(given["visual_embeddings_type"], 1), real).values)
     if "image_text_alignment" in given:
         aligned = flat(given["image_text_alignment"], 2)[:, : features.shape[1]]
-        labels["region_alignment"] = packed(aligned, real).values
+        labels = replace(labels, region_alignment=packed(aligned, real).values)
     rows = packed(features, real)
     regions = Regions(rows, rows.values.new_zeros(rows.layout.total, 4))
     return Batch(text=text, regions=regions, labels=labels), (words, real)
@@ -107,9 +108,7 @@ def trunk_outputs(
     trunk: VisualBertTrunk, batch: Batch, masks: tuple[Tensor, Tensor], keep: bool
 ) -> dict[str, Packed | Tensor]:
     assert batch.text is not None
-    embedded = trunk.embed(
-        batch.text, batch.regions, batch.labels.get("region_types"), batch.labels.get("region_alignment")
-    )
+    embedded = trunk.embed(batch.text, batch.regions, batch.labels.region_types, batch.labels.region_alignment)
     joint = trunk(batch)
     return {
         "embedding_output": beside(embedded.rows, masks, keep),
@@ -158,7 +157,7 @@ def classifier(case: Case, model: VisualBertClassifier, batch: Batch) -> dict[st
     out: dict[str, Packed | Tensor] = {"logits": logits.unsqueeze(1) if vqa else logits}
     if "label" in case.inputs:
         label = case.inputs["label"]
-        labels = {**batch.labels, "label": label}
+        labels = replace(batch.labels, label=label)
         out["loss"] = model.losses(Batch(text=batch.text, regions=batch.regions, labels=labels))[model.config.task]
         if vqa:
             out["accuracy"] = vqa_accuracy(logits, label)
@@ -167,7 +166,7 @@ def classifier(case: Case, model: VisualBertClassifier, batch: Batch) -> dict[st
 
 def grounding(case: Case, model: VisualBertGrounding, batch: Batch, keep: bool) -> dict[str, Packed | Tensor]:
     entities, scores = case.inputs["flickr_position"], case.inputs["label"]
-    labels = {**batch.labels, "entities": entities, "label": scores}
+    labels = replace(batch.labels, entities=entities, label=scores)
     batch = Batch(text=batch.text, regions=batch.regions, labels=labels)
     found = model.encode(batch).pooled["region_scores"]
     found = F.pad(found, (0, scores.shape[-1] - found.shape[-1]), value=-10000.0)

@@ -142,7 +142,7 @@ def vectors_of(encoding: Encoding, modality: str) -> Tensor:
 
 def by_modality(batch: Batch) -> tuple[Batch, Batch]:
     """The images and the texts of an evaluation batch as a batch each; the texts may outnumber the images."""
-    return Batch(images=batch.images, ids=batch.ids), Batch(text=batch.text, ids=batch.labels["text_ids"])
+    return Batch(images=batch.images, ids=batch.ids), Batch(text=batch.text, ids=batch.labels.require("text_ids"))
 
 
 def as_encoder(model: nn.Module) -> Encoder:

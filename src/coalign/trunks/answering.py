@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from coalign.objectives.answer import Answer
-from coalign.trunks.reading import label_of
 from coalign.types import FREE, Batch, Draws, Encoding, Trainable
 
 
@@ -19,6 +18,6 @@ class Answering(Trainable):
         raise NotImplementedError
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """The loss of `labels["label"]`, by the task's name (see `objectives.answer`)."""
+        """The loss of `labels.label`, by the task's name (see `objectives.answer`)."""
         del draws
-        return {self.loss.task: self.loss(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
+        return {self.loss.task: self.loss(self.encode(batch).pooled["logits"], batch.labels.require("label"))}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from coalign.errors import InputError
 from coalign.types import Batch, Packed, Text
 
@@ -13,13 +11,6 @@ def text_of(batch: Batch) -> Text:
     if batch.text is None:
         raise InputError("this model reads texts, and the batch has none")
     return batch.text
-
-
-def label_of(batch: Batch, name: str) -> Tensor:
-    """The batch's labels of that name."""
-    if name not in batch.labels:
-        raise InputError(f"training needs labels[{name!r}], the batch has {sorted(batch.labels) or 'none'}")
-    return batch.labels[name]
 
 
 def stream_of(batch: Batch, name: str, width: int) -> Packed:

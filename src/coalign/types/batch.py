@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
+from coalign.types.labels import Labels
 from coalign.types.packed import Movable, Packed
 
 
@@ -95,8 +95,8 @@ class Batch(Movable):
     """What data gives and models take. Every part is optional; parts agree in the number of items.
 
     `ids` [B] int64 says which items are the same thing (several texts of one image share an id);
-    `candidates` are texts beyond the batch's own, `mosaics` pictures beyond its own; `labels` holds a task's targets by
-    name.
+    `candidates` are texts beyond the batch's own, `mosaics` pictures beyond its own; `labels` are a task's
+    targets.
     """
 
     text: Text | None = None
@@ -107,7 +107,7 @@ class Batch(Movable):
     ids: Tensor | None = None
     candidates: Candidates | None = None
     mosaics: Mosaics | None = None
-    labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    labels: Labels = field(default_factory=Labels)
 
     def __len__(self) -> int:
         if self.text is not None:

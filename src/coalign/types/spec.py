@@ -20,7 +20,7 @@ class InputSpec:
     `frames` of a clip are read `fps` a second.
     `by_word` asks for streams of one row a word of the text.
 
-    Of task models: `targets` is the form of `Batch.labels["label"]` (see `coalign.data.questions`); `pairs` how an item
+    Of task models: `targets` is the form of `Labels.label` (see `coalign.data.questions`); `pairs` how an item
     of two images lies in a batch: "places" (the text once; all first images, then all second ones), "alternating" (the
     text with each image, items 2i and 2i + 1) or "joined" (one item, the regions of both); `region_types` the segments
     of the first and second image's regions; `text_types` the segments of a text's parts; `answer_slot` whether a

@@ -13,11 +13,11 @@ from torch import Tensor
 from coalign.data.core.batches import Batches
 from coalign.data.images.decode import BadSample
 from coalign.errors import InputError
-from coalign.types import Batch
+from coalign.types import Batch, Labels
 
 
 def collate(items: list[int], generator: torch.Generator) -> Batch:
-    return Batch(ids=torch.tensor(items), labels={"noise": torch.rand(len(items), generator=generator)})
+    return Batch(ids=torch.tensor(items), labels=Labels(label=torch.rand(len(items), generator=generator)))
 
 
 def ids(batches: Sequence[Batch]) -> list[list[int]]:
@@ -26,7 +26,7 @@ def ids(batches: Sequence[Batch]) -> list[list[int]]:
 
 def key(batch: Batch) -> tuple[list[int], list[float]]:
     (items,) = ids([batch])
-    return items, batch.labels["noise"].tolist()
+    return items, batch.labels.label.tolist()
 
 
 def take(loader: Batches[int], count: int) -> list[tuple[list[int], list[float]]]:

@@ -240,7 +240,7 @@ def test_bad_images_are_listed_and_left_out_and_odd_ones_are_used(tmp_path: Path
     (batch,) = loader
     assert batch.images is not None and batch.images.pixels is not None and batch.ids is not None
     images = {Path(str(data[i].image)).name: x for i, x in zip(batch.ids.tolist(), batch.images.pixels, strict=True)}
-    assert batch.labels["label"].tolist() == [0] + [1] * 7
+    assert batch.labels.label.tolist() == [0] + [1] * 7
     middle = {name: [round(v, 1) for v in x[:, 8, 8].tolist()] for name, x in images.items()}
     assert middle["one_pixel.png"] == [1.0, 0.0, 0.0]
     assert middle["grey.png"] == [0.5, 0.5, 0.5]
@@ -258,9 +258,9 @@ def test_evaluation_leaves_out_what_breaks_later_and_training_takes_another(tmp_
     collate = LabelledBatch(data.labels, 2)
     quarantine = Quarantine()
     (held,) = Loader(data, SPEC, None, 4, train=False, collate=collate, quarantine=quarantine)
-    assert held.labels["label"].tolist() == [0, 1, 1] and quarantine.broken == 1
+    assert held.labels.label.tolist() == [0, 1, 1] and quarantine.broken == 1
     (trained,) = Loader(data, SPEC, None, 4, collate=collate)
-    assert len(trained) == 4 and data.labels[trained.ids].equal(trained.labels["label"])
+    assert len(trained) == 4 and data.labels[trained.ids].equal(trained.labels.label)
 
 
 # ------------------------------------------------------------------------------------------------------ augmentation
@@ -286,7 +286,7 @@ def test_mixing_mixes_labels_as_it_mixes_pixels(tmp_path: Path, kind: str) -> No
     data = open_labelled(tmp_path)
     mixing = Mixing(mixup=1.0) if kind == "mixup" else Mixing(cutmix=1.0)
     found = batches(data, mixing)
-    shares = torch.cat([batch.labels["label"] for batch in found])
+    shares = torch.cat([batch.labels.label for batch in found])
     assert shares.shape[1] == 2 and torch.allclose(shares.sum(1), torch.ones(len(shares)))
     white = torch.cat([plain(batch).mean((1, 2, 3)) for batch in found])
     assert torch.allclose(white, shares[:, 1], atol=1e-5)
@@ -294,7 +294,7 @@ def test_mixing_mixes_labels_as_it_mixes_pixels(tmp_path: Path, kind: str) -> No
     again = batches(data, mixing)
     assert all(plain(a).equal(plain(b)) for a, b in zip(found, again, strict=True))
     unmixed = batches(data, Mixing(mixup=1.0, cutmix=1.0, chance=0.0))
-    assert all(set(batch.labels["label"].flatten().tolist()) == {0.0, 1.0} for batch in unmixed)
+    assert all(set(batch.labels.label.flatten().tolist()) == {0.0, 1.0} for batch in unmixed)
 
 
 def test_random_erasing_fills_a_rectangle_with_noise(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_evaluation_keeps_everything_in_order(tokenizer: Tokenizer, make_images:
     assert ids(batches) == [[0, 1], [2, 3, 4]]
     first = batches[0]
     assert first.text and first.images and len(first.images) == 2 and len(first.text.ids) == 3
-    assert first.labels["text_ids"].tolist() == [0, 0, 1]
+    assert first.labels.text_ids.tolist() == [0, 0, 1]
     assert [tokenizer.decode(row) for row in first.text.ids.to_padded()] == ["a", "dog", "the"]
 
 
@@ -176,7 +176,7 @@ def test_features_that_do_not_fit_together(tokenizer: Tokenizer) -> None:
 def test_collate_without_a_tokenizer() -> None:
     sample = Sample(torch.zeros(1, 2, 2), ("a", "b"), 7, Where("x", 1))
     batch = collate([load_example(sample, None)], SPEC, None)
-    assert batch.text is None and batch.images and len(batch) == 1 and batch.labels["text_ids"].tolist() == [7, 7]
+    assert batch.text is None and batch.images and len(batch) == 1 and batch.labels.text_ids.tolist() == [7, 7]
 
 
 # -------------------------------------------------------------------------------------------------- ranks and workers

@@ -69,7 +69,7 @@ def seen(batch: Any) -> list[list[float]]:
 def test_one_image_of_any_number_of_regions(tokenizer: Tokenizer, regions: ShardRegions) -> None:
     items = [Item(id, (id,), ("a red boat",), 1) for id in BOXES]
     batch = collate(tokenizer, regions)(items)
-    assert seen(batch) == [[0, 1], [2], [], [3, 4, 5]] and batch.labels["label"].tolist() == [1] * 4
+    assert seen(batch) == [[0, 1], [2], [], [3, 4, 5]] and batch.labels.label.tolist() == [1] * 4
 
 
 def test_two_images_in_every_arrangement(tokenizer: Tokenizer, regions: ShardRegions) -> None:
@@ -79,17 +79,17 @@ def test_two_images_in_every_arrangement(tokenizer: Tokenizer, regions: ShardReg
     alternating = collate(tokenizer, regions, pairs="alternating", region_types=(1, 2))(items)
     assert seen(alternating) == [[0, 1], [2], [2], []] and alternating.text is not None
     assert alternating.text.ids.lengths.tolist() == [3, 3, 4, 4]
-    assert alternating.labels["region_types"].tolist() == [1, 1, 2, 1]
+    assert alternating.labels.region_types.tolist() == [1, 1, 2, 1]
     joined = collate(tokenizer, regions, pairs="joined", region_types=(0, 1))(items)
-    assert seen(joined) == [[0, 1, 2], [2]] and joined.labels["region_types"].tolist() == [0, 0, 1, 0]
-    assert joined.labels["label"].tolist() == [1, 0]
+    assert seen(joined) == [[0, 1, 2], [2]] and joined.labels.region_types.tolist() == [0, 0, 1, 0]
+    assert joined.labels.label.tolist() == [1, 0]
 
 
 def test_choices_share_their_image(tokenizer: Tokenizer, regions: ShardRegions) -> None:
     items = [Item("1", ("a",), (("red", "boat"), ("red", "fruit")), 1), Item("2", ("b",), (("a", "b"), ("a", "c")), 0)]
     choice = collate(tokenizer, regions, targets="choice")(items)
-    assert seen(choice) == [[0, 1], [0, 1], [2], [2]] and choice.labels["label"].tolist() == [1, 0]
-    assert collate(tokenizer, regions, targets="binary")(items).labels["label"].tolist() == [0, 1, 1, 0]
+    assert seen(choice) == [[0, 1], [0, 1], [2], [2]] and choice.labels.label.tolist() == [1, 0]
+    assert collate(tokenizer, regions, targets="binary")(items).labels.label.tolist() == [0, 1, 1, 0]
     with pytest.raises(InputError, match="differ in their numbers"):
         collate(tokenizer, regions)([*items, Item("3", ("a",), ("red",))])
 
@@ -97,12 +97,12 @@ def test_choices_share_their_image(tokenizer: Tokenizer, regions: ShardRegions) 
 def test_boxes_as_every_form_of_target(tokenizer: Tokenizer, regions: ShardRegions) -> None:
     box = Box((50.0, 25.0, 100.0, 50.0), (100.0, 50.0))  # a's second region, a quarter of b's
     items = [Item("1", ("a",), ("red boat",), box), Item("2", ("b",), ("",), box)]
-    assert collate(tokenizer, regions, targets="region")(items).labels["label"].tolist() == [1, 0]
-    assert collate(tokenizer, regions, targets="overlaps")(items).labels["label"].tolist() == [0, 1, 0]
+    assert collate(tokenizer, regions, targets="region")(items).labels.label.tolist() == [1, 0]
+    assert collate(tokenizer, regions, targets="overlaps")(items).labels.label.tolist() == [0, 1, 0]
     batch = collate(tokenizer, regions, targets="entities")(items)
-    assert batch.labels["label"].tolist() == [[[0, 1]], [[0, 0]]] and batch.labels["entities"].tolist() == [[2], [0]]
+    assert batch.labels.label.tolist() == [[[0, 1]], [[0, 0]]] and batch.labels.entities.tolist() == [[2], [0]]
     shown = collate(tokenizer, regions, targets="entities")([Item("1", ("a",), ("red boat",))])
-    assert "label" not in shown.labels and shown.labels["entities"].tolist() == [[2]]
+    assert shown.labels.label is None and shown.labels.entities.tolist() == [[2]]
 
 
 def test_answers_as_scores_and_as_texts(tokenizer: Tokenizer, regions: ShardRegions) -> None:
@@ -111,14 +111,14 @@ def test_answers_as_scores_and_as_texts(tokenizer: Tokenizer, regions: ShardRegi
         Item("2", ("b",), ("blue ?",), Answers({}, {"cat": 1.0})),
     ]
     scores = collate(tokenizer, regions, classes=3, targets="scores")(items)
-    torch.testing.assert_close(scores.labels["label"], torch.tensor([[1, 0, 0.6], [0, 0, 0]]))
+    torch.testing.assert_close(scores.labels.label, torch.tensor([[1, 0, 0.6], [0, 0, 0]]))
     one_hot = collate(tokenizer, regions, classes=3, targets="scores")([Item("1", ("a",), ("red",), 2)])
-    assert one_hot.labels["label"].tolist() == [[0, 0, 1]]
+    assert one_hot.labels.label.tolist() == [[0, 0, 1]]
     texts = collate(tokenizer, regions, targets="answers")(items)
-    ids = texts.labels["answers"]
+    ids = texts.labels.answers
     assert [tokenizer.decode(part) for part in ids.values.split(ids.lengths.tolist())] == ["red", "a boat", "cat"]
-    assert texts.labels["questions"].tolist() == [0, 0, 1]
-    torch.testing.assert_close(texts.labels["weights"], torch.tensor([0.8, 0.2, 1.0]))
+    assert texts.labels.questions.tolist() == [0, 0, 1]
+    torch.testing.assert_close(texts.labels.weights, torch.tensor([0.8, 0.2, 1.0]))
 
 
 def pieces(tokenizer: Tokenizer, texts: Sequence[Parts], **spec: Any) -> list[str]:

@@ -29,7 +29,7 @@ def test_words_keep_their_numbers_whatever_is_in_them():
     )
     assert batch.text.ids.lengths.tolist() == [5, 6, 2]
     assert batch.text.words.tolist() == [-1, 0, 1, 1, -1, -1, 0, 0, 0, 1, -1, -1, -1]
-    assert batch.labels["label"].tolist() == [1, 1, 1]
+    assert batch.labels.label.tolist() == [1, 1, 1]
 
 
 def test_streams_by_word_are_means_over_its_rows():

@@ -20,10 +20,10 @@ def test_batches_are_selections():
     direct = TOKENIZER.encode([("cd", "a a a a"), ("a", "b c")], 7)
     assert torch.equal(batch.text.ids.values, direct.ids.values)
     assert torch.equal(batch.text.types, direct.types)
-    assert batch.labels["label"].tolist() == [1, 2]
+    assert batch.labels.label.tolist() == [1, 2]
     assert encoded.cut == 1
     loader = encoded.batches(2, train=False)
-    assert [b.labels["label"].tolist() for b in loader] == [[2], [0, 1]]
+    assert [b.labels.label.tolist() for b in loader] == [[2], [0, 1]]
 
 
 def test_choices_stay_together():
@@ -32,9 +32,9 @@ def test_choices_stay_together():
     assert len(encoded) == 2
     batch = encoded.batch([1])
     assert torch.equal(batch.text.ids.values, TOKENIZER.encode([("b", "a a"), ("b", "b")]).ids.values)
-    assert batch.labels["label"].tolist() == [0]
+    assert batch.labels.label.tolist() == [0]
     unlabelled = [ChoiceRow("a", ("b", "c"), None, WHERE, "1")]
-    assert not encode_choices(TOKENIZER, unlabelled, 16).batch([0]).labels
+    assert encode_choices(TOKENIZER, unlabelled, 16).batch([0]).labels.label is None
 
 
 def test_tags_stand_at_first_pieces():
@@ -43,8 +43,8 @@ def test_tags_stand_at_first_pieces():
     assert [TOKENIZER.id_to_piece(i) for i in encoded.text.ids.values.tolist()] == [
         *("[CLS]", "c", "##d", "a", "[UNK]", "c", "##d", "##e", "[SEP]"),
     ]
-    assert encoded.piece_labels["tags"].tolist() == [-100, 1, -100, 0, 2, 1, -100, -100, -100]
-    assert encoded.piece_labels["first"].tolist() == [False, True, False, True, True, True, False, False, False]
+    assert encoded.piece_labels.tags.tolist() == [-100, 1, -100, 0, 2, 1, -100, -100, -100]
+    assert encoded.piece_labels.first.tolist() == [False, True, False, True, True, True, False, False, False]
     with pytest.raises(InputError, match="label 'Y' is not in the set"):
         encode_tagged(TOKENIZER, [sentence], ("O", "X"), 16)
 
@@ -53,5 +53,5 @@ def test_a_long_sentence_keeps_all_its_words():
     words = ("cd", "a", "cde", "cdedede", "b")
     encoded = encode_tagged(TOKENIZER, [TaggedSentence(words, None, WHERE)], None, 5)
     assert encoded.text.ids.lengths.tolist() == [5, 5, 5, 3]
-    assert int(encoded.piece_labels["first"].sum()) == len(words)
+    assert int(encoded.piece_labels.first.sum()) == len(words)
     assert encoded.cut == 3

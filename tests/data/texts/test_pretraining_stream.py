@@ -101,9 +101,9 @@ def test_small_and_changed_corpora():
 
 def test_hidden_words_and_labels():
     batch = next(iter(stream()))
-    labels = batch.labels["mlm_labels"]
+    labels = batch.labels.mlm_labels
     rows = (labels != -100).nonzero()[:, 0]
     assert len(rows) > 0
     assert bool((batch.text.ids.values[rows] == TOKENIZER.mask_id).any())
-    assert set(batch.labels["next_sentence"].tolist()) <= {0, 1}
+    assert set(batch.labels.next_sentence.tolist()) <= {0, 1}
     assert torch.all(labels[batch.text.ids.layout.first] == -100)

@@ -135,12 +135,12 @@ def test_collate():
     batch = collate_examples(examples)
     assert batch.text is not None and batch.text.types is not None
     assert batch.text.ids.lengths.tolist() == [6, 5]
-    assert batch.labels["next_sentence"].tolist() == [0, 1]
-    labels = batch.labels["mlm_labels"]
+    assert batch.labels.next_sentence.tolist() == [0, 1]
+    labels = batch.labels.mlm_labels
     assert labels[[2, 7, 9]].tolist() == [11, 21, 20]
     assert int((labels != -100).sum()) == 3
     plain = collate_examples([Example([1, 10, 2, 11, 2], [0, 0, 0, 1, 1], False)])
-    assert "mlm_labels" not in plain.labels
+    assert plain.labels.mlm_labels is None
 
 
 def test_pieces_of_a_tokenizer():

@@ -107,7 +107,7 @@ def test_windows_and_answers_out_of_them(tmp_path):
     seen = [r.word_of[place] for r in readings for place, widest in r.widest.items() if widest]
     assert sorted(seen) == list(range(7))
     batch = encode_windows(readings).batch([1, 2])
-    assert batch.labels["start"].tolist() == [5, 3]
+    assert batch.labels.start.tolist() == [5, 3]
     assert batch.text.ids.lengths.tolist() == [8, 7]
     # logits that point at the answer's first and last letter in each window: only the one with most context counts
     starts = [[float(place == where) for place in range(8)] for where in (0, 5, 3)]

@@ -43,7 +43,7 @@ def test_each_task_arranges_its_texts_as_figure_1_does(tokenizer):
     similar = task(GptSimilarity, tokenizer, classes=1)
     both = encode_sequences(similar, tokenizer, [("a b", "c")], torch.tensor([0.5]))
     assert shown(similar, tokenizer, both) == ["[s] a b [d] c [x]", "[s] c [d] a b [x]"]
-    assert len(both) == 1 and both.batch([0]).labels["label"].tolist() == [0.5]
+    assert len(both) == 1 and both.batch([0]).labels.label.tolist() == [0.5]
     choose = task(GptMultipleChoice, tokenizer, choices=3)
     endings = encode_sequences(choose, tokenizer, [("a", "b", "c", "d e")], torch.tensor([2]))
     assert shown(choose, tokenizer, endings) == ["[s] a [d] b [x]", "[s] a [d] c [x]", "[s] a [d] d e [x]"]

@@ -35,7 +35,7 @@ from coalign.data.pairs.sources import METADATA, open_source
 from coalign.data.pairs.tables import AnyOf
 from coalign.errors import InputError
 from coalign.files import read_json, read_text, reader
-from coalign.types import Batch, Images
+from coalign.types import Batch, Images, Labels
 
 LABEL_COLUMNS = AnyOf(
     ("label", "class", "class_name", "label_name", "category", "target", "labels", "classes", "cls", "y")
@@ -179,7 +179,7 @@ class LabelledImages(Source):
 
 @dataclass(frozen=True, eq=False)
 class LabelledBatch:
-    """Examples of `LabelledImages` to a batch: `labels["label"]` [B] numbers, [B, classes] shares where mixed; `ids`
+    """Examples of `LabelledImages` to a batch: `labels.label` [B] numbers, [B, classes] shares where mixed; `ids`
     are places in the data. This is a `loader.Collate`."""
 
     labels: Tensor
@@ -192,7 +192,7 @@ class LabelledBatch:
         labels = self.labels[ids]
         if self.mixing is not None:
             pixels, labels = self.mixing(pixels, labels, self.classes, generator)
-        return Batch(images=Images(pixels=pixels), ids=ids, labels={"label": labels})
+        return Batch(images=Images(pixels=pixels), ids=ids, labels=Labels(label=labels))
 
 
 @reader

@@ -13,7 +13,7 @@ from coalign.data.images.decode import MAX_PIXELS, BadSample, decode_image, name
 from coalign.data.images.transforms import ImageTransform, derive_seed
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Images, InputSpec
+from coalign.types import Batch, Images, InputSpec, Labels
 
 ChooseText = Callable[[Sequence[str], torch.Generator], str]
 """Makes the text of a training pair from all texts of an image."""
@@ -80,7 +80,7 @@ def collate(examples: Sequence[Example], spec: InputSpec, tokenizer: Tokenizer |
     """The batch of B examples.
 
     `ids` [B] are the images'. An evaluation keeps all texts of an image, so the texts may outnumber the images:
-    `labels["text_ids"]` says for each text the id of its image.
+    `labels.text_ids` says for each text the id of its image.
 
     Raises:
         InputError: Pictures and features are mixed, or features differ in shape.
@@ -94,7 +94,7 @@ def collate(examples: Sequence[Example], spec: InputSpec, tokenizer: Tokenizer |
         text=text,
         images=_stack(examples),
         ids=torch.tensor([example.id for example in examples], dtype=torch.int64),
-        labels={"text_ids": torch.tensor(text_ids, dtype=torch.int64)},
+        labels=Labels(text_ids=torch.tensor(text_ids, dtype=torch.int64)),
     )
 
 

@@ -3,18 +3,18 @@
 The readers of the published tasks (`vqa`, `nlvr2`, `entailment`, `vcr`, `referring`) give `Item`s; `ItemCollate` makes
 batches of them as the model's `InputSpec` says, so that one reader serves every system.
 
-`Batch.labels["label"]`, by `InputSpec.targets`: "class" [B] numbers; "scores" [B, classes] in [0, 1]; "choice" [B] the
+`Batch.labels.label`, by `InputSpec.targets`: "class" [B] numbers; "scores" [B, classes] in [0, 1]; "choice" [B] the
 right one of each item's texts; "binary" [texts] 1 at the right ones; "region" [B] the region that overlaps the right
 box most; "overlaps" [regions] each one's overlap with it, 0 below one half; "entities" [B, 1, regions] equal shares for
-those that overlap it by one half or more, with `labels["entities"]` [B, 1], the last word's position; "answers": no
-label but `labels["answers"]`, "weights" and "questions", the texts to generate.
+those that overlap it by one half or more, with `labels.entities` [B, 1], the last word's position; "answers": no
+label but `labels.answers`, `weights` and `questions`, the texts to generate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.ops.boxes import overlap
 from coalign.ops.pairing import take_images, take_regions, take_texts
-from coalign.types import Batch, InputSpec, Packed, Regions, Text
+from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Text
 
 RIGHT = 0.5
 """The overlap (intersection over union) from which on a box is right."""
@@ -92,11 +92,11 @@ class ItemCollate:
         places = images > 1 and spec.pairs == "places"
         flat = [item.images[i] for i in range(images) for item in items] if places else []
         seen = self.pictures.batch(flat or [image for item in items for image in item.images])
-        labels: dict[str, Any] = {}
+        labels = Labels()
         regions = seen.regions
         if regions is not None and spec.region_types is not None and images > 1:
             types = torch.tensor(spec.region_types)
-            labels["region_types"] = types[regions.features.layout.item % images]
+            labels = replace(labels, region_types=types[regions.features.layout.item % images])
         if images > 1 and spec.pairs == "joined":
             if regions is None:
                 raise InputError("this model joins the regions of an item's images, but was given pictures")
@@ -111,9 +111,9 @@ class ItemCollate:
             regions = None if regions is None else take_regions(regions, item)
             pixels = None if pixels is None else take_images(pixels, item)
         if spec.targets == "entities":
-            labels["entities"] = last_words(text)[:, None]
+            labels = replace(labels, entities=last_words(text)[:, None])
         if all(item.target is not None for item in items):
-            labels |= self.targets(items, regions)
+            labels = replace(labels, **self.targets(items, regions))
         return Batch(text=text, images=pixels, regions=regions, labels=labels)
 
     def targets(self, items: Sequence[Item], regions: Regions | None) -> dict[str, Tensor | Packed]:

@@ -23,7 +23,7 @@ from coalign.data.regions.regions import RegionFile, RegionSet, pack_regions
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import say
-from coalign.types import Batch, InputSpec
+from coalign.types import Batch, InputSpec, Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class RegionPairs(Sequence[RegionPair]):
         answers: int = 0,
     ) -> Batches[RegionPair]:
         """Training batches for a model: one text an image, drawn anew each time. With a number of `answers`
-        `labels["answer"]` [B, answers] are their scores, 0 in the rows of what is no question."""
+        `labels.answer` [B, answers] are their scores, 0 in the rows of what is no question."""
         check_vocabulary(spec, tokenizer)
         if self.repeated:
             say(f"{self.source.name}: {self.repeated} images have the same texts as another; none is a negative")
@@ -133,17 +133,16 @@ def collate_region_pairs(
         InputError: the regions are not what the model reads.
     """
     texts = [item.texts[int(torch.randint(len(item.texts), (), generator=generator))] for item in items]
-    labels: dict[str, torch.Tensor] = {}
-    if answers:
-        labels["answer"] = torch.zeros(len(items), answers)
+    scores = torch.zeros(len(items), answers) if answers else None
+    if scores is not None:
         for row, item in enumerate(items):
             for number, score in (item.target.scores if item.target is not None else {}).items():
-                labels["answer"][row, number] = score
+                scores[row, number] = score
     return Batch(
         text=tokenizer.encode(texts, spec.max_text_length, spec.separator),
         regions=pack_regions([item.regions for item in items], spec, [item.name for item in items]),
         ids=torch.tensor([item.id for item in items]),
-        labels=labels,
+        labels=Labels(answer=scores),
     )
 
 

@@ -15,7 +15,7 @@ from coalign.data.series.utterances import SeriesData, Utterance, even_places, w
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import reader, regular, replace_file
-from coalign.types import Batch, InputSpec, Layout, Packed, Series, Text
+from coalign.types import Batch, InputSpec, Labels, Layout, Packed, Series, Text
 
 OTHER_NAMES = {"visual": "vision", "acoustic": "audio"}
 """Stream names of models (MAG's code says visual and acoustic), and ours."""
@@ -98,7 +98,7 @@ class Collate:
         labels = torch.stack([item.label for item in items])
         labels = labels[:, 0] if labels.shape[1] == 1 else labels
         series = Series(streams, places) if streams else None
-        return Batch(text=text, series=series, labels={"label": labels})
+        return Batch(text=text, series=series, labels=Labels(label=labels))
 
     def _rows(self, item: Utterance, wanted: str, width: int) -> tuple[Tensor, Tensor]:
         name = wanted if wanted in item.streams else self.names.get(wanted, wanted)

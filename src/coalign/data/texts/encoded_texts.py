@@ -6,8 +6,9 @@ as each function says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +20,19 @@ from coalign.data.texts.text_tables import class_of
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.ops.masking import IGNORED
-from coalign.types import Batch, Layout, Packed, Text
+from coalign.types import Batch, Labels, Layout, Packed, Text
 
 _CHUNK = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedTexts:
-    """N items of `group` texts each (endings of a question; else 1). `labels` [N, ...] of the items by name,
+    """N items of `group` texts each (endings of a question; else 1). `labels` [N, ...] are of the items,
     `piece_labels` [T] of the pieces. `cut` texts were longer than the model reads."""
 
     text: Text
-    labels: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    piece_labels: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    labels: Labels = field(default_factory=Labels)
+    piece_labels: Labels = field(default_factory=Labels)
     group: int = 1
     cut: int = 0
 
@@ -52,8 +53,9 @@ class EncodedTexts:
             None if self.text.types is None else of_pieces(self.text.types),
             None if self.text.words is None else of_pieces(self.text.words),
         )
-        labels = {name: values[torch.tensor(list(items))] for name, values in self.labels.items()}
-        return Batch(text=text, labels={**labels, **{n: of_pieces(values) for n, values in self.piece_labels.items()}})
+        of_items = {name: values[torch.tensor(list(items))] for name, values in self.labels.given().items()}
+        marks: dict[str, Any] = {name: of_pieces(values) for name, values in self.piece_labels.given().items()}
+        return Batch(text=text, labels=Labels(**of_items, **marks))
 
     def batches(
         self,
@@ -79,7 +81,7 @@ class EncodedTexts:
             train=train,
             length=lengths.__getitem__,
             name=name,
-            content=[self.text.ids.values, self.text.ids.lengths, self.labels],
+            content=[self.text.ids.values, self.text.ids.lengths, self.labels.given()],
         )
 
 
@@ -96,7 +98,7 @@ def encode_texts(
     text = join_texts(parts)
     full = text.ids.lengths == (max_length or 0)
     cut = sum(_is_cut(tokenizer, texts[item], int(max_length or 0)) for item in full.nonzero()[:, 0].tolist())
-    return EncodedTexts(text, {} if labels is None else {"label": labels}, cut=cut)
+    return EncodedTexts(text, Labels(label=labels), cut=cut)
 
 
 def encode_choices(tokenizer: Tokenizer, rows: Sequence[ChoiceRow], max_length: int | None) -> EncodedTexts:
@@ -108,14 +110,14 @@ def encode_choices(tokenizer: Tokenizer, rows: Sequence[ChoiceRow], max_length: 
     return replace(
         encoded,
         group=len(rows[0].endings),
-        labels={"label": torch.tensor(known)} if len(known) == len(labels) else {},
+        labels=Labels(label=torch.tensor(known) if len(known) == len(labels) else None),
     )
 
 
 def encode_tagged(
     tokenizer: Tokenizer, sentences: Sequence[TaggedSentence], names: Sequence[str] | None, max_length: int
 ) -> EncodedTexts:
-    """Sentences word by word; `piece_labels["first"]` marks the first piece of every word, `["tags"]` has the class
+    """Sentences word by word; `piece_labels.first` marks the first piece of every word, `tags` has the class
     of its tag there and -100 elsewhere (section 5.3).
 
     A sentence that is longer than the model reads becomes several items, cut between words, so that every word keeps
@@ -161,9 +163,8 @@ def encode_tagged(
         close(begin)
     numbers = torch.tensor(words)
     before = torch.cat([torch.tensor([-1]), numbers[:-1]])
-    labels = {"first": (numbers >= 0) & (numbers != before)}
-    if names is not None:
-        labels["tags"] = torch.tensor(tags)
+    first = (numbers >= 0) & (numbers != before)
+    labels = Labels(first=first, tags=None if names is None else torch.tensor(tags))
     text = Text(Packed(torch.tensor(ids), Layout.of(lengths)), words=numbers)
     return EncodedTexts(text, piece_labels=labels, cut=cut)
 

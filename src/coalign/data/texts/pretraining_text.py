@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -18,7 +18,7 @@ import torch
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.ops.masking import IGNORED
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Labels, Packed, Text
 
 P = TypeVar("P")
 Document = Sequence[Sequence[P]]
@@ -100,17 +100,18 @@ def stream_examples(
 
 
 def collate_examples(examples: Sequence[Example[int]]) -> Batch:
-    """The packed batch of B examples: `labels["next_sentence"]` [B] (0 = is next); `labels["mlm_labels"]` [T], the
+    """The packed batch of B examples: `labels.next_sentence` [B] (0 = is next); `labels.mlm_labels` [T], the
     true id where one is hidden and -100 elsewhere, unless no example has one."""
     ids = Packed.from_items([torch.tensor(example.pieces, dtype=torch.int64) for example in examples])
     types = torch.tensor([segment for example in examples for segment in example.types], dtype=torch.int64)
-    labels = {"next_sentence": torch.tensor([int(example.is_random_next) for example in examples])}
+    labels = Labels(next_sentence=torch.tensor([int(example.is_random_next) for example in examples]))
     if any(example.positions for example in examples):
         places = torch.tensor([place for example in examples for place in example.positions], dtype=torch.int64)
         counts = torch.tensor([len(example.positions) for example in examples])
         rows = places + ids.layout.first.repeat_interleave(counts)
         true = torch.tensor([label for example in examples for label in example.labels], dtype=torch.int64)
-        labels["mlm_labels"] = torch.full_like(ids.values, IGNORED).index_copy(0, rows, true)
+        hidden = torch.full_like(ids.values, IGNORED).index_copy(0, rows, true)
+        labels = replace(labels, mlm_labels=hidden)
     return Batch(text=Text(ids, types), labels=labels)
 
 

@@ -16,7 +16,7 @@ from coalign.data.texts.squad import Question
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.ops.spans import Window, widest_context, windows
-from coalign.types import Layout, Packed, Text
+from coalign.types import Labels, Layout, Packed, Text
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def read_windows(
 
 
 def encode_windows(readings: Sequence[Reading]) -> EncodedTexts:
-    """The windows for training: `labels["start"]` and `["end"]` [N]."""
+    """The windows for training: `labels.start` and `labels.end` [N]."""
     values = torch.tensor([id for reading in readings for id in reading.ids])
     types = torch.tensor([kind for reading in readings for kind in reading.types])
     text = Text(Packed(values, Layout.of([len(reading.ids) for reading in readings])), types)
-    labels = {
-        "start": torch.tensor([reading.start for reading in readings]),
-        "end": torch.tensor([reading.end for reading in readings]),
-    }
+    labels = Labels(
+        start=torch.tensor([reading.start for reading in readings]),
+        end=torch.tensor([reading.end for reading in readings]),
+    )
     return EncodedTexts(text, labels)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Layout, Packed, Text
+from coalign.types import Labels, Layout, Packed, Text
 
 
 @runtime_checkable
@@ -49,4 +49,4 @@ def encode_sequences(
             ids += sequence
             lengths.append(len(sequence))
     text = Text(Packed(torch.tensor(ids, dtype=torch.int64), Layout.of(lengths)))
-    return EncodedTexts(text, {} if labels is None else {"label": labels}, group=group, cut=cut)
+    return EncodedTexts(text, Labels(label=labels), group=group, cut=cut)

@@ -24,7 +24,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import reader
 from coalign.ops.masking import IGNORED
-from coalign.types import Batch, InputSpec, Packed, Regions, Video
+from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Video
 
 
 @dataclass(frozen=True)
@@ -132,5 +132,5 @@ class Moments:
             ),
             video=Video(features=Packed.from_items(clips)),
             ids=torch.tensor([zlib.crc32(text.lower().encode()) for text in texts]),  # alike: no wrong texts
-            labels={"action": torch.cat(labels)} if labels else {},
+            labels=Labels(action=torch.cat(labels) if labels else None),
         )

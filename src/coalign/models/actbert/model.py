@@ -33,7 +33,6 @@ from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_r
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, layer_rules
-from coalign.trunks.reading import label_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
 
 SIZES = {
@@ -131,7 +130,7 @@ class ActBert(Aligning, Trainable):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The objectives on videos whose words, regions and actions are partly hidden, some with a wrong text.
 
-        Needs each region's class probabilities (`Regions.classes`), and `labels["action"]` [T], the class of every
+        Needs each region's class probabilities (`Regions.classes`), and `labels.action` [T], the class of every
         action (-100 where it is not known). `choices` may hold what `draw` draws.
         """
         c = self.config
@@ -216,7 +215,7 @@ class ActBert(Aligning, Trainable):
             )
             if "actions" in wanted:
                 predicted = chosen & ~wrong[actions.layout.item]
-                d["action_labels"] = label_of(batch, "action").masked_fill(~predicted, IGNORED)
+                d["action_labels"] = batch.labels.require("action").masked_fill(~predicted, IGNORED)
         return d
 
 

@@ -108,10 +108,10 @@ class AlbefClassifier(Followed[ClassifierTowers]):
         return Encoding({"fused": fused}, {"logits": logits})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """(1 - alpha) cross-entropy + alpha distillation; labels [B] in `batch.labels["label"]`."""
+        """(1 - alpha) cross-entropy + alpha distillation; labels [B] in `labels.label`."""
         alpha = draws.choices.get("alpha", self.albef.alpha)
         _, logits = self.online(batch)
-        loss = self.classify(logits, batch.labels["label"])
+        loss = self.classify(logits, batch.labels.require("label"))
         if self.albef.distill:
             with torch.no_grad():
                 _, teacher = self.momentum(batch)

@@ -79,15 +79,15 @@ class AlbefVqa(Followed[VqaTowers]):
         return Encoding({"fused": self.online.read(batch.text.ids, batch.images)})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """Σ weight * answer loss / images. Labels: "answers" Packed ids, their "weights", and their "questions" [n]."""
+        """Σ weight * answer loss / images. Reads `labels.answers`, their `weights` and their `questions`."""
         alpha = draws.choices.get("alpha", self.albef.alpha)
         each = self.answer_losses(batch, alpha)
-        return {"vqa": (batch.labels["weights"] * each).sum() / len(batch)}
+        return {"vqa": (batch.labels.require("weights") * each).sum() / len(batch)}
 
     def answer_losses(self, batch: Batch, alpha: float | Tensor) -> Tensor:
         """[n] the loss of each answer, summed over its words."""
         assert batch.images is not None and batch.text is not None
-        answers, questions = batch.labels["answers"], batch.labels["questions"]
+        answers, questions = batch.labels.require("answers"), batch.labels.require("questions")
         labels = next_tokens(answers)
         rows = predicted_rows(labels)
         states = self.online.read(batch.text.ids, batch.images)

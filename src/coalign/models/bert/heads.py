@@ -37,7 +37,7 @@ from coalign.trunks.bert import (
     text_spec,
     trunk_rules,
 )
-from coalign.trunks.reading import label_of, text_of
+from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable
 
 
@@ -115,9 +115,9 @@ class BertClassifier(BertTask):
         return Encoding({"text": states}, {"logits": self.on_pooled(states)}, record=kept)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """Cross-entropy with `labels["label"]` [B], or squared error with scores [B]."""
+        """Cross-entropy with `labels.label` [B], or squared error with scores [B]."""
         del draws
-        logits, label = self.encode(batch).pooled["logits"], label_of(batch, "label")
+        logits, label = self.encode(batch).pooled["logits"], batch.labels.require("label")
         if self.config.classes == 1:
             return {"regression": self.score(logits[:, 0], label.to(logits.dtype))}
         return {"classification": self.classify(logits, label)}
@@ -138,9 +138,9 @@ class BertTagger(BertTask):
         return Encoding({"text": states, "tags": self.on_tokens(states)}, record=kept)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """Cross-entropy with `labels["tags"]` [T] where they are not -100."""
+        """Cross-entropy with `labels.tags` [T] where they are not -100."""
         del draws
-        labels = label_of(batch, "tags")
+        labels = batch.labels.require("tags")
         if labels.shape[0] != text_of(batch).ids.layout.total:
             raise InputError(f"{labels.shape[0]} tags for {text_of(batch).ids.layout.total} pieces")
         rows = predicted_rows(labels)
@@ -164,10 +164,11 @@ class BertSpans(BertTask):
         return Encoding({"text": states, "spans": self.on_tokens(states)}, record=kept)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """(start CE + end CE) / 2 with positions `labels["start"]` and `labels["end"]` [B] within each text."""
+        """(start CE + end CE) / 2 with positions `labels.start` and `labels.end` [B] within each text."""
         del draws
         logits = self.encode(batch).tokens["spans"]
-        return {"spans": self.spans(self.over_positions(logits), label_of(batch, "start"), label_of(batch, "end"))}
+        start, end = batch.labels.require("start"), batch.labels.require("end")
+        return {"spans": self.spans(self.over_positions(logits), start, end)}
 
     def over_positions(self, logits: Packed) -> Tensor:
         """[B, L, 2]: -inf past an item's end, and at kept padding unless `padding_in_softmax`."""
@@ -195,9 +196,9 @@ class BertMultipleChoice(BertTask):
         return Encoding({"text": states}, {"logits": logits}, record=kept)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """Cross-entropy over the endings; `labels["label"]` [questions]."""
+        """Cross-entropy over the endings; `labels.label` [questions]."""
         del draws
-        return {"choice": self.classify(self.encode(batch).pooled["logits"], label_of(batch, "label"))}
+        return {"choice": self.classify(self.encode(batch).pooled["logits"], batch.labels.require("label"))}
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

@@ -39,8 +39,8 @@ from coalign.trunks.bert import (
     trunk_rules,
     word_head_rules,
 )
-from coalign.trunks.reading import label_of, text_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Text, Trainable
+from coalign.trunks.reading import text_of
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Labels, Packed, Record, System, Text, Trainable
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class Bert(Trainable):
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """MLM and NSP of a batch of texts. NSP reads `labels["next_sentence"]` [B], 0 = is next.
+        """MLM and NSP of a batch of texts. NSP reads `labels.next_sentence` [B], 0 = is next.
 
-        `choices` may hold what `draw` draws. Where the data has hidden the words already, `labels["mlm_labels"]` [T]
+        `choices` may hold what `draw` draws. Where the data has hidden the words already, `labels.mlm_labels` [T]
         holds the true ids (-100 elsewhere), and nothing is drawn.
         """
         text = text_of(batch)
@@ -134,21 +134,21 @@ class Bert(Trainable):
             rows = predicted_rows(drawn["mlm_labels"])
             losses["mlm"] = self.mlm(self.predict(states, rows), drawn["mlm_labels"][rows])
         if "nsp" in wanted:
-            losses["nsp"] = self.nsp(self.follows(states), label_of(batch, "next_sentence"))
+            losses["nsp"] = self.nsp(self.follows(states), batch.labels.require("next_sentence"))
         return losses
 
     def draw(
         self,
         text: Text,
-        labels: Mapping[str, Tensor],
+        labels: Labels,
         generator: torch.Generator | None,
         choices: Mapping[str, Tensor],
         wanted: Sequence[str],
     ) -> dict[str, Tensor]:
         """Every random choice of a step, by name: which words are hidden, and by what. `choices` go first."""
         drawn, c, ids = dict(choices), self.config, text.ids.values
-        if "mlm" in wanted and "mlm_labels" in labels:
-            drawn.setdefault("mlm_labels", labels["mlm_labels"])
+        if "mlm" in wanted and labels.mlm_labels is not None:
+            drawn.setdefault("mlm_labels", labels.mlm_labels)
         elif "mlm" in wanted and "mlm_labels" not in drawn:
             if c.whole_word and text.words is None:
                 raise InputError("whole-word masking needs to know which word each piece belongs to: Text.words")

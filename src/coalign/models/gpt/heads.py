@@ -124,11 +124,9 @@ class GptTask(Trainable):
         return self.head(self.dropout(rows))
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """The loss of the "task" with `labels["label"]`, a class or a score each, and `lm_weight` times the next-word
+        """The loss of the "task" with `labels.label`, a class or a score each, and `lm_weight` times the next-word
         loss as "lm"."""
-        if "label" not in batch.labels:
-            raise InputError(f"training needs labels['label'], the batch has {sorted(batch.labels) or 'none'}")
-        seen, label = self.encode(batch), batch.labels["label"]
+        label, seen = batch.labels.require("label"), self.encode(batch)
         logits, losses = seen.pooled["logits"], dict[str, Tensor]()
         if draws.wants("task"):
             is_score = logits.shape[1] == 1

@@ -73,9 +73,9 @@ class NextWord(nn.Module):
 
 
 def next_word_labels(batch: Batch) -> Tensor:
-    """[T] the next word at every row. `labels["lm_labels"]` [T] may name the words that count, by -100 elsewhere."""
-    ids = text_of(batch).ids
-    return next_tokens(ids.with_values(batch.labels.get("lm_labels", ids.values)))
+    """[T] the next word at every row. `labels.lm_labels` [T] may name the words that count, by -100 elsewhere."""
+    ids, counted = text_of(batch).ids, batch.labels.lm_labels
+    return next_tokens(ids if counted is None else ids.with_values(counted))
 
 
 def last_rows(layout: Layout) -> Tensor:

@@ -70,11 +70,11 @@ class LxmertClassifier(Trainable):
         return Encoding({"fused": seen.text, "fused_regions": seen.regions}, {"fused": pooled, "logits": logits})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """The answers' cross-entropy; the targets are `batch.labels["label"]`."""
+        """The answers' cross-entropy; the targets are `labels.label`."""
         del draws
         _, _, logits = self.read(batch)
         objective = self.soft if self.config.targets == "scores" else self.hard
-        return {"answers": objective(logits, batch.labels["label"])}
+        return {"answers": objective(logits, batch.labels.require("label"))}
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

@@ -250,7 +250,7 @@ class Lxmert(Aligning, Trainable):
         """The objectives on pairs whose words and regions are partly hidden, and whose text is the wrong one at times.
 
         Region losses are means over ALL regions, weighted by confidence and by 1/0.15, as published. "answers" needs
-        `batch.labels["answer"]`: class numbers [B], -1 where there is none, or scores [B, answers].
+        `labels.answer`: class numbers [B], -1 where there is none, or scores [B, answers].
         """
         c = self.config
         wanted = [name for name in c.objectives if draws.wants(name)]
@@ -317,7 +317,7 @@ class Lxmert(Aligning, Trainable):
         if "attributes" in wanted and "attributes" not in d:
             d["attributes"], d["attributes_weight"] = detected_attributes(regions)
         if "answers" in wanted and "answer" not in d:
-            d["answer"] = draw_answers(batch.labels.get("answer"), d["matched"], generator)
+            d["answer"] = draw_answers(batch.labels.answer, d["matched"], generator)
         return d
 
 

@@ -27,7 +27,7 @@ from coalign.objectives.classification import Classification
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, alias_rules, init_bert, trunk_rules
-from coalign.trunks.reading import label_of, stream_of, text_of
+from coalign.trunks.reading import stream_of, text_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Text, Trainable
 
 
@@ -114,9 +114,9 @@ class MagBert(Trainable):
         return Encoding({"text": states}, {"pooled": pooled, "logits": logits}, {}, kept or {})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """Squared error with the scores `labels["label"]` [B], or cross-entropy with classes [B]."""
+        """Squared error with the scores `labels.label` [B], or cross-entropy with classes [B]."""
         del draws
-        logits, label = self.encode(batch).pooled["logits"], label_of(batch, "label")
+        logits, label = self.encode(batch).pooled["logits"], batch.labels.require("label")
         if self.config.classes == 1:
             return {"regression": self.score(logits[:, 0], label.flatten().to(logits.dtype))}
         return {"classification": self.classify(logits, label.flatten())}

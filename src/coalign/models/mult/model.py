@@ -34,7 +34,7 @@ from coalign.models.mult.names import original
 from coalign.objectives.answer import Answer
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows
 from coalign.ops.attention import Mask
-from coalign.trunks.reading import label_of, stream_of
+from coalign.trunks.reading import stream_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Trainable
 
 GROUPED_ROWS = 1000
@@ -190,12 +190,12 @@ class MulT(Aligning, Trainable):
         )
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """By the task's name: absolute error with `labels["label"]` [B, outputs]; cross-entropy of each emotion's two
+        """By the task's name: absolute error with `labels.label` [B, outputs]; cross-entropy of each emotion's two
         with [B, emotions] of 0 and 1, or of classes with [B]. With `aligned` streams also "ctc", summed over them."""
         del draws
         streams = self.read(batch)
         moved, places = self.at_steps(streams)
-        logits, label = self.conclude(self.project(moved)).pooled["logits"], label_of(batch, "label")
+        logits, label = self.conclude(self.project(moved)).pooled["logits"], batch.labels.require("label")
         losses = {self.config.task: self.loss(logits, label)}
         if places:
             steps = streams[self.config.align_to].layout

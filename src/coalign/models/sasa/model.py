@@ -121,7 +121,7 @@ class Bottleneck(nn.Module):
 
 
 class Sasa(Trainable):
-    """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares."""
+    """The classifier. Labels are `labels.label`: [B] int64, or [B, classes] shares."""
 
     def __init__(self, config: SasaConfig) -> None:
         super().__init__()
@@ -170,9 +170,7 @@ class Sasa(Trainable):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of the classes."""
         del draws
-        if "label" not in batch.labels:
-            raise ValueError("training a classifier needs `label` in the batch")
-        return {"classification": self.classify(self.encode(batch).pooled["logits"], batch.labels["label"])}
+        return {"classification": self.classify(self.encode(batch).pooled["logits"], batch.labels.require("label"))}
 
 
 def init_sasa(module: nn.Module) -> None:

@@ -81,7 +81,7 @@ class UniterClassifier(_Task):
     """VQA and entailment (soft scores), VCR (is this choice right?), NLVR2 from a pair's two [CLS] or a triplet's one.
 
     NLVR2 paired: items 2i and 2i + 1 are the statement with either image. Triplet: one item with both images' regions.
-    `labels["region_types"]` is then 1 or 2.
+    `labels.region_types` is then 1 or 2.
     """
 
     def __init__(self, config: UniterTaskConfig) -> None:
@@ -102,9 +102,9 @@ class UniterClassifier(_Task):
         return self.head(pooled)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """`labels["label"]`: soft scores [B, classes] for VQA and entailment, classes [B] for the others."""
+        """`labels.label`: soft scores [B, classes] for VQA and entailment, classes [B] for the others."""
         del draws
-        return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels["label"])}
+        return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels.require("label"))}
 
 
 class UniterPairedAttention(_Task):
@@ -142,9 +142,9 @@ class UniterPairedAttention(_Task):
         return torch.einsum("bl,bld->bd", self.dropout(weights), rows.to_padded())
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """`labels["label"]`: 1 where the statement is true of the pair, [B/2]."""
+        """`labels.label`: 1 where the statement is true of the pair, [B/2]."""
         del draws
-        return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels["label"])}
+        return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels.require("label"))}
 
 
 class UniterGrounding(_Task):
@@ -165,9 +165,9 @@ class UniterGrounding(_Task):
         return scores.masked_fill(~regions.padding_mask(), -1e4)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """`labels["label"]` [B]: the number of the right region. `choices` may hold the wrong ones, "negative" [B]."""
+        """`labels.label` [B]: the number of the right region. `choices` may hold the wrong ones, "negative" [B]."""
         joint = self.trunk(batch)
-        scores, target = self.read(joint), batch.labels["label"]
+        scores, target = self.read(joint), batch.labels.require("label")
         if self.config.grounding_loss == "cls":
             return {"grounding": self.classify(scores, target)}
         assert joint.other is not None

@@ -143,10 +143,10 @@ class UniterTrunk(nn.Module):
         return Joint.of(words, regions.features.with_values(rows))
 
     def forward(self, batch: Batch, *, hidden: Tensor | None = None, record: Record | None = None) -> Joint:
-        """States; `labels["region_types"]` may hold the regions' segments."""
+        """States; `labels.region_types` may hold the regions' segments."""
         if batch.text is None:
             raise InputError("UNITER reads a text with the regions of its image: this batch has no text")
-        joint = self.embed(batch.text, batch.regions, batch.labels.get("region_types"), hidden)
+        joint = self.embed(batch.text, batch.regions, batch.labels.region_types, hidden)
         return joint.through(self.encoder, record)
 
     def pool(self, joint: Joint) -> Tensor:

@@ -55,7 +55,7 @@ TASK_TOKENS = {
 class VilbertTasksConfig:
     """`task` is what `encode` answers and `losses` trains; `token` the task token of items that bring none.
 
-    * "vqa", "gqa": `batch.labels["label"]` are scores [B, answers] in [0, 1];
+    * "vqa", "gqa": `labels.label` are scores [B, answers] in [0, 1];
     * "nlvr2": classes [B]; two images an item: regions have 2 B items, all first images, then all second ones;
     * "entailment": classes [B];
     * "choice" (retrieval, VCR): the right one [n] of B / n candidates, which lie together; where images and texts
@@ -132,7 +132,7 @@ class VilbertTasks(Trainable):
         """States of both streams, and [B, co_dim] the pooled rows joined. `whole`: see `VilbertTrunk.embed_regions`."""
         if batch.text is None or batch.regions is None:
             raise InputError("ViLBERT answers about images: this batch lacks texts or regions")
-        tasks = batch.labels.get("task")
+        tasks = batch.labels.task
         if tasks is None:
             tasks = torch.full_like(batch.text.ids.offsets[1:], self.config.token)
         text, regions, tasks = pair_up(batch.text, batch.regions, tasks, self.config.task == "nlvr2")
@@ -164,10 +164,10 @@ class VilbertTasks(Trainable):
         return Encoding({"fused": seen.text, "fused_regions": seen.regions}, {"fused": pooled, "logits": logits})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """The task's cross-entropy with `batch.labels["label"]`."""
+        """The task's cross-entropy with `labels.label`."""
         del draws
         seen = self.encode(batch)
-        logits, label, task = seen.pooled["logits"], batch.labels["label"], self.config.task
+        logits, label, task = seen.pooled["logits"], batch.labels.require("label"), self.config.task
         if task == "grounding":
             size = len(seen.tokens["fused_regions"])
             return {task: region_loss(logits, label, size)}

@@ -104,7 +104,7 @@ class Vilbert(Aligning, Trainable):
         tokens: dict[str, Packed] = {}
         pooled: dict[str, Tensor] = {}
         if batch.text is not None:
-            tokens["text"] = self.trunk.read(batch.text, batch.labels.get("task"), kept)
+            tokens["text"] = self.trunk.read(batch.text, batch.labels.task, kept)
         if batch.regions is not None:
             tokens["regions"] = self.trunk.look(batch.regions, record=kept)
         if len(tokens) == 2:
@@ -170,7 +170,7 @@ class Vilbert(Aligning, Trainable):
         text = take_texts(batch.text, d["partner"])
         words = replace(text, ids=text.ids.with_values(d["mlm_input_ids"]))
         regions = replace(batch.regions, features=batch.regions.features.with_values(d["region_features"]))
-        seen = self.trunk(words, regions, batch.labels.get("task"), d.get("whole"))
+        seen = self.trunk(words, regions, batch.labels.task, d.get("whole"))
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
             rows = predicted_rows(d["mlm_labels"])

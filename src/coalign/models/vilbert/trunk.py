@@ -175,7 +175,7 @@ class VilbertTrunk(nn.Module):
         rows = text.ids.with_values(self.embedding.sum(text.ids, text.types))
         if self.tasks is not None:
             if tasks is None:
-                raise InputError('this ViLBERT reads a task token: give batch.labels["task"], a number an item')
+                raise InputError("this ViLBERT reads a task token: give Labels.task, a number an item")
             rows = insert_row(rows, self.tasks(tasks), 1)
         return rows.with_values(self.embedding.dropout(self.embedding.norm(rows.values)))
 

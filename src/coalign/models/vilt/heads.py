@@ -108,7 +108,7 @@ class ViltClassifier(_Task):
         return Encoding(seen[0].tokens("image"), pooled, {}, kept or {})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """`labels["label"]`: soft scores [B, classes] for VQA, classes [B] for NLVR2. `choices`: "select_0" ..."""
+        """`labels.label`: soft scores [B, classes] for VQA, classes [B] for NLVR2. `choices`: "select_0" ..."""
         images, given = pair_of(batch)[1], draws.choices
         size = len(images) // self.config.images
         patches = [
@@ -120,7 +120,7 @@ class ViltClassifier(_Task):
             )
             for i in range(self.config.images)
         ]
-        return {"answers": self.answers(self.answer(self.read(batch, patches)), batch.labels["label"])}
+        return {"answers": self.answers(self.answer(self.read(batch, patches)), batch.labels.require("label"))}
 
 
 class ViltRetrieval(_Task):

@@ -52,7 +52,7 @@ class _Task(Trainable):
 class VisualBertClassifier(_Task):
     """VQA, NLVR2 and VCR: one linear layer.
 
-    NLVR2 puts the regions of both images behind the statement; `labels["region_types"]` [T] is 0 for the first
+    NLVR2 puts the regions of both images behind the statement; `labels.region_types` [T] is 0 for the first
     image's and 1 for the second's. A VCR question is `choices` items in a row, one an answer.
     """
 
@@ -86,12 +86,12 @@ class VisualBertClassifier(_Task):
         return scores.view(-1, self.config.choices) if self.config.task == "vcr" else scores
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """VQA: KL to `labels["label"]`, soft scores [B, classes]; others: cross-entropy with `labels["label"]` [B]."""
+        """VQA: KL to `labels.label`, soft scores [B, classes]; others: cross-entropy with `labels.label` [B]."""
         del draws
         logits = self.encode(batch).pooled["logits"]
         if self.config.task == "vqa":
-            return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels["label"], reduction="batchmean")}
-        return {self.config.task: F.cross_entropy(logits, batch.labels["label"])}
+            return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels.require("label"), reduction="batchmean")}
+        return {self.config.task: F.cross_entropy(logits, batch.labels.require("label"))}
 
 
 def answer_rows(joint: Joint) -> Tensor:
@@ -112,7 +112,7 @@ def vqa_accuracy(logits: Tensor, scores: Tensor) -> Tensor:
 class VisualBertGrounding(_Task):
     """Flickr30k Entities: one head of attention from an entity's last word to the regions (section 4.4).
 
-    `labels["entities"]` [B, E] are text positions, -1 where there are fewer; `labels["label"]` [B, E, R] a
+    `labels.entities` [B, E] are text positions, -1 where there are fewer; `labels.label` [B, E, R] a
     distribution over regions, zeros for an entity that has no region.
     """
 
@@ -133,8 +133,8 @@ class VisualBertGrounding(_Task):
         kept: Record | None = {} if record else None
         joint = self.trunk(batch, record=kept)
         pooled = {"pooled": self.trunk.pool(joint)}
-        if "entities" in batch.labels:
-            pooled["region_scores"] = self.scores(joint, batch.labels["entities"])
+        if batch.labels.entities is not None:
+            pooled["region_scores"] = self.scores(joint, batch.labels.entities)
         return Encoding(joint.tokens("regions"), pooled, {}, kept or {})
 
     def scores(self, joint: Joint, entities: Tensor) -> Tensor:
@@ -148,7 +148,8 @@ class VisualBertGrounding(_Task):
         """KL to the distribution over regions, summed over entities, mean over items."""
         del draws
         scores = self.encode(batch).pooled["region_scores"].log_softmax(-1)
-        target = F.pad(batch.labels["label"], (0, scores.shape[-1] - batch.labels["label"].shape[-1]))
+        shares = batch.labels.require("label")
+        target = F.pad(shares, (0, scores.shape[-1] - shares.shape[-1]))
         return {"grounding": F.kl_div(scores, target, reduction="batchmean")}
 
 

@@ -132,11 +132,12 @@ class VisualBertTrunk(nn.Module):
         return Joint(joint.rows.with_values(rows), joint.text, joint.other)
 
     def forward(self, batch: Batch, *, record: Record | None = None) -> Joint:
-        """States. `labels` may hold "region_types" and "region_alignment", see `embed`."""
+        """States. `labels.region_types` and `region_alignment` may be given, see `embed`."""
         if batch.text is None:
             raise InputError("VisualBERT reads a text with the regions of its image: this batch has no text")
-        types, aligned = (batch.labels.get(name) for name in ("region_types", "region_alignment"))
-        return self.embed(batch.text, batch.regions, types, aligned).through(self.encoder, record)
+        labels = batch.labels
+        joint = self.embed(batch.text, batch.regions, labels.region_types, labels.region_alignment)
+        return joint.through(self.encoder, record)
 
     def pool(self, joint: Joint) -> Tensor:
         return self.pooler(joint.rows.first)

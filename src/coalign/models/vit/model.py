@@ -29,7 +29,7 @@ from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packe
 
 
 class Vit(Trainable):
-    """The classifier. Labels are `batch.labels["label"]`: [B] int64, or [B, classes] shares (mixup).
+    """The classifier. Labels are `labels.label`: [B] int64, or [B, classes] shares (mixup).
 
     On a stem it reads the batch's grid features, or makes them from pixels; `load_stem` gives the stem its weights.
     """
@@ -94,9 +94,9 @@ class Vit(Trainable):
         """Cross-entropy of the classes."""
         del draws
         pooled = self.encode(batch).pooled
-        if "logits" not in pooled or "label" not in batch.labels:
-            raise ValueError("training a classifier needs `classes` in its config and `label` in the batch")
-        return {"classification": self.classify(pooled["logits"], batch.labels["label"])}
+        if "logits" not in pooled:
+            raise ValueError("training a classifier needs `classes` in its config")
+        return {"classification": self.classify(pooled["logits"], batch.labels.require("label"))}
 
     def resize(self, image_size: int, image_width: int | None = None) -> None:
         """Fits the model to images of another size, as the config's source does: fine-tuning at higher resolution."""

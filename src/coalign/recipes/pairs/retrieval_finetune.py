@@ -25,7 +25,7 @@ from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.registry import describe, find
 from coalign.training.experiment import Experiment
 from coalign.training.options import Schedule
-from coalign.types import Batch, InputSpec
+from coalign.types import Batch, InputSpec, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class Candidates:
             text=encode_texts(self.tokenizer, texts, self.spec),
             images=seen.images,
             regions=seen.regions,
-            labels={"label": torch.zeros(len(items), dtype=torch.int64)},
+            labels=Labels(label=torch.zeros(len(items), dtype=torch.int64)),
         )
 
     def _other(self, id: int, generator: torch.Generator) -> Sample:

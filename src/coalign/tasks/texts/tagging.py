@@ -83,7 +83,7 @@ def predict_tags(
     found = outputs(
         model,
         encoded,
-        lambda encoding, batch: encoding.tokens["tags"].values[batch.labels["first"]].argmax(1),
+        lambda encoding, batch: encoding.tokens["tags"].values[batch.labels.require("first")].argmax(1),
         batch_size,
         name,
     )

@@ -178,7 +178,7 @@ def hidden_regions(model: Any, batch: Batch) -> Tensor:
 def hidden_actions(model: Any, batch: Batch) -> Tensor:
     """[N, 2] the likeliest class and the given one of all actions with a label, whose features are hidden."""
     assert batch.video is not None and batch.video.features is not None
-    actions, labels = batch.video.features, batch.labels["action"]
+    actions, labels = batch.video.features, batch.labels.require("action")
     blank = actions.with_values(torch.zeros_like(actions.values))
     seen = model.encode(replace(batch, video=replace(batch.video, features=blank)))
     known = (labels >= 0).nonzero().squeeze(1)
