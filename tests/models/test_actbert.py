@@ -181,7 +181,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="7 class probabilities"):
         choices = {"partner": torch.arange(3)}
         model.losses(replace(batch, regions=replace(batch.regions, classes=None)), Draws(choices=choices))
-    with pytest.raises(InputError, match="'action'"):
+    with pytest.raises(InputError, match=r"labels\.action is missing"):
         model.losses(replace(batch, labels=Labels()))
     with pytest.raises(InputError, match="differ in number"):
         ActBert(replace(CONFIG, text_connections=(1,)))

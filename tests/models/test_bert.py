@@ -303,7 +303,7 @@ def test_fine_tuning_starts_from_what_was_learned():
 # --------------------------------------------------------------------------------------------------------- bad input
 def test_what_is_wrong_is_said():
     batch = batch_of(*texts())
-    with pytest.raises(InputError, match=r"labels\['next_sentence'\]"):
+    with pytest.raises(InputError, match=r"labels\.next_sentence is missing"):
         Bert(CONFIG).losses(batch)
     with pytest.raises(InputError, match="reads texts"):
         Bert(CONFIG).encode(Batch())

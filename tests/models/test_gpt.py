@@ -259,7 +259,7 @@ def test_what_is_wrong_is_said():
         Gpt(CONFIG).encode(Batch())
     with pytest.raises(InputError, match="special=3"):
         GptClassifier(GptTaskConfig(CONFIG))
-    with pytest.raises(InputError, match=r"labels\['label'\]"):
+    with pytest.raises(InputError, match=r"labels\.label is missing"):
         GptClassifier(TASK).losses(Batch(text=sequences(([4],))))
     with pytest.raises(InputError, match="no whole number of pairs"):
         GptSimilarity(TASK).encode(Batch(text=sequences(([4], [5]))))

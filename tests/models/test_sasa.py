@@ -146,5 +146,5 @@ def test_errors_say_what_is_wrong():
         Sasa(replace(TINY, attention=(True,) * 4))
     with pytest.raises(ValueError, match="holds no pixels"):
         Sasa(TINY).encode(Batch())
-    with pytest.raises(ValueError, match="`label` in the batch"):
+    with pytest.raises(ValueError, match=r"labels\.label is missing"):
         Sasa(TINY).losses(Batch(images=batch().images))

@@ -345,7 +345,7 @@ def test_errors_say_what_is_wrong():
         Vit(replace(CONFIG, trunk=replace(TINY, class_token=False)))
     with pytest.raises(ValueError, match="holds no images"):
         Vit(CONFIG).encode(Batch())
-    with pytest.raises(ValueError, match="`label` in the batch"):
+    with pytest.raises(ValueError, match=r"labels\.label is missing"):
         Vit(CONFIG).losses(Batch(images=batch().images))
 
 
