@@ -22,7 +22,7 @@ from coalign.ops.generation import Generation, generate
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import images_of
-from coalign.types import Batch, Draws, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Labels, Packed, Text
 
 
 def config_of(described: Described) -> BlipConfig:
@@ -191,7 +191,7 @@ def answers(case: Case, model: BlipVqa, batch: Batch, keep_padding: bool) -> Out
         counts = _first(inputs, "answers_per_question", "answer_counts", "n")
         questions = torch.arange(len(batch))
         questions = questions if counts is None else questions.repeat_interleave(counts)
-        answered = replace(batch, labels={"answers": ids, "questions": questions})
+        answered = replace(batch, labels=Labels(answers=ids, questions=questions))
         each = model.answer_losses(answered, states)
         weights = _first(inputs, "answer_weights", "weights")
         decoded = model.towers.answer(begun(ids, config.decode_id), states, questions)

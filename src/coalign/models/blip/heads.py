@@ -26,7 +26,7 @@ from coalign.objectives.matching import Matching
 from coalign.ops.generation import Generation, generate
 from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.decoding import DecodingTowers
-from coalign.trunks.reading import label_of, text_of
+from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Layout, Packed, Trainable
 
 
@@ -47,7 +47,7 @@ class BlipMatching(Matches, Trainable):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The cross-entropy of the pairs that labels say match, 1, or do not, 0."""
         del draws
-        return {"matching": self.classify(self.encode(batch).pooled["match_logits"], label_of(batch, "label"))}
+        return {"matching": self.classify(self.encode(batch).pooled["match_logits"], batch.labels.require("label"))}
 
 
 class BlipCaptioner(Captioning, Trainable):
@@ -148,12 +148,12 @@ class BlipVqa(Trainable):
         """Σ weight * answer loss / images. Labels: "answers" Packed ids, their "weights", and their "questions" [n]."""
         del draws
         each = self.answer_losses(batch, self.read(batch))
-        return {"vqa": (label_of(batch, "weights") * each).sum() / len(batch)}
+        return {"vqa": (batch.labels.require("weights") * each).sum() / len(batch)}
 
     def answer_losses(self, batch: Batch, states: Packed) -> Tensor:
         """[n] the loss of each answer, summed over its words."""
-        answers = begun(batch.labels["answers"], self.config.decode_id)
-        return self.towers.text_losses(answers, states, batch.labels["questions"], self.each)
+        answers = begun(batch.labels.require("answers"), self.config.decode_id)
+        return self.towers.text_losses(answers, states, batch.labels.require("questions"), self.each)
 
     @torch.no_grad()
     def rank(self, batch: Batch, candidates: Packed, k: int) -> tuple[Tensor, Tensor]:
