@@ -319,22 +319,39 @@ def make_mosaics(
             grids.append(model.features(Images(pixels=(joined - mean) / std)).half())
     orders = [torch.randperm(cells, generator=generator).tolist() for _ in members]
     captions = [[texts[row[cell]] for cell in order] for row, order in zip(members.tolist(), orders, strict=True)]
-    read = _text_states(model, tokenizer, [", ".join(parts) for parts in captions], by_phrase=True)
-    places = [
-        _cells_of(tokenizer, parts, order, length)
-        for parts, order, length in zip(captions, orders, read["lengths"].tolist(), strict=True)
-    ]
     ids = torch.tensor([sample.id for sample in samples])[members]
-    return {"grids": torch.cat(grids), "members": ids, "cells": torch.cat(places), **read}
+    return {"grids": torch.cat(grids), "members": ids, **_captions(model, tokenizer, captions, orders)}
 
 
-def _cells_of(tokenizer: Tokenizer, parts: Sequence[str], order: Sequence[int], length: int) -> Tensor:
-    """[length]: the cell that each word piece of a caption names, -1 at special tokens and commas."""
-    cells = [-1]
-    for number, (part, cell) in enumerate(zip(parts, order, strict=True)):
-        pieces = len(tokenizer.encode([part]).ids.values) - 2
-        cells += [-1] * (number > 0) + [cell] * pieces
-    return torch.tensor([*cells[: length - 1], -1])
+def _captions(
+    model: FrozenParts, tokenizer: Tokenizer, captions: Sequence[Sequence[str]], cells: Sequence[Sequence[int]]
+) -> dict[str, Tensor]:
+    """Word pieces, states and lengths of captions, and the cell that each piece names, given those that a caption's
+    texts name; commas between texts and special pieces have cell -1 and states of zeros.
+
+    A text's states are those of the text alone, so each is read once.
+    """
+    texts = list(dict.fromkeys(text for parts in captions for text in parts))
+    read, limit = _text_states(model, tokenizer, texts, by_phrase=True), model.input_spec.max_text_length
+    lengths = read["lengths"].tolist()
+    each = zip(read["ids"].split(lengths), read["states"].split(lengths), strict=True)
+    pieces = {text: (ids[1:-1], states[1:-1]) for text, (ids, states) in zip(texts, each, strict=True)}
+    begin, comma, end = tokenizer.encode([","]).ids.values.split(1)
+    none, blank = torch.tensor([-1]), read["states"].new_zeros(1, read["states"].shape[1])
+    joined: dict[str, list[Tensor]] = {"ids": [], "states": [], "cells": []}
+    for parts, named in zip(captions, cells, strict=True):
+        before = {"ids": begin, "states": blank, "cells": none}
+        rows: dict[str, list[Tensor]] = {name: [] for name in joined}
+        for text, cell in zip(parts, named, strict=True):
+            ids, states = pieces[text]
+            own = {"ids": ids, "states": states, "cells": none.new_full((len(ids),), cell)}
+            for name, kept in rows.items():
+                kept += [before[name], own[name]]
+            before["ids"] = comma
+        for name, last in (("ids", end), ("states", blank), ("cells", none)):
+            joined[name].append(torch.cat([torch.cat(rows[name])[: None if limit is None else limit - 1], last]))
+    own_lengths = torch.tensor([len(ids) for ids in joined["ids"]])
+    return {**{name: torch.cat(parts) for name, parts in joined.items()}, "lengths": own_lengths}
 
 
 @dataclass(frozen=True)
