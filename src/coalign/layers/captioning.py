@@ -57,9 +57,15 @@ class Captioning:
             raise InputError(f"max_length is {how.max_length}, the model has {self.longest} positions")
         memory = self.memory(images)
         start = torch.tensor(begin, device=memory.values.device).expand(len(memory), -1)
-        texts = generate(lambda ids, items: self.next_words(ids, memory, items), start, self.end, how, generator)
+        texts = self.texts(memory, start, how, generator)
         own = [text[len(begin) :].tolist() for text in texts]
         return [ids[:-1] if ids and ids[-1] == self.end else ids for ids in own]
+
+    def texts(
+        self, memory: Packed, begin: Tensor, how: Generation, generator: torch.Generator | None = None
+    ) -> list[Tensor]:
+        """The ids of a text for each item of the memory, `begin` [B, L] and the end included."""
+        return generate(lambda ids, items: self.next_words(ids, memory, items), begin, self.end, how, generator)
 
     @property
     @abstractmethod

@@ -38,3 +38,25 @@ class ProbePooling(nn.Module):
 
     def _end(self, x: Tensor) -> Tensor:
         return x + self.feed_forward(self.norm(x))
+
+
+class QueryPooling(nn.Module):
+    """Attention pooling by learned queries (CoCa, Yu et al. 2022, section 3.2; norms as in OpenCLIP): `queries` rows an
+    item, whatever it has."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, queries: int, eps: float) -> None:
+        super().__init__()
+        self.query = Parameter(torch.randn(queries, dim) * dim**-0.5)
+        self.attention = Attention(dim, context_dim, heads=heads)
+        self.query_norm, self.key_norm = nn.LayerNorm(dim, eps), nn.LayerNorm(context_dim, eps)
+
+    def forward(self, rows: Packed, record: Record | None = None, name: str = "pool.") -> Packed:
+        """`record` gets "{name}attention" [B, H, queries, L]."""
+        layout = Layout.uniform(len(rows), len(self.query), rows.values.device)
+        query, keys = self.query_norm(self.query).repeat(len(rows), 1), self.key_norm(rows.values)
+        seen = self.attention(query, Mask(layout, rows.layout), keys, record=record, name=f"{name}attention")
+        return Packed(seen, layout)
+
+    def alone(self, rows: Float[Tensor, "t c"]) -> Float[Tensor, "t d"]:
+        """What a query would give of each row if it were its item's only one."""
+        return self.attention.out(self.attention.value(self.key_norm(rows)))

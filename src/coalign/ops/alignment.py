@@ -15,7 +15,7 @@ pieces of the text and which the places of the image, and the score whose gradie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -32,11 +32,25 @@ WITH_GRADIENT: tuple[Method, ...] = ("grad_cam", "relevance")
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """One attention of a pass: rows of the stream `query` draw on those of `key`, by `weights` [B, H, Lq, Lk]."""
+    """One attention of a pass: rows of the stream `query` draw on those of `key`, by `weights` [B, H, Lq, Lk].
+
+    `rows` and `columns` are those of the weights that belong to the streams.
+    """
 
     query: str
     key: str
     weights: Float[Tensor, "b h lq lk"]
+    rows: slice = field(default_factory=lambda: slice(None))
+    columns: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def shown(self) -> Tensor:
+        """The weights of the streams' rows."""
+        return self.part(self.weights)
+
+    def part(self, whole: Tensor) -> Tensor:
+        """The streams' rows of a tensor of the weights' form."""
+        return whole[:, :, self.rows, self.columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +75,8 @@ class AlignmentRecord:
     form of item i's places, (rows, columns) or (count,); `cells[i]` are the places' numbers in it where some are left
     out. `score` [B] is differentiated. `plan[i]` and `similarity[i]` are [pieces, places]. `cross_layer` and
     `grad_layer` are the layers that "cross_attention" and "grad_cam" show by default, counted among those in which
-    pieces draw on places; None is the last.
+    pieces draw on places; None is the last. With `through` pieces draw on the rows of that stream, and these on places:
+    the two attentions are multiplied.
     """
 
     words: Rows
@@ -74,10 +89,12 @@ class AlignmentRecord:
     cells: Sequence[Tensor] | None = None
     cross_layer: int | None = None
     grad_layer: int | None = None
+    through: str | None = None
 
     def crossing(self, back: bool = False) -> list[tuple[int, Attended]]:
         """The attentions of pieces to places (`back`: of places to pieces), each with its place in `layers`."""
-        ends = (self.places.stream, self.words.stream) if back else (self.words.stream, self.places.stream)
+        far = self.through or self.places.stream
+        ends = (far, self.words.stream) if back else (self.words.stream, far)
         return [
             (number, each)
             for number, layer in enumerate(self.layers)
@@ -128,10 +145,13 @@ def alignment_maps(
         default = record.grad_layer if method == "grad_cam" else record.cross_layer
         wanted = default if layer is None else layer
         chosen = crossing[-1 if wanted is None else wanted][1]
-        weights = pooled(chosen.weights, head)
+        weights = pooled(chosen.shown, head)
         if method == "grad_cam":
             slope = slopes([[chosen]], _score(record))[0][0]
-            weights = pooled(chosen.weights * slope.clamp(min=0), head)
+            weights = pooled(chosen.shown * slope.clamp(min=0), head)
+        if record.through is not None:
+            ways = [a for each in record.layers for a in each if (a.query, a.key) == _ends(record)]
+            weights = weights @ pooled(ways[-1].shown)
     maps: list[Tensor] = []
     for i, (rows, columns) in enumerate(zip(ends[0].index, ends[1].index, strict=True)):
         pairs = weights[i].detach()[rows.to(weights.device)][:, columns.to(weights.device)]
@@ -161,7 +181,7 @@ def rollout(layers: Sequence[Sequence[Attended]], head: int | None = None) -> Re
     for layer in layers:
         before = dict(seen)
         for each in layer:
-            weights = pooled(each.weights.detach(), head)
+            weights = pooled(each.shown.detach(), head)
             for source in {pair[1] for pair in before}:
                 own, other = before.get((each.query, source)), before.get((each.key, source))
                 drawn = None if other is None else weights @ other
@@ -182,7 +202,7 @@ def relevance(layers: Sequence[Sequence[Attended]], score: Float[Tensor, " b"], 
     for layer, own_slopes in zip(layers, slopes(layers, score), strict=True):
         added: Relevance = {}
         for each, slope in zip(layer, own_slopes, strict=True):
-            weights = pooled((each.weights.detach() * slope).clamp(min=0), head)
+            weights = pooled((each.shown.detach() * slope).clamp(min=0), head)
             for (stream, source), known in seen.items():
                 if stream == each.key and not (each.query != each.key and source == each.key):
                     _add(added, (each.query, source), weights @ known)
@@ -203,7 +223,7 @@ def slopes(layers: Sequence[Sequence[Attended]], score: Float[Tensor, " b"]) -> 
     known = iter(torch.autograd.grad(score.sum(), parts, allow_unused=True, retain_graph=True))
     each = [next(known) if part.requires_grad else None for part in weights]
     filled = iter([torch.zeros_like(w) if g is None else g for w, g in zip(weights, each, strict=True)])
-    return [[next(filled) for _ in layer] for layer in layers]
+    return [[attended.part(next(filled)) for attended in layer] for layer in layers]
 
 
 def two_ways(to_regions: Tensor, to_text: Tensor) -> list[list[Attended]]:
@@ -222,6 +242,11 @@ def cosines(pieces: Packed, places: Packed) -> list[Tensor]:
     return [piece @ place.T for piece, place in zip(*sides, strict=True)]
 
 
+def _ends(record: AlignmentRecord) -> tuple[str | None, str]:
+    """The stream between words and places, and that of the places."""
+    return record.through, record.places.stream
+
+
 def _score(record: AlignmentRecord) -> Tensor:
     if record.score is None:
         raise InputError("this model has no score of text and image, so it has no gradients to read")
@@ -232,8 +257,8 @@ def _identities(layers: Sequence[Sequence[Attended]]) -> Relevance:
     sizes: dict[str, tuple[int, Tensor]] = {}
     for layer in layers:
         for each in layer:
-            sizes[each.query] = (each.weights.shape[2], each.weights)
-            sizes[each.key] = (each.weights.shape[3], each.weights)
+            own = each.shown
+            sizes[each.query], sizes[each.key] = (own.shape[2], own), (own.shape[3], own)
     return {
         (name, name): torch.eye(size, device=like.device, dtype=like.dtype).repeat(like.shape[0], 1, 1)
         for name, (size, like) in sizes.items()

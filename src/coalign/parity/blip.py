@@ -18,7 +18,7 @@ from coalign.models.blip.sizes import Facts, of_weights
 from coalign.models.blip.trunk import BlipConfig, begun
 from coalign.objectives.matching import matched_pairs
 from coalign.ops.attention import Mask
-from coalign.ops.generation import Generation, generate
+from coalign.ops.generation import Generation
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import images_of
@@ -156,7 +156,7 @@ def captions(case: Case, model: BlipCaptioner, batch: Batch) -> Outputs:
     begin = prompt.clone().expand(len(image), -1).clone()
     begin[:, 0] = model.begin
     for name, how in (case.config.get("generate") or {}).items():
-        texts = generate(lambda ids, items: model.next_words(ids, image, items), begin, model.end, generation(how, 20))
+        texts = model.texts(image, begin, generation(how, 20))
         out[f"generated_{name}"] = as_recorded(case, f"generated_{name}", texts)
     return out
 

@@ -137,11 +137,13 @@ def with_vocabulary(config: Any, tokenizer: Tokenizer) -> Any:
         "sep_id": tokenizer.sep_id,
         "special_ids": (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id),
         "vocab_size": tokenizer.vocab_size,
+        "start": tokenizer.start,
         "end": tokenizer.end,
         "padding": tokenizer.pad_id,
     }
     fields = {field.name for field in dataclasses.fields(config)}
+    beyond = config.markers if "markers" in fields else 0  # rows of the word table that stand for no piece
     changed = {name: value for name, value in ids.items() if name in fields}
     if "text" in fields:
-        changed["text"] = replace(config.text, vocab_size=tokenizer.vocab_size)
+        changed["text"] = replace(config.text, vocab_size=tokenizer.vocab_size + beyond)
     return replace(config, **changed)

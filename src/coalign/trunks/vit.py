@@ -345,6 +345,26 @@ def flax_block_rules(file: str, ours: str, dim: int, heads: int, numbers: tuple[
     ]
 
 
+def openai_rules(file: str, ours: str, image: VitConfig) -> list[Rule]:
+    """OpenAI's and OpenCLIP's names of a trunk, but for the norm after the blocks."""
+    return [
+        *flat_tables(f"{file}class_embedding", f"{file}positional_embedding", ours, image),
+        Rename(f"{file}conv1.weight", f"{ours}patch.projection.weight"),
+        Rename(f"{file}ln_pre.{{p}}", f"{ours}first_norm.{{p}}"),
+        *openai_block_rules(f"{file}transformer.resblocks.{{i}}.", f"{ours}encoder.blocks.{{i}}."),
+    ]
+
+
+def flat_tables(token: str, positions: str, ours: str, image: VitConfig) -> list[Rule]:
+    """Class token [D] and positions [1 + N, D] of files that have no axis for the batch."""
+    rows, columns = image.grid_size
+    table = (1 + rows * columns, image.dim)
+    return [
+        Reshape(token, f"{ours}class_token", (image.dim,), (1, 1, image.dim)),
+        Reshape(positions, f"{ours}positions", table, (1, *table)),
+    ]
+
+
 def openai_block_rules(block: str, mine: str) -> list[Rule]:
     """OpenAI's and OpenCLIP's names of one block: torch's multi-head attention with fused inputs."""
     return [

@@ -27,8 +27,7 @@ from coalign.layers.token_maps import token_patch_maps
 from coalign.models.clip.names import open_clip, open_clip_custom, openai, transformers
 from coalign.models.clip.resnet import ModifiedResNet, ResNetConfig
 from coalign.objectives.contrastive import Contrastive
-from coalign.ops.collectives import gather, rank
-from coalign.ops.targets import matching_targets
+from coalign.trunks.contrast import both_ways
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
@@ -192,14 +191,7 @@ class Clip(Trainable):
 
     def loss(self, image: Tensor, text: Tensor, ids: Tensor | None = None) -> Tensor:
         """The mean of both directions' cross-entropies for unit vectors [B, embed_dim] of this process."""
-        own = torch.arange(len(image), device=image.device) if ids is None else ids
-        images, texts, names = gather(image, "exact"), gather(text, "exact"), gather(own)
-        if ids is None:
-            own = own + len(image) * rank()
-            names = torch.arange(len(images), device=image.device)
-        target = matching_targets(own, names)
-        to_text, to_image = self.similarities(image, texts), self.similarities(text, images)
-        return (self.contrast(to_text, target) + self.contrast(to_image, target)) / 2
+        return both_ways(self.contrast, self.similarities, image, text, ids)
 
 
 def open_clip_arithmetic(config: ClipConfig) -> ClipConfig:

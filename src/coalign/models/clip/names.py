@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from coalign.checkpoints import Carry, Rename, Reshape, StateMap, Transpose
+from coalign.checkpoints import Carry, Rename, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit import VitConfig, clip_block_rules, openai_block_rules
+from coalign.trunks.vit import VitConfig, clip_block_rules, flat_tables, openai_block_rules, openai_rules
 
 
 @runtime_checkable
@@ -68,21 +68,9 @@ def _image(config: Sizes) -> list[Rule]:
             *(Rename(f"visual.{part}{{i}}.{{p}}", f"image.{part}{{i}}.{{p}}") for part in ("conv", "bn")),
         ]
     return [
-        *_tables("visual.class_embedding", "visual.positional_embedding", config.image),
-        Rename("visual.conv1.weight", "image.patch.projection.weight"),
-        Rename("visual.ln_pre.{p}", "image.first_norm.{p}"),
-        *openai_block_rules("visual.transformer.resblocks.{i}.", "image.encoder.blocks.{i}."),
+        *openai_rules("visual.", "image.", config.image),
         Rename("visual.ln_post.{p}", "image.encoder.norm.{p}"),
         Transpose("visual.proj", "image_projection.weight"),
-    ]
-
-
-def _tables(token: str, positions: str, image: VitConfig) -> list[Rule]:
-    rows, columns = image.grid_size
-    table = (1 + rows * columns, image.dim)
-    return [
-        Reshape(token, "image.class_token", (image.dim,), (1, 1, image.dim)),
-        Reshape(positions, "image.positions", table, (1, *table)),
     ]
 
 
@@ -96,8 +84,11 @@ def transformers(config: Sizes) -> StateMap:
         clip_block_rules("text_model.encoder.layers.{i}.", "text.encoder.blocks.{i}."),
         Rename("text_model.final_layer_norm.{p}", "text.encoder.norm.{p}"),
         Rename("text_projection.weight", "text_projection.weight"),
-        _tables(
-            "vision_model.embeddings.class_embedding", "vision_model.embeddings.position_embedding.weight", config.image
+        flat_tables(
+            "vision_model.embeddings.class_embedding",
+            "vision_model.embeddings.position_embedding.weight",
+            "image.",
+            config.image,
         ),
         Rename("vision_model.embeddings.patch_embedding.weight", "image.patch.projection.weight"),
         Rename("vision_model.pre_layrnorm.{p}", "image.first_norm.{p}"),
