@@ -23,6 +23,7 @@ from coalign.serve.gallery import IndexGallery
 from coalign.serve.maps import Maps, explain
 from coalign.serve.marks import Marks, marked_table
 from coalign.serve.standalone import page, save_page, show, shown
+from coalign.serve.study import findings_of
 from coalign.serve.worker import Busy, Worker
 
 
@@ -120,6 +121,15 @@ def test_the_table_without_marked_pairs_is_read_by_training(tmp_path, paths):
         source = open_source(tmp_path / name)
         assert [source[i].texts[0] for i in range(len(source))] == texts
     assert len(list((tmp_path / "marks").glob("*.jsonl"))) == 1
+
+
+def test_findings_are_of_rows_of_the_index(run):
+    """The ungrounded words need texts that no index holds, such as captions without one of their words."""
+    found = findings_of(run)
+    gallery = IndexGallery(Index.open(run / "index"))
+    assert found and all({"kind", "severity", "title", "detail", "rows"} <= set(finding) for finding in found)
+    shown_rows = [row for finding in found for row in finding["rows"]]
+    assert shown_rows and all(gallery.modalities[row] == "image" for row in shown_rows)
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")

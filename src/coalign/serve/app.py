@@ -305,8 +305,8 @@ class Service:
         fields = Fields.of_query(request)
         session = self._session(fields)
         await self._opened(session)
-        key, path = ("findings", session.name), session.index.index.path
-        job = self._studies.start(key, findings_of, path, session.name) if request.method == "POST" else None
+        key, run = ("findings", session.name), session.index.index.path.parent
+        job = self._studies.start(key, findings_of, run) if request.method == "POST" else None
         job = job or self._studies.job(key)
         if job is None:
             return JSONResponse({"state": "none", "findings": []})

@@ -8,16 +8,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cached_property
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from coalign.analysis.datasets.cache import Towers
 from coalign.analysis.datasets.columns import Columns
 from coalign.analysis.datasets.parts import Options
+from coalign.arguments import load_run
+from coalign.data.inputs import encode
+from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
 from coalign.serve.gallery import IndexGallery, Modality
@@ -68,19 +73,44 @@ def unit_square(places: Floats) -> Floats:
 
 
 class StoredTower:
-    """The vectors of an index as those of an encoder: nothing is encoded again."""
+    """The vectors of an index as those of an encoder; the run's encoder gives those of items that the index lacks,
+    such as texts without one of their words."""
 
-    def __init__(self, name: str, modality: Literal["image", "text"], vectors: Mapping[Any, Floats]) -> None:
+    def __init__(
+        self,
+        name: str,
+        modality: Literal["image", "text"],
+        vectors: Mapping[Any, Floats],
+        encoder: Callable[[Sequence[Any]], Floats],
+    ) -> None:
         self.name, self.key = name, f"stored {name}"
         self.modality: Literal["image", "text"] = modality
-        self._vectors = vectors
+        self._vectors, self._encoder = vectors, encoder
 
     def encode(self, items: Sequence[Any]) -> Mapping[str, Floats]:
-        return {self.name: np.stack([self._vectors[item] for item in items])}
+        others = list(dict.fromkeys(item for item in items if item not in self._vectors))
+        known = {**self._vectors, **dict(zip(others, self._encoder(others), strict=True))} if others else self._vectors
+        return {self.name: np.stack([known[item] for item in items])}
 
 
-def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
-    """What `coalign analyze` finds in the pairs of an index (of many, a sample), by the index's own vectors.
+class RunEncoder:
+    """The vectors [n, d] of a run's model, which is loaded when it is first wanted."""
+
+    def __init__(self, run: Path, modality: Literal["image", "text"]) -> None:
+        self._run = run
+        self._modality: Literal["image", "text"] = modality
+
+    @cached_property
+    def _loaded(self) -> Loaded:
+        return load_run(self._run)
+
+    @torch.no_grad()
+    def __call__(self, items: Sequence[Any]) -> Floats:
+        return encode(self._loaded, self._modality, items).vectors[self._modality].float().cpu().numpy()
+
+
+def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+    """What `coalign analyze` finds in the pairs of a run's index (of many, a sample), by the index's own vectors.
 
     Rows of findings are rows of the index.
     """
@@ -88,6 +118,7 @@ def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str,
     from coalign.analysis.datasets.study import study
     from coalign.analysis.datasets.summary import summarise
 
+    path, name = run / "index", run.absolute().name
     gallery = IndexGallery(Index.open(path))
     images, texts = gallery.part("image"), gallery.part("text")
     partners = gallery.partners("text")
@@ -107,11 +138,13 @@ def findings_of(path: Path, name: str, most: int = MOST_PAIRS) -> list[dict[str,
         f"{name}, image",
         "image",
         {p: images.vectors[place[row]].numpy() for p, (row, _) in zip(shown, pairs, strict=True)},
+        RunEncoder(run, "image"),
     )
     text = StoredTower(
         f"{name}, text",
         "text",
         {c: texts.vectors[words[row]].numpy() for c, (_, row) in zip(captions, pairs, strict=True)},
+        RunEncoder(run, "text"),
     )
     labels = {column: [values[row] for row, _ in pairs] for column, values in gallery.columns.items()}
     columns = Columns(gallery.name, len(pairs), captions, shown, labels=labels)
