@@ -139,6 +139,15 @@ def test_alignment_travels_as_bytes(client, run):
     assert client.get(raw.json()["bytes"]).content == values
 
 
+def test_a_pair_has_the_p_match_of_its_score(client, run):
+    """The same figure as in the list of answers, for a row and for the same picture sent."""
+    (answer,) = client.get("/api/search", params={"text": "a red circle", "k": 1}).json()["answers"]
+    own = client.post("/api/align", json={"row": answer["row"], "text": "a red circle"}).json()
+    sent = {"image": base64.b64encode(picture(run, answer["row"])).decode(), "text": "a red circle"}
+    assert own["p_match"] == pytest.approx(answer["p_match"], abs=1e-4)
+    assert client.post("/api/align", json=sent).json()["p_match"] == pytest.approx(answer["p_match"], abs=1e-3)
+
+
 def test_layers_and_heads_are_the_models_own(client, run):
     said = client.post("/api/align", json={"row": 1, "text": "a red circle", "method": "cross_attention"}).json()
     assert (said["layers"], said["heads"]) == (2, 2) and np.shape(said["shares"]) == (2, 2)

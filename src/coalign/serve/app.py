@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,22 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from coalign import __version__
 from coalign.data.core.samples import Source
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
+from coalign.serve.data_addresses import MOST_ANSWERS, DataAddresses, condition
 from coalign.serve.gallery import IndexGallery, Modality
-from coalign.serve.maps import Maps, deletion, explain
-from coalign.serve.marks import KINDS, Marks, marked_table
 from coalign.serve.openapi import description, page_of
-from coalign.serve.pictures import MEDIA, Kept, encoded, film_strip
+from coalign.serve.pairs import Pair, deleted, explained
+from coalign.serve.pictures import MEDIA
+from coalign.serve.queries import Query, Term
 from coalign.serve.security import Guard
-from coalign.serve.sessions import Answer, Query, Session, Term, open_sessions
-from coalign.serve.study import FEW, Of, Studies, findings_of, lay_out, principal, vectors_of
-from coalign.serve.training import training_of
+from coalign.serve.served import MOST_ROWS
+from coalign.serve.sessions import open_sessions
 from coalign.serve.uploads import Fields, Missing, TooLarge, check_picture, picture_in, read_body, read_json
 from coalign.serve.worker import BOUND, Busy
 
@@ -38,8 +36,7 @@ FILES = {"/": "index.html", "/app.js": "app.js", "/app.css": "app.css", "/icon.s
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 VIDEOS = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime"}
 SIDES = (64, 128, 256, 512, 1024)
-MOST_ANSWERS, MOST_ROWS, MOST_TERMS = 200, 100_000_000, 8
-PICTURE_BYTES, MAP_BYTES = 64 * 2**20, 256 * 2**20
+MOST_TERMS = 8
 
 log = logging.getLogger("coalign.serve")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -79,15 +76,8 @@ def app(
     return found
 
 
-class Service:
+class Service(DataAddresses):
     """The handlers; each is called on the event loop, and whatever takes time is done elsewhere."""
-
-    def __init__(self, sessions: Mapping[str, Session]) -> None:
-        self.sessions = sessions
-        self._pictures, self._maps = Kept(PICTURE_BYTES), Kept(MAP_BYTES)
-        self._openings = threading.Lock()
-        self._studies = Studies()
-        self._marks = {name: Marks(session.run) for name, session in sessions.items()}
 
     def routes(self) -> list[Route]:
         listed: list[tuple[str, str, Handler]] = [
@@ -117,10 +107,6 @@ class Service:
             by_path.setdefault(path, {})[method] = handler
         return [Route(path, _told(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
 
-    def close(self) -> None:
-        """Ends what is still being computed beside the server."""
-        self._studies.close()
-
     # ------------------------------------------------------------------------------------------------------ answers
     async def health(self, request: Request) -> Response:
         del request
@@ -139,12 +125,12 @@ class Service:
 
     async def search(self, request: Request) -> Response:
         fields = Fields.of_query(request)
-        session = self._session(fields)
-        gallery = await self._opened(session)
+        session = self.session(fields)
+        gallery = await self.opened(session)
         terms = [Term("text", text) for text in fields.texts("text")]
         terms += [Term("text", text, -1) for text in fields.texts("minus")]
-        terms += [Term("row", self._row(gallery, name)) for name in fields.all("like")]
-        terms += [Term("row", self._row(gallery, name), -1) for name in fields.all("unlike")]
+        terms += [Term("row", self.row(gallery, name)) for name in fields.all("like")]
+        terms += [Term("row", self.row(gallery, name), -1) for name in fields.all("unlike")]
         if request.method == "POST":
             data = await read_body(request)
             if not data:
@@ -162,28 +148,28 @@ class Service:
             fields.integer("offset", 0, MOST_ROWS, 0),
             fields.integer("k", 1, MOST_ANSWERS, 10),
             fields.fraction("least"),
-            tuple(_condition(value) for value in fields.texts("where")),
+            tuple(condition(value) for value in fields.texts("where")),
             reranked,
         )
         page = await session.worker.batched(session.search_all, query)
-        answers = [self._answer(session, gallery, answer) for answer in page.answers]
+        answers = [self.answer(session, gallery, answer) for answer in page.answers]
         following = query.offset + len(answers)
         more = following if following < page.total and answers else None
         return JSONResponse({"run": session.name, "answers": answers, "total": page.total, "next": more})
 
     async def align(self, request: Request) -> Response:
         pair = await self._pair(request)
-        maps = await pair.session.worker.call(_explained, pair)
+        maps, chance = await pair.session.worker.call(explained, pair)
         values = maps.to_bytes()
         key = hashlib.blake2b(values + repr(maps.to_json()).encode(), digest_size=12).hexdigest()
-        self._maps.put(key, values)
-        picture = None if pair.row is None else self._address(pair.source, "image", pair.row)
-        said = {"run": pair.session.name, "row": pair.row, "text": pair.text, **maps.to_json()}
+        self.maps.put(key, values)
+        picture = None if pair.row is None else self.address(pair.source, "image", pair.row)
+        said = {"run": pair.session.name, "row": pair.row, "text": pair.text, "p_match": chance, **maps.to_json()}
         return JSONResponse({**said, "image": picture, "bytes": f"/api/bytes/{key}"})
 
     async def deletion(self, request: Request) -> Response:
         pair = await self._pair(request)
-        return JSONResponse(await pair.session.worker.call(_deleted, pair))
+        return JSONResponse(await pair.session.worker.call(deleted, pair))
 
     async def _pair(self, request: Request) -> Pair:
         """What is to be aligned: JSON, or a picture as the body and the rest in the query."""
@@ -195,168 +181,49 @@ class Service:
             fields = Fields.of_json(await read_json(request))
             image = fields.one("image")
             data = None if image is None else picture_in(image)
-        session, text = self._session(fields), fields.text("text")
+        session, text = self.session(fields), fields.text("text")
         if (data is None) == (fields.one("row") is None):
             raise InputError('give either the "row" of a picture, or an "image" of your own')
         row = None if data is not None else fields.integer("row", 0, MOST_ROWS)
-        source = self._named(fields.text("of") or session.name)
+        source = self.named(fields.text("of") or session.name)
         if data is not None:
             await run_in_threadpool(check_picture, data)
         else:
-            item = self._item(await self._opened(source), row or 0)
+            item = self.item(await self.opened(source), row or 0)
             text = text or item.text
         if not text:
             raise InputError('give a "text" to align with the picture')
-        words = tuple(self._number(word) for word in fields.all("words"))
+        words = tuple(self.number(word) for word in fields.all("words"))
         return Pair(session, source, text, row, data, fields.text("method", "auto"), words)
 
     async def bytes_of(self, request: Request) -> Response:
-        found = self._maps.get(request.path_params["key"])
+        found = self.maps.get(request.path_params["key"])
         if found is None:
             raise Missing("these values are no longer kept; ask for the alignment again")
         return Response(found, media_type="application/octet-stream", headers={"Cache-Control": "private, max-age=600"})
 
     async def image(self, request: Request) -> Response:
         fields = Fields.of_query(request)
-        session = self._session(fields)
-        row = self._row(await self._opened(session), request.path_params["row"])
+        session = self.session(fields)
+        row = self.row(await self.opened(session), request.path_params["row"])
         side = fields.integer("side", SIDES[0], SIDES[-1], 512)
         side = next(known for known in SIDES if known >= side)
         film = fields.integer("film", 0, 64, 0)
         key = (session.name, row, side, film)
-        found = self._pictures.get(key)
+        found = self.pictures.get(key)
         if found is None:
-            found = await run_in_threadpool(self._encoded, session, row, side, film)
-            self._pictures.put(key, found)
+            found = await run_in_threadpool(self.encoded, session, row, side, film)
+            self.pictures.put(key, found)
         return Response(found, media_type=MEDIA, headers={"Cache-Control": "private, max-age=600"})
 
     async def video(self, request: Request) -> Response:
         """The file of a moment, whole or the part that the browser asks for."""
-        session = self._session(Fields.of_query(request))
-        item = self._item(await self._opened(session), self._number(request.path_params["row"]))
+        session = self.session(Fields.of_query(request))
+        item = self.item(await self.opened(session), self.number(request.path_params["row"]))
         path = Path(str(item.meta.get("video", "")))
         if item.modality != "video" or path.suffix.lower() not in VIDEOS or not path.is_file():
             raise Missing(f"row {item.row} has no video that a browser plays")
         return FileResponse(path, media_type=VIDEOS[path.suffix.lower()])
-
-    async def rows(self, request: Request) -> Response:
-        fields = Fields.of_query(request)
-        session = self._session(fields)
-        gallery = await self._opened(session)
-        offset, k = fields.integer("offset", 0, MOST_ROWS, 0), fields.integer("k", 1, MOST_ANSWERS, 50)
-        wanted = [self._row(gallery, value) for value in fields.all("row")]
-        where = [_condition(value) for value in fields.texts("where")]
-        return JSONResponse(await run_in_threadpool(self._rows, session, wanted, where, offset, k))
-
-    def _rows(
-        self, session: Session, wanted: Sequence[int], where: Sequence[tuple[str, str]], offset: int, k: int
-    ) -> dict[str, Any]:
-        gallery = session.gallery
-        shown: Sequence[int] = wanted or gallery.shown
-        for name, value in where:
-            column = gallery.column(name)
-            shown = [row for row in shown if column[row] == value]
-        listed = [self._answer(session, gallery, Answer(row, 0.0, None)) for row in shown[offset : offset + k]]
-        return {
-            "run": session.name,
-            "data": gallery.name,
-            "searchable": isinstance(gallery, IndexGallery),
-            "counts": gallery.counts,
-            "columns": gallery.values,
-            "total": len(shown),
-            "rows": [{k: v for k, v in row.items() if k not in ("score", "p_match")} for row in listed],
-        }
-
-    async def map(self, request: Request) -> Response:
-        fields = Fields.of_query(request)
-        session = self._session(fields)
-        await self._opened(session)
-        of: Any = fields.choice("of", ("image", "text", "both"), "image")
-        return JSONResponse(await run_in_threadpool(self._map, session, of))
-
-    def _map(self, session: Session, of: Of) -> dict[str, Any]:
-        gallery = session.index
-        rows, vectors = vectors_of(gallery, of)
-        job = None if len(rows) < FEW else self._studies.start(("map", session.name, of), lay_out, vectors)
-        is_laid_out = job is not None and job.done() and job.exception() is None
-        key = f"map-{session.name}-{of}-{'umap' if is_laid_out else 'pca'}"
-        if self._maps.get(key) is None:
-            places = job.result() if job is not None and is_laid_out else principal(vectors)
-            self._maps.put(key, rows.astype("<i4").tobytes() + places.astype("<f4").tobytes())
-        columns: dict[str, Any] = {}
-        for number, (name, values) in enumerate(gallery.columns.items()):
-            known = gallery.values[name]
-            code = {value: place for place, value in enumerate(known)}
-            column = f"codes-{session.name}-{of}-{number}"
-            codes = bytes(255 if (value := values[row]) is None else code[value] for row in rows.tolist())
-            self._maps.put(column, codes)
-            columns[name] = {"values": known, "codes": f"/api/bytes/{column}"}
-        method = "UMAP" if is_laid_out else "principal components"
-        said = {
-            "run": session.name,
-            "of": of,
-            "method": method,
-            "pending": job is not None and not job.done(),
-            "count": len(rows),
-        }
-        return {**said, "bytes": f"/api/bytes/{key}", "columns": columns}
-
-    async def findings(self, request: Request) -> Response:
-        fields = Fields.of_query(request)
-        session = self._session(fields)
-        await self._opened(session)
-        key, run = ("findings", session.name), session.index.index.path.parent
-        job = self._studies.start(key, findings_of, run) if request.method == "POST" else None
-        job = job or self._studies.job(key)
-        if job is None:
-            return JSONResponse({"state": "none", "findings": []})
-        if not job.done():
-            return JSONResponse({"state": "pending", "findings": []})
-        error = job.exception()
-        if error is not None:
-            return JSONResponse({"state": "failed", "error": " ".join(str(error).split()), "findings": []})
-        return JSONResponse({"state": "done", "findings": job.result()})
-
-    async def marks(self, request: Request) -> Response:
-        if request.method == "GET":
-            return self._marked(self._session(Fields.of_query(request)))
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise InputError('a mark is JSON: {"run", "row", "mark"}')
-        fields = Fields.of_json(await read_json(request, 2**16))
-        session = self._session(fields)
-        item = self._item(await self._opened(session), fields.integer("row", 0, MOST_ROWS))
-        mark = fields.choice("mark", KINDS, "wrong")
-        said = {"text": item.text, "image": item.image}
-        await run_in_threadpool(self._marks[session.name].put, item.row, mark, said)
-        return self._marked(session)
-
-    def _marked(self, session: Session) -> Response:
-        marks = self._marks[session.name]
-        file = None if marks.file is None else str(marks.file)
-        return JSONResponse({"file": file, "marks": sorted(marks.by_row.values(), key=lambda mark: mark["row"])})
-
-    async def marks_table(self, request: Request) -> Response:
-        fields = Fields.of_query(request)
-        session = self._session(fields)
-        gallery, of = await self._opened(session), fields.choice("of", ("kept", "marked"), "kept")
-        name, media, parts = await run_in_threadpool(
-            marked_table, gallery, self._marks[session.name], "kept" if of == "kept" else "marked"
-        )
-        return StreamingResponse(
-            parts, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'}
-        )
-
-    async def run(self, request: Request) -> Response:
-        session = self._session(Fields.of_query(request))
-        return JSONResponse({"run": session.name, **await run_in_threadpool(training_of, session.run)})
-
-    async def streams(self, request: Request) -> Response:
-        fields = Fields.of_query(request)
-        session, item = self._session(fields), fields.integer("item", 0, MOST_ROWS, 0)
-        said, values = await session.worker.call(session.streams.attention, item)
-        key = hashlib.blake2b(values + session.name.encode(), digest_size=12).hexdigest()
-        self._maps.put(key, values)
-        return JSONResponse({"run": session.name, **said, "bytes": f"/api/bytes/{key}"})
 
     async def openapi(self, request: Request) -> Response:
         del request
@@ -372,105 +239,6 @@ class Service:
             raise Missing("the pages are not built; run npm run build in src/coalign/serve/web")
         return FileResponse(path, media_type=TYPES[path.suffix], headers={"Cache-Control": "no-cache"})
 
-    # -------------------------------------------------------------------------------------------------------- parts
-    def _session(self, fields: Fields) -> Session:
-        return self._named(fields.text("run") or next(iter(self.sessions)))
-
-    def _named(self, name: str) -> Session:
-        if name not in self.sessions:
-            raise Missing(f"no run {name[:60]!r}; there are: {', '.join(self.sessions)}")
-        return self.sessions[name]
-
-    async def _opened(self, session: Session) -> Any:
-        """The run's gallery, opened in another thread the first time."""
-        if "gallery" in session.__dict__:
-            return session.gallery
-        return await run_in_threadpool(self._open, session)
-
-    def _open(self, session: Session) -> Any:
-        with self._openings:
-            gallery = session.gallery
-            gallery.columns  # noqa: B018 - read here, off the event loop
-            return gallery
-
-    def _row(self, gallery: Any, value: Any) -> int:
-        return int(self._item(gallery, self._number(value)).row)
-
-    @staticmethod
-    def _number(value: Any) -> int:
-        return Fields([("row", value)]).integer("row", 0, MOST_ROWS)
-
-    @staticmethod
-    def _item(gallery: Any, row: int) -> Any:
-        try:
-            return gallery.item(row)
-        except InputError as error:
-            raise Missing(str(error)) from None
-
-    def _encoded(self, session: Session, row: int, side: int, film: int) -> bytes:
-        clip = session.gallery.clip(row) if film else None
-        picture = session.gallery.picture(row) if clip is None else film_strip(session.gallery.item(row).meta, film)
-        if picture is None:
-            raise Missing(f"row {row} has no picture")
-        try:
-            return encoded(picture, side)
-        except InputError as error:
-            raise Missing(str(error)) from None
-
-    def _address(self, session: Session, kind: str, row: int) -> str:
-        first = session.name == next(iter(self.sessions))
-        return f"/api/{kind}/{row}" + ("" if first else f"?run={session.name}")
-
-    def _answer(self, session: Session, gallery: Any, answer: Answer) -> dict[str, Any]:
-        item = gallery.item(answer.row)
-        said: dict[str, Any] = {
-            "row": answer.row,
-            "score": answer.score,
-            "p_match": answer.p_match,
-            "modality": item.modality,
-            "text": item.text,
-            "image": self._address(session, "image", answer.row),
-            "columns": {name: values[answer.row] for name, values in gallery.columns.items()},
-        }
-        if item.modality == "video":
-            span = {name: item.meta.get(name) for name in ("start", "end")}
-            said |= {"video": self._address(session, "video", answer.row), **span}
-            said["file"] = Path(str(item.meta.get("video", ""))).name
-        return said
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A text and a picture of one's own, or a row of `source`; `words` are the numbers of some of the text's."""
-
-    session: Session
-    source: Session
-    text: str
-    row: int | None
-    data: bytes | None
-    method: str
-    words: tuple[int, ...] = ()
-
-    def inputs(self) -> dict[str, Any]:
-        """What `explain` and `deletion` take besides the model."""
-        said = {"text": self.text, "method": self.method}
-        if self.row is None:
-            return {**said, "picture": self.data}
-        gallery = self.source.gallery
-        try:
-            regions = gallery.regions(self.row)
-        except KeyError:
-            raise InputError(f"there are no regions of the picture in row {self.row}") from None
-        return {**said, "picture": gallery.picture(self.row), "regions": regions, "clip": gallery.clip(self.row)}
-
-
-def _explained(pair: Pair) -> Maps:
-    return explain(pair.session.loaded, **pair.inputs())
-
-
-def _deleted(pair: Pair) -> dict[str, list[float]]:
-    return deletion(pair.session.loaded, **pair.inputs(), words=pair.words)
-
 
 def _wanted(gallery: Any, terms: Sequence[Term], reranked: bool, fields: Fields) -> Modality:
     """What is searched for: pictures, or what else is asked for. Re-ranking a picture's answers asks for texts."""
@@ -482,14 +250,6 @@ def _wanted(gallery: Any, terms: Sequence[Term], reranked: bool, fields: Fields)
         default = "image"
     chosen: Any = fields.choice("answers", ("image", "text", "video"), default)
     return chosen
-
-
-def _condition(value: str) -> tuple[str, str]:
-    """ "column:value" as both parts."""
-    name, colon, wanted = value.partition(":")
-    if not colon:
-        raise InputError(f'"where" should be column:value, it is {value[:60]!r}')
-    return name, wanted
 
 
 def _told(handlers: Mapping[str, Handler]) -> Handler:

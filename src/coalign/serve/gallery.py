@@ -19,7 +19,8 @@ from coalign.data.images.pictures import Picture
 from coalign.data.regions.regions import RegionFile, RegionSet
 from coalign.data.videos.clips import Clip
 from coalign.errors import InputError
-from coalign.retrieval.index import Index
+from coalign.retrieval.embed import Entry
+from coalign.retrieval.index import Hit, Index
 
 Modality = Literal["image", "text", "video"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "video")
@@ -104,6 +105,12 @@ class IndexGallery(Rows):
             raise InputError(f"there is no row {row}; the index has {len(self)}")
         text, image = (self._table[name][row].as_py() for name in ("text", "image"))
         return Item(row, self.modalities[row], text or "", image, json.loads(self._table["meta"][row].as_py()))
+
+    def hit(self, row: int, score: float) -> Hit:
+        """An answer as `retrieval` has it."""
+        item = self.item(row)
+        picture = self.index.thumbnail(row) if item.image is None and item.modality == "image" else None
+        return Hit(score, row, item.modality, Entry(item.text, item.image, picture, dict(item.meta)))
 
     def picture(self, row: int) -> Picture | None:
         """The picture of a row, or of the pair that it belongs to."""

@@ -75,7 +75,7 @@ def description() -> dict[str, Any]:
         "map, then layer by layer and head by head. A picture may also be the body, the rest then in the query.",
         (),
         {"application/json": {"schema": {"type": "object", "properties": align}}, **picture},
-        '{"words", "method", "methods", "kind", "grid" or "boxes", "layers", "heads", "places", "bytes"}',
+        '{"words", "method", "methods", "p_match", "kind", "grid" or "boxes", "layers", "heads", "places", "bytes"}',
     )
     numbers = {"type": "array", "description": "Numbers of the words whose map orders the places; by default all."}
     curves = {"application/json": {"schema": {"type": "object", "properties": {**align, "words": numbers}}}, **picture}
@@ -125,7 +125,10 @@ def description() -> dict[str, Any]:
 
 def page_of(said: dict[str, Any]) -> str:
     """The document as a page without scripts."""
-    parts = ["<h1>coalign serve</h1><p>The same as <a href='/api/openapi.json'>openapi.json</a>.</p>"]
+    parts = [
+        "<p><a href='/'>← coalign</a></p><h1>The API of coalign serve</h1>",
+        "<p>The same as <a href='/api/openapi.json'>openapi.json</a>.</p>",
+    ]
     for path, methods in said["paths"].items():
         for method, about in methods.items():
             parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(about['summary'])}</p>")
@@ -141,7 +144,7 @@ def page_of(said: dict[str, Any]) -> str:
             parts.append(f"<p>Answers <code>{escape(about['responses']['200']['description'])}</code></p>")
     head = (
         "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>coalign serve: the API</title>"
-        "<link rel='stylesheet' href='/app.css'>"
+        "<link rel='icon' href='/icon.svg' type='image/svg+xml'><link rel='stylesheet' href='/app.css'>"
     )
     body = f"<body class='docs'><main>{''.join(parts)}</main></body>"
     return f"<!doctype html><html lang='en'><head>{head}</head>{body}</html>"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,97 +17,15 @@ from coalign.data.inputs import encode
 from coalign.data.loaded import Loaded
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
-from coalign.retrieval.embed import Entry
-from coalign.retrieval.index import Hit, Index
+from coalign.retrieval.index import Index
 from coalign.retrieval.moments import without_overlaps
 from coalign.retrieval.rerank import Reranking
 from coalign.retrieval.search import rerank
-from coalign.serve.calibration import Calibration, calibrate
+from coalign.serve.chances import Chances
 from coalign.serve.gallery import Gallery, IndexGallery, Modality, PairGallery
+from coalign.serve.queries import Answer, Page, Prepared, Query, Term, Texts, Weighed
 from coalign.serve.streams import Streams
 from coalign.serve.worker import BOUND, Worker
-from coalign.types import Encoding
-
-CALIBRATION_PAIRS = 48
-"""Pairs of the index by which re-ranked scores are calibrated; each is a pass of the fusion layers over a list."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A part of a query: a text, a picture's bytes or a row of the index; `sign` -1 takes it away."""
-
-    kind: Literal["text", "image", "row"]
-    value: Any
-    sign: int = 1
-
-
-@dataclass(frozen=True)
-class Query:
-    """A search: the sum of its terms' unit vectors, each with its sign.
-
-    `least` leaves out answers whose P(match) is smaller; `where` keeps rows with these values of these columns.
-    """
-
-    terms: tuple[Term, ...]
-    answers: Modality = "image"
-    offset: int = 0
-    k: int = 10
-    least: float = 0.0
-    where: tuple[tuple[str, str], ...] = ()
-    rerank: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    row: int
-    score: float
-    p_match: float | None
-
-
-@dataclass(frozen=True)
-class Page:
-    """Answers from `offset` on, of `total` that there are."""
-
-    answers: list[Answer] = field(default_factory=list[Answer])
-    total: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Texts:
-    """Texts that were encoded together, by their place in `whole`."""
-
-    places: dict[str, int]
-    whole: Encoding | None
-
-    def vector(self, text: str) -> Tensor:
-        """[d] on the CPU."""
-        assert self.whole is not None
-        return self.whole.vectors["text"][self.places[text]].float().cpu()
-
-    def encoding(self, text: str) -> Encoding:
-        """The encoding of one of them."""
-        assert self.whole is not None
-        one = torch.tensor([self.places[text]], device=self.whole.vectors["text"].device)
-        tokens = {name: part.select(one) for name, part in self.whole.tokens.items()}
-        return Encoding(tokens, vectors={"text": self.whole.vectors["text"][one]})
-
-
-@dataclass(frozen=True, eq=False)
-class Weighed:
-    """A term with its modality and its vector [d]."""
-
-    term: Term
-    modality: Modality
-    vector: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A query's terms, and the vector [d] that is compared with the index."""
-
-    terms: Sequence[Weighed]
-    vector: Tensor
-    texts: Texts
 
 
 class Session:
@@ -129,7 +45,7 @@ class Session:
         self._source, self._region_file = source, regions
         self.streams = Streams(run, series)
         self.worker = Worker(name, bound)
-        self._calibrations: dict[tuple[Modality, Modality, bool], Calibration | None] = {}
+        self.chances = Chances(run, lambda: self.loaded, lambda: self.index, lambda: self.reranking)
 
     @cached_property
     def loaded(self) -> Loaded:
@@ -222,7 +138,7 @@ class Session:
             kept = torch.ones(count, dtype=torch.bool)
             for name, value in query.where:
                 kept &= self.index.having(name, value)[rows]
-            chances = self._chances(prepared.terms, query.answers, rows) if query.least > 0 else None
+            chances = self.chances.of_terms(prepared.terms, query.answers, rows) if query.least > 0 else None
             if chances is not None:
                 kept &= torch.from_numpy(chances >= query.least)
             scores, count = scores.masked_fill(~kept, -torch.inf), int(kept.sum())
@@ -237,7 +153,7 @@ class Session:
             first = {answer.row for answer in reranked}
             places = [place for place in places if int(rows[place]) not in first]
         rest = places[max(query.offset - len(reranked), 0) :]
-        chances = self._chances(prepared.terms, query.answers, rows[rest])
+        chances = self.chances.of_terms(prepared.terms, query.answers, rows[rest])
         answers = [
             Answer(int(rows[place]), float(scores[place]), None if chances is None else float(chances[i]))
             for i, place in enumerate(rest)
@@ -270,18 +186,13 @@ class Session:
         encoding = prepared.texts.encoding(value) if asked == "text" else encode(self.loaded, "image", [value])
         best = scores.topk(min(max(query.k, self.reranking.k), count))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        hits = [self._hit(int(rows[place]), score) for place, score in pairs]
+        hits = [self.index.hit(int(rows[place]), score) for place, score in pairs]
         ranked = rerank(self.loaded, encoding, asked, hits, query.answers, self.reranking)
-        calibration = self.calibration(asked, query.answers, True)
+        calibration = self.chances.calibration(asked, query.answers, True)
         chances = None if calibration is None else calibration(np.array([hit.score for hit in ranked]))
         return [
             Answer(hit.row, hit.score, None if chances is None else float(chances[i])) for i, hit in enumerate(ranked)
         ]
-
-    def _hit(self, row: int, score: float) -> Hit:
-        item = self.index.item(row)
-        picture = self.index.index.thumbnail(row) if item.image is None and item.modality == "image" else None
-        return Hit(score, row, item.modality, Entry(item.text, item.image, picture, dict(item.meta)))
 
     def _moments(self, query: Query, prepared: Prepared, rows: Tensor, scores: Tensor, count: int) -> Page:
         """Moments that do not overlap: of clips that share time the best one stands."""
@@ -290,97 +201,16 @@ class Session:
         best = scores.sort(descending=True, stable=True)  # equal scores have one order on all pages
         while True:
             pairs = zip(best.indices[:taken].tolist(), best.values[:taken].tolist(), strict=True)
-            kept = without_overlaps([self._hit(int(rows[place]), score) for place, score in pairs])
+            kept = without_overlaps([self.index.hit(int(rows[place]), score) for place, score in pairs])
             if len(kept) >= wanted or taken >= count:
                 break
             taken = min(2 * taken, count)
         page = kept[query.offset : wanted]
-        chances = self._chances(prepared.terms, "video", torch.tensor([hit.row for hit in page], dtype=torch.int64))
+        chances = self.chances.of_terms(
+            prepared.terms, "video", torch.tensor([hit.row for hit in page], dtype=torch.int64)
+        )
         found = [Answer(h.row, h.score, None if chances is None else float(chances[i])) for i, h in enumerate(page)]
         return Page(found, len(kept) if taken >= count else count)
-
-    # ----------------------------------------------------------------------------------------------------- P(match)
-    def calibration(self, asked: Modality, answers: Modality, reranked: bool = False) -> Calibration | None:
-        """P(match) of a score of one modality against another; None where the index holds no pairs of both."""
-        key = (asked, answers, reranked)
-        if key not in self._calibrations:
-            self._calibrations[key] = self._calibrated_reranking(*key[:2]) if reranked else self._calibrated(*key[:2])
-        return self._calibrations[key]
-
-    def _calibrated(self, asked: Modality, answers: Modality) -> Calibration | None:
-        gallery = self.index
-        if not gallery.count(asked) or not gallery.count(answers):
-            return self._calibrated_by_words(asked, answers)
-        queries, candidates = gallery.part(asked), gallery.part(answers)
-        ids = gallery.pairs
-        return calibrate(queries.vectors, candidates.vectors, ids[queries.rows], ids[candidates.rows])
-
-    def _calibrated_by_words(self, asked: Modality, answers: Modality) -> Calibration | None:
-        """Of moments: the words that are said in each, encoded, stand for the texts that the index does not hold."""
-        gallery = self.index
-        if asked != "text" or not gallery.count(answers):
-            return None
-        candidates = gallery.part(answers)
-        said = [(row, gallery.item(row).text) for row in candidates.rows.tolist()]
-        said = [(row, text) for row, text in said if text][:: max(len(said) // 256, 1)]
-        if not said:
-            return None
-        with torch.no_grad():
-            vectors = encode(self.loaded, "text", [text for _, text in said]).vectors["text"].float().cpu()
-        if gallery.index.similarity == "cosine":
-            vectors = normalize(vectors, dim=1)
-        ids = gallery.pairs
-        rows = torch.tensor([row for row, _ in said])
-        return calibrate(vectors, candidates.vectors, ids[rows], ids[candidates.rows])
-
-    def _calibrated_reranking(self, asked: Modality, answers: Modality) -> Calibration | None:
-        gallery = self.index
-        if asked == "video" or answers == "video" or asked == answers:
-            return None
-        queries, candidates = gallery.part(asked), gallery.part(answers)
-        if not len(queries.rows):
-            return None
-        drawn = torch.randperm(len(queries.rows), generator=torch.Generator().manual_seed(0))[:CALIBRATION_PAIRS]
-        scores: list[float] = []
-        matches: list[bool] = []
-        for place in drawn.tolist():
-            row = int(queries.rows[place])
-            content = gallery.item(row).text if asked == "text" else gallery.picture(row)
-            if not content:
-                continue
-            best = (candidates.vectors @ queries.vectors[place]).topk(min(self.reranking.k, len(candidates.rows)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            hits = [self._hit(int(candidates.rows[i]), score) for i, score in pairs]
-            with torch.no_grad():
-                encoding = encode(self.loaded, asked, [content])
-            ranked = rerank(self.loaded, encoding, asked, hits, answers, self.reranking)
-            scores += [hit.score for hit in ranked]
-            matches += [bool(gallery.pairs[hit.row] == gallery.pairs[row]) for hit in ranked]
-        return Calibration.fit(np.array(scores), np.array(matches))
-
-    def _chances(
-        self, terms: Sequence[Weighed], answers: Modality, rows: Tensor
-    ) -> np.ndarray[Any, np.dtype[np.floating[Any]]] | None:
-        """[n] P(match) of the answers in `rows` with every term of the query, as if the terms were independent.
-
-        A minus term counts with 1 - P. A term of the answers' own modality is held against the other half of the
-        answer's pair: a picture that is searched with, against an answer's text. None where a term has no calibration.
-        """
-        gallery = self.index
-        found = np.ones(len(rows))
-        for weighed in terms:
-            asked, vector = weighed.modality, weighed.vector
-            against: Modality = answers if asked != answers else "text" if answers == "image" else "image"
-            calibration = self.calibration(asked, against)
-            if calibration is None:
-                return None
-            part = gallery.part(against)
-            held = rows if against == answers else gallery.partners(against)[rows]
-            places = torch.searchsorted(part.rows, held.clamp(min=0)).clamp(max=len(part.rows) - 1)
-            chance = calibration((part.vectors[places] @ vector).numpy())
-            chance = np.where((held >= 0).numpy(), chance, 0.0)
-            found = found * (chance if weighed.term.sign > 0 else 1 - chance)
-        return found
 
 
 def open_sessions(

@@ -81,20 +81,27 @@ function App() {
     <>
       <a class="skip" href="#main">to the content</a>
       <header>
-        <h1>coalign</h1>
+        <h1><img src="/icon.svg" alt="" />coalign</h1>
         <nav aria-label="screens">
           {(Object.keys(SCREENS) as Name[]).map((one) => (
             <a key={one} href={`?screen=${one}`} aria-current={one === name ? "page" : undefined}
               onClick={(event) => { event.preventDefault(); change({ screen: one }, true); }}>{TITLES[one]}</a>
           ))}
         </nav>
-        {runs.length > 1 && (name !== "why" || runs.some((run) => run.reads === "streams")) && (
-          <label>run <select id="run" value={state.run ?? runs[0]!.name} onChange={(e) => change({ run: e.currentTarget.value })}>
-            {runs.map((run) => <option key={run.name} value={run.name}>{run.name}</option>)}
-          </select></label>
-        )}
-        <button type="button" class="theme" onClick={() => change({ dark: isDark(dark) ? "0" : "1" })}>{isDark(dark) ? "light" : "dark"}</button>
-        <a class="docs-link" href="/api/docs">API</a>
+        <div class="tools">
+          {runs.length > 1 && name !== "runs" && (name !== "why" || runs.some((run) => run.reads === "streams")) && (
+            <label class="soft">run <select id="run" value={state.run ?? runs[0]!.name} onChange={(e) => change({ run: e.currentTarget.value, rows: "", row: "", words: "", pin: "" })}>
+              {runs.map((run) => <option key={run.name} value={run.name}>{run.name}</option>)}
+            </select></label>
+          )}
+          <button type="button" class="theme quiet" aria-label={isDark(dark) ? "light colours" : "dark colours"} title={isDark(dark) ? "light colours" : "dark colours"}
+            onClick={() => change({ dark: isDark(dark) ? "0" : "1" })}>
+            <svg class="icon" viewBox="0 0 16 16" aria-hidden="true">{isDark(dark)
+              ? <path d="M8 1v2M8 13v2M1 8h2M13 8h2M3 3l1.4 1.4M11.6 11.6 13 13M13 3l-1.4 1.4M4.4 11.6 3 13M8 5a3 3 0 1 0 0 6 3 3 0 0 0 0-6Z" />
+              : <path d="M13.5 9.6A6 6 0 0 1 6.4 2.5a6 6 0 1 0 7.1 7.1Z" />}</svg>
+          </button>
+          <a class="docs-link small" href="/api/docs">API</a>
+        </div>
       </header>
       <main id="main" tabIndex={-1} class={dragging ? "dragging" : ""}>
         {error ? <p class="error" role="alert">{error}</p> : runs.length > 0 && <Shown state={state} change={change} runs={runs} upload={upload} setUpload={setUpload} />}

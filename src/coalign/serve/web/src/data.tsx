@@ -26,7 +26,8 @@ export function Data({ state, change, runs }: Screen) {
   const [chosen, setChosen] = useState<number[]>(() => (state.rows ?? "").split(",").filter(Boolean).map(Number));
   const [answers, setAnswers] = useState<Answer[]>([]);
   const [marks, setMarks] = useState<Marks>({ file: null, marks: [] });
-  const colour = state.colour ?? "";
+  const columns = said?.columns ?? {};
+  const colour = state.colour ?? suggested(columns);
 
   useEffect(() => {
     let current = true;
@@ -85,42 +86,60 @@ export function Data({ state, change, runs }: Screen) {
         <label>map of <select id="of" value={of} onChange={(e) => change({ of: e.currentTarget.value })}>
           <option value="image">pictures</option><option value="text">texts</option><option value="both">both</option>
         </select></label>
-        <label>colour by <select id="colour" value={colour} onChange={(e) => change({ colour: e.currentTarget.value })}>
-          <option value="">nothing</option>
-          {Object.keys(said?.columns ?? {}).map((name) => <option key={name} value={name}>{name}</option>)}
+        <label>colour by <select id="colour" value={colour} onChange={(e) => change({ colour: e.currentTarget.value || "none" })}>
+          <option value="none">nothing</option>
+          {Object.keys(columns).map((name) => <option key={name} value={name}>{name}</option>)}
         </select></label>
-        {said && <span role="status">{said.count.toLocaleString("en")} points, {said.method}{said.pending ? "; UMAP is being computed…" : ""}</span>}
+        {said && <span role="status" class="end-of-line">{said.count.toLocaleString("en")} points, {said.method}{said.pending ? "; UMAP is being computed…" : ""}</span>}
       </div>
       {error && <p class="error" role="alert">{error}</p>}
-      <div class="data">
-        {cloud && <Points cloud={cloud} codes={codes[colour] ?? null} chosen={chosen} choose={choose} run={run} />}
-        <div class="side">
-          {colour && said?.columns[colour] && (
-            <ul class="legend" aria-label={`colours by ${colour}`}>
-              {said.columns[colour].values.map((value, i) => <li key={value}><svg viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" fill={PALETTE[i % PALETTE.length]} /></svg>{value}</li>)}
-            </ul>
-          )}
-          <h2>Findings</h2>
-          {!findings || findings.state === "none" ? (
-            <button type="button" id="analyze" onClick={() => json<Findings>(`/api/findings?${query({ run })}`, { method: "POST" }).then(setFindings, (e: Error) => setError(e.message))}>analyse this set</button>
-          ) : findings.state === "pending" ? <p role="status">analysing…</p> : findings.state === "failed" ? <p class="error">{findings.error}</p> : (
-            <ul class="findings">
-              {findings.findings.map((one, i) => (
-                <li key={i}><button type="button" disabled={!one.rows.length} onClick={() => choose(one.rows)}><strong>{SEVERITY[one.severity]}</strong> {one.title}</button><p>{one.detail}</p></li>
-              ))}
-            </ul>
-          )}
-          <h2>Marks</h2>
-          <p role="status">{marks.marks.length} marked as wrong{marks.file ? `, in ${marks.file}` : ""}</p>
-          <p class="actions">
-            <a class="button" href={`/api/marks/table?${query({ run, of: "kept" })}`} download>the pairs without them</a>{" "}
-            <a class="button" href={`/api/marks/table?${query({ run, of: "marked" })}`} download>the marked ones</a>
-          </p>
+      {!cloud && !error && <p class="empty" role="status">laying out the map…</p>}
+      {cloud && (
+        <div class="data">
+          <Points cloud={cloud} codes={codes[colour] ?? null} chosen={chosen} choose={choose} run={run} />
+          <div class="side">
+            {columns[colour] && codes[colour] && (
+              <ul class="legend" aria-label={`colours by ${colour}`}>
+                {columns[colour].values.map((value, i) => (
+                  <li key={value}><button type="button" title={`choose the points of ${value}`} onClick={() => choose([...cloud.rows].filter((_, at) => codes[colour]![at] === i))}>
+                    <svg viewBox="0 0 10 10" aria-hidden="true"><circle cx="5" cy="5" r="5" fill={PALETTE[i % PALETTE.length]} /></svg>{value}
+                  </button></li>
+                ))}
+              </ul>
+            )}
+            <div class="box">
+              <h2>Findings</h2>
+              {!findings || findings.state === "none" ? (
+                <>
+                  <p class="soft">Likely mismatches, duplicates, leaks, hubs, words that no picture shows: what stands out in this set.</p>
+                  <button type="button" id="analyze" onClick={() => json<Findings>(`/api/findings?${query({ run })}`, { method: "POST" }).then(setFindings, (e: Error) => setError(e.message))}>analyse this set</button>
+                </>
+              ) : findings.state === "pending" ? <p role="status" class="soft">analysing; this takes a minute or more…</p> : findings.state === "failed" ? <p class="error">{findings.error}</p> : !findings.findings.length ? <p class="soft">Nothing stands out.</p> : (
+                <ul class="findings">
+                  {findings.findings.map((one, i) => (
+                    <li key={i}><span class={`severity s${one.severity}`}>{SEVERITY[one.severity]}</span>
+                      <button type="button" disabled={!one.rows.length} title={one.rows.length ? "choose its rows" : ""} onClick={() => choose(one.rows)}>{one.title}{one.rows.length > 0 && <span class="soft"> · {one.rows.length} rows</span>}</button>
+                      <p>{one.detail}</p></li>
+                  ))}
+                </ul>
+              )}
+            </div>
+            <div class="box">
+              <h2>Marks</h2>
+              <p role="status" class="soft">{marks.marks.length} marked as wrong{marks.file ? `, in ${marks.file.split(/[\\/]/).slice(-2).join("/")}` : ". Draw a line around points, then mark the pairs that are not as they should be."}</p>
+              {marks.marks.length > 0 && (
+                <p class="actions">
+                  <a class="button" href={`/api/marks/table?${query({ run, of: "kept" })}`} download>the pairs without them</a>
+                  <a class="button" href={`/api/marks/table?${query({ run, of: "marked" })}`} download>the marked ones</a>
+                </p>
+              )}
+            </div>
+          </div>
         </div>
-      </div>
+      )}
       {chosen.length > 0 && (
         <>
-          <p class="count" role="status">{chosen.length.toLocaleString("en")} chosen{chosen.length > 200 ? ", the first 200 shown" : ""} <button type="button" onClick={() => choose([])}>none</button></p>
+          <p class="count" role="status">{chosen.length.toLocaleString("en")} chosen{chosen.length > 200 ? ", the first 200 shown" : ""} <button type="button" class="quiet" onClick={() => choose([])}>none</button></p>
           <Grid answers={answers} run={run} change={change} chosen={marked} choose={mark} />
         </>
       )}
@@ -128,11 +147,18 @@ export function Data({ state, change, runs }: Screen) {
   );
 }
 
+// The column that a map is coloured by unasked: the one with most values that can still be told apart.
+export function suggested(columns: Record<string, { values: string[] }>): string {
+  const few = Object.entries(columns).filter(([, column]) => column.values.length <= PALETTE.length);
+  return few.sort((a, b) => b[1].values.length - a[1].values.length)[0]?.[0] ?? "none";
+}
+
 function Points({ cloud, codes, chosen, choose, run }: { cloud: Cloud; codes: Uint8Array | null; chosen: number[]; choose: (rows: number[]) => void; run: string }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const over = useRef<SVGPolylineElement>(null);
   const [view, setView] = useState<View>({ x: 0, y: 0, scale: 1 });
   const [tip, setTip] = useState<{ x: number; y: number; row: number } | null>(null);
+  const [texts, setTexts] = useState<Record<number, string>>({});
   const [pan, setPan] = useState(false);
   const drag = useRef<{ from: [number, number]; view: View; line: [number, number][] } | null>(null);
   const set = useMemo(() => new Set(chosen), [chosen]);
@@ -146,6 +172,14 @@ function Points({ cloud, codes, chosen, choose, run }: { cloud: Cloud; codes: Ui
     });
     return () => cancelAnimationFrame(frame);
   }, [cloud, view, codes, set]);
+
+  useEffect(() => {
+    if (!tip || texts[tip.row] !== undefined) return;
+    const { row } = tip;
+    const timer = setTimeout(() => json<Rows>(`/api/rows?${query({ run, row })}`).then((said) => setTexts((known) => ({ ...known, [row]: said.rows[0]?.text ?? "" })), () => undefined), 80);
+    return () => clearTimeout(timer);
+  }, [tip?.row]);
+  useEffect(() => setTexts({}), [run]);
 
   const at = (event: PointerEvent | WheelEvent | MouseEvent): [number, number] => {
     const box = canvas.current!.getBoundingClientRect();
@@ -200,7 +234,11 @@ function Points({ cloud, codes, chosen, choose, run }: { cloud: Cloud; codes: Ui
           e.preventDefault();
         }} />
       <svg class="lasso" viewBox={`0 0 ${SIDE} ${SIDE}`} aria-hidden="true"><polyline ref={over} /></svg>
-      {tip && <img class="tip" alt="" src={`/api/image/${tip.row}?${query({ run, side: 128 })}`} style={{ left: `${(tip.x / SIDE) * 100}%`, top: `${(tip.y / SIDE) * 100}%` }} />}
+      {tip && (
+        <div class={`tip${tip.x > SIDE * 0.7 ? " left" : ""}${tip.y > SIDE * 0.6 ? " up" : ""}`} style={{ left: `${(tip.x / SIDE) * 100}%`, top: `${(tip.y / SIDE) * 100}%` }}>
+          <img alt="" src={`/api/image/${tip.row}?${query({ run, side: 128 })}`} />{texts[tip.row] && <span>{texts[tip.row]}</span>}
+        </div>
+      )}
       <p class="actions">
         <button type="button" onClick={() => zoom(1.5, SIDE / 2, SIDE / 2)} aria-label="closer">+</button>
         <button type="button" onClick={() => zoom(1 / 1.5, SIDE / 2, SIDE / 2)} aria-label="further away">−</button>

@@ -127,7 +127,7 @@ export function css(level: number): string {
 
 export type Picture = CanvasImageSource & { width: number; height: number };
 
-// Draws the picture, paled, and the values over it. `mark` is a place that is framed.
+// Draws the picture, paled, and the values over it. `mark` is a place that is framed; `opacity` 0 leaves the picture.
 export function draw(
   canvas: HTMLCanvasElement,
   picture: Picture | null,
@@ -135,17 +135,27 @@ export function draw(
   own: Float32Array | null,
   scale: Scale,
   mark = -1,
+  opacity = 1,
 ): void {
   const context = canvas.getContext("2d")!;
   const { width, height } = canvas;
   context.clearRect(0, 0, width, height);
   context.globalAlpha = 1;
+  context.imageSmoothingEnabled = true;
   if (picture) context.drawImage(picture, 0, 0, width, height);
-  if (!own) return;
-  context.fillStyle = "rgba(255,255,255,0.45)";
-  context.fillRect(0, 0, width, height);
-  if (maps.kind === "boxes") drawBoxes(context, picture, maps, own, scale);
-  else drawGrid(context, maps, own, scale);
+  if (own && opacity > 0) {
+    // most of the picture's own colour goes, so that colour stands for the map
+    context.globalCompositeOperation = "saturation";
+    context.fillStyle = `rgba(128,128,128,${0.8 * opacity})`;
+    context.fillRect(0, 0, width, height);
+    context.globalCompositeOperation = "source-over";
+    context.fillStyle = `rgba(255,255,255,${0.4 * opacity})`;
+    context.fillRect(0, 0, width, height);
+    context.globalAlpha = opacity;
+    if (maps.kind === "boxes") drawBoxes(context, picture, maps, own, scale, opacity);
+    else drawGrid(context, maps, own, scale);
+    context.globalAlpha = 1;
+  }
   if (mark >= 0) {
     const [x1, y1, x2, y2] = placeBox(maps, mark);
     context.lineWidth = Math.max(width / 150, 2);
@@ -166,7 +176,7 @@ function drawGrid(context: CanvasRenderingContext2D, maps: Maps, own: Float32Arr
   }
   small.getContext("2d")!.putImageData(pixels, 0, 0);
   const [x1, y1, x2, y2] = maps.box;
-  context.imageSmoothingEnabled = true;
+  context.imageSmoothingEnabled = false; // a place is one number: smooth transitions would be made up
   context.drawImage(small, x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height);
 }
 
@@ -176,18 +186,21 @@ function drawBoxes(
   maps: Maps,
   own: Float32Array,
   scale: Scale,
+  opacity: number,
 ): void {
   const { width, height } = context.canvas;
   const order = [...own.keys()].sort((a, b) => own[a]! - own[b]!); // the strongest last, over the others
-  context.lineWidth = Math.max(Math.min(width, height) / 60, 2);
   for (const place of order) {
     const [x1, y1, x2, y2] = maps.boxes![place]!;
     const [x, y, w, h] = [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height];
     const level = strength(own[place]!, scale);
     if (picture && place === order[order.length - 1] && w >= 1 && h >= 1) {
       const [sx, sy] = [picture.width / width, picture.height / height];
+      context.globalAlpha = 1;
       context.drawImage(picture, x * sx, y * sy, w * sx, h * sy, x, y, w, h);
     }
+    context.globalAlpha = opacity * (0.3 + 0.7 * level); // weak boxes are thin and pale, so that the strong ones are seen
+    context.lineWidth = (Math.min(width, height) / 60) * (0.35 + 0.65 * level);
     context.strokeStyle = css(level);
     context.strokeRect(x, y, w, h);
   }
@@ -227,13 +240,14 @@ export function svg(maps: Maps, own: Float32Array, scale: Scale, picture: string
     const at = `x="${f(x1 * width)}" y="${f(y1 * height)}" width="${f((x2 - x1) * width)}" height="${f((y2 - y1) * height)}"`;
     const level = strength(own[place]!, scale);
     return maps.kind === "boxes"
-      ? `<rect ${at} fill="none" stroke="${css(level)}" stroke-width="${f(Math.max(width / 60, 2))}"/>`
+      ? `<rect ${at} fill="none" stroke="${css(level)}" stroke-opacity="${f(0.3 + 0.7 * level)}" stroke-width="${f((width / 60) * (0.35 + 0.65 * level))}"/>`
       : `<rect ${at} fill="${css(level)}" fill-opacity="${f(0.8 * level ** 0.8)}"/>`;
   });
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}">` +
-    `<image href="${escaped(picture)}" width="${width}" height="${height}"/>` +
-    `<rect width="${width}" height="${height}" fill="#fff" fill-opacity="0.45"/>${parts.join("")}</svg>`
+    `<filter id="pale"><feColorMatrix type="saturate" values="0.2"/></filter>` +
+    `<image href="${escaped(picture)}" width="${width}" height="${height}" filter="url(#pale)"/>` +
+    `<rect width="${width}" height="${height}" fill="#fff" fill-opacity="0.4"/>${parts.join("")}</svg>`
   );
 }
 

@@ -27,7 +27,8 @@ export function toMap(view: View, side: number, x: number, y: number): [number, 
   return [(x - margin) / inner / view.scale + view.x, (y - margin) / inner / view.scale + view.y];
 }
 
-export const PALETTE = ["#3366cc", "#dc3912", "#ff9900", "#109618", "#990099", "#0099c6", "#dd4477", "#66aa00", "#8b5a2b", "#6b7280", "#316395", "#22aa99"];
+// Told apart on a light and on a dark ground; the first five also without red and green.
+export const PALETTE = ["#3b73c9", "#e8772e", "#7b4fb5", "#2a9d8f", "#d1477a", "#b8901f", "#5aa02c", "#c0392b", "#4aa8d8", "#8b6f4e", "#7a8190", "#a05fbf"];
 
 // `codes` [n] number each point's colour (255: none); `faded` says which are drawn pale.
 export function drawCloud(
@@ -41,7 +42,9 @@ export function drawCloud(
   const side = canvas.width;
   context.clearRect(0, 0, side, side);
   const count = cloud.rows.length;
-  const size = Math.max(side / 350, Math.min(side / 90, (side / Math.sqrt(count)) * 0.35 * Math.sqrt(view.scale)));
+  const size = Math.max(side / 350, Math.min(side / 70, (side / Math.sqrt(count)) * 0.45 * Math.sqrt(view.scale)));
+  const round = count <= 20_000; // discs cost ten times what squares do
+  context.globalAlpha = 0.8;
   const groups = new Map<number, number[]>(); // one fill style a group: changing it is what costs
   for (let i = 0; i < count; i++) {
     const pale = chosen && chosen.size > 0 && !chosen.has(cloud.rows[i]!);
@@ -51,12 +54,19 @@ export function drawCloud(
     group.push(i);
   }
   for (const [code, members] of [...groups].sort((a, b) => b[0] - a[0])) {
-    context.fillStyle = code >= 255 ? "#9996" : PALETTE[code % PALETTE.length]!;
+    context.fillStyle = code >= 255 ? "#9995" : PALETTE[code % PALETTE.length]!;
+    if (round) context.beginPath();
     for (const i of members) {
       const [x, y] = toScreen(view, side, cloud.places[2 * i]!, cloud.places[2 * i + 1]!);
       const own = chosen?.has(cloud.rows[i]!) ? 1.8 * size : size;
-      if (x >= -own && y >= -own && x <= side + own && y <= side + own) context.fillRect(x - own / 2, y - own / 2, own, own);
+      if (x < -own || y < -own || x > side + own || y > side + own) continue;
+      if (!round) context.fillRect(x - own / 2, y - own / 2, own, own);
+      else {
+        context.moveTo(x + own / 2, y);
+        context.arc(x, y, own / 2, 0, 2 * Math.PI);
+      }
     }
+    if (round) context.fill();
   }
 }
 

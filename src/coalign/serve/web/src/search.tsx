@@ -89,17 +89,14 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
       >
         <label class="grow">
           Search for
-          <input id="text" type="search" value={typed} placeholder="red fruit" maxLength={2000} onInput={(e) => setTyped(e.currentTarget.value)} />
+          <input id="text" type="search" value={typed} placeholder="words, or drop or paste a picture" maxLength={2000} onInput={(e) => setTyped(e.currentTarget.value)} />
         </label>
-        <label>
+        <label class="less">
           but not
           <input id="minus" type="search" value={minus} maxLength={2000} onInput={(e) => setMinus(e.currentTarget.value)} />
         </label>
         <button type="submit" class="main">Search</button>
-        <label class="button">
-          Picture…
-          <input class="hidden" type="file" accept="image/*" onChange={(e) => setUpload(e.currentTarget.files?.[0] ?? null)} />
-        </label>
+        <PictureButton take={setUpload} />
       </form>
       <div class="options">
         <label><input type="checkbox" checked={state.rerank === "1"} onChange={(e) => change({ rerank: e.currentTarget.checked ? "1" : "" })} /> re-rank</label>
@@ -119,16 +116,24 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
       </div>
       {(upload || state.like || state.unlike) && (
         <p class="terms">
-          {upload && <span class="term">your picture <button type="button" aria-label="remove your picture" onClick={() => setUpload(null)}>×</button></span>}
-          {state.like && <span class="term">like row {state.like} <button type="button" aria-label="remove this term" onClick={() => change({ like: "" })}>×</button></span>}
-          {state.unlike && <span class="term">unlike row {state.unlike} <button type="button" aria-label="remove this term" onClick={() => change({ unlike: "" })}>×</button></span>}
+          {upload && <span class="term"><Thumb file={upload} />your picture <button type="button" aria-label="remove your picture" onClick={() => setUpload(null)}>×</button></span>}
+          {state.like && <span class="term"><img src={`/api/image/${state.like}?${query({ run, side: 64 })}`} alt="" />like row {state.like} <button type="button" aria-label="remove this term" onClick={() => change({ like: "" })}>×</button></span>}
+          {state.unlike && <span class="term"><img src={`/api/image/${state.unlike}?${query({ run, side: 64 })}`} alt="" />unlike row {state.unlike} <button type="button" aria-label="remove this term" onClick={() => change({ unlike: "" })}>×</button></span>}
         </p>
       )}
       {error && <p class="error" role="alert">{error}</p>}
       <p class="count" role="status">
         {busy && !answers.length ? "searching…" : `${total.toLocaleString("en")} ${isQuery ? "answers" : "rows"}`}
+        {!isQuery && (state.unlike || state.minus) && " (add words or a picture for these to be taken away from)"}
         {isQuery && answers.length > 0 && !hasChance && " (no P(match): the index holds no pairs of text and picture)"}
       </p>
+      {!busy && !error && about && !answers.length && (
+        <div class="empty"><strong>No answers</strong>
+          {Number(state.least ?? 0) > 0 && `Nothing has a P(match) of ${state.least} or more. `}
+          {filters.length > 0 && `Nothing fits with ${filters.map((name) => `${name} ${state[`where.${name}`]}`).join(", ")}. `}
+          <p><button type="button" onClick={() => change({ least: "", ...Object.fromEntries(filters.map((name) => [`where.${name}`, ""])) })}>without the filters</button></p>
+        </div>
+      )}
       <Grid answers={answers} change={change} run={run} />
       <div ref={end} class="end" aria-hidden="true" />
     </section>
@@ -155,25 +160,47 @@ export function Grid({ answers, change, run, chosen, choose }: {
   return (
     <ul class="grid" onKeyDown={step}>
       {answers.map((answer) => (
-        <li class={`card${chosen?.has(answer.row) ? " chosen" : ""}`} key={`${run} ${answer.row}`}>
-          <button type="button" class="open" onClick={() => change({ screen: "why", row: String(answer.row), words: answer.modality === "image" || answer.modality === "video" ? answer.text : "", run }, true)}>
-            <img src={`${answer.image}${answer.image.includes("?") ? "&" : "?"}side=256`} alt={answer.text || `row ${answer.row}`} loading="lazy" />
+        <li class={`card${chosen?.has(answer.row) ? " chosen" : ""}${answer.video ? " moment" : ""}`} key={`${run} ${answer.row}`}>
+          <button type="button" class="open" title="why" onClick={() => change({ screen: "why", row: String(answer.row), words: answer.text, run, runs: "", pin: "" }, true)}>
+            <img src={`${answer.image}${answer.image.includes("?") ? "&" : "?"}side=256`} alt="" loading="lazy" />
             <span class="caption">{answer.text || `row ${answer.row}`}</span>
           </button>
           {answer.video && <Moment answer={answer} />}
-          <span class="figures">
-            {typeof answer.p_match === "number" && <span title="P(match)">P {answer.p_match.toFixed(2)} <progress max={1} value={answer.p_match} aria-label="P(match)" /></span>}
-            {typeof answer.score === "number" && <span class="score" title="score">{answer.score.toFixed(3)}</span>}
-          </span>
+          {typeof answer.score === "number" && (
+            <span class="figures">
+              {typeof answer.p_match === "number" && <span title="P(match): the share of right answers at this score">P {answer.p_match.toFixed(2)} <progress max={1} value={answer.p_match} aria-label="P(match)" /></span>}
+              <span class="score" title="score">{answer.score.toFixed(3)}</span>
+            </span>
+          )}
           <span class="actions">
-            <button type="button" onClick={() => change({ screen: "search", like: String(answer.row), text: "", minus: "" }, true)}>more like this</button>
-            <button type="button" onClick={() => change({ screen: "search", unlike: String(answer.row) }, true)}>less</button>
-            {choose && <button type="button" aria-pressed={chosen?.has(answer.row) ?? false} onClick={() => choose(answer.row)}>mark</button>}
+            <button type="button" class="quiet" onClick={() => change({ screen: "search", like: String(answer.row), text: "", minus: "", unlike: "", run }, true)}>more like this</button>
+            <button type="button" class="quiet" title="take this one away from the query" onClick={() => change({ screen: "search", unlike: String(answer.row), run }, true)}>less</button>
+            {choose && <button type="button" class="quiet" aria-pressed={chosen?.has(answer.row) ?? false} onClick={() => choose(answer.row)}>mark</button>}
           </span>
         </li>
       ))}
     </ul>
   );
+}
+
+export function PictureButton({ take }: { take: (file: File | null) => void }) {
+  return (
+    <label class="button">
+      <svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><path d="M1.5 3.5h13v9h-13zM1.5 11l4-4 3 3 2.5-2.5 3.5 3.5" /></svg>
+      Picture…
+      <input class="hidden" type="file" accept="image/*" onChange={(e) => { take(e.currentTarget.files?.[0] ?? null); e.currentTarget.value = ""; }} />
+    </label>
+  );
+}
+
+function Thumb({ file }: { file: File }) {
+  const [address, setAddress] = useState("");
+  useEffect(() => {
+    const made = URL.createObjectURL(file);
+    setAddress(made);
+    return () => URL.revokeObjectURL(made);
+  }, [file]);
+  return address ? <img src={address} alt="" /> : null;
 }
 
 export function Moment({ answer }: { answer: Answer }) {
