@@ -1,7 +1,8 @@
 """W1: a BERT pre-training step (masked words and next sentence) on real tokens alone, beside transformers' SDPA.
 
-Peers: the library's own forward pass, with logits of the vocabulary at every place; and its parts, put together by a
-careful user: logits at the hidden words alone, and the batch in two parts of like lengths, each padded to its own longest.
+Peers: the library's own forward pass, with logits of the vocabulary at every place; and its parts, put together by
+a careful user: logits at the hidden words alone, and the batch in two parts of like lengths, each padded to its
+longest.
 
     python benchmarks/peers/bert.py
 """

@@ -27,7 +27,9 @@ def plain(q, k, v, mask: Mask):
                 key
                 for key in range(k0, k1)
                 if (mask.keys.hidden is None or not mask.keys.hidden[key])
-                and (mask.causal is None or key - k0 < row - q0 + mask.causal)
+                and (
+                    mask.causal is None or key - k0 < row - q0 + int(torch.as_tensor(mask.causal).expand(len(items))[i])
+                )
                 and (mask.window is None or -mask.window[0] <= (key - k0) - (row - q0) <= mask.window[1])
             ]
             if not seen:
@@ -96,6 +98,29 @@ def test_queries_may_choose_and_share_key_items(data, queries, keys, seed):
     check(Mask.between(Layout.of(queries), Layout.of(keys), chosen), seed)
 
 
+def test_long_causal_items_are_cut_into_chunks_of_queries():
+    check(Mask.within(Layout.of([130, 3, 0, 65]), causal=1), 0)
+    check(Mask.within(Layout.uniform(1, 66), causal=2), 0)
+    queries, keys = Layout.of([70, 2, 5]), Layout.of([80, 4, 0])
+    check(Mask(queries, keys, causal=1 + (keys.lengths - queries.lengths).abs()), 0)
+
+
+@pytest.mark.parametrize("causal", [None, 1])
+def test_dropout_takes_weights_away_and_scales_what_stays(causal):
+    mask = Mask.within(Layout.of([40, 30]), causal)
+    q, k = torch.randn(2, 70, HEADS, DIM).requires_grad_()
+    torch.manual_seed(0)
+    out = attend(q, k, torch.eye(70)[:, None].expand(-1, HEADS, -1), mask, dropout=0.25)  # the weights themselves
+    weights = attend(q, k, torch.eye(70)[:, None].expand(-1, HEADS, -1), mask)
+    kept, seen = out != 0, weights != 0
+    assert not (kept & ~seen).any() and 0.2 < 1 - kept.sum() / seen.sum() < 0.3
+    torch.testing.assert_close(out[kept], weights[kept] / 0.75)
+    chosen = torch.randn(out.shape)
+    (slope,) = torch.autograd.grad((out * chosen).sum(), q, retain_graph=True)
+    (wanted,) = torch.autograd.grad((weights * kept / 0.75 * chosen).sum(), q)
+    torch.testing.assert_close(slope, wanted)
+
+
 def test_uniform_items_take_the_same_path():
     check(Mask.within(Layout.uniform(3, 4)), 0)
     check(Mask.between(Layout.uniform(3, 4), Layout.uniform(3, 2)), 0)
@@ -133,7 +158,13 @@ def test_the_flash_kernel_is_chosen_only_where_it_can_express_the_mask():
     assert choose_kernel(Mask.within(ragged, causal=2), cuda, half) == "dense"
     assert choose_kernel(Mask.within(uniform), cuda, half) == "dense"
     assert choose_kernel(Mask.within(ragged), cuda, torch.float32) == "dense"
-    assert choose_kernel(Mask.within(ragged), torch.device("cpu"), half) == "dense"
+    cpu = torch.device("cpu")
+    assert choose_kernel(Mask.within(ragged), cpu, half) == "items"
+    assert choose_kernel(Mask.within(uniform), cpu, half) == "dense"
+    assert choose_kernel(Mask.within(uniform), cpu, half, dropout=0.1) == "items"
+    assert choose_kernel(Mask.within(uniform), cuda, half, dropout=0.1) == "dense"
+    assert choose_kernel(Mask.within(ragged, causal=0), cpu, half) == "dense"
+    assert choose_kernel(Mask(ragged, ragged, window=(1, 1)), cpu, half) == "dense"
     hidden = Layout(ragged.offsets, 3, 5, torch.zeros(5, dtype=torch.bool))
     assert choose_kernel(Mask(ragged, hidden), cuda, half) == "dense"
     assert choose_kernel(Mask.between(ragged, ragged, torch.tensor([1, 0])), cuda, half) == "dense"

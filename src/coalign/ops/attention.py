@@ -5,6 +5,7 @@ softmax(q kᵀ / sqrt(d) + bias) v, per item and head (Vaswani et al. 2017, sect
 Which path runs is decided by `choose_kernel` from the mask and the device alone:
 
 * "varlen": CUDA, half precision, flash attention over the packed rows (written and guarded; not run in our tests);
+* "items": a CPU, where items are ragged, long and causal, or dropout is on: one item after the other (`ops.items`);
 * "dense": pad to the longest item here only, `scaled_dot_product_attention`, unpad. Items of one length are viewed,
   not copied;
 * `attend_with_weights`: the plain formula, for those who look at the weights. Asked for by name.
@@ -17,16 +18,17 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from coalign.ops.items import CHUNK, attend_items
 from coalign.types import Layout, Packed
 
-Kernel = Literal["varlen", "dense"]
+Kernel = Literal["varlen", "items", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,8 @@ class Mask:
     """Which keys each query may see. Built once a batch and handed down through all layers.
 
     * queries see the keys of their own item only, and none that the key layout hides;
-    * `causal`: query i sees key j where j < i + causal. 1 is the usual triangle; MulT's is 1 + |keys - queries|;
+    * `causal`: query i sees key j where j < i + causal. 1 is the usual triangle; MulT's is 1 + |keys - queries|, where
+      items differ a number an item [B];
     * `window` (left, right): query i sees keys i - left ... i + right;
     * `bias`, broadcastable to [B, H, Lq, Lk]: added to the scores;
     * `key_items` [B]: the key item that each query item sees, where it is not its own number. Keys and values are
@@ -45,7 +48,7 @@ class Mask:
 
     queries: Layout
     keys: Layout
-    causal: int | None = None
+    causal: int | Tensor | None = None
     window: tuple[int, int] | None = None
     bias: Tensor | None = None
     key_items: Tensor | None = None
@@ -77,26 +80,42 @@ class Mask:
             ahead = torch.arange(keys.max_length, device=device) - torch.arange(
                 self.queries.max_length, device=device
             ).unsqueeze(1)
-            place = torch.ones_like(ahead, dtype=torch.bool)
+            place = torch.ones_like(ahead, dtype=torch.bool)[None, None]
             if self.causal is not None:
-                place &= ahead < self.causal
+                causal = self.causal if isinstance(self.causal, int) else self.causal[:, None, None, None]
+                place = place & (ahead < causal)
             if self.window is not None:
-                place &= (ahead >= -self.window[0]) & (ahead <= self.window[1])
-            seen = place[None, None] if seen is None else seen & place
+                place = place & (ahead >= -self.window[0]) & (ahead <= self.window[1])
+            seen = place if seen is None else seen & place
         if self.bias is None:
             return seen
         return self.bias if seen is None else self.bias.masked_fill(~seen, -math.inf)
 
+    @cached_property
+    def items(self) -> dict[str, Any]:
+        """What `attend_items` asks of a mask, in the host's memory."""
+        items = len(self.queries)
+        causal = [self.causal] * items if isinstance(self.causal, int) else self.causal
+        return {
+            "lengths": (self.queries.lengths.tolist(), self.keys.lengths.tolist()),
+            "causal": causal.tolist() if isinstance(causal, Tensor) else causal,
+            "key_items": None if self.key_items is None else self.key_items.tolist(),
+        }
 
-def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """The kernel for a mask: "varlen" where it can express the mask, "dense" otherwise.
+
+def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Kernel:
+    """The kernel for a mask: "varlen" or "items" where it can express the mask and is quicker, "dense" otherwise.
 
     The flash kernel knows no hidden keys and no bias, and aligns a causal mask to the last key, so that only the
     plain triangle over equal layouts is its to do.
     """
     plain = mask.bias is None and mask.keys.hidden is None and mask.key_items is None
-    triangle = mask.causal is None or (mask.causal == 1 and mask.queries is mask.keys)
+    triangle = mask.causal is None or (isinstance(mask.causal, int) and mask.causal == 1 and mask.queries is mask.keys)
     ragged = not (mask.keys.is_uniform and mask.queries.is_uniform)
+    if device.type == "cpu" and mask.bias is None and mask.keys.hidden is None and mask.window is None:
+        triangles = mask.causal is not None and mask.queries.max_length > CHUNK
+        if (ragged or triangles or 0 < round(256 * dropout) < 256) and (mask.causal is None or _sees_all(mask.causal)):
+            return "items"
     half = dtype in (torch.float16, torch.bfloat16)
     if device.type == "cuda" and half and plain and triangle and ragged and _HAS_VARLEN:
         return "varlen"
@@ -112,13 +131,16 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "tq h e"]:
     """Attention over packed rows; layouts come from `mask`. Scores are scaled by 1/sqrt(d)."""
-    if choose_kernel(mask, q.device, q.dtype) == "varlen" and dropout == 0.0:
+    kernel = choose_kernel(mask, q.device, q.dtype, dropout)
+    if kernel == "varlen" and dropout == 0.0:
         return _attend_varlen(q, k, v, mask)
     given = q.dtype
     short = q.device.type == "cpu" and given.itemsize < 4
     if short:  # the CPU's backward pass in bf16 is five times slower than in fp32
         q, k, v = q.float(), k.float(), v.float()
     with torch.autocast("cpu", enabled=False) if short else nullcontext():
+        if kernel == "items":
+            return attend_items(q, k, v, **mask.items, dropout=dropout).to(given)
         out = F.scaled_dot_product_attention(
             _heads_first(q, mask.queries),
             _heads_first(k, mask.keys, mask.key_items),
@@ -127,6 +149,11 @@ def attend(
             dropout_p=dropout,
         )
     return _rows(out, mask.queries).to(given)
+
+
+def _sees_all(causal: int | Tensor) -> bool:
+    """Whether every query sees a key at least, where there is one."""
+    return causal >= 1 if isinstance(causal, int) else bool((causal >= 1).all())
 
 
 def attend_with_weights(

@@ -238,12 +238,7 @@ def cross_mask(queries: Layout, keys: Layout, causal: bool) -> Mask:
         return Mask(queries, keys, causal=1)
     if queries.is_uniform and keys.is_uniform:
         return Mask(queries, keys, causal=1 + abs(keys.max_length - queries.max_length))
-    ahead = torch.arange(keys.max_length, device=keys.offsets.device) - torch.arange(
-        queries.max_length, device=keys.offsets.device
-    ).unsqueeze(1)
-    unseen = ahead > (keys.lengths - queries.lengths).abs()[:, None, None]
-    bias = torch.zeros_like(unseen, dtype=torch.float32).masked_fill(unseen, -math.inf)
-    return Mask(queries, keys, bias=bias[:, None])
+    return Mask(queries, keys, causal=1 + (keys.lengths - queries.lengths).abs())
 
 
 SYSTEM = System(
