@@ -31,6 +31,7 @@ def arguments(doc: str | None, *, authors: str | None = None) -> argparse.Namesp
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--all", action="store_true", help="the peer's slower forms too")
     parser.add_argument("--compile", action="store_true", help="the peer compiled too (its compilation takes a minute)")
     if authors is not None:
         parser.add_argument("--authors", type=Path, required=True, metavar="FOLDER", help=f"a checkout of {authors}")

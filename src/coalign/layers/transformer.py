@@ -97,6 +97,21 @@ class TransformerBlock(nn.Module):
         x = self.within(x, mask, gate=gate, record=record, name=name)
         return self.across(x, mask.queries, context, record=record, name=name)
 
+    def at(self, rows: Tensor, x: Tensor, mask: Mask, context: Context | None = None) -> Tensor:
+        """What `forward` gives at these rows, numbers [n] in any order or [B, n] of each item, in their order."""
+        back = None
+        if rows.dim() == 1:
+            rows, order = rows.sort()
+            back = order.argsort()
+        asked = mask.at(rows)
+        look = context and context.mask.at(rows)
+        if asked is None or (context is not None and look is None):
+            x = self(x, mask, context).index_select(0, rows.flatten())
+        else:
+            x = self.within(x, asked, rows=rows.flatten())
+            x = self.across(x, asked.queries, context and look and Context(context.rows, look))
+        return x if back is None else x.index_select(0, back)
+
     def within(
         self,
         x: Tensor,
@@ -110,10 +125,10 @@ class TransformerBlock(nn.Module):
         """The first half: self-attention. With `rows` [n] only these are computed, looking at all of `x`; `mask` has
         their layout as its queries."""
         if not self.config.self_attention:
-            return x if rows is None else x[rows]
+            return x if rows is None else x.index_select(0, rows)
         pre = self.config.norm == "pre"
         h = self.attention_norm(x) if pre else x
-        asking, own = (h, x) if rows is None else (h[rows], x[rows])
+        asking, own = (h, x) if rows is None else (h.index_select(0, rows), x.index_select(0, rows))
         attended = self.attention(asking, mask, h, gate=gate, record=record, name=f"{name}attention")
         if self.config.layer_scale is not None:
             attended = attended * self.attention_scale
@@ -174,18 +189,26 @@ class Encoder(nn.Module):
         *,
         first: int = 0,
         last: int | None = None,
+        rows: Tensor | None = None,
         record: Record | None = None,
         name: str = "",
     ) -> Tensor:
         """Runs blocks `first` up to `last`. `context` serves all blocks, or holds one entry for each block run.
 
+        With `rows`, numbers [n] in any order or [B, n] of each item, the result holds these rows alone, in their order:
+        the last block computes no others but for their keys and values, unless it records.
+
         `record` gets `{name}{i}.hidden`, the rows after block i, beside the blocks' attention weights.
         """
-        for offset, block in enumerate(self.blocks[first:last]):
+        blocks = [block for block in self.blocks[first:last] if isinstance(block, TransformerBlock)]
+        for offset, block in enumerate(blocks):
             i = first + offset
             seen = context if context is None or isinstance(context, Context) else context[offset]
+            seen = seen if self.configs[i].context_dim else None
+            if rows is not None and offset == len(blocks) - 1 and record is None:
+                return self.norm(block.at(rows, x, mask, seen))
             prefix = f"{name}{i}."
-            x = block(x, mask, seen if self.configs[i].context_dim else None, record=record, name=prefix)
+            x = block(x, mask, seen, record=record, name=prefix)
             if record is not None:
                 record[f"{prefix}hidden"] = x
-        return self.norm(x)
+        return self.norm(x if rows is None else x.index_select(0, rows.flatten()))

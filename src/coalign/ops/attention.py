@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -90,6 +90,20 @@ class Mask:
         if self.bias is None:
             return seen
         return self.bias if seen is None else self.bias.masked_fill(~seen, -math.inf)
+
+    def at(self, rows: Tensor) -> Mask | None:
+        """The mask with these rows alone as queries: [n] ascending, or [B, n] of each item; None where their places
+        within the items count, and a mask cannot say them."""
+        if self.window is not None or self.bias is not None or (self.causal is not None and rows.dim() == 1):
+            return None
+        device, count = rows.device, len(self.queries)
+        if rows.dim() == 1:
+            lengths = self.queries.item[rows].bincount(minlength=count)
+            return replace(self, queries=Layout.of(lengths.tolist(), device))
+        if self.causal is not None and rows.shape[1] != 1:
+            return None
+        causal = None if self.causal is None else self.queries.position[rows.squeeze(1)] + self.causal
+        return replace(self, queries=Layout.uniform(count, rows.shape[1], device), causal=causal)
 
     @cached_property
     def items(self) -> dict[str, Any]:

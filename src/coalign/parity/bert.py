@@ -180,7 +180,7 @@ def pretraining_tensorflow(case: Case, bert: Bert, keep_padding: bool) -> Output
     used = weights > 0
     labels[rows[used]] = ids[used]
     losses = bert.losses(replace(batch, labels=replace(batch.labels, mlm_labels=labels)))
-    words, follows = bert.predict(text, rows.flatten()).log_softmax(-1), bert.follows(text).log_softmax(-1)
+    words, follows = bert.predict(text.values[rows.flatten()]).log_softmax(-1), bert.follows(text.first).log_softmax(-1)
     return {
         "mlm_log_probs": words,
         "mlm_per_prediction_loss": -words.gather(1, ids.flatten()[:, None])[:, 0],
@@ -199,7 +199,7 @@ def pretraining_transformers(case: Case, bert: Bert, keep_padding: bool) -> Outp
     text, losses = bert.encode(batch).tokens["text"], bert.losses(batch)
     return {
         "mlm_logits": bert.logits(text),
-        "nsp_logits": bert.follows(text),
+        "nsp_logits": bert.follows(text.first),
         "mlm_loss": losses["mlm"],
         "nsp_loss": losses["nsp"],
         "pretrain_loss": losses["mlm"] + losses["nsp"],

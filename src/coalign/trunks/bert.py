@@ -111,6 +111,10 @@ class BertTrunk(nn.Module):
         )
         return ids.with_values(rows)
 
+    def at(self, rows: Tensor, ids: Packed, types: Tensor | None = None) -> Tensor:
+        """The states of these rows alone, numbers [n] in any order or [B, n] of each item, in their order."""
+        return self.encoder(self.embedding(ids, types), Mask.within(ids), rows=rows)
+
 
 def init_bert(module: nn.Module) -> None:
     """Weights normal with deviation 0.02, biases zero (the original's initialiser)."""

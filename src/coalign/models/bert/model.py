@@ -2,8 +2,7 @@
 
 Words, positions and segments are summed and normalised, then pass through post-norm transformer blocks that see
 both ways. Pre-training hides words and predicts them from both sides (MLM), and says from [CLS] whether the second
-part of the input follows the first (NSP). The trunk here also serves as the text tower of other systems: some of its
-blocks may look across at another modality (`cross_from`), and may be run in parts (`first`, `last`).
+part of the input follows the first (NSP). The trunk also serves as the text tower of other systems.
 
 Departures from Google's code: hidden words are drawn anew at every step unless the data brings them already hidden
 (the original hides them once, when it writes its files); their loss is the plain mean, where the original adds 1e-5
@@ -102,21 +101,21 @@ class Bert(Trainable):
         chosen = {"mean": states.mean, "cls": lambda: states.first, "pooler": lambda: pooled}[self.config.vector]()
         return Encoding({"text": states}, {"text": pooled}, {"text": F.normalize(chosen, dim=-1)}, kept or {})
 
-    def predict(self, states: Packed, rows: Tensor) -> Tensor:
-        """Vocabulary logits [n, V] at these rows only; `logits` gives them all."""
+    def predict(self, rows: Tensor) -> Tensor:
+        """Vocabulary logits [n, V] of states [n, dim]."""
         if self.words is None:
             raise ValueError("this BERT was made without the masked-word objective")
-        return self.words(states.values[rows], self.trunk.embedding.word.weight)
+        return self.words(rows, self.trunk.embedding.word.weight)
 
     def logits(self, states: Packed) -> Packed:
         """Vocabulary logits [T, V] at every row."""
-        return states.with_values(self.predict(states, torch.arange(states.layout.total, device=states.values.device)))
+        return states.with_values(self.predict(states.values))
 
-    def follows(self, states: Packed) -> Tensor:
-        """Next-sentence logits [B, 2]: 0 = the second part follows the first, 1 = it comes from elsewhere."""
+    def follows(self, first: Tensor) -> Tensor:
+        """Next-sentence logits [B, 2] of [CLS]: 0 = the second part follows the first, 1 = it comes from elsewhere."""
         if self.next_sentence is None:
             raise ValueError("this BERT was made without the next-sentence objective")
-        return self.next_sentence(self.pooler(states.first))
+        return self.next_sentence(self.pooler(first))
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
@@ -128,13 +127,14 @@ class Bert(Trainable):
         text = text_of(batch)
         wanted = self.config.objectives if draws.only is None else draws.only
         drawn = self.draw(text, batch.labels, draws.generator, draws.choices, wanted)
-        states = self.trunk(text.ids.with_values(drawn["mlm_input_ids"]), text.types)
-        losses: dict[str, Tensor] = {}
+        first, losses = text.ids.layout.first, dict[str, Tensor]()
+        rows = predicted_rows(drawn["mlm_labels"]) if "mlm" in wanted else first[:0]
+        read = self.trunk.at(torch.cat([first, rows]), text.ids.with_values(drawn["mlm_input_ids"]), text.types)
+        pooled, hidden = read[: len(first)], read[len(first) :]
         if "mlm" in wanted:
-            rows = predicted_rows(drawn["mlm_labels"])
-            losses["mlm"] = self.mlm(self.predict(states, rows), drawn["mlm_labels"][rows])
+            losses["mlm"] = self.mlm(self.predict(hidden), drawn["mlm_labels"][rows])
         if "nsp" in wanted:
-            losses["nsp"] = self.nsp(self.follows(states), batch.labels.require("next_sentence"))
+            losses["nsp"] = self.nsp(self.follows(pooled), batch.labels.require("next_sentence"))
         return losses
 
     def draw(

@@ -90,14 +90,14 @@ def measure(model: Any, stream: ExampleStream, counts: Tensor | None = None, mos
         states = model.trunk(moved.text.ids, moved.text.types)
         rows = predicted_rows(moved.labels.require("mlm_labels"))
         truth = moved.labels.require("mlm_labels")[rows]
-        logits = model.predict(states, rows)
+        logits = model.predict(states.values[rows])
         totals["words"] += len(rows)
         totals["loss"] += float(F.cross_entropy(logits, truth, reduction="sum"))
         totals["right"] += int((logits.argmax(1) == truth).sum())
         totals["pairs"] += len(batch)
         if model.next_sentence is not None:
             truly_random = moved.labels.require("next_sentence") == 1
-            right = (model.follows(states).argmax(1) == 1) == truly_random
+            right = (model.follows(states.first).argmax(1) == 1) == truly_random
             totals["next_right"] += int(right.sum())
             totals["random"] += int(truly_random.sum())
             totals["random_right"] += int((right & truly_random).sum())
