@@ -125,7 +125,7 @@ def cases(data: Path, out: Path) -> list[list[str]]:
     found: dict[str, list[str]] = {
         **{f"{name}-pretrain": [*pairs, *seen] for name in ("visualbert", "uniter", "vilbert")},
         "lxmert-pretrain": [*pairs, *seen, *asked, "--least", "1"],
-        **{f"{name}-pretrain": pairs for name in ("vilt", "albef", "clip", "siglip")},
+        **{f"{name}-pretrain": pairs for name in ("vilt", "albef", "blip", "clip", "coca", "siglip")},
         "retrieval-finetune": [*pairs, *seen, "--system", "uniter"],
         "vqa": [*of, *asked, *seen, "--least-answers", "1"],
         "gqa": [*of, "--system", "lxmert", "--questions", str(data / "gqa.json"), *named],

@@ -60,6 +60,19 @@ class PairTowers(nn.Module):
         return F.normalize(self.text_projection(text.first), dim=-1)
 
 
+class PairSettings(Protocol):
+    """What the data of a configuration's model depends on."""
+
+    @property
+    def image(self) -> VitConfig: ...
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+    @property
+    def max_text_length(self) -> int: ...
+
+
 class MomentumSettings(Protocol):
     """What the momentum contrast reads of a configuration."""
 
@@ -83,6 +96,8 @@ class MomentumSettings(Protocol):
     def distill(self) -> bool: ...
     @property
     def targets(self) -> str: ...
+    @property
+    def locked(self) -> bool: ...
 
 
 class MomentumPairs(Trainable, Generic[T]):
@@ -92,6 +107,7 @@ class MomentumPairs(Trainable, Generic[T]):
         super().__init__()
         self.settings = settings
         self.online = towers
+        self.online.image.requires_grad_(not settings.locked)
         self.momentum = momentum_copy(self.online)
         self.temperature = Parameter(torch.tensor(settings.temperature))
         self.queue = MomentumContrast(settings.queue_size, settings.embed_dim)
@@ -155,13 +171,13 @@ class MomentumPairs(Trainable, Generic[T]):
         return torch.eye(size, dtype=torch.bool, device=self.temperature.device)
 
 
-def pair_spec(image: VitConfig, vocab_size: int, max_text_length: int, separator: bool) -> InputSpec:
-    """CLIP's pixel statistics; whether texts end in [SEP] is the original tokenizer's matter."""
+def pair_spec(config: PairSettings, vocab_size: int, separator: bool) -> InputSpec:
+    """The image tower's pixels; whether texts end in [SEP] is the original tokenizer's matter."""
     return InputSpec(
-        image_size=image.image_size,
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
+        image_size=config.image.image_size,
+        mean=config.mean,
+        std=config.std,
         vocab_size=vocab_size,
-        max_text_length=max_text_length,
+        max_text_length=config.max_text_length,
         separator=separator,
     )

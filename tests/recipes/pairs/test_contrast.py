@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import coalign
 from coalign.errors import InputError
 from coalign.flags import configure
+from coalign.models.dinov2.model import DinoV2, DinoV2Config
+from coalign.models.dinov2.names import original
 from coalign.recipes import find_recipe
 from coalign.tasks import find_task
+from coalign.trunks.vit import VitConfig
 from coalign.worlds.scene_files import write_world
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
@@ -75,6 +79,57 @@ def test_a_locked_tower_stays_and_the_texts_learn(world: Path, clip: Path, tmp_p
     with pytest.raises(InputError, match="holds no picture tower"):
         train("siglip-pretrain", world, tmp_path / "siglip")
         train("lit", world, tmp_path / "other", tower=tmp_path / "siglip")
+
+
+@pytest.fixture(scope="module")
+def blip(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("blip") / "run"
+    train("blip-pretrain", world, out)
+    return out
+
+
+def test_blip_is_trained_and_its_markers_stand_for_no_word(world: Path, blip: Path) -> None:
+    loaded = coalign.load(blip)
+    config, tokenizer = loaded.model.config, loaded.vocabulary
+    assert set(json.loads((blip / "metrics.jsonl").read_text().splitlines()[-1])["losses"]) == {"itc", "itm", "lm"}
+    assert (config.decode_id, config.encode_id) == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
+    assert (config.sep_id, loaded.spec.vocab_size) == (tokenizer.sep_id, tokenizer.vocab_size)
+    result = find_task("retrieval")(run=blip, pairs=pairs(world)).evaluate()
+    assert set(result.rows) == {"model", "reranked", "chance"}
+
+
+def test_coca_is_trained_with_the_ids_of_its_vocabulary(world: Path, tmp_path: Path) -> None:
+    train("coca-pretrain", world, tmp_path / "coca")
+    loaded = coalign.load(tmp_path / "coca")
+    config, tokenizer = loaded.model.config, loaded.vocabulary
+    assert (config.start, config.end, config.padding) == (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
+    assert not config.late_mask
+    losses = json.loads((tmp_path / "coca" / "metrics.jsonl").read_text().splitlines()[-1])["losses"]
+    assert set(losses) == {"contrastive", "caption"}
+
+
+@pytest.mark.parametrize("name", ["clip", "albef", "blip", "coca"])
+def test_a_frozen_picture_tower_of_another_model(world: Path, tmp_path: Path, name: str) -> None:
+    """DINOv2 with registers and its own pixels, in the authors' names, in every recipe that has a picture tower."""
+    trunk = VitConfig(28, 14, dim=48, depth=1, heads=3, hidden_dim=64, registers=2, layer_scale=0.1)
+    tower = DinoV2(DinoV2Config(trunk, antialias=True, offset=0.0))
+    save_file(original(tower.config).export(tower.state_dict()), tmp_path / "dino.safetensors")
+    given = {"image_tower": tmp_path / "dino.safetensors", "image_tower_system": "dinov2", "steps": 1}
+    train(f"{name}-pretrain", world, tmp_path / "run", **given)
+    loaded = coalign.load(tmp_path / "run")
+    towers = [loaded.model] if hasattr(loaded.model, "image") else [loaded.model.online, loaded.model.momentum]
+    for each in towers:
+        kept = each.image.state_dict()
+        assert all(torch.equal(tensor, kept[n]) for n, tensor in tower.trunk.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in each.image.parameters())
+    assert loaded.spec.mean == tower.input_spec.mean != (0.5, 0.5, 0.5)
+    batch = coalign.prepare(loaded, [Image.new("RGB", (32, 32))], ["a circle"])
+    assert all(own.shape[1:] == (2, 2) and own.isfinite().all() for own in loaded.model.alignment(batch))
+    with pytest.raises(InputError, match="--patch-size"):
+        train(f"{name}-pretrain", world, tmp_path / "other", **given, patch_size=8)
+    if name == "clip":
+        train("clip-pretrain", world, tmp_path / "sized", **given, image_size=42)
+        assert coalign.load(tmp_path / "sized").model.image.grid_size == (3, 3)
 
 
 def test_classes_are_asked_for_by_name(world: Path, clip: Path, tmp_path: Path) -> None:

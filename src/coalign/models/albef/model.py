@@ -105,14 +105,15 @@ class Albef(Aligning, MomentumPairs[Towers]):
             if part == "fusion":
                 layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
         words, count = batch.text.ids.lengths.tolist(), len(batch.text.ids)
+        first = self.online.image.leading
         pieces = self.online.text_projection(seen.tokens["text"].values)
-        patches = self.online.image_projection(seen.tokens["image"].to_padded()[:, 1:])
+        patches = self.online.image_projection(seen.tokens["image"].to_padded()[:, first:])
         pairs = cosines(seen.tokens["text"].with_values(pieces), Packed.uniform(patches))
         block = self.alignment_block - c.text.cross_from
         rows, columns = image.grid_size
         return AlignmentRecord(
             Rows.of("text", words),
-            Rows.of("image", [rows * columns] * count, 1),
+            Rows.of("image", [rows * columns] * count, first),
             [(rows, columns)] * count,
             layers,
             score=seen.pooled["match_logits"][:, 1],
@@ -136,9 +137,9 @@ class Albef(Aligning, MomentumPairs[Towers]):
         if by == "contrast":
             similarity = (seen.vectors["image"] * seen.vectors["text"]).sum() / self.temperature
             cam = grad_cam(seen.record[f"image.{block}.attention"], similarity)
-            return cam[:, :, 0, 1:].mean(1).unflatten(-1, grid)
+            return cam[:, :, 0, self.online.image.leading :].mean(1).unflatten(-1, grid)
         weights = seen.record[f"fusion.{block}.cross_attention"]
-        cam = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum()).mean(1)[:, :, 1:]
+        cam = grad_cam(weights, seen.pooled["match_logits"][:, 1].sum()).mean(1)[:, :, self.online.image.leading :]
         real = seen.tokens["fused"].padding_mask(cam.shape[1])
         rows = real.sum(1)[:, None] if padded_width is None else padded_width
         return ((cam * real[:, :, None]).sum(1) / rows).unflatten(-1, grid)

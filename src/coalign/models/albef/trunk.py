@@ -13,7 +13,7 @@ from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import momentum_update
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig
-from coalign.trunks.pair_towers import PairTowers, pair_spec
+from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD, PairTowers, pair_spec
 from coalign.trunks.vit import VitConfig
 from coalign.types import InputSpec, Packed, Record, Trainable
 
@@ -46,6 +46,10 @@ class AlbefConfig:
     mask_id: int = 103
     alignment_block: int | None = None
     """The fusion block whose cross-attention shows word-patch alignment; the paper's is the third."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    locked: bool = False
+    """The image tower is not trained, its projection is."""
 
 
 SIZES = {
@@ -90,7 +94,7 @@ class Towers(PairTowers):
 
 def input_spec_of(config: AlbefConfig) -> InputSpec:
     """Texts begin with [CLS] and end without [SEP], as the original's tokenizer has it."""
-    return pair_spec(config.image, config.text.vocab_size, config.max_text_length, config.separator)
+    return pair_spec(config, config.text.vocab_size, config.separator)
 
 
 class Followed(Trainable, Generic[T]):

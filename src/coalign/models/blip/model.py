@@ -91,12 +91,13 @@ class Matches(Aligning):
         for i in range(c.text.depth):
             layers.append([Attended("text", "text", kept[f"fusion.{i}.attention"])])
             layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
+        first = self.towers.image.leading
         pieces = self.towers.text_projection(seen.tokens["text"].values)
-        patches = self.towers.image_projection(seen.tokens["image"].to_padded()[:, 1:])
+        patches = self.towers.image_projection(seen.tokens["image"].to_padded()[:, first:])
         shown = max(c.text.depth - 2, 0)
         return AlignmentRecord(
             Rows.of("text", ids.lengths.tolist()),
-            Rows.of("image", [grid[0] * grid[1]] * count, 1),
+            Rows.of("image", [grid[0] * grid[1]] * count, first),
             [grid] * count,
             layers,
             score=seen.pooled["match_logits"][:, 1],

@@ -14,7 +14,7 @@ from coalign.layers.heads import MaskedLMHead
 from coalign.layers.transformer import Context, TransformerBlock
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
-from coalign.trunks.pair_towers import PairTowers, pair_spec
+from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD, PairTowers, pair_spec
 from coalign.trunks.vit import VitConfig
 from coalign.types import InputSpec, Packed, Record
 
@@ -58,6 +58,10 @@ class BlipConfig:
     """Whether [ENC] begins texts that are matched; the original's class for matching alone keeps [CLS]."""
     prompt: tuple[int, ...] = ()
     """The ids that captions begin with ("a picture of")."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    locked: bool = False
+    """The image tower is not trained, its projection is."""
 
     @property
     def decode_id(self) -> int:
@@ -178,6 +182,5 @@ def begun(ids: Packed, marker: int) -> Packed:
 
 
 def input_spec_of(config: BlipConfig) -> InputSpec:
-    """CLIP's pixel statistics; texts begin with [CLS] and end with [SEP]; markers are no part of the vocabulary."""
-    vocab_size = config.text.vocab_size - config.markers
-    return pair_spec(config.image, vocab_size, config.max_text_length, separator=True)
+    """Texts begin with [CLS] and end with [SEP]; markers are no part of the vocabulary."""
+    return pair_spec(config, config.text.vocab_size - config.markers, separator=True)

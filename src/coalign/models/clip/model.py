@@ -166,7 +166,8 @@ class Clip(Trainable):
         if {"image", "text"} - set(seen.tokens):
             raise InputError("maps need a text with each image")
         image, words = seen.tokens["image"], seen.tokens["text"]
-        patches = Packed.uniform(image.to_padded()[:, 1:])
+        first = 1 if isinstance(self.image, ModifiedResNet) else self.image.leading
+        patches = Packed.uniform(image.to_padded()[:, first:])
         rows = self.image.alone(patches.values) if isinstance(self.image, ModifiedResNet) else patches.values
         grid = self.config.picture.grid_size
         return token_patch_maps(

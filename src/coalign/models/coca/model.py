@@ -30,7 +30,6 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows, cosines
 from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.contrast import both_ways
-from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD
 from coalign.trunks.reading import text_of
 from coalign.trunks.vit import VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
@@ -58,13 +57,12 @@ class Coca(Aligning, Captioning, Trainable):
         for projection in (self.image_projection, self.text_projection):
             nn.init.normal_(projection.weight, std=c.embed_dim**-0.5)
         self.contrast, self.words = Contrastive(), CausalLM()
+        self.image.requires_grad_(not c.locked)
 
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
-        return InputSpec(
-            c.image.image_size, CLIP_MEAN, CLIP_STD, vocab_size=c.text.vocab_size, max_text_length=c.context
-        )
+        return InputSpec(c.image.image_size, c.mean, c.std, vocab_size=c.text.vocab_size, max_text_length=c.context)
 
     # ------------------------------------------------------------------------------------------------------- use
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
@@ -119,10 +117,10 @@ class Coca(Aligning, Captioning, Trainable):
             layers.append([Attended("text", "queries", kept[f"decoder.{i}.cross_attention"])])
         pieces = self.text_projection(self.text.norm(seen.tokens["text"].values))
         patches = self.image_projection(self.image_norm(self.pool.alone(seen.tokens["image"].values)))
-        places = seen.tokens["image"].with_values(patches).to_padded()[:, 1:]
+        places = seen.tokens["image"].with_values(patches).to_padded()[:, self.image.leading :]
         return AlignmentRecord(
             Rows.of("text", ids.lengths.tolist()),
-            Rows.of("image", [grid[0] * grid[1]] * count, 1),
+            Rows.of("image", [grid[0] * grid[1]] * count, self.image.leading),
             [grid] * count,
             layers,
             score=-self.caption_losses(ids, seen.tokens["decoded"]),

@@ -11,6 +11,7 @@ from torch.nn.parameter import Parameter
 from coalign.errors import InputError
 from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
 from coalign.ops.attention import Mask
+from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD
 from coalign.trunks.text import TextConfig, init_by_depth
 from coalign.trunks.vit import VitConfig
 from coalign.types import Layout, Packed, Record
@@ -46,6 +47,10 @@ class CocaConfig:
     end: int = 49407
     padding: int = 0
     bias: bool = False
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    locked: bool = False
+    """The image tower is not trained; the pooling of its rows is."""
 
     @property
     def context(self) -> int:

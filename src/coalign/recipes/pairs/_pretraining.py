@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +17,16 @@ from coalign.data.questions.items import Item
 from coalign.data.regions.files import open_regions
 from coalign.data.regions.pairs import RegionPairs
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
 from coalign.flags import OptionalInt, as_flags, option_group, say
 from coalign.recipes._start import Start
+from coalign.recipes.pairs._tower import Tower
 from coalign.registry import describe
 from coalign.training.experiment import Data, Experiment
 from coalign.training.options import Schedule
 
+SLOWLY = {"temperature": 0.1}
+"""At the rates of small models the temperature, one number, would run away."""
 Objectives = Annotated[
     tuple[str, ...],
     arg(metavar="NAME ...", help="Train these objectives alone. By default all that the system and the data have."),
@@ -52,13 +56,38 @@ class Pixels:
         """The flags that were given and set fresh weights."""
         return as_flags(replace(self, augment=False), Pixels())
 
-    def model(self, experiment: Experiment, system: str, source: Source, start: Start) -> tuple[Any, Tokenizer]:
-        """The system's model and its vocabulary; sides and dropout are those of the image tower of fresh weights."""
+    def model(
+        self,
+        experiment: Experiment,
+        system: str,
+        source: Source,
+        start: Start,
+        tower: Tower | None = None,
+        configure: Callable[[Any], Any] | None = None,
+    ) -> tuple[Any, Tokenizer]:
+        """The system's model and its vocabulary; sides and dropout are those of the image tower of fresh weights.
 
-        def configure(size: Any) -> Any:
-            return replace(size, image=replace(size.image, **self.sides(), **start.dropouts()))
+        Args:
+            experiment, system, source, start: As of `Start.model`.
+            tower: A frozen image tower in the place of the size's.
+            configure: Makes further settings of fresh weights.
+        """
+        frozen = None if tower is None else tower.open(self.image_size)
+        if frozen is not None and self.patch_size is not None:
+            raise InputError("--patch-size sets a fresh image tower, and --image-tower brings its own")
 
-        return start.model(experiment, system, lambda: texts_of(source), configure, *self.flags())
+        def sized(size: Any) -> Any:
+            image = replace(size.image, **self.sides(), **start.dropouts())
+            config = replace(size, image=image) if frozen is None else frozen.configure(size)
+            return config if configure is None else configure(config)
+
+        flags = [*self.flags(), *(() if tower is None else tower.flags())]
+        model, tokenizer = start.model(experiment, system, lambda: texts_of(source), sized, *flags)
+        if start.start is None and frozen is not None:
+            frozen.put_into(model)
+        if start.start is None and hasattr(model, "momentum"):  # both start equal
+            model.momentum.load_state_dict(model.online.state_dict())
+        return model, tokenizer
 
     def batches(
         self, experiment: Experiment, source: Source, model: Any, tokenizer: Tokenizer, batch_size: int

@@ -8,12 +8,10 @@ from typing import Any, ClassVar
 
 from coalign.arguments import Pairs
 from coalign.recipes._start import Start
-from coalign.recipes.pairs._pretraining import Objectives, Pixels, pretrain, texts_of
+from coalign.recipes.pairs._pretraining import SLOWLY, Objectives, Pixels, pretrain
+from coalign.recipes.pairs._tower import Tower
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
-
-SLOWLY = {"temperature": 0.1}
-"""At the rates of small models the temperature, one number, would run away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +24,7 @@ class Recipe:
     pairs: Pairs
     start: Start = Start()
     pixels: Pixels = Pixels()
+    tower: Tower = Tower()
     objectives: Objectives = ()
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
     options: RunOptions = RunOptions(out=Path("runs/albef-pretrain"))
@@ -33,11 +32,7 @@ class Recipe:
     def run(self) -> None:
         with Experiment("albef-pretrain", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
-            model, tokenizer = self.start.model(
-                experiment, "albef", lambda: texts_of(source), self.config, *self.pixels.flags()
-            )
-            if self.start.start is None:
-                model.momentum.load_state_dict(model.online.state_dict())
+            model, tokenizer = self.pixels.model(experiment, "albef", source, self.start, self.tower, self.config)
             loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
             pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives, lr_multipliers=SLOWLY)
 
@@ -45,7 +40,6 @@ class Recipe:
         """The size with these settings; the distillation's weight grows over a third of the steps."""
         return replace(
             size,
-            image=replace(size.image, **self.pixels.sides(), **self.start.dropouts()),
             text=replace(size.text, **self.start.dropouts()),
             alpha_steps=max(self.schedule.steps * 3 // 10, 1),
             warm_momentum=True,

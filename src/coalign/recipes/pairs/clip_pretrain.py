@@ -9,6 +9,7 @@ from typing import ClassVar
 from coalign.arguments import Pairs
 from coalign.recipes._start import Start
 from coalign.recipes.pairs._pretraining import Pixels, pretrain
+from coalign.recipes.pairs._tower import Tower
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -23,12 +24,13 @@ class Recipe:
     pairs: Pairs
     start: Start = Start()
     pixels: Pixels = Pixels()
+    tower: Tower = Tower()
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.2, betas=(0.9, 0.98))
     options: RunOptions = RunOptions(out=Path("runs/clip-pretrain"))
 
     def run(self) -> None:
         with Experiment("clip-pretrain", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
-            model, tokenizer = self.pixels.model(experiment, "clip", source, self.start)
+            model, tokenizer = self.pixels.model(experiment, "clip", source, self.start, self.tower)
             loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
             pretrain(experiment, model, loader, tokenizer, self.schedule, task="retrieval")

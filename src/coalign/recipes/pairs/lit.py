@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
+
+from tyro.conf import arg
 
 from coalign.arguments import Pairs
-from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath
 from coalign.recipes._start import sized, vocabulary, with_vocabulary
 from coalign.recipes.pairs._pretraining import Pixels, pretrain, texts_of
-from coalign.registry import create, load
+from coalign.recipes.pairs._tower import frozen_tower
+from coalign.registry import create
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
-from coalign.trunks.vit import VitTrunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,9 @@ class Recipe:
         steps=55_000, batch_size=16_384, lr=1e-3, warmup=10_000.0, weight_decay=1e-4
     )
     pairs: Pairs
-    tower: Path
+    tower: Annotated[Path, arg(aliases=("--image-tower",))]
     """The picture tower's weights: a run, the authors' file, or a Hugging Face folder."""
-    tower_system: OptionalName = None
+    tower_system: Annotated[OptionalName, arg(aliases=("--image-tower-system",))] = None
     """Whose file that is, where it is no run: vit, mae, dinov2 or clip."""
     vocab: OptionalPath = None
     """A vocab.txt or tokenizer.json. By default one is learned from the texts."""
@@ -41,24 +42,10 @@ class Recipe:
     def run(self) -> None:
         with Experiment("lit", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
-            tower, pixels = self.picture_tower()
+            tower = frozen_tower(self.tower, self.tower_system)
             tokenizer = vocabulary(experiment, self.vocab, lambda: texts_of(source), self.words)
-            config = replace(sized("clip", self.size), image=tower.config, locked=True, **pixels)
-            model: Any = experiment.seeded(lambda: create("clip", with_vocabulary(config, tokenizer)).model)
-            model.image.load_state_dict(tower.state_dict())
+            config = with_vocabulary(tower.configure(sized("clip", self.size)), tokenizer)
+            model = experiment.seeded(lambda: create("clip", config).model)
+            tower.put_into(model)
             loader = Pixels().batches(experiment, source, model, tokenizer, self.schedule.batch_size)
             pretrain(experiment, model, loader, tokenizer, self.schedule, task="retrieval")
-
-    def picture_tower(self) -> tuple[VitTrunk, dict[str, Any]]:
-        """The trunk, and how its pixels are normalised.
-
-        Raises:
-            InputError: The weights are no ViT's with a class token.
-        """
-        loaded = load(self.tower, self.tower_system)
-        spec: Any = loaded.spec
-        for name in ("trunk", "image"):
-            part = getattr(loaded.model, name, None)
-            if isinstance(part, VitTrunk) and part.config.class_token and part.config.stem == "none":
-                return part, {"mean": tuple(spec.mean), "std": tuple(spec.std)}
-        raise InputError(f"{self.tower}: holds no picture tower with a class token, which locked-image tuning reads")

@@ -1,0 +1,87 @@
+"""A frozen picture tower of another model in a pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from coalign.errors import InputError
+from coalign.flags import OptionalName, OptionalPath, as_flags, option_group
+from coalign.registry import load
+from coalign.trunks.vit import VitTrunk
+
+PLACES = ("trunk", "image", "online.image", "momentum.image")
+"""Where models have their ViT."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A trunk, and the mean and deviation of the pixels that it reads."""
+
+    trunk: VitTrunk
+    pixels: Mapping[str, tuple[float, ...]]
+
+    def configure(self, config: Any) -> Any:
+        """The configuration of a model whose image tower this is, locked."""
+        text = config.text
+        if hasattr(text, "context_dim"):  # text blocks that look at the image's rows
+            text = replace(text, context_dim=self.trunk.config.dim)
+        return replace(config, image=self.trunk.config, text=text, locked=True, **self.pixels)
+
+    def put_into(self, model: nn.Module) -> None:
+        """Gives the model's image tower, and its momentum copy, these weights."""
+        for place in PLACES:
+            part = _part(model, place)
+            if part is not None:
+                part.load_state_dict(self.trunk.state_dict())
+
+
+@option_group
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """A picture tower that is not trained."""
+
+    image_tower: OptionalPath = None
+    """A frozen picture tower in place of the size's own: a run, the authors' file, or a Hugging Face folder."""
+    image_tower_system: OptionalName = None
+    """Whose file that is, where it is no run: vit, mae, dinov2, clip, albef or blip."""
+
+    def open(self, image_size: int | None = None) -> Frozen | None:
+        """The tower that was asked for, its positions resized where another size of images is.
+
+        Raises:
+            InputError: The weights are no ViT's with a class token, or only its system is given.
+        """
+        if self.image_tower is not None:
+            return frozen_tower(self.image_tower, self.image_tower_system, image_size)
+        if self.image_tower_system is not None:
+            raise InputError("--image-tower-system says whose file --image-tower is, and there is none")
+        return None
+
+    def flags(self) -> list[str]:
+        """The flags that were given, which set fresh weights."""
+        return as_flags(self, Tower())
+
+
+def frozen_tower(path: Path, system: str | None, image_size: int | None = None) -> Frozen:
+    """The picture tower of a run or a file, whose class token stands for the picture."""
+    loaded = load(path, system, image_size=None if system is None else image_size)
+    spec = loaded.spec
+    for place in PLACES:
+        part = _part(loaded.model, place)
+        if part is not None and part.config.class_token and part.config.stem == "none":
+            if image_size is not None and part.config.image != (image_size, image_size):
+                part.resize(image_size)
+            return Frozen(part, {"mean": tuple(spec.mean), "std": tuple(spec.std)})
+    raise InputError(f"{path}: holds no picture tower with a class token, by which a picture's vector is read")
+
+
+def _part(model: nn.Module, place: str) -> VitTrunk | None:
+    part: Any = model
+    for name in place.split("."):
+        part = getattr(part, name, None)
+    return part if isinstance(part, VitTrunk) else None
