@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from coalign.errors import InputError
+from coalign.extras import missing
 
 DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
 """Whether errors come with their traceback."""
@@ -20,6 +21,8 @@ def report_error(error: Exception, path: Path | None = None) -> None:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = missing(error.name or "") or error
     where = "" if path is None or str(path) in str(error) else f"{path}: "
     message = " ".join(str(error).split())
     foreseen = isinstance(error, InputError | OSError | ImportError) or type(error).__name__ == "DivergenceError"

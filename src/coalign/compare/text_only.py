@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-
 from coalign.data.questions.nlvr2 import read_nlvr2
 from coalign.data.questions.vqa import read_vqa
+from coalign.extras import optional
 from coalign.metrics.vqa import accuracy
 from coalign.tasks.pairs.matching import read_triples
+
+features = optional("sklearn.feature_extraction.text")
+linear_model = optional("sklearn.linear_model")
+pipeline = optional("sklearn.pipeline")
 
 TASKS = ("vqa", "nlvr2", "matching")
 
@@ -52,8 +53,8 @@ def _predicted(texts: Sequence[str], labels: Sequence[str], tests: Sequence[str]
 
 
 def _fitted(texts: Sequence[str], labels: Sequence[str]) -> Any:
-    words = CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=r"\S+")
-    return make_pipeline(words, LogisticRegression(max_iter=1000)).fit(list(texts), list(labels))
+    words = features.CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=r"\S+")
+    return pipeline.make_pipeline(words, linear_model.LogisticRegression(max_iter=1000)).fit(list(texts), list(labels))
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import f1_score
+
+from coalign.extras import optional
+
+metrics = optional("sklearn.metrics")
 
 Array = npt.NDArray[Any]
 
@@ -67,4 +70,4 @@ def class_metrics(logits: Array, truth: Array) -> dict[str, float]:
 
 def _f1(truth: Array, predicted: Array, average: str) -> float:
     over: dict[str, Any] = {"average": average, "zero_division": 0}
-    return float(f1_score(truth, predicted, **over))
+    return float(metrics.f1_score(truth, predicted, **over))

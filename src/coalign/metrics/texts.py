@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
 from coalign.data.texts.conll import entities
+from coalign.extras import optional
+
+stats = optional("scipy.stats")
+metrics = optional("sklearn.metrics")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)

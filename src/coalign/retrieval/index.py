@@ -12,19 +12,20 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib import import_module
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from coalign.errors import InputError
+from coalign.extras import optional
 from coalign.files import guarded, locked, reader
 from coalign.retrieval.embed import Entry
+
+pa = optional("pyarrow")
 
 TABLE = "items"
 ABOUT = b"coalign"
@@ -53,7 +54,7 @@ class Index:
         self.path = path
         self._table = table
         self._keys: dict[str, set[bytes]] = {}
-        schema: pa.Schema = table.schema
+        schema: Any = table.schema
         self.width: int = schema.field("vector").type.list_size
         stored: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
         self.similarity: Similarity = stored.pop(SIMILARITY, "cosine")
@@ -309,7 +310,4 @@ def _connect(path: Path) -> Any:
 
 
 def _lancedb(part: str = "") -> Any:
-    try:
-        return import_module(f"lancedb{part}")
-    except ImportError as error:
-        raise InputError('storing vectors needs LanceDB: pip install "coalign[retrieval]"') from error
+    return optional(f"lancedb{part}")

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
+from coalign.extras import optional
 from coalign.files import replace_file, replacing
 from coalign.retrieval.embed import Entry
+
+pa = optional("pyarrow")
+pq = optional("pyarrow.parquet")
 
 
 class VectorTable:

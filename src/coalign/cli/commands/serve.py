@@ -35,16 +35,11 @@ def command(
         token: The token that requests must bring. By default drawn where the address is not this machine's own.
         browser: Do not open a browser.
     """
-    try:
-        import uvicorn
+    import uvicorn
 
-        from coalign.serve.app import app
-        from coalign.serve.security import is_loopback
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "anyio"):
-            raise
-        raise InputError('serving needs Starlette and uvicorn: pip install "coalign[serve]"') from None
     from coalign.data.regions.files import open_regions
+    from coalign.serve.app import app
+    from coalign.serve.security import is_loopback
 
     if not runs:
         raise InputError("give the folder of a run, or several: coalign serve runs/quickstart")

@@ -11,19 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
+from coalign.data.core.strings import StringLists, Strings
 from coalign.data.images.decode import ImageLike, name_of
 from coalign.errors import InputError
-
-Column = Any
-"""A `pyarrow.Array`; the library comes without types."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -201,7 +198,7 @@ class InMemory(Source):
 
 
 class Pairs(Source):
-    """Image references and texts in columns of Arrow memory: some dozens of bytes a pair, which loader workers share.
+    """Image references and texts in columns: some dozens of bytes a pair, which loader workers share.
 
     Made by `PairsBuilder`. `images` holds paths (relative ones are joined to `root`) or encoded files.
     """
@@ -210,10 +207,10 @@ class Pairs(Source):
         self,
         file: str,
         root: Path,
-        images: Column,
-        texts: Column,
+        images: Strings,
+        texts: StringLists,
         ids: Ids,
-        rows: Column,
+        rows: Ids | Strings,
         problems: Sequence[Problem] = (),
     ) -> None:
         self.name = file
@@ -228,18 +225,16 @@ class Pairs(Source):
         return len(self._ids)
 
     def __getitem__(self, index: int) -> Sample:
-        image = cast("str | bytes", self._images[index].as_py())
-        texts = cast("list[str]", self._texts[index].as_py())
-        row = cast("int | str", self._rows[index].as_py())
+        image, row = self._images[index], self._rows[index]
         reference = str(self._root / image) if isinstance(image, str) else image
-        return Sample(reference, tuple(texts), int(self._ids[index]), Where(self.name, row))
+        where = Where(self.name, str(row) if isinstance(self._rows, Strings) else int(row))
+        return Sample(reference, self._texts[index], int(self._ids[index]), where)
 
     def texts(self, index: int) -> tuple[str, ...]:
-        return tuple(cast("list[str]", self._texts[index].as_py()))
+        return self._texts[index]
 
     def first_texts(self) -> list[str]:
-        texts = cast("list[list[str]]", self._texts.to_pylist())
-        return [text[0] for text in texts]
+        return [self._texts[index][0] for index in range(len(self))]
 
     @property
     def ids(self) -> Ids:
@@ -314,10 +309,12 @@ class PairsBuilder:
         return Pairs(
             self.file,
             self._root,
-            pa.array(self._images, pa.large_string() if isinstance(self._images[0], str) else pa.large_binary()),
-            pa.array(self._texts, pa.list_(pa.large_string())),
+            Strings(cast("list[str]", self._images)),
+            StringLists(self._texts),
             np.asarray(self._ids, dtype=np.int64),
-            pa.array(self._rows),
+            Strings([str(row) for row in self._rows])
+            if any(isinstance(row, str) for row in self._rows)
+            else np.asarray(self._rows, dtype=np.int64),
             self._problems,
         )
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from coalign.data.core.samples import Ids, Problem, Sample, Source, Where, clean_texts
+from coalign.data.core.strings import Strings
 from coalign.data.images.decode import BadSample
 from coalign.data.pairs.folders import IMAGE_SUFFIXES, decode_text, parse_texts
 from coalign.data.pairs.tables import TEXT_COLUMNS
@@ -79,14 +79,14 @@ class TarShards(Source):
             raise InputError(f"{self.name}: holds no sample with an image and a text{why}")
         self._places = np.asarray(places, dtype=np.int64)
         self._ids = np.asarray(ids, dtype=np.int64)
-        self._keys = pa.array(keys, pa.large_string())
+        self._keys = Strings(keys)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, index: int) -> Sample:
         shard, image_at, image_size, text_at, text_size, as_json = self._places[index].tolist()
-        where = Where(self._shards[shard], str(self._keys[index].as_py()))
+        where = Where(self._shards[shard], str(self._keys[index]))
         try:
             with Path(self._shards[shard]).open("rb") as file:
                 raw = _read(file, text_at, text_size)

@@ -11,12 +11,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from coalign.data.core.samples import Pairs, PairsBuilder, texts_of
 from coalign.errors import InputError
+from coalign.extras import optional
 from coalign.files import read_json, regular
+
+pa = optional("pyarrow")
+pq = optional("pyarrow.parquet")
 
 IMAGE_COLUMNS = (
     *("image", "image_path", "image_file", "img", "img_path", "file_name", "filename", "file_path", "filepath"),

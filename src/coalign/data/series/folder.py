@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,7 +18,10 @@ from torch import Tensor
 
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
+from coalign.extras import optional
 from coalign.files import read_json
+
+pa = optional("pyarrow")
 
 FILE = "series.json"
 _FORMAT = "coalign series 1"

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from tyro.conf import arg
 
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
 from coalign.evaluation.series import SeriesRun, SeriesSource
+from coalign.extras import optional
 from coalign.files import replace_file
 from coalign.flags import OptionalFloat, OptionalPath, configure, field_names, say
 from coalign.recipes.series import (
@@ -30,6 +30,8 @@ from coalign.recipes.series import (
     raven_mosi,
 )
 from coalign.recipes.series._series import Series
+
+stats = optional("scipy.stats")
 
 Array = npt.NDArray[Any]
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tyro.conf import arg
 
@@ -22,7 +21,10 @@ from coalign.data.questions.pictures import Pictures, image_of, open_pictures
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.visual import VisualTask, through
+from coalign.extras import optional
 from coalign.types import Batch, Encoding, InputSpec
+
+sklearn_metrics = optional("sklearn.metrics")
 
 DATA_HELP = f"{PAIRS_HELP} Or .jsonl with image, caption and foil (a wrong caption) a line."
 
@@ -107,7 +109,7 @@ def measured(scores: Tensor, kinds: Sequence[str]) -> TaskResult:
     truth = np.concatenate([np.ones(len(scores)), np.zeros(len(scores))])
     metrics = {
         "accuracy": float(torch.cat([right > 0, wrong <= 0]).float().mean()),
-        "auc": float(roc_auc_score(truth, torch.cat([right, wrong]).numpy())),
+        "auc": float(sklearn_metrics.roc_auc_score(truth, torch.cat([right, wrong]).numpy())),
         "right_wins": sum(wins) / len(wins),
     }
     by_kind: dict[str, list[float]] = defaultdict(list)
