@@ -77,7 +77,9 @@ class Pairs:
 @reader
 def run_config(run: Path) -> dict[str, Any]:
     """What the run's config.json says. Errors: `InputError` where there is no run, or it is damaged."""
-    path = run / "config.json"
+    from coalign.checkpoints.hub import local_folder
+
+    path = local_folder(run) / "config.json"
     if not path.is_file():
         raise InputError(
             f"{run}: no run here (there is no config.json); coalign quickstart and coalign train make runs"

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 import coalign.models
 from coalign.checkpoints import StateMap, read_tensors
+from coalign.checkpoints.hub import local_folder
 from coalign.data.loaded import Loaded
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
@@ -103,12 +104,13 @@ def load(
 ) -> Loaded:
     """A model with the weights of a file, in eval mode, with its vocabulary where there is one.
 
-    `path` is one of our runs, the authors' file, or a Hugging Face folder. For files that are not ours `system` says
-    whose they are; size, head and layout are found by the tensors' names and shapes where they are not given.
-    `image_size`, a side or height and width, resizes the position table as the system's authors do. `vocab` is a
-    vocab.txt, tokenizer.json or folder; a run brings its own.
+    `path` is one of our runs, the authors' file, a Hugging Face folder, or the address of a model that `coalign push`
+    wrote: "hf://user/name", or "hf://user/name@revision" (see `coalign.checkpoints.hub`). For files that are not ours
+    `system` says whose they are; size, head and layout are found by the tensors' names and shapes where they are not
+    given. `image_size`, a side or height and width, resizes the position table as the system's authors do. `vocab` is
+    a vocab.txt, tokenizer.json or folder; a run brings its own.
     """
-    path = Path(path)
+    source, path = str(path), local_folder(path)
     ours = told(path)
     if "system" in ours:
         loaded = Loaded(_load_run(path, ours))
@@ -118,7 +120,7 @@ def load(
     else:
         loaded = _load_foreign(path, find(system), head, size, layout, image_size, ours)
     tokenizer = None if vocab is None else load_tokenizer(vocab)
-    return dataclasses.replace(loaded, tokenizer=tokenizer, source=str(path)).eval()
+    return dataclasses.replace(loaded, tokenizer=tokenizer, source=source).eval()
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
