@@ -1,6 +1,7 @@
 """Every path of `attend` against the plain formula, one sequence at a time, forward and backward."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_cross_attention_over_ragged_items(data, queries, seed):
 def test_hidden_keys_windows_and_bias(data, lengths, seed):
     layout = Layout.of(lengths)
     hidden = torch.tensor(data.draw(st.lists(st.booleans(), min_size=layout.total, max_size=layout.total))).bool()
-    keys = Layout(layout.offsets, layout.max_length, layout.total, hidden)
+    keys = replace(layout, hidden=hidden)
     bias = torch.randn(
         1, HEADS, layout.max_length, layout.max_length, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
@@ -165,6 +166,6 @@ def test_the_flash_kernel_is_chosen_only_where_it_can_express_the_mask():
     assert choose_kernel(Mask.within(uniform), cuda, half, dropout=0.1) == "dense"
     assert choose_kernel(Mask.within(ragged, causal=0), cpu, half) == "dense"
     assert choose_kernel(Mask(ragged, ragged, window=(1, 1)), cpu, half) == "dense"
-    hidden = Layout(ragged.offsets, 3, 5, torch.zeros(5, dtype=torch.bool))
+    hidden = replace(ragged, hidden=torch.zeros(5, dtype=torch.bool))
     assert choose_kernel(Mask(ragged, hidden), cuda, half) == "dense"
     assert choose_kernel(Mask.between(ragged, ragged, torch.tensor([1, 0])), cuda, half) == "dense"

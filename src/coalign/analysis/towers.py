@@ -121,7 +121,7 @@ class BertTower:
         for part in _batches(rows, 64):
             layers = self._states([texts[i] for i in part])
             batch = self._encode([texts[i] for i in part])
-            ids, lengths = batch.values.split(batch.lengths.tolist()), batch.lengths.tolist()
+            ids, lengths = batch.values.split(batch.host_lengths.tolist()), batch.host_lengths.tolist()
             states = torch.stack([layer.values for layer in layers], 1).split(lengths)
             for i, own, values in zip(part, ids, states, strict=True):
                 at = _find(own.tolist(), pieces)

@@ -68,7 +68,7 @@ class PairScorer:
             if self.text.ids.layout.total * width > KEPT:
                 return sample
             parts = [self._encode_texts(part).to("cpu") for part in torch.arange(len(self.text.ids)).split(self.chunk)]
-            lengths = [length for part in parts for length in part.lengths.tolist()]
+            lengths = [length for part in parts for length in part.host_lengths.tolist()]
             self._texts = Packed(torch.cat([part.values for part in parts]), Layout.of(lengths))
         return self._texts.select(texts).to(self.device)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from coalign.errors import InputError
+from coalign.layers.recurrent import in_steps
 from coalign.types import Layout, Packed
 
 
@@ -28,8 +29,9 @@ class CtcAlignment(nn.Module):
         if reference.max_length > self.steps:
             raise InputError(f"a reference of {reference.max_length} steps, this alignment knows {self.steps}")
         padded = x.to_padded()
-        sequence = pack_padded_sequence(padded, x.lengths.cpu(), batch_first=True, enforce_sorted=False)
-        logits, _ = pad_packed_sequence(self.place(sequence)[0], batch_first=True, total_length=x.max_length)
+        sequence, rows, _ = in_steps(x)
+        placed: Tensor = self.place(sequence)[0].data
+        logits = x.with_values(torch.empty_like(placed).index_copy(0, rows, placed)).to_padded()
         share = logits.softmax(-1)[:, :, 1:] * x.padding_mask().unsqueeze(-1)
         steps = share.transpose(1, 2) @ padded
         return Packed(steps.flatten(0, 1)[reference.item * self.steps + reference.position], reference), logits

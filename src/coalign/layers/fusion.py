@@ -13,6 +13,7 @@ from torch import Tensor
 from coalign.layers.transformer import Context, Encoder, TransformerBlock
 from coalign.ops.attention import Mask
 from coalign.types import Layout, Packed, Record
+from coalign.types.packed import to_device
 
 
 def fuse(
@@ -31,7 +32,7 @@ def fuse_first(
     text: Packed,
     image: Packed,
     pairs: tuple[Tensor, Tensor],
-    counts: Sequence[int] | None = None,
+    counts: Sequence[int] | Tensor | None = None,
 ) -> Tensor:
     """The fused [CLS] rows [P, dim] of pairs (text numbers, image numbers) and nothing that they do not need.
 
@@ -49,7 +50,11 @@ def fuse_first(
             x = x.with_values(block.within(x.values, Mask.within(x)))
         if number == 0:
             x = x.select(pairs[0])
-        seen = Mask.between(x, image, pairs[1]) if counts is None else Mask.between(x.layout.group(counts), image)
+        seen = (
+            Mask.between(x, image, to_device(pairs[1], image.layout.device))
+            if counts is None
+            else Mask.between(x.layout.group(counts), image)
+        )
         x = x.with_values(block.across(x.values, x.layout, Context(image.values, seen)))
     return x.values
 
@@ -59,8 +64,9 @@ def fuse_pairs(encoder: Encoder, first: int, images: Packed, texts: Packed, pair
 
     The texts of one image become one long query, so that its keys and values are projected once.
     """
+    pairs = pairs.cpu()
     order = torch.argsort(pairs[:, 0], stable=True)
     wanted, counts = pairs[order, 0].unique_consecutive(return_counts=True)
     sorted_pairs = pairs[order, 1], pairs[order, 0]
-    rows = fuse_first(encoder, first, texts, images.select(wanted), sorted_pairs, counts.tolist())
-    return torch.empty_like(rows).index_copy(0, order, rows)
+    rows = fuse_first(encoder, first, texts, images.select(wanted), sorted_pairs, counts)
+    return torch.empty_like(rows).index_copy(0, to_device(order, rows.device), rows)

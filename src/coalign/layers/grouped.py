@@ -60,15 +60,8 @@ def _attending(encoders: Sequence[Encoder], mask: Mask) -> list[_Attending]:
 
 def tile(layout: Layout, groups: int) -> Layout:
     """The layout of a batch that is repeated `groups` times."""
-    if layout.is_uniform:
-        return replace(
-            Layout.uniform(groups * len(layout), layout.max_length, layout.offsets.device),
-            hidden=None if layout.hidden is None else layout.hidden.repeat(groups),
-        )
-    shifts = torch.arange(groups, device=layout.offsets.device) * layout.total
-    offsets = torch.cat([layout.offsets[:1], (layout.offsets[1:] + shifts[:, None]).flatten()])
     hidden = None if layout.hidden is None else layout.hidden.repeat(groups)
-    return Layout(offsets, layout.max_length, groups * layout.total, hidden)
+    return replace(Layout.of(layout.host_lengths.repeat(groups), layout.device), hidden=hidden)
 
 
 def _block(

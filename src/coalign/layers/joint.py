@@ -65,7 +65,7 @@ class Joint:
         places an item. Of the latter, `before` rows at the beginning and `after` at the end are no places."""
         if self.other is None:
             raise InputError("this stream holds text alone")
-        words, rows = self.text.lengths.tolist(), self.other.lengths.tolist()
+        words, rows = self.text.host_lengths.tolist(), self.other.host_lengths.tolist()
         counts = [count - before - after for count in rows]
         depth = sum(key.startswith(name) and key.endswith(".attention") for key in record)
         layers = [[Attended("joint", "joint", record[f"{name}{i}.attention"])] for i in range(depth)]

@@ -38,6 +38,26 @@ def momentum_update(copy_: nn.Module, source: nn.Module, momentum: float) -> Non
         torch._foreach_lerp_(followers, leaders, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
+class Steps:
+    """The number of steps in a buffer, which the host knows without asking the device while nobody else writes it."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Tensor, int, int] | None = None
+
+    def read(self, buffer: Tensor) -> int:
+        """The number."""
+        known = self._known
+        if known is None or known[0] is not buffer or known[1] != buffer._version:
+            known = self._known = (buffer, buffer._version, int(buffer))
+        return known[2]
+
+    def count(self, buffer: Tensor) -> None:
+        """Adds one."""
+        value = self.read(buffer)
+        buffer.add_(1)
+        self._known = (buffer, buffer._version, value + 1)
+
+
 class FeatureQueue(nn.Module):
     """The last `size` features of each named kind, oldest overwritten first: negatives beyond the batch.
 

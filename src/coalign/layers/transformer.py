@@ -14,6 +14,7 @@ from coalign.layers.attention import Activation, Attention, FeedForward, SwiGlu
 from coalign.layers.dropout import Dropout
 from coalign.ops.attention import Mask
 from coalign.types import Layout, Record
+from coalign.types.packed import to_device
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,15 @@ class TransformerBlock(nn.Module):
         if rows.dim() == 1:
             rows, order = rows.sort()
             back = order.argsort()
+        index = to_device(rows.flatten(), x.device)
         asked = mask.at(rows)
         look = context and context.mask.at(rows)
         if asked is None or (context is not None and look is None):
-            x = self(x, mask, context).index_select(0, rows.flatten())
+            x = self(x, mask, context).index_select(0, index)
         else:
-            x = self.within(x, asked, rows=rows.flatten())
+            x = self.within(x, asked, rows=index)
             x = self.across(x, asked.queries, context and look and Context(context.rows, look))
-        return x if back is None else x.index_select(0, back)
+        return x if back is None else x.index_select(0, to_device(back, x.device))
 
     def within(
         self,
@@ -211,4 +213,4 @@ class Encoder(nn.Module):
             x = block(x, mask, seen, record=record, name=prefix)
             if record is not None:
                 record[f"{prefix}hidden"] = x
-        return self.norm(x if rows is None else x.index_select(0, rows.flatten()))
+        return self.norm(x if rows is None else x.index_select(0, to_device(rows.flatten(), x.device)))

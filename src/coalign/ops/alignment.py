@@ -238,7 +238,7 @@ def log_odds(logits: Float[Tensor, "b 2"], match: int = 1) -> Float[Tensor, " b"
 
 def cosines(pieces: Packed, places: Packed) -> list[Tensor]:
     """[pieces, places] an item: the cosine of every state with every other."""
-    sides = (F.normalize(x.values.float(), dim=-1, eps=1e-6).split(x.lengths.tolist()) for x in (pieces, places))
+    sides = (F.normalize(x.values.float(), dim=-1, eps=1e-6).split(x.host_lengths.tolist()) for x in (pieces, places))
     return [piece @ place.T for piece, place in zip(*sides, strict=True)]
 
 

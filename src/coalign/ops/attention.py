@@ -13,11 +13,9 @@ Which path runs is decided by `choose_kernel` from the mask and the device alone
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -26,7 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coalign.ops.items import CHUNK, attend_items
+from coalign.ops.varlen import attend_varlen, refusal
 from coalign.types import Layout, Packed
+from coalign.types.packed import cached, to_device
 
 Kernel = Literal["varlen", "items", "dense"]
 
@@ -68,10 +68,10 @@ class Mask:
             raise ValueError(f"queries have {len(q)} items and would see {seen} key items")
         return Mask(q, k, key_items=key_items)
 
-    @cached_property
+    @cached
     def dense(self) -> Tensor | None:
         """[B, 1 or H, Lq or 1, Lk] as SDPA takes it: bool (true = seen), float with a bias, None if all see all."""
-        keys, device = self.keys, self.keys.offsets.device
+        keys, device = self.keys, self.keys.device
         seen: Tensor | None = None
         if keys.hidden is not None or not keys.is_uniform:
             seen = Packed(keys.offsets.new_zeros(keys.total), keys).padding_mask()[:, None, None, :]
@@ -93,31 +93,35 @@ class Mask:
 
     def at(self, rows: Tensor) -> Mask | None:
         """The mask with these rows alone as queries: [n] ascending, or [B, n] of each item; None where their places
-        within the items count, and a mask cannot say them."""
+        within the items count, and a mask cannot say them. Rows [n] of the host keep it from waiting for the device."""
         if self.window is not None or self.bias is not None or (self.causal is not None and rows.dim() == 1):
             return None
-        device, count = rows.device, len(self.queries)
+        device, count = self.queries.device, len(self.queries)
         if rows.dim() == 1:
-            lengths = self.queries.item[rows].bincount(minlength=count)
-            return replace(self, queries=Layout.of(lengths.tolist(), device))
+            items = torch.searchsorted(self.queries.host_lengths.cumsum(0), rows.cpu(), right=True)
+            return replace(self, queries=Layout.of(items.bincount(minlength=count), device))
         if self.causal is not None and rows.shape[1] != 1:
             return None
-        causal = None if self.causal is None else self.queries.position[rows.squeeze(1)] + self.causal
+        causal = (
+            None if self.causal is None else self.queries.position[to_device(rows.squeeze(1), device)] + self.causal
+        )
         return replace(self, queries=Layout.uniform(count, rows.shape[1], device), causal=causal)
 
-    @cached_property
+    @cached
     def items(self) -> dict[str, Any]:
         """What `attend_items` asks of a mask, in the host's memory."""
         items = len(self.queries)
         causal = [self.causal] * items if isinstance(self.causal, int) else self.causal
         return {
-            "lengths": (self.queries.lengths.tolist(), self.keys.lengths.tolist()),
+            "lengths": (self.queries.host_lengths.tolist(), self.keys.host_lengths.tolist()),
             "causal": causal.tolist() if isinstance(causal, Tensor) else causal,
             "key_items": None if self.key_items is None else self.key_items.tolist(),
         }
 
 
-def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> Kernel:
+def choose_kernel(
+    mask: Mask, device: torch.device, dtype: torch.dtype, head_size: int = 64, dropout: float = 0.0
+) -> Kernel:
     """The kernel for a mask: "varlen" or "items" where it can express the mask and is quicker, "dense" otherwise.
 
     The flash kernel knows no hidden keys and no bias, and aligns a causal mask to the last key, so that only the
@@ -126,12 +130,18 @@ def choose_kernel(mask: Mask, device: torch.device, dtype: torch.dtype, dropout:
     plain = mask.bias is None and mask.keys.hidden is None and mask.key_items is None
     triangle = mask.causal is None or (isinstance(mask.causal, int) and mask.causal == 1 and mask.queries is mask.keys)
     ragged = not (mask.keys.is_uniform and mask.queries.is_uniform)
-    if device.type == "cpu" and mask.bias is None and mask.keys.hidden is None and mask.window is None:
+    compiling = torch.compiler.is_compiling()  # a loop over items would be compiled anew for every batch
+    if (
+        device.type == "cpu"
+        and not compiling
+        and mask.bias is None
+        and mask.keys.hidden is None
+        and mask.window is None
+    ):
         triangles = mask.causal is not None and mask.queries.max_length > CHUNK
         if (ragged or triangles or 0 < round(256 * dropout) < 256) and (mask.causal is None or _sees_all(mask.causal)):
             return "items"
-    half = dtype in (torch.float16, torch.bfloat16)
-    if device.type == "cuda" and half and plain and triangle and ragged and _HAS_VARLEN:
+    if plain and triangle and ragged and not refusal(device, dtype, head_size, mask.window, dropout):
         return "varlen"
     return "dense"
 
@@ -145,9 +155,9 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "tq h e"]:
     """Attention over packed rows; layouts come from `mask`. Scores are scaled by 1/sqrt(d)."""
-    kernel = choose_kernel(mask, q.device, q.dtype, dropout)
-    if kernel == "varlen" and dropout == 0.0:
-        return _attend_varlen(q, k, v, mask)
+    kernel = choose_kernel(mask, q.device, q.dtype, max(q.shape[-1], v.shape[-1]), dropout)
+    if kernel == "varlen":
+        return attend_varlen(q, k, v, mask.queries, mask.keys, mask.causal is not None, mask.window)
     given = q.dtype
     short = q.device.type == "cpu" and given.itemsize < 4
     if short:  # the CPU's backward pass in bf16 is five times slower than in fp32
@@ -214,25 +224,3 @@ def _rows(x: Tensor, layout: Layout) -> Tensor:
 
 def _cast(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask if mask is None or mask.dtype == torch.bool else mask.to(dtype)
-
-
-_HAS_VARLEN = importlib.util.find_spec("torch.nn.attention.varlen") is not None  # in torch since 2.10
-
-
-def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:  # pragma: no cover - needs CUDA
-    # imported here, since it pulls in the compiler, which takes seconds
-    from torch.nn.attention.varlen import varlen_attn
-
-    left, right = mask.window or (-1, -1)
-    out = varlen_attn(
-        q,
-        k,
-        v,
-        mask.queries.offsets.int(),
-        mask.keys.offsets.int(),
-        mask.queries.max_length,
-        mask.keys.max_length,
-        window_size=(left, 0 if mask.causal is not None else right),
-    )
-    assert isinstance(out, Tensor)
-    return out

@@ -13,15 +13,14 @@ from coalign.types import Layout, Packed
 
 def insert_row(x: Packed, rows: Shaped[Tensor, "b ..."], place: int) -> Packed:
     """Puts row i of `rows` into item i as its row number `place`; an item shorter than that gets it at its end."""
-    layout, items = x.layout, torch.arange(len(x), device=x.offsets.device)
-    offsets = layout.offsets + torch.arange(len(x) + 1, device=x.offsets.device)
-    old = moved_rows(layout, torch.arange(layout.total, device=x.offsets.device), place)
+    layout, items = x.layout, torch.arange(len(x), device=x.layout.device)
+    old = moved_rows(layout, torch.arange(layout.total, device=x.layout.device), place)
     new = layout.offsets[:-1] + items + layout.lengths.clamp(max=place)
     out = x.values.new_empty((layout.total + len(x), *x.values.shape[1:]))
     hidden = layout.hidden
     if hidden is not None:
         hidden = hidden.new_zeros(layout.total + len(x)).index_copy(0, old, hidden)
-    longer = replace(layout, offsets=offsets, max_length=layout.max_length + 1, total=out.shape[0], hidden=hidden)
+    longer = replace(Layout.of(layout.host_lengths + 1, layout.device), hidden=hidden)
     return Packed(out.index_copy(0, old, x.values).index_copy(0, new, rows.to(out.dtype)), longer)
 
 
@@ -32,7 +31,7 @@ def moved_rows(layout: Layout, rows: Int[Tensor, " n"], place: int) -> Int[Tenso
 
 def real_cells(maps: Float[Tensor, "b l r"], rows: Layout, columns: Layout) -> list[Tensor]:
     """[L_i, R_i] of each item: padded maps of its rows by its columns, without the padding."""
-    sizes = zip(maps, rows.lengths.tolist(), columns.lengths.tolist(), strict=True)
+    sizes = zip(maps, rows.host_lengths.tolist(), columns.host_lengths.tolist(), strict=True)
     return [item[:height, :width] for item, height, width in sizes]
 
 
@@ -59,4 +58,4 @@ def shorten(x: Packed, limit: int) -> Packed:
     """`x` with `limit` rows an item at most: longer items are averaged over equal stretches."""
     if x.max_length <= limit:
         return x
-    return resample(x, Layout.of(x.lengths.clamp(max=limit).tolist(), x.offsets.device))
+    return resample(x, Layout.of(x.host_lengths.clamp(max=limit), x.layout.device))

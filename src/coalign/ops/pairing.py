@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coalign.types import Images, Layout, Regions, Text
+from coalign.types.packed import to_device
 
 
 def draw_partners(
@@ -15,17 +16,17 @@ def draw_partners(
     *,
     probability: float = 0.5,
     generator: torch.Generator | None = None,
-    device: torch.device | None = None,
 ) -> Int[Tensor, " b"]:
-    """The item whose text each image gets: its own, or with this probability any other one's, uniformly.
+    """The item whose text each image gets: its own, or with this probability any other one's, uniformly. All on the
+    host.
 
     Items that share an id belong together and are never each other's wrong text; one that has no other keeps its own.
     """
-    own = torch.arange(size, device=device)
+    own = torch.arange(size)
     others = own[:, None] != own if ids is None else ids[:, None] != ids
     possible = others.any(1)
     weights = torch.where(possible[:, None], others, own[:, None] == own).float()
-    swapped = torch.rand(size, generator=generator, device=device) < probability
+    swapped = torch.rand(size, generator=generator) < probability
     drawn = torch.multinomial(weights, 1, generator=generator).squeeze(1) if size else own
     return torch.where(swapped & possible, drawn, own)
 
@@ -42,7 +43,7 @@ def take_texts(text: Text, items: Int[Tensor, " b"]) -> Text:
 def take_images(images: Images, items: Int[Tensor, " b"]) -> Images:
     """These images, in this order, repeats allowed."""
     parts = (images.pixels, images.grid, images.sizes)
-    return Images(*(None if part is None else part[items] for part in parts))
+    return Images(*(None if part is None else part[to_device(items, part.device)] for part in parts))
 
 
 def take_regions(regions: Regions, items: Int[Tensor, " b"]) -> Regions:
@@ -69,10 +70,10 @@ def draw_rows(
 
     A batch of one item, or an item of one row, gives that row itself, which the caller leaves out.
     """
-    device, own, place = rows.device, layout.item[rows][:, None], layout.position[rows][:, None]
+    own, place = layout.item[rows][:, None], layout.position[rows][:, None]
     across, inside, last = int(count * 0.7), int(count * 0.3), len(layout) - 1
-    chance = torch.rand((rows.shape[0], across + inside), generator=generator, device=device)
-    other = torch.randint(max(last, 1), (rows.shape[0], across), generator=generator, device=device)
+    chance = torch.rand((rows.shape[0], across + inside), generator=generator)
+    other = torch.randint(max(last, 1), (rows.shape[0], across), generator=generator)
     other = skip_own(other, own, last)
     there = (chance[:, :across] * layout.lengths[other]).long()
     within = layout.lengths[own] - 1

@@ -128,7 +128,7 @@ def join_items(parts: Sequence[Packed]) -> Packed:
 
 def _visible_lengths(packed: Packed) -> list[int]:
     if packed.layout.hidden is None:
-        return packed.lengths.tolist()
+        return packed.host_lengths.tolist()
     return packed.padding_mask().sum(1).tolist()
 
 

@@ -265,7 +265,7 @@ def _pairs(indices: Tensor, direction: Direction) -> Tensor:
 
 def _picker(tokens: TokenSource) -> Callable[[Tensor], Packed]:
     if isinstance(tokens, Packed):
-        return lambda items: tokens.select(items.to(tokens.offsets.device))
+        return lambda items: tokens.select(items.to(tokens.layout.device))
     return tokens
 
 

@@ -1,8 +1,8 @@
 """More than one process, started by `torchrun`: the group, equal weights at the start, averaged gradients.
 
-A model is asked for `losses`, not called, so nothing wraps it: gradients are averaged by hand after the backward
-pass, in flat buckets. Which parameters have a gradient may differ from step to step and from rank to rank.
-Features cross ranks inside the model, by `coalign.ops.collectives.gather`.
+Gradients are averaged by DDP while the backward pass runs, or by hand after it, in flat buckets. Which parameters have
+a gradient may differ from step to step and from rank to rank. Features cross ranks inside the model, by
+`coalign.ops.collectives.gather`.
 
 Host values travel as CPU tensors over gloo, also where the gradients travel over nccl: no agreement of the
 processes waits for a device.
@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from coalign.errors import InputError
 from coalign.ops.collectives import in_group, rank, world_size
@@ -42,6 +43,7 @@ def process_group(device: str | None = None) -> Generator[torch.device, None, No
         return
     if cuda:
         torch.cuda.set_device(own)
+        torch.set_float32_matmul_precision("high")  # TF32, with the range of float32
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield own
@@ -59,6 +61,19 @@ def broadcast_module(model: nn.Module) -> None:
 def broadcast_buffers(model: nn.Module) -> None:
     """Gives every process the buffers of rank 0 (statistics of batch norms differ from rank to rank)."""
     _broadcast(model.buffers())
+
+
+def overlapped(module: nn.Module) -> nn.Module:
+    """The module with gradients that are averaged over the processes while the backward pass computes more of them.
+
+    Its collectives have a group of their own: those of features that are gathered inside the module may fall between
+    them in another order on each process. Without a group, the module itself.
+    """
+    if not in_group():
+        return module
+    return DistributedDataParallel(
+        module, process_group=dist.new_group(), find_unused_parameters=True, broadcast_buffers=False
+    )
 
 
 @torch.no_grad()

@@ -11,10 +11,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from coalign.data.images.transforms import derive_seed
 from coalign.errors import InputError
-from coalign.ops.collectives import in_group, rank
+from coalign.ops.collectives import in_group, rank, world_size
 from coalign.training.average import WeightAverage
+from coalign.training.blocks import prepare
 from coalign.training.checkpoint import Progress, load_checkpoint
 from coalign.training.distributed import (
     average_gradients,
@@ -23,6 +26,7 @@ from coalign.training.distributed import (
     check_equal_batches,
     from_all,
     from_first,
+    overlapped,
 )
 from coalign.training.meter import GRADIENT_NORM, Meter, mean_over_ranks
 from coalign.training.optimiser import OptimiserName, freeze, make_optimiser, parameter_groups, set_lr
@@ -100,6 +104,10 @@ class TrainConfig:
         average: the decay of an average of the weights for evaluation; None for no average.
         seed: of the objectives' random choices and of dropout. Ranks count on from it.
         threads: CPU threads of torch; None leaves them as they are.
+        deterministic: gradients of several processes are averaged after the whole backward pass, in an order that no
+            restart changes; otherwise while it runs.
+        compile: transformer blocks are compiled by torch.compile, for batches of any shape.
+        checkpoint_activations: what transformer blocks compute is not kept but computed again in the backward pass.
         log_every, save_every: in steps. Metrics are means over the steps since the last line.
         time_budget: seconds of training, callbacks apart. When the first steps show that the planned number of them
             takes longer, the plan, and with it the schedule, is shortened, and set right twice more on the way.
@@ -128,6 +136,9 @@ class TrainConfig:
     average: float | None = None
     seed: int = 0
     threads: int | None = None
+    deterministic: bool = False
+    compile: bool = False
+    checkpoint_activations: bool = False
     log_every: int = 10
     save_every: int = 500
     time_budget: float | None = None
@@ -209,7 +220,10 @@ class _Training:
         )
         self.optimiser = make_optimiser(config.optimiser, groups, config.lr, config.betas, config.eps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        prepare(model, config.compile, config.checkpoint_activations)
+        self.objectives = Objectives(model) if config.deterministic else overlapped(Objectives(model))
         self.generator = torch.Generator(device)
+        self.host = None if device.type == "cpu" else torch.Generator()
         self.meter = Meter()
         self.step = 0
         self.seconds_before = 0.0
@@ -268,20 +282,19 @@ class _Training:
         """Begins, or takes up the last checkpoint: rank 0 says which."""
         config, run = self.config, self.run
         broadcast_module(self.model)
-        torch.manual_seed(config.seed + rank())
-        self.generator.manual_seed(config.seed + rank())
+        self._seed(config.seed + rank())
         checkpoint = from_first(run.latest())
         if config.average is not None:
             self.average = WeightAverage(self.model, config.average)
         if checkpoint is not None:
             progress = load_checkpoint(checkpoint, self.model, self.optimiser, self.average)
-            if len(progress.loaders) != len(from_all(0)):
-                raise InputError(
-                    f"{checkpoint}: written by {len(progress.loaders)} processes; go on with as many of them"
-                )
             self.step, self.seconds_before = progress.step, progress.seconds
-            self.loader.load_state_dict(progress.loaders[rank()])
-            self._set_generators(progress.generators[rank()])
+            if len(progress.loaders) == world_size():
+                self.loader.load_state_dict(progress.loaders[rank()])
+                self._set_generators(progress.generators[rank()])
+            else:  # positions count the samples of all processes; the generators begin anew
+                self.loader.load_state_dict(progress.loaders[0])
+                self._seed(derive_seed(config.seed, self.step, rank()))
         self.plan = from_first(run.plan(config.steps)) or self.plan
         if rank() == 0:
             truncate_metrics(run.metrics, self.step)
@@ -301,8 +314,16 @@ class _Training:
             self.run.save(self.model, self.optimiser, progress, self.average)
         from_first(None)  # the others wait until the checkpoint stands
 
+    def _seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        for generator in (self.generator, self.host):
+            if generator is not None:
+                generator.manual_seed(seed)
+
     def _generators(self) -> dict[str, Tensor]:
         states = {"objectives": self.generator.get_state(), "torch": torch.get_rng_state()}
+        if self.host is not None:
+            states["host"] = self.host.get_state()
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         return states
@@ -310,6 +331,8 @@ class _Training:
     def _set_generators(self, states: Mapping[str, Tensor]) -> None:
         self.generator.set_state(states["objectives"])
         torch.set_rng_state(states["torch"])
+        if self.host is not None and "host" in states:
+            self.host.set_state(states["host"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
@@ -320,9 +343,10 @@ class _Training:
         self.lr = config.lr * factor
         set_lr(self.optimiser, self.lr)
         self.model.before_step()
-        for _ in range(config.accumulate):
-            self._backward(_next(batches))
-        average_gradients(self.parameters)
+        for number in range(config.accumulate):
+            self._backward(_next(batches), last=number + 1 == config.accumulate)
+        if not isinstance(self.objectives, DistributedDataParallel):
+            average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
         self.meter.add(self.step, {GRADIENT_NORM: norm})
         self.optimiser.step()
@@ -336,23 +360,26 @@ class _Training:
         names, every = self.config.objectives, self.config.every
         return None if names is None else [name for name in names if self.step % every.get(name, 1) == 0]
 
-    def _backward(self, batch: Batch) -> None:
-        config = self.config
+    def _backward(self, batch: Batch, last: bool) -> None:
+        """`last`: of the step's batches, after which the processes' gradients are averaged."""
+        config, objectives = self.config, self.objectives
         check_equal_batches(len(batch))
         self.items += len(batch)
-        batch = batch.to(self.device, non_blocking=True)
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                due = self._due()
-                losses = self.model.losses(batch, Draws(self.generator, only=due))
-                resting = () if due is None else set(config.every).difference(due)
-                weights = {name: weight for name, weight in config.loss_weights.items() if name not in resting}
-                total = weighted_sum(losses, weights)
-        except RuntimeError:
-            self.meter.check(self.step)  # NaN weights break a model in many ways; name the first that was not finite
-            raise
-        self.meter.add(self.step, {**losses, "loss": total})
-        (total / config.accumulate).backward()
+        batch = batch.on(self.device)
+        due = self._due()
+        resting = () if due is None else set(config.every).difference(due)
+        weights = {name: weight for name, weight in config.loss_weights.items() if name not in resting}
+        with ExitStack() as stack:
+            if isinstance(objectives, DistributedDataParallel) and not last:
+                stack.enter_context(objectives.no_sync())
+            try:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    losses, total = objectives(batch, Draws(self.generator, only=due, host=self.host), weights)
+            except RuntimeError:
+                self.meter.check(self.step)  # NaN weights break a model in many ways; name what was not finite first
+                raise
+            self.meter.add(self.step, {**losses, "loss": total})
+            (total / config.accumulate).backward()
 
     # ------------------------------------------------------------------------------------------ logging, evaluation
     def _log(self) -> dict[str, float]:
@@ -450,6 +477,18 @@ class _Training:
             self._note(f"the time budget of {budget:g} s is used up: stopped at step {self.step} of {self.plan.steps}")
             self._change_plan(self.step)
         return out
+
+
+class Objectives(nn.Module):
+    """A model's losses and their weighted sum as a forward pass: what DDP wraps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, draws: Draws, weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+        losses: dict[str, Tensor] = self.model.losses(batch, draws)  # pyright: ignore[reportCallIssue]
+        return losses, weighted_sum(losses, weights)
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -29,8 +29,15 @@ class RunOptions:
     """Processes that prepare batches ahead."""
     accumulate: int = 1
     """Batches a step, of which each process makes so many; the gradient is their mean."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: the forward pass in bfloat16 where that is safe; weights and optimiser stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: the forward pass in bfloat16 where that is safe; weights and optimiser stay fp32. auto: on GPUs that have
+    it."""
+    deterministic: Switch = False
+    """Average the gradients of several processes in an order that no restart changes, which takes longer."""
+    compile: Switch = False
+    """Compile transformer blocks."""
+    checkpoint_activations: Switch = False
+    """Compute the activations of transformer blocks again in the backward pass: less memory, a third more time."""
     threads: OptionalInt = None
     """CPU threads of a process. By default torch's own number."""
     log_every: int = 10
@@ -39,6 +46,14 @@ class RunOptions:
     """Steps between checkpoints."""
     accept_changes: Switch = False
     """Go on, with the next epoch, although data or vocabulary are not those that the run was started with."""
+
+
+def precision_on(device: str | None) -> Literal["fp32", "bf16"]:
+    """bf16 on a GPU that has it; `device` None is the first GPU, or the CPU."""
+    import torch  # here, since flags are read without it
+
+    cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +90,10 @@ class Rates:
             "final_lr": self.final_lr,
             "clip": self.clip,
             "accumulate": options.accumulate,
-            "precision": options.precision,
+            "precision": precision_on(options.device) if options.precision == "auto" else options.precision,
+            "deterministic": options.deterministic,
+            "compile": options.compile,
+            "checkpoint_activations": options.checkpoint_activations,
             "seed": options.seed,
             "threads": options.threads,
             "log_every": options.log_every,

@@ -32,7 +32,9 @@ from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, damage, is_whole, save_checkpoint
 
 # settings that may change between the starts of one run: none of them touches a number
-_FREE = ("training.log_every:", "training.save_every:")
+_FREE = tuple(
+    f"training.{name}:" for name in ("log_every", "save_every", "deterministic", "compile", "checkpoint_activations")
+)
 
 
 @dataclass(frozen=True)

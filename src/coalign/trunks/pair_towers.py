@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
-from coalign.layers.momentum import MomentumContrast, Similarities, momentum_copy, momentum_update
+from coalign.layers.momentum import MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import Batch, InputSpec, Packed, Record, Trainable
@@ -112,6 +112,7 @@ class MomentumPairs(Trainable, Generic[T]):
         self.temperature = Parameter(torch.tensor(settings.temperature))
         self.queue = MomentumContrast(settings.queue_size, settings.embed_dim)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.steps = Steps()
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -122,7 +123,7 @@ class MomentumPairs(Trainable, Generic[T]):
         self.momentum.eval()  # its targets and its queue are better without dropout
         momentum = self.settings.momentum
         if self.settings.warm_momentum:
-            step = int(self.get_buffer("step"))
+            step = self.steps.read(self.get_buffer("step"))
             momentum = min(momentum, (step + 1) / (step + 10))
         momentum_update(self.momentum, self.online, momentum)
 
@@ -130,7 +131,7 @@ class MomentumPairs(Trainable, Generic[T]):
     def after_step(self) -> None:
         """The queue takes in the step's momentum features."""
         self.queue.flush()
-        self.get_buffer("step").add_(1)
+        self.steps.count(self.get_buffer("step"))
 
     @property
     def alpha(self) -> Tensor | float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from coalign.types.labels import Labels
-from coalign.types.packed import Movable, Packed
+from coalign.types.packed import HOST, Movable, Packed, change_tensors, to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,11 @@ class Text(Movable):
 @dataclass(frozen=True, eq=False)
 class Images(Movable):
     """`pixels` [B, 3, H, W], normalised; or `grid` [B, C, h, w], features of a frozen stem computed beforehand.
-    `sizes` [B, 2] holds each image's own height and width where the batch pads them (ViLT)."""
+    `sizes` [B, 2] holds each image's own height and width where the batch pads them (ViLT); it stays on the host."""
 
     pixels: Tensor | None = None
     grid: Tensor | None = None
-    sizes: Tensor | None = None
+    sizes: Tensor | None = field(default=None, metadata=HOST)
 
     def __len__(self) -> int:
         tensor = self.pixels if self.pixels is not None else self.grid
@@ -63,10 +64,10 @@ class Video(Movable):
 @dataclass(frozen=True, eq=False)
 class Series(Movable):
     """Named streams of one item, each [T, D] of its own length and width (words, sound, face). `places` [T] says for a
-    stream's rows which word of the item each falls in, -1 for none."""
+    stream's rows which word of the item each falls in, -1 for none; it stays on the host."""
 
     streams: Mapping[str, Packed]
-    places: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    places: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor], metadata=HOST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,18 @@ class Batch(Movable):
     candidates: Candidates | None = None
     mosaics: Mosaics | None = None
     labels: Labels = field(default_factory=Labels)
+    kept: Batch | None = field(default=None, metadata=HOST, repr=False)
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch on a device, for which the host does not wait; the host's own stays at hand."""
+        if device.type == "cpu":
+            return self
+        return replace(change_tensors(self, lambda tensor: to_device(tensor, device)), kept=self)
+
+    @property
+    def host(self) -> Batch:
+        """The same batch in the host's memory: what a step draws and counts, it draws and counts there."""
+        return self if self.kept is None else self.kept
 
     def __len__(self) -> int:
         if self.text is not None:

@@ -38,12 +38,21 @@ class Draws:
     """Where the random choices of `losses` come from, and which objectives are computed.
 
     `generator` draws what `choices` has not, by the names of the model's `draw`; None is torch's own generator. `only`
-    names the objectives; None is all that the model's configuration has.
+    names the objectives; None is all that the model's configuration has. What decides the size of something is drawn on
+    the host, by `on_host`, so that no step asks the device for a number.
     """
 
     generator: torch.Generator | None = None
     choices: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     only: Sequence[str] | None = None
+    host: torch.Generator | None = None
+
+    @property
+    def on_host(self) -> torch.Generator | None:
+        """The generator of the host: the same one where all is computed there."""
+        if self.host is not None or self.generator is None:
+            return self.host
+        return self.generator if self.generator.device.type == "cpu" else None
 
     def wants(self, objective: str) -> bool:
         """Whether an objective is computed."""

@@ -3,84 +3,121 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+HOST = {"host": True}
+"""Metadata of a field whose tensors stay in the host's memory, whatever device the rest is moved to."""
+
 Record = dict[str, Tensor]
 """Named intermediates (hidden states, attention weights, plans), filled in by layers that are asked to."""
+
+
+class cached(Generic[T]):  # noqa: N801 - a decorator, like property
+    """A property that is computed once an instance: functools.cached_property without its lock (Python 3.11), at which
+    a compiled graph would break."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    def __get__(self, instance: Any, owner: type | None = None) -> T:
+        value = self.compute(instance)
+        instance.__dict__[self.name] = value
+        return value
+
+
+def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """A copy of a host tensor on a device, for which the host does not wait; what is on a device already stays."""
+    if device is None or device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor
+    pinned = tensor if device.type in ("meta", "mps") else tensor.pin_memory()
+    return pinned.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Where the items of a ragged batch begin and end: everything about a `Packed` but its values.
 
-    `offsets` is [B+1] int64 on the values' device; `max_length` and `total` live on the host, so that nothing
-    asks the device for a size inside a step. `hidden` [T] marks kept padding: rows that are computed and that
-    no query may attend to.
+    `offsets` is [B+1] int64 on the values' device; `host_lengths` [B] int64, `max_length` and `total` live on the host,
+    so that nothing asks the device for a size inside a step. `hidden` [T] marks kept padding: rows that are computed
+    and that no query may attend to.
     """
 
     offsets: Tensor
+    host_lengths: Tensor = field(metadata=HOST)
     max_length: int
     total: int
     hidden: Tensor | None = None
 
     @staticmethod
-    def of(lengths: Sequence[int], device: torch.device | None = None) -> Layout:
-        """The layout of items with these lengths."""
-        sizes = torch.as_tensor(list(lengths), dtype=torch.int64)
-        offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        return Layout(offsets.to(device), max(lengths, default=0), int(offsets[-1]))
+    def of(lengths: Sequence[int] | Tensor, device: torch.device | None = None) -> Layout:
+        """The layout of items with these lengths, numbers of the host."""
+        own = lengths if isinstance(lengths, Tensor) else torch.tensor(list(lengths), dtype=torch.int64, device="cpu")
+        offsets = torch.cat([own.new_zeros(1), own.cumsum(0)])
+        longest = int(own.max()) if len(own) else 0
+        return Layout(to_device(offsets, device), own, longest, int(offsets[-1]))
 
     @staticmethod
     def uniform(items: int, length: int, device: torch.device | None = None) -> Layout:
         """The layout of `items` items that all have `length` rows (the patches of square images)."""
-        return Layout(torch.arange(items + 1, device=device) * length, length, items * length)
+        lengths = torch.full((items,), length, dtype=torch.int64, device="cpu")
+        return Layout(torch.arange(items + 1, device=device) * length, lengths, length, items * length)
 
     def __len__(self) -> int:
         return self.offsets.shape[0] - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values are."""
+        return self.offsets.device
 
     @property
     def is_uniform(self) -> bool:
         """Whether every item has `max_length` rows, known without reading the offsets."""
         return self.total == len(self) * self.max_length
 
-    @cached_property
+    @cached
     def lengths(self) -> Tensor:
-        return self.offsets.diff()
+        """[B] rows of each item, on the values' device."""
+        return self.host_lengths if self.device.type == "cpu" else self.offsets.diff()
 
-    @cached_property
+    @cached
     def item(self) -> Tensor:
         """[T] the item that each row belongs to."""
-        items = torch.arange(len(self), device=self.offsets.device)
+        items = torch.arange(len(self), device=self.device)
         return torch.repeat_interleave(items, self.lengths, output_size=self.total)
 
-    @cached_property
+    @cached
     def position(self) -> Tensor:
         """[T] the place of each row within its item."""
-        return torch.arange(self.total, device=self.offsets.device) - self.offsets[:-1][self.item]
+        return torch.arange(self.total, device=self.device) - self.offsets[:-1][self.item]
 
-    @cached_property
+    @cached
     def first(self) -> Tensor:
         """[B] the row at which each item begins (its [CLS])."""
         return self.offsets[:-1]
 
-    def group(self, counts: Sequence[int]) -> Layout:
-        """Joins consecutive items into longer ones, `counts[i]` items into the i-th, without touching any value.
+    @cached
+    def offsets32(self) -> Tensor:
+        """[B+1] int32, as kernels take them."""
+        return self.offsets.int()
+
+    def group(self, counts: Sequence[int] | Tensor) -> Layout:
+        """Joins consecutive items into longer ones, `counts[i]` items (a number of the host) into the i-th, without
+        touching any value.
 
         Texts sorted by image become one long query over that image: its keys and values serve all of them.
         """
-        if sum(counts) != len(self):
-            raise ValueError(f"counts sum to {sum(counts)}, the layout has {len(self)} items")
-        ends = torch.as_tensor([0, *counts]).cumsum(0).to(self.offsets.device)
-        if self.is_uniform:
-            longest = max(counts, default=0) * self.max_length
-        else:
-            longest = int(self.offsets[ends].diff().max()) if counts else 0
-        return replace(self, offsets=self.offsets[ends], max_length=longest)
+        joined = torch.as_tensor(counts, dtype=torch.int64, device="cpu")
+        if int(joined.sum()) != len(self):
+            raise ValueError(f"counts sum to {int(joined.sum())}, the layout has {len(self)} items")
+        of = torch.arange(len(joined), device="cpu").repeat_interleave(joined)
+        lengths = joined.new_zeros(len(joined)).index_add(0, of, self.host_lengths)
+        return replace(Layout.of(lengths, self.device), hidden=self.hidden)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
         return change_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -112,7 +149,7 @@ class Packed:
                 layout = replace(layout, hidden=~mask.bool().flatten())
             return Packed(x.flatten(0, 1), layout)
         real = mask.bool()
-        return Packed(x[real], Layout.of(real.sum(1).tolist(), x.device))
+        return Packed(x[real], Layout.of(real.sum(1).cpu(), x.device))
 
     @staticmethod
     def from_items(items: Sequence[Tensor]) -> Packed:
@@ -141,17 +178,15 @@ class Packed:
         hidden = None
         if la.hidden is not None or lb.hidden is not None:
             ha, hb = (
-                torch.zeros(layout.total, dtype=torch.bool, device=layout.offsets.device)
+                torch.zeros(layout.total, dtype=torch.bool, device=layout.device)
                 if layout.hidden is None
                 else layout.hidden
                 for layout in (la, lb)
             )
             hidden = join(ha, hb)
-        if la.is_uniform and lb.is_uniform:
-            longest = la.max_length + lb.max_length
-        else:
-            longest = int(offsets.diff().max()) if len(a) else 0
-        return Packed(join(a.values, b.values), Layout(offsets, longest, la.total + lb.total, hidden))
+        lengths = la.host_lengths + lb.host_lengths
+        longest = int(lengths.max()) if len(a) else 0
+        return Packed(join(a.values, b.values), Layout(offsets, lengths, longest, la.total + lb.total, hidden))
 
     def split(self, a: Layout, b: Layout) -> tuple[Packed, Packed]:
         """Undoes `concat`: the parts with the layouts that went in."""
@@ -178,6 +213,10 @@ class Packed:
         return self.layout.lengths
 
     @property
+    def host_lengths(self) -> Tensor:
+        return self.layout.host_lengths
+
+    @property
     def first(self) -> Tensor:
         """[B, ...] the first row of every item."""
         return self.values[self.layout.first]
@@ -199,7 +238,7 @@ class Packed:
     def padding_mask(self, width: int | None = None) -> Tensor:
         """[B, width] true at real rows (hidden ones are not)."""
         layout = self.layout
-        real = torch.ones(layout.total, dtype=torch.bool, device=layout.offsets.device)
+        real = torch.ones(layout.total, dtype=torch.bool, device=layout.device)
         return Packed(real if layout.hidden is None else ~layout.hidden, layout).to_padded(width)
 
     def mean(self) -> Tensor:
@@ -214,14 +253,15 @@ class Packed:
     def select(self, items: Tensor | Sequence[int], lengths: Sequence[int] | None = None) -> Packed:
         """The items with these indices, in this order, repeats allowed.
 
-        `lengths`, the chosen items' lengths, keeps a ragged choice from waiting for the device.
+        Indices of the host, or `lengths`, those of the chosen items, keep a ragged choice from waiting for the device.
         """
         layout = self.layout
-        index = torch.as_tensor(items, device=layout.offsets.device)
+        given = items if isinstance(items, Tensor) else torch.tensor(list(items), dtype=torch.int64, device="cpu")
+        index = to_device(given, layout.device) if given.device.type == "cpu" else given
         if layout.is_uniform:
             chosen = Layout.uniform(index.shape[0], layout.max_length, index.device)
         else:
-            chosen = Layout.of(layout.lengths[index].tolist() if lengths is None else lengths, index.device)
+            chosen = Layout.of(layout.host_lengths[given.cpu()] if lengths is None else lengths, index.device)
         rows = layout.offsets[:-1][index][chosen.item] + chosen.position
         if layout.hidden is not None:
             chosen = replace(chosen, hidden=layout.hidden[rows])
@@ -253,4 +293,5 @@ def change_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if not isinstance(value, Movable | Packed | Layout):
         return value
     whole: Any = value  # one of our dataclasses; what a layout caches is no field, and is made anew
-    return replace(whole, **{f.name: change_tensors(getattr(whole, f.name), change) for f in fields(whole)})
+    moved = [f.name for f in fields(whole) if not f.metadata.get("host")]
+    return replace(whole, **{name: change_tensors(getattr(whole, name), change) for name in moved})

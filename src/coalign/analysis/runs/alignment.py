@@ -228,9 +228,9 @@ def read_alignment(
         maps = _maps(model, batch, chosen, **given)
     places: list[Any] = [None] * len(maps)
     if batch.regions is not None:
-        places = list(batch.regions.boxes[:, :4].cpu().split(batch.regions.features.lengths.tolist()))
+        places = list(batch.regions.boxes[:, :4].cpu().split(batch.regions.features.host_lengths.tolist()))
     elif batch.video is not None and batch.video.times is not None and batch.video.features is not None:
-        places = list(batch.video.times.cpu().split(batch.video.features.lengths.tolist()))
+        places = list(batch.video.times.cpu().split(batch.video.features.host_lengths.tolist()))
     found: list[Alignment] = []
     for names, values, place in zip(words, maps, places, strict=True):
         own = tuple(names[: len(values)])
@@ -268,7 +268,7 @@ def _maps(model: Aligner, batch: Batch, method: Method, **given: Any) -> list[Te
         return [own.detach().float().cpu() for own in model.alignment(batch, method=method, **given)]
     if batch.text is None or batch.text.words is None:
         raise InputError("alignment maps need a batch whose text says which word each piece belongs to")
-    numbers = batch.text.words.split(batch.text.ids.lengths.tolist())
+    numbers = batch.text.words.split(batch.text.ids.host_lengths.tolist())
     found = model.alignment(batch, method=method, **given)
     return [word_maps(m.detach(), n).float().cpu() for m, n in zip(found, numbers, strict=True)]
 

@@ -32,7 +32,7 @@ def shapes_of(batch: Batch, cells: int = CELLS) -> list[tuple[int, ...]]:
         InputError: the batch has no images, regions or videos.
     """
     if batch.regions is not None:
-        return [(count,) for count in batch.regions.features.lengths.tolist()]
+        return [(count,) for count in batch.regions.features.host_lengths.tolist()]
     if batch.images is not None and batch.images.grid is not None:
         height, width = batch.images.grid.shape[2:]
         return [(height, width)] * len(batch.images)
@@ -43,7 +43,7 @@ def shapes_of(batch: Batch, cells: int = CELLS) -> list[tuple[int, ...]]:
             sides = batch.images.sizes.tolist()
         return [tuple(max(round(cells * side / max(own)), 1) for side in own) for own in sides]
     if batch.video is not None and batch.video.features is not None:
-        return [(count,) for count in batch.video.features.lengths.tolist()]
+        return [(count,) for count in batch.video.features.host_lengths.tolist()]
     if batch.video is not None and batch.video.frames is not None:
         frames = batch.video.frames
         return [(min(cells, frames.shape[1]),)] * len(frames)
@@ -107,7 +107,7 @@ def occlusion(model: Any, batch: Batch, *, cells: int = CELLS, chunk: int = 64) 
     shapes, maps = shapes_of(batch, cells), list[Tensor]()
     for item, shape in enumerate(shapes):
         texts, places = without_words(batch.text, item), torch.Size(shape).numel()
-        many = take(replace(batch, text=None), torch.full((places + 1,), item, device=batch.text.ids.offsets.device))
+        many = take(replace(batch, text=None), torch.full((places + 1,), item, device=batch.text.ids.layout.device))
         shown = hide(many, [shape] * (places + 1), list(torch.eye(places + 1, dtype=torch.bool)[:, 1:]))
         pairs = torch.cartesian_prod(torch.arange(places + 1), torch.arange(len(texts.ids)))
         table = scores_of_pairs(model, shown, texts, pairs, chunk=chunk).view(places + 1, len(texts.ids))

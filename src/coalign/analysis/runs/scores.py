@@ -52,7 +52,7 @@ def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chu
     Raises:
         InputError: the model has no score of text and image.
     """
-    device = texts.ids.offsets.device
+    device = texts.ids.layout.device
     if callable(getattr(model, "match", None)):
         seen, read = model.encode(shown).tokens, model.encode(Batch(text=texts)).matched("text")
         image = next(seen[name] for name in ("image", "regions", "video") if name in seen)

@@ -1,7 +1,8 @@
 """Epochs of batches, the same ones whatever stops and starts again.
 
-A batch is a function of (seed, epoch, number, rank) and nothing else: not of the workers that make it, of what was
-drawn before, or of the global generators. So the position in the data is two numbers.
+A batch is a function of (seed, epoch, place) and nothing else: not of the workers that make it, of what was drawn
+before, or of the global generators. Places count the batches of all ranks: of the p-th `world_size` ones each rank has
+one. So the position in the data is two numbers, epoch and place, which mean the same to any number of processes.
 
 `EpochLoader` is that position, `Maker` what makes the batch of a number. `Batches` is both for any sequence of items;
 `coalign.data.pairs.loader.Loader` for image-text pairs.
@@ -51,6 +52,7 @@ class Maker(Dataset[Made]):
     train: bool
     epoch: int = field(default=0, init=False)
     steps: int = field(default=0, init=False)
+    whole: int = field(default=0, init=False)
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64), init=False)
 
     @property
@@ -61,6 +63,9 @@ class Maker(Dataset[Made]):
     @abstractmethod
     def shuffled(self, generator: torch.Generator) -> Tensor:
         """[total] int64: the order of a training epoch."""
+
+    def __post_init__(self) -> None:
+        self.whole = self.batch_size * self.world_size  # the items of a step when the run began: orders depend on it
 
     @abstractmethod
     def make(self, number: int, problems: list[Problem]) -> Batch | None:
@@ -79,18 +84,22 @@ class Maker(Dataset[Made]):
             self.order = torch.arange(self.total)
 
     def generator(self, number: int) -> torch.Generator:
-        """What is random about this rank's batch as a whole: seeded by (seed, epoch, number), in evaluation without
+        """What is random about the batch at a place as a whole: seeded by (seed, epoch, place), in evaluation without
         the epoch."""
-        place = number * self.world_size + self.rank
-        return torch.Generator().manual_seed(derive_seed(self.seed, _COLLATE, self.epoch if self.train else 0, place))
+        return torch.Generator().manual_seed(derive_seed(self.seed, _COLLATE, self.epoch if self.train else 0, number))
 
     def indices(self, number: int) -> list[int]:
-        """The samples of this rank's batch."""
-        place = number * self.world_size + self.rank
+        """The samples of the batch at a place."""
         if self.train:
-            return self.order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+            return self.order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
         total, pieces = len(self.order), self.steps * self.world_size
-        return self.order[place * total // pieces : (place + 1) * total // pieces].tolist()
+        return self.order[number * total // pieces : (number + 1) * total // pieces].tolist()
+
+    def places(self, start: int) -> range:
+        """The places of this rank's batches of the epoch that has begun, from the first `start` of all ranks on."""
+        total = len(self.order) // self.batch_size if self.train else self.steps * self.world_size
+        steps = max(total - start, 0) // self.world_size
+        return range(start + self.rank, start + self.rank + steps * self.world_size, self.world_size)
 
     def __getitem__(self, number: int) -> Made:
         made = Made()
@@ -118,7 +127,7 @@ class EpochLoader:
         Raises:
             InputError: There are too few samples for a batch on every rank.
         """
-        self.name, self.epoch, self.batch = name, 0, 0
+        self.name, self.epoch, self.place = name, 0, 0
         self._maker, self._workers = maker, workers
         size, ranks, total = maker.batch_size, maker.world_size, maker.total
         if size < 1 or not 0 <= maker.rank < ranks:
@@ -140,9 +149,15 @@ class EpochLoader:
         The position counts a batch once it has been handed out: saved after the step on batch k, it continues with
         k + 1.
         """
-        with closing(self._made(self.epoch, self.batch)) as made:  # so that workers end with the loop
-            for number, result in enumerate(made, self.batch):
-                self.epoch, self.batch = (self.epoch, number + 1) if number + 1 < self._steps else (self.epoch + 1, 0)
+        self._maker.begin(self.epoch, self._steps)
+        places = self._maker.places(self.place)
+        if not len(places):  # fewer are left than there are processes now
+            self.epoch, self.place = self.epoch + 1, 0
+        with closing(self._made(places)) as made:  # so that workers end with the loop
+            for number, result in zip(places, made, strict=True):
+                self.place = number - self._maker.rank + self._maker.world_size
+                if number == places[-1]:
+                    self.epoch, self.place = self.epoch + 1, 0
                 self.found(result.problems)
                 if result.error:
                     raise InputError(result.error)
@@ -152,47 +167,51 @@ class EpochLoader:
     def found(self, problems: Sequence[Problem]) -> None:
         """Told what was wrong with the samples of the next batch."""
 
-    def _made(self, epoch: int, start: int) -> Generator[Made, None, None]:
-        self._maker.begin(epoch, self._steps)
+    def _made(self, places: range) -> Generator[Made, None, None]:
         if self._workers == 0:
-            yield from (self._maker[number] for number in range(start, self._steps))
+            yield from (self._maker[number] for number in places)
             return
         yield from DataLoader(
             self._maker,
             batch_size=None,
-            sampler=range(start, self._steps),
+            sampler=places,
             num_workers=self._workers,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it draws from the global one
         )
 
     def state_dict(self) -> dict[str, int]:
-        """The position, and what it depends on."""
+        """The position, and what it depends on: `batch` steps of `world_size` batches and `rest` batches are done, in
+        an order for steps of `whole` items."""
         maker = self._maker
+        batch, rest = divmod(self.place, maker.world_size)
         return {
             "epoch": self.epoch,
-            "batch": self.batch,
+            "batch": batch,
+            "rest": rest,
             "seed": maker.seed,
             "samples": maker.total,
             "batch_size": maker.batch_size,
             "world_size": maker.world_size,
+            "whole": maker.whole,
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continues from a position.
+        """Continues from a position, that of another number of processes too: with the next sample of the same order.
 
         Raises:
-            InputError: The data, the batch size, the number of processes or the seed is another one now, so that the
-                position means nothing.
+            InputError: The data, the batch size or the seed is another one now, so that the position means nothing.
         """
-        for key, now in self.state_dict().items():
-            if key not in ("epoch", "batch") and state[key] != now:
-                raise InputError(f"{self.name}: cannot continue, {key} was {state[key]} and is {now} now")
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        now = self.state_dict()
+        for key in ("seed", "samples", "batch_size"):
+            if state[key] != now[key]:
+                raise InputError(f"{self.name}: cannot continue, {key} was {state[key]} and is {now[key]} now")
+        self._maker.whole = state.get("whole", state["batch_size"] * state["world_size"])
+        self.epoch, self.place = state["epoch"], state["batch"] * state["world_size"] + state.get("rest", 0)
 
     def restart(self, epoch: int) -> None:
         """Continues with the beginning of an epoch."""
-        self.epoch, self.batch = epoch, 0
+        self.epoch, self.place = epoch, 0
 
     def fingerprint(self) -> Fingerprint:
         """What tells this data from other data; see `coalign.data.core.fingerprint`."""
@@ -265,7 +284,7 @@ class _ItemMaker(Maker):
             return order
         # Sorted within pools, so that neighbours are alike and yet differ from epoch to epoch; then whole steps (the
         # batches of all ranks) are shuffled, so that lengths do not grow over a pool.
-        whole = self.batch_size * self.world_size
+        whole = self.whole
         pools = order[: self.total - self.total % whole].split(_POOL * whole)
         steps = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, whole)
         return steps[torch.randperm(len(steps), generator=generator)].flatten()

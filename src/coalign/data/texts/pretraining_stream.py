@@ -62,7 +62,7 @@ class ExampleStream:
         self._vocabulary = Pieces.of(tokenizer)
         self._batch_size, self._seed, self._size, self._lines = batch_size, seed, window, lines
         self._rank, self._ranks, self._name = rank, world_size, name
-        self.epoch = self.window = self.batch = 0
+        self.epoch = self.window = self.place = 0
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of this epoch's batches; then the next epoch begins. Windows that are done are read over."""
@@ -71,28 +71,28 @@ class ExampleStream:
             if not list(islice(source, self._size)):
                 raise InputError(f"{self._name}: ends before window {number}; it is shorter than when training began")
         while texts := list(islice(source, self._size)):
-            batches = self._batches(texts)
-            for batch in batches[self.batch :]:
-                self.batch += 1
-                if self.batch == len(batches):
-                    self.window, self.batch = self.window + 1, 0
-                yield collate_examples(batch)
-            if not batches:
-                self.window += 1
-        self.epoch, self.window, self.batch = self.epoch + 1, 0, 0
+            batches = self._batches(texts)[self.place :]
+            steps = len(batches) // self._ranks
+            for number in range(steps):
+                self.place += self._ranks
+                if number + 1 == steps:
+                    self.window, self.place = self.window + 1, 0
+                yield collate_examples(batches[number * self._ranks + self._rank])
+            if not steps:
+                self.window, self.place = self.window + 1, 0
+        self.epoch, self.window, self.place = self.epoch + 1, 0, 0
 
     def _batches(self, texts: Sequence[str]) -> list[list[Example[int]]]:
-        """This rank's batches of the window."""
+        """The window's batches, of all ranks."""
         documents = [self._pieces(text) for text in texts]
         if not any(documents):
             return []
         rng = random.Random(derive_seed(self._seed, self.epoch, self.window))
         examples = list(stream_examples(documents, self._vocabulary, self._plan, rng, window=len(documents)))
-        step = self._batch_size * self._ranks
-        if len(examples) < step and self._ranks == 1:
+        size = self._batch_size
+        if len(examples) < size and self._ranks == 1:
             return [examples]
-        starts = range(self._rank * self._batch_size, len(examples) - len(examples) % step, step)
-        return [examples[start : start + self._batch_size] for start in starts]
+        return [examples[start : start + size] for start in range(0, len(examples) - len(examples) % size, size)]
 
     def _pieces(self, text: str) -> list[list[int]]:
         sentences = (self._tokenizer.ids(sentence) for sentence in split_sentences(text, lines=self._lines))
@@ -100,26 +100,29 @@ class ExampleStream:
 
     def state_dict(self) -> dict[str, int]:
         """The position, and what it depends on."""
-        return {"epoch": self.epoch, "window": self.window, "batch": self.batch, **self._settings()}
+        batch, rest = divmod(self.place, self._ranks)
+        position = {"epoch": self.epoch, "window": self.window, "batch": batch, "rest": rest, "ranks": self._ranks}
+        return {**position, **self._settings()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continues from a position.
+        """Continues from a position, that of another number of processes too.
 
         Raises:
-            InputError: Batch size, window, seed or the number of processes is another one now.
+            InputError: Batch size, window or seed is another one now.
         """
         for key, now in self._settings().items():
             if state[key] != now:
                 raise InputError(f"{self._name}: cannot continue, {key} was {state[key]} and is {now} now")
-        self.epoch, self.window, self.batch = state["epoch"], state["window"], state["batch"]
+        self.epoch, self.window = state["epoch"], state["window"]
+        self.place = state["batch"] * state["ranks"] + state.get("rest", 0)
 
     def restart(self, epoch: int) -> None:
         """Continues with the beginning of an epoch."""
-        self.epoch, self.window, self.batch = epoch, 0, 0
+        self.epoch, self.window, self.place = epoch, 0, 0
 
     def fingerprint(self) -> Fingerprint:
         """What tells this corpus from others: a digest of its first documents; how many there are is not counted."""
         return {"content": digest(list(islice(iter(self._documents), self._size)))}
 
     def _settings(self) -> dict[str, int]:
-        return {"seed": self._seed, "batch_size": self._batch_size, "documents": self._size, "ranks": self._ranks}
+        return {"seed": self._seed, "batch_size": self._batch_size, "documents": self._size}

@@ -29,7 +29,7 @@ from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionDistribution
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows
-from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_rows
+from coalign.ops.masking import IGNORED, Drawn, mask_features, mask_tokens
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, layer_rules
@@ -115,7 +115,7 @@ class ActBert(Aligning, Trainable):
         text, regions, actions = parts_of(batch)
         kept: Record = {}
         self.trunk(self.embed(text, regions, actions), kept)
-        words, counts = text.ids.lengths.tolist(), regions.features.lengths.tolist()
+        words, counts = text.ids.host_lengths.tolist(), regions.features.host_lengths.tolist()
         names = [f"connection.{i}.text_to_regions" for i in range(len(self.trunk.connections))]
         layers = [[Attended("text", "regions", kept[name])] for name in names]
         return AlignmentRecord(
@@ -136,8 +136,8 @@ class ActBert(Aligning, Trainable):
         c = self.config
         wanted = [name for name in c.objectives if draws.wants(name)]
         text, regions, actions = parts_of(batch)
-        d = self.draw(batch, draws.generator, draws.choices, wanted)
-        text = take_texts(text, d["partner"])
+        d = Drawn(self.draw(batch, draws.on_host, draws.choices, wanted), regions.boxes.device)
+        text = take_texts(text, d.host["partner"])
         hidden = replace(regions, features=regions.features.with_values(d["region_features"]))
         words = replace(text, ids=text.ids.with_values(d["mlm_input_ids"]))
         embedded = self.embed(
@@ -146,15 +146,15 @@ class ActBert(Aligning, Trainable):
         seen = self.trunk(embedded)
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
-            rows = predicted_rows(d["mlm_labels"])
+            rows = d.rows("mlm_labels")
             each = self.mlm(self.predict(seen["text"], rows), d["mlm_labels"][rows])
             losses["mlm"] = each.sum() / self.places(each, len(text.ids), c.padded and c.padded.text)
         if "regions" in wanted:
-            rows = d["predicted"].nonzero().squeeze(1)
+            rows = d.rows("predicted")
             logits = self.region_head(seen["regions"].values[moved_rows(regions.features.layout, rows, 0)])
             losses["regions"] = self.distribution(logits, self.region_targets(regions)[rows])
         if "actions" in wanted:
-            rows = predicted_rows(d["action_labels"])
+            rows = d.rows("action_labels")
             each = self.act(self.action_head(seen["actions"].values[rows]), d["action_labels"][rows])
             losses["actions"] = each.sum() / self.places(each, len(text.ids), c.padded and c.padded.actions)
         if "match" in wanted:
@@ -181,20 +181,21 @@ class ActBert(Aligning, Trainable):
     ) -> dict[str, Tensor]:
         """Every random choice of a step, by name: whose text, and what is hidden. `choices` go first."""
         c, d = self.config, dict(choices)
-        text, regions, actions = parts_of(batch)
-        size, device = len(text.ids), text.ids.offsets.device
+        _, regions, actions = parts_of(batch)
+        text, places, steps = parts_of(batch.host)
+        size = len(text.ids)
 
         def chance(objective: str) -> float:
             return c.mask_probability if objective in wanted else 0.0
 
         if "partner" not in d:
             swap = c.mismatch_probability if "match" in wanted else 0.0
-            d["partner"] = draw_partners(size, batch.ids, probability=swap, generator=generator, device=device)
-        d.setdefault("mismatched", d["partner"] != torch.arange(size, device=device))
+            d["partner"] = draw_partners(size, batch.host.ids, probability=swap, generator=generator)
+        d.setdefault("mismatched", d["partner"] != torch.arange(size))
         wrong = d["mismatched"].bool()
         if "mlm_input_ids" not in d:
             words = text.ids.select(d["partner"])
-            special = torch.tensor([c.pad_id, c.cls_id, c.sep_id], device=device)
+            special = torch.tensor([c.pad_id, c.cls_id, c.sep_id])
             d["mlm_input_ids"], labels = mask_tokens(
                 words.values,
                 ~torch.isin(words.values, special),
@@ -208,14 +209,14 @@ class ActBert(Aligning, Trainable):
             d["region_features"], chosen = mask_features(
                 regions.features.values, probability=chance("regions"), zero=0.9, random=0.0, generator=generator
             )
-            d["predicted"] = chosen & ~wrong[regions.features.layout.item]
+            d["predicted"] = chosen & ~wrong[places.features.layout.item]
         if "action_features" not in d:
             d["action_features"], chosen = mask_features(
                 actions.values, probability=chance("actions"), zero=1.0, random=0.0, generator=generator
             )
             if "actions" in wanted:
-                predicted = chosen & ~wrong[actions.layout.item]
-                d["action_labels"] = batch.labels.require("action").masked_fill(~predicted, IGNORED)
+                predicted = chosen & ~wrong[steps.layout.item]
+                d["action_labels"] = batch.host.labels.require("action").masked_fill(~predicted, IGNORED)
         return d
 
 
@@ -224,7 +225,7 @@ def parts_of(batch: Batch) -> tuple[Text, Regions, Packed]:
     if batch.text is None or batch.regions is None or batch.video is None or batch.video.features is None:
         raise InputError("ActBERT reads texts, regions and actions (Video.features): this batch lacks one of them")
     actions = batch.video.features
-    if actions.offsets.device.type == "cpu" and bool((actions.lengths == 0).any()):  # elsewhere it would wait
+    if bool((actions.host_lengths == 0).any()):
         raise InputError("every video needs at least one action")
     return batch.text, batch.regions, actions
 

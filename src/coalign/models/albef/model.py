@@ -31,7 +31,7 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
-from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_tokens
 from coalign.trunks.pair_towers import MomentumPairs
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System
@@ -104,7 +104,7 @@ class Albef(Aligning, MomentumPairs[Towers]):
             layers.append([Attended("text", "text", kept[f"{part}.{i}.attention"])])
             if part == "fusion":
                 layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
-        words, count = batch.text.ids.lengths.tolist(), len(batch.text.ids)
+        words, count = batch.text.ids.host_lengths.tolist(), len(batch.text.ids)
         first = self.online.image.leading
         pieces = self.online.text_projection(seen.tokens["text"].values)
         patches = self.online.image_projection(seen.tokens["image"].to_padded()[:, first:])
@@ -151,7 +151,8 @@ class Albef(Aligning, MomentumPairs[Towers]):
         wanted = self.config.objectives if draws.only is None else draws.only
         alpha = draws.choices.get("alpha", self.alpha)
         own, momentum, contrast = self.contrast(batch, alpha)
-        drawn = self.draw(batch, contrast, draws.generator, draws.choices, wanted)
+        chosen = self.draw(batch, contrast, draws.generator, draws.choices, wanted, draws.on_host)
+        drawn = Drawn(chosen, batch.text.ids.layout.device)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
             i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)
@@ -163,7 +164,7 @@ class Albef(Aligning, MomentumPairs[Towers]):
             )
         if "mlm" in wanted:
             hidden, labels = batch.text.ids.with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
-            rows = predicted_rows(labels)
+            rows = drawn.rows("mlm_labels")
             logits = self.predict_words(self.online, hidden, own.image, rows)
             losses["mlm"] = self.mlm(logits, labels[rows])
             if self.config.distill:
@@ -180,21 +181,23 @@ class Albef(Aligning, MomentumPairs[Towers]):
         generator: torch.Generator | None,
         choices: Mapping[str, Tensor],
         wanted: Sequence[str],
+        host: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """Every random choice of a step, by name: negatives for ITM, hidden words for MLM. `choices` go first."""
+        """Every random choice of a step, by name: negatives for ITM, on the device; hidden words for MLM, on the host.
+        `choices` go first."""
         drawn, size = dict(choices), len(batch)
         if "itm" in wanted and "neg_image_index" not in drawn:
             i2t, t2i = contrast.similarity_i2t[:, :size], contrast.similarity_t2i[:, :size]
             drawn |= draw_negative_pairs(i2t, t2i, self.same_items(batch), generator)
         if "mlm" in wanted and "mlm_input_ids" not in drawn:
-            ids = text_of(batch).ids
+            ids = text_of(batch.host).ids
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
                 ids.values,
                 ids.values != self.config.cls_id,
                 probability=self.config.mask_probability,
                 mask_id=self.config.mask_id,
                 vocab_size=self.config.text.vocab_size,
-                generator=generator,
+                generator=host,
             )
         return drawn
 

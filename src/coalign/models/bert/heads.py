@@ -26,7 +26,7 @@ from coalign.layers.heads import Pooler
 from coalign.models.bert.model import Bert, BertPretrainingConfig, google, original, transformers
 from coalign.objectives.classification import Classification
 from coalign.objectives.span_extraction import SpanExtraction
-from coalign.ops.masking import predicted_rows
+from coalign.ops.masking import Drawn
 from coalign.trunks.bert import (
     BertConfig,
     BertTrunk,
@@ -140,10 +140,11 @@ class BertTagger(BertTask):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy with `labels.tags` [T] where they are not -100."""
         del draws
-        labels = batch.labels.require("tags")
+        tags = Drawn({"tags": batch.host.labels.require("tags")}, text_of(batch).ids.layout.device)
+        labels = tags["tags"]
         if labels.shape[0] != text_of(batch).ids.layout.total:
             raise InputError(f"{labels.shape[0]} tags for {text_of(batch).ids.layout.total} pieces")
-        rows = predicted_rows(labels)
+        rows = tags.rows("tags")
         states, _ = self.read(batch, record=False)
         return {"tagging": self.classify(self.head(self.dropout(states.values[rows])), labels[rows])}
 

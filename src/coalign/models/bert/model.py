@@ -24,7 +24,7 @@ from coalign.errors import InputError
 from coalign.layers.heads import MaskedLMHead, Pooler
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.next_sentence import NextSentence
-from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_tokens, predicted_rows
 from coalign.trunks.bert import (
     SIZES,
     BertConfig,
@@ -126,13 +126,15 @@ class Bert(Trainable):
         """
         text = text_of(batch)
         wanted = self.config.objectives if draws.only is None else draws.only
-        drawn = self.draw(text, batch.labels, draws.generator, draws.choices, wanted)
-        first, losses = text.ids.layout.first, dict[str, Tensor]()
-        rows = predicted_rows(drawn["mlm_labels"]) if "mlm" in wanted else first[:0]
+        host = text_of(batch.host)
+        chosen = self.draw(host, batch.host.labels, draws.on_host, draws.choices, wanted)
+        drawn, first = Drawn(chosen, text.ids.layout.device), host.ids.layout.first
+        losses: dict[str, Tensor] = {}
+        rows = predicted_rows(drawn.host["mlm_labels"]) if "mlm" in wanted else first[:0]
         read = self.trunk.at(torch.cat([first, rows]), text.ids.with_values(drawn["mlm_input_ids"]), text.types)
         pooled, hidden = read[: len(first)], read[len(first) :]
         if "mlm" in wanted:
-            losses["mlm"] = self.mlm(self.predict(hidden), drawn["mlm_labels"][rows])
+            losses["mlm"] = self.mlm(self.predict(hidden), drawn["mlm_labels"][drawn.rows("mlm_labels")])
         if "nsp" in wanted:
             losses["nsp"] = self.nsp(self.follows(pooled), batch.labels.require("next_sentence"))
         return losses

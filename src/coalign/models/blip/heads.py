@@ -197,7 +197,7 @@ def with_prompt(ids: Packed, prompt: Sequence[int]) -> Packed:
         return ids
     more = ids.values.new_tensor(prompt).expand(len(ids), -1)
     first, rest = Packed.uniform(torch.cat([ids.first[:, None], more], 1)), ids.values[ids.layout.position > 0]
-    return Packed.concat(first, Packed(rest, Layout.of((ids.lengths - 1).tolist(), rest.device)))
+    return Packed.concat(first, Packed(rest, Layout.of(ids.host_lengths - 1, rest.device)))
 
 
 def for_retrieval(config: BlipConfig) -> BlipConfig:

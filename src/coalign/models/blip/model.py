@@ -28,7 +28,7 @@ from coalign.objectives.causal_lm import CausalLM
 from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
-from coalign.ops.masking import next_tokens, predicted_rows
+from coalign.ops.masking import Drawn, next_tokens
 from coalign.trunks.pair_towers import MomentumPairs
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System
@@ -96,7 +96,7 @@ class Matches(Aligning):
         patches = self.towers.image_projection(seen.tokens["image"].to_padded()[:, first:])
         shown = max(c.text.depth - 2, 0)
         return AlignmentRecord(
-            Rows.of("text", ids.lengths.tolist()),
+            Rows.of("text", ids.host_lengths.tolist()),
             Rows.of("image", [grid[0] * grid[1]] * count, first),
             [grid] * count,
             layers,
@@ -171,8 +171,8 @@ class Blip(Matches, Captioning, MomentumPairs[BlipTowers]):
             texts, images, labels = matched_pairs(drawn)
             losses["itm"] = self.itm(self.match_head(self.online.fuse_first(ids, own.image, texts, images)), labels)
         if "lm" in wanted:
-            labels = next_tokens(ids)
-            rows = predicted_rows(labels)
+            following = Drawn({"next": next_tokens(text_of(batch.host).ids)}, ids.layout.device)
+            labels, rows = following["next"], following.rows("next")
             states = self.decode(begun(ids, self.config.decode_id), own.image)
             losses["lm"] = self.lm(self.predict(states.values[rows]), labels[rows])
         self.queue.stage(self.shared_ids(batch), image=momentum.image_vector, text=momentum.text_vector)

@@ -20,7 +20,7 @@ from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.layers.fusion import fuse_pairs
-from coalign.layers.momentum import Further, MomentumContrast, Similarities, momentum_copy, momentum_update
+from coalign.layers.momentum import Further, MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
 from coalign.models.compact.towers import CompactConfig, Pairs, Towers, input_spec_of, pool_text
 from coalign.models.compact.words import WordPatches
 from coalign.objectives.contrastive import Contrastive
@@ -28,7 +28,7 @@ from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows
-from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_tokens
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
 
 
@@ -53,6 +53,7 @@ class Compact(Aligning, Trainable):
             dropout = config.projection_dropout / 2
             self.word_patches = WordPatches(config.text.dim, config.patch_dim, config.patch_hidden, dropout)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.steps = Steps()
         self.itc, self.itm, self.mlm, self.distillation = Contrastive(), Matching(), MaskedLM(), Distillation()
 
     @property
@@ -137,7 +138,7 @@ class Compact(Aligning, Trainable):
             found = self.word_patches.maps(self.features(batch.images), self.phrase_states(batch.text))
             maps = [own.flatten(1) for own in found]
         return AlignmentRecord(
-            Rows.of("text", batch.text.ids.lengths.tolist()),
+            Rows.of("text", batch.text.ids.host_lengths.tolist()),
             Rows.of("image", [shape[0] * shape[1]] * count, 1),
             [shape] * count,
             layers,
@@ -184,7 +185,7 @@ class Compact(Aligning, Trainable):
         self.queue.discard()
         self.temperature.clamp_(0.001, 0.5)
         self.momentum.eval()  # its targets and its queue are better without dropout
-        step = int(self.get_buffer("step"))
+        step = self.steps.read(self.get_buffer("step"))
         momentum_update(self.momentum, self.online, min(self.config.momentum, (step + 1) / (step + 10)))
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
@@ -192,7 +193,8 @@ class Compact(Aligning, Trainable):
         assert batch.text is not None
         wanted = self.config.objectives if draws.only is None else draws.only
         own, momentum, contrast = self.contrast(batch)
-        drawn = self.draw(batch, contrast, draws.generator, draws.choices, wanted)
+        chosen = self.draw(batch, contrast, draws.generator, draws.choices, wanted, draws.on_host)
+        drawn = Drawn(chosen, batch.text.ids.layout.device)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
             i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)
@@ -205,7 +207,7 @@ class Compact(Aligning, Trainable):
         if "mlm" in wanted:
             some = range(min(self.config.word_items, len(batch.text.ids)))
             hidden, labels = batch.text.ids.select(some).with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
-            rows, text = predicted_rows(labels), self.online.read(Text(hidden))
+            rows, text = drawn.rows("mlm_labels"), self.online.read(Text(hidden))
             logits = self.online.predict(self.online.fuse(text, own.image.select(some)), rows)
             with torch.no_grad():
                 m = self.momentum
@@ -226,7 +228,7 @@ class Compact(Aligning, Trainable):
     def after_step(self) -> None:
         """The queue takes in the step's momentum features."""
         self.queue.flush()
-        self.get_buffer("step").add_(1)
+        self.steps.count(self.get_buffer("step"))
 
     @property
     def alpha(self) -> Tensor | float:
@@ -268,10 +270,12 @@ class Compact(Aligning, Trainable):
         generator: torch.Generator | None,
         choices: Mapping[str, Tensor],
         wanted: Sequence[str],
+        host: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Every random choice of a step, by name: negatives for ITM, hidden words for MLM. `choices` go first."""
-        assert batch.text is not None and batch.ids is not None
-        c, drawn, ids = self.config, dict(choices), batch.text.ids
+        """Every random choice of a step, by name: negatives for ITM, on the device; hidden words for MLM, on the host.
+        `choices` go first."""
+        assert batch.host.text is not None and batch.ids is not None
+        c, drawn, ids = self.config, dict(choices), batch.host.text.ids
         size = len(ids)
         if "itm" in wanted and "neg_image_index" not in drawn:
             i2t, t2i = (s[: c.match_items, :size] for s in (contrast.similarity_i2t, contrast.similarity_t2i))
@@ -285,7 +289,7 @@ class Compact(Aligning, Trainable):
                 probability=c.mask_probability,
                 mask_id=c.mask_id,
                 vocab_size=c.text.vocab_size,
-                generator=generator,
+                generator=generator if batch.host is batch and host is None else host,
             )
         return drawn
 

@@ -49,7 +49,7 @@ class WordPatches(nn.Module):
 
     def maps(self, grid: Tensor, text: Packed) -> list[Tensor]:
         """[L_i, h, w] of each pair: how each word's similarity to the patches, softmax over them, is spread."""
-        patches, words = self.patches(grid), self.words(text.values).split(text.lengths.tolist())
+        patches, words = self.patches(grid), self.words(text.values).split(text.host_lengths.tolist())
         similarity = [torch.einsum("hwd,ld->lhw", p, w) * self.scale for p, w in zip(patches, words, strict=True)]
         return [s.flatten(1).softmax(1).view_as(s) for s in similarity]
 

@@ -108,7 +108,7 @@ class Concat(Answering):
             text = text_of(batch)
             ids, types = text.ids, text.types
         else:
-            device = next(iter(given.values())).offsets.device
+            device = next(iter(given.values())).layout.device
             ids, types = (
                 Packed(torch.full((len(batch),), c.cls_id, device=device), Layout.uniform(len(batch), 1, device)),
                 None,

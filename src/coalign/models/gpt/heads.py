@@ -132,7 +132,7 @@ class GptTask(Trainable):
             is_score = logits.shape[1] == 1
             losses["task"] = self.score(logits[:, 0], label.to(logits)) if is_score else self.classify(logits, label)
         if self.config.lm_weight and draws.wants("lm"):
-            lm = self.lm(self.trunk, seen.tokens["text"], next_word_labels(batch))
+            lm = self.lm(self.trunk, seen.tokens["text"], next_word_labels(batch.host))
             losses["lm"] = self.config.lm_weight * lm
         return losses
 

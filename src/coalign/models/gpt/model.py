@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from coalign.checkpoints import Alias, Rename, StateMap, Tie
 from coalign.errors import InputError
 from coalign.objectives.causal_lm import CausalLM
-from coalign.ops.masking import next_tokens, predicted_rows
+from coalign.ops.masking import Drawn, next_tokens
 from coalign.trunks.gpt import SIZES, GptConfig, GptTrunk, authors_rules, hugging_face, joint_rules, transformers_rules
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Text, Trainable
 
@@ -54,7 +54,7 @@ class Gpt(Trainable):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The loss of the next word at every place that has one; see `next_word_labels`."""
         del draws
-        return {"lm": self.lm(self.trunk, self.trunk(text_of(batch).ids), next_word_labels(batch))}
+        return {"lm": self.lm(self.trunk, self.trunk(text_of(batch).ids), next_word_labels(batch.host))}
 
 
 class NextWord(nn.Module):
@@ -66,8 +66,9 @@ class NextWord(nn.Module):
         self.objective = CausalLM()
 
     def forward(self, trunk: GptTrunk, states: Packed, labels: Tensor) -> Tensor:
-        """`labels` [T], -100 where nothing is predicted; logits are made at the other rows only."""
-        rows = predicted_rows(labels)
+        """`labels` [T] of the host, -100 where nothing is predicted; logits are made at the other rows only."""
+        labelled = Drawn({"lm": labels}, states.layout.device)
+        rows, labels = labelled.rows("lm"), labelled["lm"]
         items = states.layout.item[rows] if self.per_sequence else None
         return self.objective(trunk.predict(states.values[rows]), labels[rows], items, len(states))
 
@@ -82,7 +83,7 @@ def last_rows(layout: Layout) -> Tensor:
     """[B] the row of each item's last word, kept padding aside."""
     if layout.hidden is None:
         return layout.offsets[1:] - 1
-    rows = torch.arange(layout.total, device=layout.offsets.device)
+    rows = torch.arange(layout.total, device=layout.device)
     last = layout.offsets[:-1].clone()
     return last.scatter_reduce(0, layout.item, rows.masked_fill(layout.hidden, -1), "amax")
 

@@ -58,7 +58,7 @@ class LxmertClassifier(Trainable):
         if len(batch.regions.features) != images * size:
             raise InputError(f"{size} texts need {images * size} images' regions, got {len(batch.regions.features)}")
         if images > 1:
-            text = take_texts(text, torch.arange(size, device=text.ids.offsets.device).repeat(images))
+            text = take_texts(text, torch.arange(size, device=text.ids.layout.device).repeat(images))
         seen = self.trunk(text, batch.regions)
         pooled = self.trunk.pooler(seen.text.first)
         return seen, pooled, self.head(side_by_side(pooled, images))

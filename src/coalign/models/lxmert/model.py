@@ -39,7 +39,7 @@ from coalign.ops.alignment import AlignmentRecord, Attended, Rows, log_odds, two
 from coalign.ops.attention import Mask
 from coalign.ops.boxes import box_numbers
 from coalign.ops.detections import detected_attributes, detected_objects, draw_answers
-from coalign.ops.masking import mask_features, mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_features, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
@@ -234,7 +234,7 @@ class Lxmert(Aligning, Trainable):
         if batch.text is None or batch.regions is None:
             raise InputError("LXMERT aligns the words of a text with regions: this batch lacks one of them")
         seen, c = self.encode(batch, record=True), self.config
-        words, regions = batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist()
+        words, regions = batch.text.ids.host_lengths.tolist(), batch.regions.features.host_lengths.tolist()
         kept, layers = seen.record, list[list[Attended]]()
         layers += [[Attended("text", "text", kept[f"text.{i}.attention"])] for i in range(c.text.depth)]
         layers += [[Attended("regions", "regions", kept[f"regions.{i}.attention"])] for i in range(c.region_depth)]
@@ -254,16 +254,17 @@ class Lxmert(Aligning, Trainable):
         """
         c = self.config
         wanted = [name for name in c.objectives if draws.wants(name)]
-        d = self.draw(batch, draws.generator, draws.choices, wanted)
+        drawn = self.draw(batch, draws.on_host, draws.choices, wanted)
         assert batch.text is not None and batch.regions is not None
-        text = with_words(take_texts(batch.text, d["partner"]), d["mlm_input_ids"])
+        d = Drawn(drawn, batch.regions.boxes.device)
+        text = with_words(take_texts(batch.text, d.host["partner"]), d["mlm_input_ids"])
         features = batch.regions.features.with_values(d["region_features"])
         seen = self.trunk(text, replace(batch.regions, features=features))
         pooled = self.trunk.pooler(seen.text.first)
         scores = self.region_head(seen.regions.values)
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
-            rows = predicted_rows(d["mlm_labels"])
+            rows = d.rows("mlm_labels")
             losses["mlm"] = mean_or(self.mlm(self.predict(seen.text, rows), d["mlm_labels"][rows]), c.empty_loss)
         if "itm" in wanted:
             losses["itm"] = self.itm(self.match_head(pooled), d["matched"].long())
@@ -275,7 +276,7 @@ class Lxmert(Aligning, Trainable):
             each = self.regress(scores["features"], d["features"]) * d["features_weight"]
             losses["features"] = c.region_loss_weight * mean_or(each, c.empty_loss)
         if "answers" in wanted and self.answer_head is not None:
-            rows = (d["answer"] >= 0).nonzero().squeeze(1)
+            rows = d.rows("answer")
             losses["answers"] = mean_or(self.answer(self.answer_head(pooled[rows]), d["answer"][rows]), c.empty_loss)
         return losses
 
@@ -290,14 +291,15 @@ class Lxmert(Aligning, Trainable):
         """Every random choice of a step, and the targets, by name. `choices` go first."""
         if batch.text is None or batch.regions is None:
             raise InputError("LXMERT trains on pairs: this batch lacks texts or regions")
-        c, d, regions = self.config, dict(choices), batch.regions
-        size, device = len(batch.text.ids), batch.text.ids.offsets.device
+        c, d, regions, host = self.config, dict(choices), batch.regions, batch.host
+        assert host.text is not None
+        size = len(host.text.ids)
         if "partner" not in d:
             chance = c.mismatch_probability if "itm" in wanted else 0.0
-            d["partner"] = draw_partners(size, batch.ids, probability=chance, generator=generator, device=device)
-        d.setdefault("matched", d["partner"] == torch.arange(size, device=device))
+            d["partner"] = draw_partners(size, host.ids, probability=chance, generator=generator)
+        d.setdefault("matched", d["partner"] == torch.arange(size))
         if "mlm_input_ids" not in d:
-            words = batch.text.ids.select(d["partner"]).values
+            words = host.text.ids.select(d["partner"]).values
             d["mlm_input_ids"], d["mlm_labels"] = mask_tokens(
                 words,
                 (words != c.cls_id) & (words != c.sep_id),
@@ -317,7 +319,7 @@ class Lxmert(Aligning, Trainable):
         if "attributes" in wanted and "attributes" not in d:
             d["attributes"], d["attributes_weight"] = detected_attributes(regions)
         if "answers" in wanted and "answer" not in d:
-            d["answer"] = draw_answers(batch.labels.answer, d["matched"], generator)
+            d["answer"] = draw_answers(host.labels.answer, d["matched"], generator)
         return d
 
 

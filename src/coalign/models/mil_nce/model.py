@@ -168,7 +168,7 @@ class MilNceModel(Aligning, Trainable):
         if batch.video is None or batch.video.frames is None or batch.text is None:
             raise InputError("MIL-NCE aligns words with the moments of frames (Video.frames): this batch lacks one")
         moments = self.project(self.video(batch.video.frames, None).mean((3, 4)).transpose(1, 2))
-        lengths, count = batch.text.ids.lengths.tolist(), moments.shape[1]
+        lengths, count = batch.text.ids.host_lengths.tolist(), moments.shape[1]
         words = self.text.alone(batch.text.ids).split(lengths)
         return AlignmentRecord(
             Rows.of("text", lengths),

@@ -180,7 +180,7 @@ class MulT(Aligning, Trainable):
         seen = self.encode(batch, record=True)
         names = [f"{target}.{source}.{i}.cross_attention" for i in range(self.config.layers)]
         streams = self.at_steps(self.read(batch))[0]
-        words, steps = streams[target].lengths.tolist(), streams[source].lengths.tolist()
+        words, steps = streams[target].host_lengths.tolist(), streams[source].host_lengths.tolist()
         return AlignmentRecord(
             Rows.of(target, words),
             Rows.of(source, steps),
@@ -222,7 +222,7 @@ def _go_together(layouts: Sequence[Layout]) -> bool:
     """Whether all items have equal lengths in all streams, as far as that is known without reading a device, and are
     better computed at once."""
     first = layouts[0]
-    if first.offsets.device.type == "cpu" and first.total > GROUPED_ROWS:
+    if first.device.type == "cpu" and first.total > GROUPED_ROWS:
         return False
     return all(
         x is first or (x.is_uniform and first.is_uniform and (len(x), x.max_length) == (len(first), first.max_length))

@@ -154,7 +154,7 @@ class Siglip(Trainable):
         words, rows, grids = seen.tokens["text"], seen.tokens["image"], self.grids(batch)
         if method == "attention":
             weights = seen.record["pool.attention"].mean(1)[:, 0]
-            counts = zip(weights, words.lengths.tolist(), grids, strict=True)
+            counts = zip(weights, words.host_lengths.tolist(), grids, strict=True)
             return [own[: r * c].view(1, r, c).expand(count, -1, -1) for own, count, (r, c) in counts]
         projected = words.with_values(self.head(words.values))
         return token_patch_maps(projected, rows.with_values(self.pool.alone(rows.values)), grids)

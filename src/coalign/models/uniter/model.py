@@ -36,7 +36,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
 from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.boxes import box_numbers
-from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_tokens
 from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.ops.transport import Transport, transport
@@ -222,9 +222,10 @@ class Uniter(Aligning, Trainable):
         """One objective, drawn among those of the configuration or of `only` by ratio; ITM brings "wra" along."""
         if batch.text is None or batch.regions is None:
             raise InputError("UNITER trains on texts with regions: this batch lacks one of them")
-        task, drawn = self.draw(batch, draws.generator, draws.choices, draws.only)
+        task, chosen = self.draw(batch.host, draws.on_host, draws.choices, draws.only)
+        drawn = Drawn(chosen, batch.text.ids.layout.device)
         if task == "itm":
-            joint = self.trunk(replace(batch, text=take_texts(batch.text, drawn["text_index"])))
+            joint = self.trunk(replace(batch, text=take_texts(batch.text, drawn.host["text_index"])))
             matched = drawn["matched"]
             losses = {"itm": self.matching(self.match_head(self.trunk.pool(joint)), matched.long())}
             if self.config.alignment_weight:
@@ -233,10 +234,10 @@ class Uniter(Aligning, Trainable):
             return losses
         if task == "mlm":
             joint = self.trunk(replace(batch, text=with_words(batch.text, drawn["mlm_input_ids"])))
-            rows = predicted_rows(drawn["mlm_labels"])
+            rows = drawn.rows("mlm_labels")
             return {"mlm": self.mlm(self.word_logits(joint.texts.values[rows]), drawn["mlm_labels"][rows])}
         joint = self.trunk(batch, hidden=drawn["region_mask"])
-        rows = drawn["region_mask"].nonzero().squeeze(1)
+        rows = drawn.rows("region_mask")
         states = joint.split()[1].values[rows]
         if task == "mrfr":
             return {"mrfr": self.mrfr(self.region_features(states), batch.regions.features.values[rows])}
@@ -255,21 +256,20 @@ class Uniter(Aligning, Trainable):
         """The objective of a step and its random choices: partners [B], hidden words [T], or hidden regions [T]."""
         assert batch.text is not None and batch.regions is not None
         c, drawn = self.config, dict(choices)
-        device = batch.text.ids.values.device
         names = list[str](c.objectives) if only is None else [name for name in only if name != "wra"] or ["itm"]
         chance = dict[str, float](zip(c.objectives, c.ratios, strict=True))
-        weights = torch.tensor([chance.get(name, 1.0) for name in names], device=device)
+        weights = torch.tensor([chance.get(name, 1.0) for name in names])
         task = names[0] if len(names) == 1 else names[int(torch.multinomial(weights, 1, generator=generator))]
         if task == "itm" and "text_index" not in drawn:
             drawn["text_index"] = draw_partners(
-                len(batch), batch.ids, probability=c.mismatch_probability, generator=generator, device=device
+                len(batch), batch.ids, probability=c.mismatch_probability, generator=generator
             )
             drawn["matched"] = same_items(drawn["text_index"], batch.ids)
         if task == "mlm" and "mlm_input_ids" not in drawn:
             ids = batch.text.ids.values
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
                 ids,
-                ~torch.isin(ids, torch.tensor(c.special_ids, device=device)),
+                ~torch.isin(ids, torch.tensor(c.special_ids)),
                 probability=c.mask_probability,
                 mask_id=c.mask_id,
                 vocab_size=c.text.vocab_size,
@@ -300,7 +300,7 @@ def input_spec_of(config: UniterConfig) -> InputSpec:
 
 def draw_regions(layout: Layout, probability: float, generator: torch.Generator | None) -> Bool[Tensor, " t"]:
     """Hides each region with this probability, and at least one an image (the one with the lowest draw)."""
-    chance = torch.rand(layout.total, generator=generator, device=layout.offsets.device)
+    chance = torch.rand(layout.total, generator=generator, device=layout.device)
     lowest = chance.new_ones(len(layout)).scatter_reduce(0, layout.item, chance, "amin")
     return (chance < probability) | (chance == lowest[layout.item])
 

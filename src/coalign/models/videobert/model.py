@@ -31,12 +31,13 @@ from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.kmeans import descend, grow, leaves
-from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
+from coalign.ops.masking import IGNORED, Drawn, mask_tokens, predicted_rows
 from coalign.ops.packing import insert_row
 from coalign.ops.pairing import draw_partners
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
+from coalign.types.packed import to_device
 
 
 @dataclass(frozen=True)
@@ -243,9 +244,10 @@ class VideoBert(Aligning, Trainable):
         parts = self.parts(batch)
         if len(parts) < 2:
             wanted = [name for name in wanted if name != "align"]
-        d = self.draw(parts, batch, draws.generator, draws.choices, wanted)
+        device = next(iter(parts.values())).layout.device
+        d = Drawn(self.draw(parts, batch, draws.on_host, draws.choices, wanted), device)
         if len(parts) == 2:
-            parts["text"] = parts["text"].select(d["partner"])
+            parts["text"] = parts["text"].select(d.host["partner"])
         shown = {name: x.with_values(d[f"{name}_input_ids"]) for name, x in parts.items()}
         states, losses = self.read(shown), dict[str, Tensor]()
         if "mlm" in wanted:
@@ -267,14 +269,15 @@ class VideoBert(Aligning, Trainable):
     ) -> dict[str, Tensor]:
         """Every random choice of a step, by name: whose text, and which words are hidden. `choices` go first."""
         c, d = self.config, dict(choices)
-        device = next(iter(parts.values())).offsets.device
         if len(parts) == 2:
             swap = c.mismatch_probability if "align" in wanted else 0.0
             size = len(parts["text"])
             if "partner" not in d:
-                d["partner"] = draw_partners(size, batch.ids, probability=swap, generator=generator, device=device)
-            d.setdefault("mismatched", d["partner"] != torch.arange(size, device=device))
-        special = torch.tensor([c.cls_id, c.sep_id, c.join_id], device=device)
+                d["partner"] = draw_partners(size, batch.host.ids, probability=swap, generator=generator)
+            d.setdefault("mismatched", d["partner"] != torch.arange(size))
+        special = torch.tensor([c.cls_id, c.sep_id, c.join_id])
+        device = next(iter(parts.values())).layout.device
+        special = to_device(special, device)
         for name, own in parts.items():
             if f"{name}_input_ids" in d:
                 continue
@@ -287,7 +290,11 @@ class VideoBert(Aligning, Trainable):
                 vocab_size=c.joint.vocab_size,
                 generator=generator,
             )
-            wrong = d["mismatched"].bool()[x.layout.item] if "mismatched" in d else torch.zeros_like(labels).bool()
+            wrong = (
+                to_device(d["mismatched"].bool(), device)[x.layout.item]
+                if "mismatched" in d
+                else torch.zeros_like(labels).bool()
+            )
             d[f"{name}_labels"] = labels.masked_fill(wrong, IGNORED)
         return d
 

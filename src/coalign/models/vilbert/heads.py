@@ -183,7 +183,7 @@ def region_loss(logits: Tensor, scores: Tensor, items: int) -> Tensor:
 
 def pair_up(text: Text, regions: Regions, tasks: Tensor, two_images: bool) -> tuple[Text, Regions, Tensor]:
     """As many texts as images: a text serves both images of NLVR2; otherwise the fewer ones serve several in a row."""
-    texts, images, device = len(text.ids), len(regions.features), text.ids.offsets.device
+    texts, images, device = len(text.ids), len(regions.features), text.ids.layout.device
     if two_images:
         if images != 2 * texts:
             raise InputError(f"{texts} texts need {2 * texts} images' regions, got {images}")

@@ -32,11 +32,12 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.reduce import mean_or
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows, log_odds, two_ways
 from coalign.ops.boxes import overlaps_chosen
-from coalign.ops.masking import IGNORED, mask_features, mask_tokens, predicted_rows
+from coalign.ops.masking import IGNORED, Drawn, mask_features, mask_tokens, predicted_rows
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, draw_rows, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Trainable
+from coalign.types.packed import to_device
 
 
 def _layers(count: int) -> VilbertConfig:
@@ -145,7 +146,7 @@ class Vilbert(Aligning, Trainable):
             layers += two_ways(kept[f"connection.{i}.text_to_regions"], kept[f"connection.{i}.regions_to_text"])
         blocks("regions", c.region_depth)
         blocks("text", c.text.depth)
-        words, regions = batch.text.ids.lengths.tolist(), batch.regions.features.lengths.tolist()
+        words, regions = batch.text.ids.host_lengths.tolist(), batch.regions.features.host_lengths.tolist()
         pieces = Rows.of("text", words)
         if self.trunk.tasks is not None:
             pieces = Rows("text", [rows + (rows > 0).long() for rows in pieces.index])
@@ -165,19 +166,20 @@ class Vilbert(Aligning, Trainable):
         """
         c = self.config
         wanted = [name for name in c.objectives if draws.wants(name)]
-        d = self.draw(batch, draws.generator, draws.choices, wanted)
+        drawn = self.draw(batch, draws.on_host, draws.choices, wanted)
         assert batch.text is not None and batch.regions is not None
-        text = take_texts(batch.text, d["partner"])
+        d = Drawn(drawn, batch.regions.boxes.device)
+        text = take_texts(batch.text, d.host["partner"])
         words = replace(text, ids=text.ids.with_values(d["mlm_input_ids"]))
         regions = replace(batch.regions, features=batch.regions.features.with_values(d["region_features"]))
         seen = self.trunk(words, regions, batch.labels.task, d.get("whole"))
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
-            rows = predicted_rows(d["mlm_labels"])
+            rows = d.rows("mlm_labels")
             moved = rows if self.trunk.tasks is None else moved_rows(text.ids.layout, rows, 1)
             losses["mlm"] = mean_or(self.mlm(self.predict(seen.text, moved), d["mlm_labels"][rows]), c.empty_loss)
         if "regions" in wanted:
-            rows = d["predicted"].nonzero().squeeze(1)
+            rows = d.rows("predicted")
             moved = moved_rows(regions.features.layout, rows, 0)
             losses["regions"] = self.region_loss(self.region_head(seen.regions.values[moved]), rows, d)
         if "itm" in wanted:
@@ -206,15 +208,16 @@ class Vilbert(Aligning, Trainable):
         """Every random choice of a step, and the targets, by name. `choices` go first."""
         if batch.text is None or batch.regions is None:
             raise InputError("ViLBERT trains on pairs: this batch lacks texts or regions")
-        c, d, regions = self.config, dict(choices), batch.regions
-        size, device = len(batch.text.ids), batch.text.ids.offsets.device
+        c, d, regions, host = self.config, dict(choices), batch.regions, batch.host
+        assert host.text is not None and host.regions is not None
+        size, places = len(host.text.ids), host.regions.features.layout
         if "partner" not in d:
             chance = c.mismatch_probability if "itm" in wanted else 0.0
-            d["partner"] = draw_partners(size, batch.ids, probability=chance, generator=generator, device=device)
-        d.setdefault("mismatched", d["partner"] != torch.arange(size, device=device))
+            d["partner"] = draw_partners(size, host.ids, probability=chance, generator=generator)
+        d.setdefault("mismatched", d["partner"] != torch.arange(size))
         silent = torch.zeros_like(d["mismatched"]) if c.predict_mismatched else d["mismatched"].bool()
         if "mlm_input_ids" not in d:
-            words = batch.text.ids.select(d["partner"])
+            words = host.text.ids.select(d["partner"])
             d["mlm_input_ids"], labels = mask_tokens(
                 words.values,
                 (words.values != c.cls_id) & (words.values != c.sep_id),
@@ -227,12 +230,12 @@ class Vilbert(Aligning, Trainable):
         if "region_features" not in d:
             chance = c.mask_probability if "regions" in wanted else 0.0
             d["region_features"], d["whole"], chosen = self.hide_regions(regions, chance, generator)
-            d["predicted"] = chosen & ~silent[regions.features.layout.item]
+            d["predicted"] = chosen & ~silent[places.item]
         if "regions" in wanted and "region_targets" not in d:
             d["region_targets"] = self.region_targets(regions)
         if "regions" in wanted and c.region_target == "contrast" and "negatives" not in d:
-            rows = d["predicted"].nonzero().squeeze(1)
-            d["negatives"] = draw_rows(regions.features.layout, rows, c.negatives, generator)
+            rows = predicted_rows(d["predicted"])
+            d["negatives"] = draw_rows(places, rows, c.negatives, generator)
         return d
 
     def region_targets(self, regions: Regions) -> Tensor:
@@ -254,13 +257,13 @@ class Vilbert(Aligning, Trainable):
         Nine of ten chosen regions become 0; so do all others that overlap a chosen one by more than `mask_overlap`.
         """
         x, layout = regions.features, regions.features.layout
-        features, chosen = mask_features(x.values, probability=probability, zero=0.9, random=0.0, generator=generator)
-        covered = chosen
+        features, drawn = mask_features(x.values, probability=probability, zero=0.9, random=0.0, generator=generator)
+        covered = chosen = to_device(drawn, layout.device)
         if self.config.mask_overlap is not None:
             covered = chosen | overlaps_chosen(x.with_values(regions.boxes), chosen, self.config.mask_overlap)
             features = features.masked_fill((covered & ~chosen)[:, None], 0.0)
         hidden = covered if layout.hidden is None else covered | layout.hidden
-        return features, Packed(features, replace(layout, hidden=hidden)).mean(), chosen
+        return features, Packed(features, replace(layout, hidden=hidden)).mean(), drawn
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints

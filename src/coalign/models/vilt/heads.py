@@ -50,7 +50,7 @@ class _Task(Trainable):
     def keep(
         self, images: Images, source: Tensor | None, generator: torch.Generator | None, select: Tensor | None = None
     ) -> Packed:
-        """The patches that a training step keeps of each item's image: those given, or drawn."""
+        """The patches that a training step keeps of each item's image: those given, or drawn, on the host."""
         real = self.trunk.real(images).flatten(1)
         real = real if source is None else real[source]
         chosen = choose_patches(real, self.config.base.max_patches, generator) if select is None else select
@@ -115,7 +115,7 @@ class ViltClassifier(_Task):
             self.keep(
                 images,
                 torch.arange(i * size, (i + 1) * size, device=_device(images)),
-                draws.generator,
+                draws.on_host,
                 given.get(f"select_{i}"),
             )
             for i in range(self.config.images)
@@ -166,7 +166,7 @@ class ViltRetrieval(_Task):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of each image's candidates, the first being true. `choices`: "select_0"."""
         images = pair_of(batch)[1]
-        patches = self.keep(images, self.source(batch), draws.generator, draws.choices.get("select_0"))
+        patches = self.keep(images, self.source(batch), draws.on_host, draws.choices.get("select_0"))
         scores = self.rank(self.read(batch, patches), len(images))
         return {"retrieval": self.classify(scores, scores.new_zeros(len(scores), dtype=torch.int64))}
 

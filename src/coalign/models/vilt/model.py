@@ -36,7 +36,7 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
 from coalign.ops.alignment import AlignmentRecord, Method, log_odds
-from coalign.ops.masking import mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_tokens
 from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners
 from coalign.ops.patches import choose_patches, pack_patches, patches_of_pixels, patches_of_sizes, resized_positions
@@ -44,6 +44,7 @@ from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import init_bert
 from coalign.trunks.vit import VitConfig
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
+from coalign.types.packed import change_tensors, to_device
 
 
 @dataclass(frozen=True)
@@ -100,29 +101,28 @@ class ViltTrunk(nn.Module):
             part.apply(init_bert)
 
     def real(self, images: Images) -> Bool[Tensor, "b rows columns"]:
-        """Which patches of a batch of images are real."""
+        """Which patches of a batch of images are real: on the host, where the images' sizes are."""
         pixels, patch = self._pixels(images), self.config.image.patch
         rows, columns = pixels.shape[2] // patch[0], pixels.shape[3] // patch[1]
         if self.config.real_patches == "pixels":
-            return patches_of_pixels(pixels, patch)
+            return patches_of_pixels(pixels, patch).cpu()
         if images.sizes is not None:
             return patches_of_sizes(images.sizes, rows, columns, patch)
-        return torch.ones(len(images), rows, columns, dtype=torch.bool, device=pixels.device)
+        return torch.ones(len(images), rows, columns, dtype=torch.bool)
 
     def patches(self, images: Images) -> Packed:
         """The numbers of all real patches of each image."""
         real = self.real(images).flatten(1)
-        if self.config.real_patches == "sizes" and images.sizes is None:  # all are, and nothing waits for the device
-            return Packed.uniform(torch.arange(real.shape[1], device=real.device).expand_as(real))
         return pack_patches(choose_patches(real, None), real)
 
     def embed_image(self, images: Images, patches: Packed, source: Int[Tensor, " items"] | None = None) -> Packed:
         """[CLS] and patch rows with their positions. Item i shows image `source[i]` (its own where None)."""
         pixels = self._pixels(images)
+        patches = change_tensors(patches, lambda tensor: to_device(tensor, pixels.device))
         real, item = self.real(images), patches.layout.item
         image = item if source is None else source[item]
         rows = self.patch.chosen(pixels, image, patches.values)
-        shape = torch.stack([real[:, :, 0].sum(1), real[:, 0].sum(1)], 1)[image]
+        shape = to_device(torch.stack([real[:, :, 0].sum(1), real[:, 0].sum(1)], 1), pixels.device)[image]
         row, column = patches.values // real.shape[2], patches.values % real.shape[2]
         rows = rows + resized_positions(self.positions[0, 1:], self.config.image.grid_size, shape, row, column)
         first = (self.class_token + self.positions[:, :1]).expand(len(patches), -1, -1)
@@ -217,7 +217,7 @@ class Vilt(Aligning, Trainable):
         shapes = [(int(own.any(1).sum()), int(own.any(0).sum())) for own in real]
         cells = [
             own // real.shape[2] * columns + own % real.shape[2]
-            for own, (_, columns) in zip(patches.values.split(patches.lengths.tolist()), shapes, strict=True)
+            for own, (_, columns) in zip(patches.values.split(patches.host_lengths.tolist()), shapes, strict=True)
         ]
         return replace(joint.alignment(kept, before=1, score=score, plan=plan), shapes=shapes, cells=cells)
 
@@ -226,17 +226,18 @@ class Vilt(Aligning, Trainable):
         """MLM; ITM with word-patch alignment ("wpa", its weight included). `choices` may hold what `draw` draws."""
         text, images = pair_of(batch)
         wanted = self.config.objectives if draws.only is None else draws.only
-        real = self.trunk.real(images).flatten(1)
-        drawn = self.draw(batch, real, draws.generator, draws.choices, wanted)
+        shown = pair_of(batch.host)[1]
+        real, device = self.trunk.real(shown).flatten(1), text.ids.layout.device
+        drawn = Drawn(self.draw(batch.host, real, draws.on_host, draws.choices, wanted), device)
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
-            patches = pack_patches(drawn["select_mlm"], real[: len(text.ids)])
+            patches = pack_patches(drawn.host["select_mlm"], real[: len(text.ids)])
             joint = self.trunk(with_words(text, drawn["mlm_input_ids"]), images, patches)
-            rows = predicted_rows(drawn["mlm_labels"])
+            rows = drawn.rows("mlm_labels")
             losses["mlm"] = self.mlm(self.words(joint.split()[0].values[rows]), drawn["mlm_labels"][rows])
         if "itm" in wanted:
             source, matched = drawn["image_index"], drawn["matched"]
-            patches = pack_patches(drawn["select_itm"], real[source])
+            patches = pack_patches(drawn.host["select_itm"], real[drawn.host["image_index"]])
             joint = self.trunk(text, images, patches, source)
             losses["itm"] = self.itm(self.match_logits(joint), matched.long())
             if self.config.alignment_weight:
@@ -255,9 +256,9 @@ class Vilt(Aligning, Trainable):
         """Every random choice of a step: hidden words [T], the image of each text [B], patches to keep [B, N]."""
         assert batch.text is not None
         c, drawn, text = self.config, dict(choices), batch.text
-        size, device = len(text.ids), text.ids.values.device
+        size = len(text.ids)
         if "mlm" in wanted and "mlm_input_ids" not in drawn:
-            special = torch.isin(text.ids.values, torch.tensor(c.special_ids, device=device))
+            special = torch.isin(text.ids.values, torch.tensor(c.special_ids))
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
                 text.ids.values,
                 ~special,
@@ -268,9 +269,9 @@ class Vilt(Aligning, Trainable):
                 words=text.words,
             )
         if "itm" in wanted and "image_index" not in drawn:
-            other = draw_partners(size, batch.ids, probability=1.0, generator=generator, device=device)
-            swapped = torch.rand(size, generator=generator, device=device).argsort() >= size // 2
-            drawn["image_index"] = torch.where(swapped, other, torch.arange(size, device=device))
+            other = draw_partners(size, batch.ids, probability=1.0, generator=generator)
+            swapped = torch.rand(size, generator=generator).argsort() >= size // 2
+            drawn["image_index"] = torch.where(swapped, other, torch.arange(size))
             drawn["matched"] = same_items(drawn["image_index"], batch.ids)
         for name in ("mlm", "itm"):
             if name in wanted and f"select_{name}" not in drawn:

@@ -30,7 +30,7 @@ from coalign.layers.transformer import Encoder
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.ops.alignment import AlignmentRecord, log_odds
-from coalign.ops.masking import IGNORED, mask_tokens, predicted_rows
+from coalign.ops.masking import IGNORED, Drawn, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, trunk_rules, word_head_rules
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Record, Regions, System, Text, Trainable
@@ -192,12 +192,12 @@ class VisualBert(Aligning, Trainable):
         if batch.text is None or batch.regions is None:
             raise InputError("VisualBERT trains on texts with regions: this batch lacks one of them")
         wanted = self.config.objectives if draws.only is None else draws.only
-        drawn = self.draw(batch, draws.generator, draws.choices)
-        text = with_words(take_texts(batch.text, drawn["text_index"]), drawn["mlm_input_ids"])
+        drawn = Drawn(self.draw(batch.host, draws.on_host, draws.choices), batch.text.ids.layout.device)
+        text = with_words(take_texts(batch.text, drawn.host["text_index"]), drawn["mlm_input_ids"])
         joint = self.trunk(replace(batch, text=text))
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
-            rows = predicted_rows(drawn["mlm_labels"])
+            rows = drawn.rows("mlm_labels")
             losses["mlm"] = self.mlm(self.word_logits(joint.texts.values[rows]), drawn["mlm_labels"][rows])
         if "itm" in wanted:
             losses["itm"] = self.matching(self.match_head(self.trunk.pool(joint)), drawn["swapped"])
@@ -208,9 +208,8 @@ class VisualBert(Aligning, Trainable):
         assert batch.text is not None
         c, drawn = self.config, dict(choices)
         if "text_index" not in drawn:
-            size, device = len(batch.text.ids), batch.text.ids.values.device
             drawn["text_index"] = draw_partners(
-                size, batch.ids, probability=c.swap_probability, generator=generator, device=device
+                len(batch.text.ids), batch.ids, probability=c.swap_probability, generator=generator
             )
             drawn["swapped"] = (~same_items(drawn["text_index"], batch.ids)).long()
         if "mlm_input_ids" not in drawn:

@@ -84,10 +84,10 @@ def read_maps(
     device = found.device
     for batch in with_progress(loader, "aligning", len(loader), True):
         assert batch.text is not None and batch.text.words is not None
-        words = batch.text.words.split(batch.text.ids.lengths.tolist())
+        words = batch.text.words.split(batch.text.ids.host_lengths.tolist())
         boxes: list[Tensor | None] = [None] * len(words)
         if batch.regions is not None:
-            boxes = list(batch.regions.boxes[:, :4].split(batch.regions.features.lengths.tolist()))
+            boxes = list(batch.regions.boxes[:, :4].split(batch.regions.features.host_lengths.tolist()))
         for pieces, numbers, own in zip(
             found.model.alignment(batch.to(device), method=method), words, boxes, strict=True
         ):

@@ -74,7 +74,7 @@ def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size:
 
     def read(encoding: Encoding, batch: Batch) -> Sequence[Tensor]:
         assert batch.regions is not None and batch.text is not None
-        lengths = batch.regions.features.lengths.tolist()
+        lengths = batch.regions.features.host_lengths.tolist()
         if form == "overlaps":
             scores = list(encoding.pooled["logits"].split(lengths))
         else:

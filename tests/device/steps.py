@@ -1,0 +1,80 @@
+"""A step of a recipe on the pretended device, in both precisions, and what it found there."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import tyro
+from autocast import install, lstm, varlen
+from pretended import FOUND, NAME, pretended_device
+
+from coalign.ops import attention
+from coalign.recipes import find_recipe
+from coalign.training.loop import _Training
+from coalign.types import Batch
+
+
+@dataclass
+class Taken:
+    """What steps found: `waits` and `copies` of the worst step, `errors` of all, by precision."""
+
+    errors: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, dict[str, int]] = field(default_factory=dict)
+    copies: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+class _Taken(Exception):  # noqa: N818 - no error
+    """Ends the recipe after the steps that are looked at."""
+
+
+@contextmanager
+def on_device() -> Generator[None, None, None]:
+    """The pretended device with CUDA's autocast, its recurrent layers and its ragged kernel."""
+    install()
+    cuda = torch.device("cuda")
+    refusal = attention.refusal
+    with (
+        pretended_device(),
+        patch.object(torch.nn.LSTM, "forward", lstm),
+        patch("torch.nn.attention.varlen.varlen_attn", varlen),
+        patch("coalign.ops.varlen.capability", lambda _: (9, 0)),
+        patch.object(
+            attention, "refusal", lambda device, *rest: refusal(cuda if device.type == NAME else device, *rest)
+        ),
+    ):
+        yield
+
+
+def take_steps(line: list[str]) -> Taken:
+    """Begins a recipe on the device and takes a step in each precision."""
+    taken = Taken()
+    step = _Training._train_step
+
+    def steps(self: Any, batches: Iterator[Batch]) -> None:
+        for precision in ("fp32", "bf16"):
+            self.config = replace(self.config, precision=precision)
+            FOUND.waits.clear()
+            FOUND.copies.clear()
+            step(self, batches)
+            taken.waits[precision], taken.copies[precision] = dict(FOUND.waits), dict(FOUND.copies)
+            self.step += 1
+        model = self.model.eval()
+        batch = next(batches).to(self.device)
+        with torch.no_grad():
+            for record in (False, True):
+                model.encode(batch, record=record)
+        taken.errors.update(FOUND.errors)
+        raise _Taken
+
+    name, *words = line
+    with on_device(), patch.object(_Training, "_train_step", steps):
+        try:
+            tyro.cli(find_recipe(name), args=[*words, "--device", NAME]).run()
+        except _Taken:
+            return taken
+    raise AssertionError(f"{name} took no step")

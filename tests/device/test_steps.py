@@ -1,0 +1,64 @@
+"""Every recipe's step on the pretended device, in float32 and bfloat16: no tensor of the host among the device's, no
+operation that CUDA's autocast or its ragged kernel would refuse, and how often the host waits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pretended import DEVICE, NAME, pretended_device
+from small_data import cases, write_data
+from steps import take_steps
+from torch import nn
+
+from coalign.cli.main import main
+
+WAITS = {"albef-pretrain": 1, "videobert-pretrain": 1}
+"""Waits a step, where there are any: hard negatives are drawn by similarity, visual words counted on the device."""
+FROM_RUNS = {"lit", "mil-nce-finetune"}
+"""They start from another recipe's run; their models are those of clip-pretrain and mil-nce-train."""
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    folder = tmp_path_factory.mktemp("data")
+    data = write_data(folder)
+    flags = ["--branching", "2", "--levels", "2", "--library", "torch"]
+    with pytest.raises(SystemExit):
+        main(["train", "videobert-words", "--features", str(data / "clips"), "--out", str(data / "words"), *flags])
+    return {line[0]: line for line in cases(data, folder / "runs")}
+
+
+def test_a_step_of_every_recipe_is_sound_on_a_device_and_waits_at_most_once(lines: dict[str, list[str]]) -> None:
+    wrong: dict[str, object] = {}
+    for name, line in lines.items():
+        if name in FROM_RUNS:
+            continue
+        taken = take_steps(line)
+        waits = {precision: sum(found.values()) for precision, found in taken.waits.items()}
+        if taken.errors or max(waits.values()) > WAITS.get(name, 0):
+            wrong[name] = taken
+    assert not wrong, "\n".join(f"{name}: {taken}" for name, taken in wrong.items())
+
+
+def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
+    with pretended_device() as found:
+        layer = nn.Linear(4, 2).to(NAME)
+        x = torch.randn(3, 4).to(DEVICE)
+        layer(x).sum().backward()
+        assert not found.errors and not found.waits and layer.weight.grad is not None
+        assert layer.weight.grad.device == DEVICE
+        x + torch.ones(4)
+        torch.rand(2, generator=torch.Generator(DEVICE))
+        torch.rand(2, generator=torch.Generator(), device=DEVICE)
+        assert [line.split(" @")[0] for line in found.errors] == [
+            "aten::add.Tensor: a tensor of the host, torch.float32 (4,), among the device's",
+            "aten::rand.generator: generator of the device, tensor of the host",
+            "aten::rand.generator: generator of the host, tensor of the device",
+        ]
+        x[0, 0].item(), (x > 0).nonzero(), x[x > 0], x.sum(1).tolist(), x.to("cpu")
+        assert sum(found.waits.values()) == 5
+        before = sum(found.copies.values())
+        torch.ones(2).pin_memory().to(DEVICE, non_blocking=True)
+        assert sum(found.copies.values()) == before
+        with pytest.raises(TypeError, match="numpy"):
+            x.numpy()
