@@ -90,12 +90,19 @@ def run_config(run: Path) -> dict[str, Any]:
     return config  # pyright: ignore[reportUnknownVariableType]
 
 
-def load_run(run: Path, system: str | None = None, **options: Any) -> Loaded:
-    """The run, or with `system` another's file, on a GPU if there is one; `options` are those of `coalign.load`."""
+def load_run(run: Path, system: str | None = None, *, half: bool = False, **options: Any) -> Loaded:
+    """The run, or with `system` another's file, on a GPU if there is one; `options` are those of `coalign.load`.
+
+    With `half` what this thread computes on a GPU that has bfloat16 is computed in it, where that is safe (autocast).
+    """
     import torch
 
     from coalign import load
 
     if system is None:
         run_config(run)
-    return load(run, system, **options).to("cuda" if torch.cuda.is_available() else "cpu")
+    cuda = torch.cuda.is_available()
+    if half and cuda and torch.cuda.is_bf16_supported(including_emulation=False):
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        torch.set_autocast_enabled("cuda", True)
+    return load(run, system, **options).to("cuda" if cuda else "cpu")

@@ -141,3 +141,23 @@ def test_an_item_that_is_added_again_is_there_once(tmp_path: Path) -> None:
     (hits,) = again.search(vectors(1)[0], 10, "text")
     assert sorted(hit.entry.meta["row"] for hit in hits) == list(range(6))
     assert sorted(hit.row for hit in hits) == list(range(6))
+
+
+def test_a_large_index_is_searched_approximately_with_a_recall_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coalign.retrieval.index.LARGE", 500)
+    index = Index.create(tmp_path / "index", 16)
+    index.append(vectors(400, 16), [Entry()] * 400, "image")
+    index.finish()
+    assert index.approximate is None
+    index.append(vectors(200, 16, seed=4), [Entry()] * 200, "image")
+    index.finish()
+    built = index.approximate
+    assert built is not None and (built.rows, built.partitions, built.queries) == (600, 24, 100)
+    assert built.recall >= 0.95 and 16 <= built.probes <= 32
+    near = [{hit.row for hit in found} for found in index.search(vectors(20, 16, seed=3), 5, exact=None)]
+    exact = [{hit.row for hit in found} for found in index.search(vectors(20, 16, seed=3), 5)]
+    assert sum(len(a & b) for a, b in zip(near, exact, strict=True)) >= 90
+    again = Index.create(tmp_path / "index", 16, overwrite=True)
+    assert again.approximate is None

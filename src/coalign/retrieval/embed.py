@@ -51,7 +51,7 @@ def embed(
     store: Store,
     modality: str,
     *,
-    flush: int = 4096,
+    flush: int = 16_384,
     skip: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:

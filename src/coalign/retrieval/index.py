@@ -7,31 +7,35 @@ continued. Search is exact unless an approximate index is built and asked for.
 
 import json
 import math
-import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from coalign.errors import InputError
 from coalign.extras import optional
 from coalign.files import guarded, locked, reader
+from coalign.retrieval.approximate import FILE as APPROXIMATE
+from coalign.retrieval.approximate import Approximate, tuned
 from coalign.retrieval.embed import Entry
+from coalign.retrieval.index_rows import Similarity, checked, key_of, only, schema_of, unseen
+from coalign.retrieval.vector_table import ABOUT
 
 pa = optional("pyarrow")
+pq = optional("pyarrow.parquet")
 
 TABLE = "items"
-ABOUT = b"coalign"
 SIMILARITY = "similarity"
-Similarity = Literal["cosine", "dot"]
 COLUMNS = ["row", "modality", "text", "image", "thumbnail", "meta"]
+LARGE, REBUILT = 100_000, 1.5
+"""Rows above which an index is searched approximately, and the growth after which it is built anew."""
+BATCH = 65_536
+"""Rows that are read of a file at a time."""
 PRODUCT_WIDTH = 8  # dimensions that one code of the product quantiser stands for
 
 
@@ -80,9 +84,24 @@ class Index:
             raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
         _refuse_others(path)
         kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
-        schema = _schema(width).with_metadata({ABOUT: json.dumps(kept).encode()})
+        schema = schema_of(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
+        (path / APPROXIMATE).unlink(missing_ok=True)
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
+
+    def finish(self) -> None:
+        """What an index needs when rows were added: its pieces merged and, where it is large, an approximate index with
+        settings that find what exact search finds."""
+        self.compact()
+        rows, built = self.count(), self.approximate
+        if rows > LARGE and (built is None or rows > REBUILT * built.rows):
+            self.build_approximate()
+            tuned(self).write(self.path)
+
+    @property
+    def approximate(self) -> Approximate | None:
+        """The approximate index and what it was measured to find; None where none was built."""
+        return Approximate.read(self.path)
 
     @classmethod
     @reader
@@ -133,7 +152,7 @@ class Index:
     def count(self, modality: str | None = None) -> int:
         """The number of rows, of one modality or of all."""
         with guarded(self.path):
-            return self._table.count_rows(None if modality is None else _only(modality))
+            return self._table.count_rows(None if modality is None else only(modality))
 
     def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
         """Adds `vectors` [N, width] with one entry each: all of them or none. An entry that the index holds already, as
@@ -141,18 +160,17 @@ class Index:
 
         They are brought to unit length, unless the index is of plain products.
         """
-        _only(modality)
+        only(modality)
         if vectors.shape != (len(entries), self.width):
             raise InputError(f"vectors are {tuple(vectors.shape)}, expected {(len(entries), self.width)}")
         first = self.count()
-        kept = _checked(vectors, self.similarity)
+        kept = checked(vectors, self.similarity)
         known = self._known(modality)
-        fresh = [place for place, entry in enumerate(entries) if not entry.meta or _key(entry) not in known]
+        fresh = [place for place, entry in enumerate(entries) if not entry.meta or key_of(entry) not in known]
         if len(fresh) < len(entries):
             kept, entries = kept[fresh], [entries[place] for place in fresh]
             if not entries:
                 return
-        flat = pa.array(kept.numpy().reshape(-1), pa.float32())
         columns = [
             pa.array(range(first, first + len(entries)), pa.int64()),
             pa.array([modality] * len(entries), pa.string()),
@@ -160,18 +178,38 @@ class Index:
             pa.array([entry.image for entry in entries], pa.string()),
             pa.array([entry.thumbnail for entry in entries], pa.binary()),
             pa.array([json.dumps(entry.meta) for entry in entries], pa.string()),
-            pa.FixedSizeListArray.from_arrays(flat, self.width),
+            _lists(kept),
         ]
-        self._table.add(pa.Table.from_arrays(columns, schema=_schema(self.width)))
-        known.update(_key(entry) for entry in entries)
+        self._table.add(pa.Table.from_arrays(columns, schema=schema_of(self.width)))
+        known.update(key_of(entry) for entry in entries)
+
+    def append_files(self, files: Sequence[Path]) -> None:
+        """Adds the rows of tables of vectors (`vector_table` with thumbnails), file after file, by one commit."""
+        schema, first = schema_of(self.width), self.count()
+
+        def batches() -> Iterator[Any]:
+            row, known = first, set[bytes]()
+            for file in files:
+                with pq.ParquetFile(file) as table:
+                    for batch in table.iter_batches(BATCH):
+                        kept = batch.filter(pa.array(unseen(batch, known), pa.bool_()))
+                        rows = pa.array(range(row, row + kept.num_rows), pa.int64())
+                        row += kept.num_rows
+                        flat = torch.from_numpy(kept.column("vector").flatten().to_numpy(zero_copy_only=False).copy())
+                        vectors = checked(flat.view(-1, self.width), self.similarity)
+                        columns = [rows, *(kept.column(name) for name in schema.names[1:-1]), _lists(vectors)]
+                        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+        self._table.add(pa.RecordBatchReader.from_batches(schema, batches()))
+        self._keys.clear()
 
     def _known(self, modality: str) -> set[bytes]:
         """The items of a modality that the index holds already: each is there once, however often it is added."""
         if modality not in self._keys:
             columns = ["text", "image", "meta"]
-            rows = self._table.search().where(_only(modality)).select(columns).limit(None).to_batches()
+            rows = self._table.search().where(only(modality)).select(columns).limit(None).to_batches()
             self._keys[modality] = {
-                _key(Entry(row["text"], row["image"], None, json.loads(row["meta"])))
+                key_of(Entry(row["text"], row["image"], None, json.loads(row["meta"])))
                 for batch in rows
                 for row in batch.to_pylist()
             }
@@ -183,7 +221,7 @@ class Index:
         k: int,
         modality: str | None = None,
         *,
-        exact: bool = True,
+        exact: bool | None = True,
         probes: int = 20,
         refine: int = 4,
     ) -> list[list[Hit]]:
@@ -191,9 +229,13 @@ class Index:
 
         `vectors` is [Q, width] or one [width]; `modality` searches among its rows alone. With `exact` every row is
         compared; without, the approximate index is used where `build_approximate` has made one, reading `probes` of
-        its partitions and re-scoring k · `refine` candidates with the full vectors.
+        its partitions and re-scoring k · `refine` candidates with the full vectors. With None it is used where it was
+        built and measured, with the settings that were.
         """
-        queries = _checked(vectors[None] if vectors.dim() == 1 else vectors, self.similarity)
+        if exact is None:
+            built = self.approximate
+            exact, probes = built is None, probes if built is None else built.probes
+        queries = checked(vectors[None] if vectors.dim() == 1 else vectors, self.similarity)
         if queries.shape[1] != self.width:
             raise InputError(f"queries are {queries.shape[1]} wide, the index holds vectors of width {self.width}")
         if k < 1:
@@ -203,22 +245,31 @@ class Index:
 
     def vectors(self, modality: str, most: int) -> Tensor:
         """[n, width] the vectors of the first rows of a modality, `most` at the most."""
-        rows = self._table.search().where(_only(modality)).select(["vector"]).limit(most).to_arrow()
+        rows = self._table.search().where(only(modality)).select(["vector"]).limit(most).to_arrow()
         column = rows.column("vector").combine_chunks()
         return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, self.width)
 
     def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
         query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
         if modality is not None:
-            query = query.where(_only(modality), prefilter=True)
+            query = query.where(only(modality), prefilter=True)
         query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(refine)
         return [_hit(row) for row in query.select([*COLUMNS, "_distance"]).to_list()]
+
+    @property
+    def partitions(self) -> int:
+        """Of an approximate index of so many rows."""
+        return max(isqrt(self.count()), 1)
+
+    def modalities(self) -> list[str]:
+        """The modalities of the rows."""
+        return sorted(set(self.columns(["modality"]).column("modality").unique().to_pylist()))
 
     def columns(self, names: Sequence[str], modality: str | None = None) -> Any:
         """Some columns of every row (of one modality, or of all), as a `pyarrow.Table` in the order of the rows."""
         query = self._table.search()
         if modality is not None:
-            query = query.where(_only(modality))
+            query = query.where(only(modality))
         return query.select(list(dict.fromkeys(["row", *names]))).to_arrow().sort_by("row")
 
     def thumbnail(self, row: int) -> bytes | None:
@@ -236,7 +287,7 @@ class Index:
         codes a vector, width / 8 by default. Rows appended later are found too, each by being compared.
         """
         rows = self.count()
-        cells = partitions or max(isqrt(rows), 1)
+        cells = partitions or self.partitions
         codes = sub_vectors or max(self.width // PRODUCT_WIDTH, 1)
         if rows < max(cells, 256 if kind == "product" else 1):
             raise InputError(f"{self.path} has {rows} rows, too few for an approximate index; exact search serves them")
@@ -252,23 +303,8 @@ class Index:
         self._table.optimize()
 
 
-def _schema(width: int) -> Any:
-    text = ["modality", "text", "image"]
-    return pa.schema(
-        [
-            pa.field("row", pa.int64()),
-            *[pa.field(name, pa.string()) for name in text],
-            pa.field("thumbnail", pa.binary()),
-            pa.field("meta", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), width)),
-        ]
-    )
-
-
-def _key(entry: Entry) -> bytes:
-    """The identity of an item: its text, its picture's path, and what is kept with it (file and row)."""
-    content = json.dumps([entry.text, entry.image, entry.meta], sort_keys=True)
-    return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+def _lists(vectors: Tensor) -> Any:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().reshape(-1), pa.float32()), vectors.shape[1])
 
 
 def _refuse_others(path: Path) -> None:
@@ -283,22 +319,6 @@ def _hit(row: Mapping[str, Any]) -> Hit:
     entry = Entry(row["text"], row["image"], row["thumbnail"], json.loads(row["meta"]))
     similarity = 1 - float(row["_distance"])
     return Hit(similarity, int(row["row"]), row["modality"], entry, similarity)
-
-
-def _checked(vectors: Tensor, similarity: Similarity) -> Tensor:
-    """Vectors [N, d] on the CPU, of unit length for "cosine"; a row without direction is an error, for no search
-    could place it."""
-    vectors = vectors.detach().float().cpu()
-    broken = (~vectors.isfinite().all(1) | (vectors == 0).all(1)).nonzero()
-    if len(broken):
-        raise InputError(f"vector {int(broken[0])} is zero or not finite; it cannot be indexed or searched with")
-    return (normalize(vectors, dim=1) if similarity == "cosine" else vectors).contiguous()
-
-
-def _only(modality: str) -> str:
-    if not re.fullmatch(r"\w+", modality):
-        raise InputError(f"modality {modality!r} is not a name; use letters, digits and underscores")
-    return f"modality = '{modality}'"
 
 
 def _holds_index(path: Path) -> bool:

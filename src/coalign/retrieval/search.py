@@ -70,14 +70,18 @@ def index_pairs(
     An index keeps fingerprints of the weights and the data that it was made with. One made with others is an error,
     unless `overwrite` says to replace it.
     """
-    width = vector_width(loaded)
-    about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
-    about |= {"content": fingerprint(SourceContent(source))}
+    width, about = vector_width(loaded), about_index(run, source)
     with Index.writing(path):
         index = Index.create(path, width, about, overwrite=True) if overwrite else Index.resume(path, width, about)
         added = embed_pairs(loaded, source, index, **options)
-        index.compact()
+        index.finish()
     return added
+
+
+def about_index(run: Path, source: Source) -> dict[str, Any]:
+    """What an index, or a part of one, is made from: the run, its weights, and the data."""
+    about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
+    return about | {"content": fingerprint(SourceContent(source))}
 
 
 @torch.no_grad()
@@ -98,7 +102,7 @@ def search(
     modality: Modality = "image" if isinstance(query, Path) else "text"
     encoding = encode(loaded, modality, [query])
     wanted = k if reranking is None else max(k, reranking.k)
-    (hits,) = index.search(vectors_of(encoding, modality), wanted, answers)
+    (hits,) = index.search(vectors_of(encoding, modality), wanted, answers, exact=None)
     if reranking is None or not hits:
         return hits[:k]
     return rerank(loaded, encoding, modality, hits, answers, reranking)[:k]

@@ -17,13 +17,17 @@ from coalign.retrieval.embed import Entry
 pa = optional("pyarrow")
 pq = optional("pyarrow.parquet")
 
+ABOUT = b"coalign"
+"""The key of a file's own description among the metadata of its schema."""
+
 
 class VectorTable:
-    """A store that fills a Parquet table, one row an image or text: modality, text, image, meta (JSON), vector."""
+    """A store that fills a Parquet table, one row an image or text: modality, text, image, meta (JSON), vector; with
+    `thumbnail` where the schema has it."""
 
-    def __init__(self, writer: Any, width: int) -> None:
+    def __init__(self, writer: Any, schema: Any) -> None:
         self._writer = writer
-        self._schema = table_schema(width)
+        self._schema = schema
         self._counts: dict[str, int] = {}
 
     def count(self, modality: str | None = None) -> int:
@@ -31,7 +35,14 @@ class VectorTable:
 
     def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
         rows = [
-            {"modality": modality, "text": e.text, "image": e.image, "meta": json.dumps(e.meta), "vector": v}
+            {
+                "modality": modality,
+                "text": e.text,
+                "image": e.image,
+                "thumbnail": e.thumbnail,
+                "meta": json.dumps(e.meta),
+                "vector": v,
+            }
             for e, v in zip(entries, vectors.numpy(), strict=True)
         ]
         self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
@@ -39,15 +50,35 @@ class VectorTable:
 
 
 @contextmanager
-def vector_table(path: Path, width: int) -> Generator[VectorTable]:
-    """A table of vectors of `width` dimensions that gets the name `path` when it is whole."""
-    with replacing(path) as part, pq.ParquetWriter(part, table_schema(width)) as writer:
-        yield VectorTable(writer, width)
+def vector_table(
+    path: Path, width: int, *, thumbnails: bool = False, about: Mapping[str, Any] | None = None
+) -> Generator[VectorTable]:
+    """A table of vectors of `width` dimensions that gets the name `path` when it is whole, and has `about` (JSON)."""
+    schema = table_schema(width, thumbnails)
+    if about is not None:
+        schema = schema.with_metadata({ABOUT: json.dumps(dict(about)).encode()})
+    with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
+        yield VectorTable(writer, schema)
 
 
-def table_schema(width: int) -> Any:
+def table_schema(width: int, thumbnails: bool = False) -> Any:
     strings = [pa.field(name, pa.string()) for name in ("modality", "text", "image", "meta")]
-    return pa.schema([*strings, pa.field("vector", pa.list_(pa.float32(), width))])
+    pictures = [pa.field("thumbnail", pa.binary())] if thumbnails else []
+    return pa.schema([*strings, *pictures, pa.field("vector", pa.list_(pa.float32(), width))])
+
+
+def join_tables(path: Path, parts: Sequence[Path]) -> int:
+    """The tables of vectors end to end as one, without their thumbnails; returns the number of its rows."""
+    names = ["modality", "text", "image", "meta", "vector"]
+    schema = pa.schema([pq.read_schema(parts[0]).field(name) for name in names])
+    rows = 0
+    with replacing(path) as whole, pq.ParquetWriter(whole, schema) as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(columns=names):
+                    writer.write_batch(batch.select(names))
+                    rows += batch.num_rows
+    return rows
 
 
 def write_vectors(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -30,6 +30,7 @@ def command(
     overwrite: Switch = False,
     batch_size: int = 64,
     workers: int = 0,
+    part: OptionalName = None,
     json: Json = False,
 ) -> int:
     """Writes the vectors of a corpus as a Parquet table: one row an image or text, with the unit vector.
@@ -42,14 +43,28 @@ def command(
         overwrite: Replace the file if it exists.
         batch_size: Images at a time.
         workers: Processes that read images ahead.
+        part: I/N: the I-th of N parts alone, I from 0, into a file of OUT.parts; the last to finish joins them. By
+            default each process of torchrun has its part.
     """
+    from coalign.data.core.parts import Part
     from coalign.retrieval.embed import vector_width
     from coalign.retrieval.search import embed_pairs
     from coalign.retrieval.vector_table import vector_table
 
     new_file(out, overwrite, (".parquet",))
-    loaded = load_run(run)
+    loaded = load_run(run, half=True)
     source = pairs.open()
+    if (chosen := Part.chosen(part)) is not None:
+        from coalign.retrieval.parts import Parts
+
+        parts = Parts.beside(out, run, source)
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": True}
+        added = parts.embed(loaded, source, chosen, overwrite=overwrite, **options)
+        there = len(parts.there(chosen))
+        rows = parts.join_table(out, chosen) if there == chosen.of else None
+        words = f"{rows} rows: {out}" if rows else f"{there} of {chosen.of} parts are there: {parts.folder}"
+        answer(json, {"out": str(out), **added, "parts": there, "rows": rows}, words)
+        return 0
     with vector_table(out, vector_width(loaded)) as table:
         added = embed_pairs(loaded, source, table, batch_size=batch_size, workers=workers, show_progress=True)
     answer(json, {"out": str(out), **added}, f"{added['image']} images and {added['text']} texts: {out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from coalign.arguments import OptionalFloat, OptionalPath, Pairs, RunFolder, Switch, load_run, say
+from coalign.arguments import OptionalFloat, OptionalName, OptionalPath, Pairs, RunFolder, Switch, load_run, say
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, answer
 
@@ -20,6 +20,7 @@ def command(
     batch_size: int = 64,
     workers: int = 0,
     step: OptionalFloat = None,
+    part: OptionalName = None,
     json: Json = False,
 ) -> int:
     """Embeds a corpus into an index that `coalign search` reads. Interrupted, it goes on when it is started again.
@@ -31,14 +32,19 @@ def command(
         overwrite: Replace an index of other data, or one made before the run was trained further.
         batch_size: Images at a time; of videos an eighth as many clips.
         workers: Processes that read images ahead.
+        part: I/N: embed the I-th of N parts alone, I from 0, into a file of OUT.parts; the last to finish joins them.
+            By default each process of torchrun has its part.
         step: Of videos: seconds from one clip's beginning to the next. By default half a clip's length.
     """
+    from coalign.data.core.parts import Part
     from coalign.retrieval.search import index_pairs
 
-    loaded = load_run(run)
+    loaded = load_run(run, half=True)
     path = out or run / "index"
     if loaded.spec.frames is not None:
         return _videos(run, loaded, Path(pairs.data), path, step, overwrite, max(batch_size // 8, 1), json)
+    if (chosen := Part.chosen(part)) is not None:
+        return _part(run, loaded, pairs.open(), path, chosen, overwrite, batch_size, workers, json)
     added = index_pairs(
         run,
         loaded,
@@ -51,6 +57,31 @@ def command(
     )
     words = f"{added['image']} images and {added['text']} texts added: {path}"
     answer(json, {"index": str(path), **added}, words)
+    return 0
+
+
+def _part(
+    run: Path,
+    loaded: Any,
+    source: Any,
+    path: Path,
+    part: Any,
+    overwrite: bool,
+    batch_size: int,
+    workers: int,
+    json: bool,
+) -> int:
+    from coalign.retrieval.embed import vector_width
+    from coalign.retrieval.parts import Parts
+
+    parts = Parts.beside(path, run, source)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": True}
+    added = parts.embed(loaded, source, part, overwrite=overwrite, **options)
+    there = len(parts.there(part))
+    rows = parts.join_index(path, vector_width(loaded), part) if there == part.of else None
+    words = f"{added['image']} images and {added['text']} texts; {there} of {part.of} parts are there: {parts.folder}"
+    words = words if rows is None else f"{rows} rows joined from {part.of} parts: {path}"
+    answer(json, {"index": str(path), **added, "parts": there, "rows": rows}, words)
     return 0
 
 

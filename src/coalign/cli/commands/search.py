@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,7 +64,7 @@ def command(
     query = image if image is not None else str(text)
     wanted = answers or ("text" if image is not None else "image")
     reranking = Reranking.of_run(run) if rerank else None
-    hits = search(load_run(run), opened, query, k, answers=wanted, reranking=reranking)
+    hits = search(load_run(run, half=True), opened, query, k, answers=wanted, reranking=reranking)
     usual = usual_similarity(opened, "text" if image is None else "image", wanted)
     best = max((hit.similarity for hit in hits), default=-math.inf)
     near = None if usual is None else best >= usual
@@ -81,7 +82,9 @@ def command(
             for hit in hits
         ]
         where = None if sheet is None else str(sheet)
-        print_json({"query": str(query), "answers": rows, "sheet": where, "near": near, "usual_similarity": usual})
+        built = opened.approximate
+        about = {"near": near, "usual_similarity": usual, "approximate": None if built is None else asdict(built)}
+        print_json({"query": str(query), "answers": rows, "sheet": where, **about})
         return 0
     if near is False:
         say(f"nothing near: the best similarity is {best:.3f}; most of the index's own items reach {usual:.3f}")
