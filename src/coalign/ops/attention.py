@@ -118,6 +118,12 @@ class Mask:
             "key_items": None if self.key_items is None else self.key_items.tolist(),
         }
 
+    def settle(self) -> None:
+        """Computes what is kept of the mask and its layouts, before a compiled graph asks for it."""
+        for layout in (self.queries, self.keys):
+            _ = layout.item, layout.position
+        _ = self.dense
+
 
 def choose_kernel(
     mask: Mask, device: torch.device, dtype: torch.dtype, head_size: int = 64, dropout: float = 0.0

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from coalign.layers.transformer import TransformerBlock
+from coalign.layers.transformer import Context, TransformerBlock
+from coalign.ops.attention import Mask
 
 
-def prepare(model: nn.Module, compiled: bool, recomputed: bool) -> None:
+def prepare(model: nn.Module, compiled: bool, recomputed: bool, backend: Any = "inductor") -> None:
     """Changes how a model's transformer blocks run, in place; their names and their results stay.
 
     `compiled`: by torch.compile, with symbolic sizes, so that batches of other lengths compile nothing anew.
     `recomputed`: the backward pass computes a block's activations again (Chen et al. 2016, arXiv 1604.06174).
     """
     for block in model.modules():
-        if not isinstance(block, TransformerBlock):
-            continue
-        if recomputed:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        if compiled:
-            block.compile(dynamic=True)
+        if isinstance(block, TransformerBlock):
+            if compiled:
+                block.forward = _settled(torch.compile(block.forward, dynamic=True, backend=backend))
+            if recomputed:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def _settled(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A compiled block before which masks compute what they keep: inside, that they change would break its graph."""
+
+    def forward(x: Tensor, mask: Mask, context: Context | None = None, **named: Any) -> Tensor:
+        for seen in (mask, None if context is None else context.mask):
+            if seen is not None:
+                seen.settle()
+        return block(x, mask, context, **named)
+
+    return forward

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from coalign.ops.collectives import in_group, rank, world_size
 from coalign.training.average import WeightAverage
 from coalign.training.blocks import prepare
 from coalign.training.checkpoint import Progress, load_checkpoint
+from coalign.training.config import TrainConfig
 from coalign.training.distributed import (
     average_gradients,
     broadcast_buffers,
@@ -29,10 +30,11 @@ from coalign.training.distributed import (
     overlapped,
 )
 from coalign.training.meter import GRADIENT_NORM, Meter, mean_over_ranks
-from coalign.training.optimiser import OptimiserName, freeze, make_optimiser, parameter_groups, set_lr
+from coalign.training.objectives import Objectives
+from coalign.training.optimiser import freeze, make_optimiser, parameter_groups, set_lr
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
-from coalign.training.schedule import ScheduleName, lr_factor
+from coalign.training.schedule import lr_factor
 from coalign.training.stopping import StopRequest
 from coalign.training.tracking import MetricsWriter, truncate_metrics
 from coalign.types import FREE, Batch, Draws
@@ -78,84 +80,6 @@ class Callback:
 
     every: int
     call: Callable[[nn.Module, int], Mapping[str, float] | None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of a training, batches apart.
-
-    Attributes:
-        steps: optimiser steps.
-        lr: the peak learning rate.
-        weight_decay: on matrices; never on biases, norms and vectors.
-        optimiser: "adamw", "lars" or "sgd" (with momentum).
-        betas, eps: AdamW's; the momentum of the others is the first beta.
-        schedule: how the rate goes down after warm-up.
-        warmup: below 1 a fraction of all steps, else a number of them.
-        final_lr: the cosine's or line's last rate, as a fraction of the peak.
-        clip: the largest norm of the gradient; None for no bound.
-        accumulate: batches a step. The gradient is their mean.
-        precision: "bf16" runs the forward pass under autocast; weights and optimiser stay fp32.
-        layer_decay, lr_multipliers, no_decay: see `parameter_groups`.
-        frozen: prefixes of parameter names that are not trained.
-        objectives: names of the losses to compute; None for all the model has.
-        every: of `objectives`, those that are not computed in every step, with the number of steps between.
-        loss_weights: factors of losses by name; 1 where none is given.
-        average: the decay of an average of the weights for evaluation; None for no average.
-        seed: of the objectives' random choices and of dropout. Ranks count on from it.
-        threads: CPU threads of torch; None leaves them as they are.
-        deterministic: gradients of several processes are averaged after the whole backward pass, in an order that no
-            restart changes; otherwise while it runs.
-        compile: transformer blocks are compiled by torch.compile, for batches of any shape.
-        checkpoint_activations: what transformer blocks compute is not kept but computed again in the backward pass.
-        log_every, save_every: in steps. Metrics are means over the steps since the last line.
-        time_budget: seconds of training, callbacks apart. When the first steps show that the planned number of them
-            takes longer, the plan, and with it the schedule, is shortened, and set right twice more on the way.
-            Training stops when the budget is used up all the same.
-    """
-
-    steps: int
-    lr: float = 1e-4
-    weight_decay: float = 0.02
-    optimiser: OptimiserName = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    schedule: ScheduleName = "cosine"
-    warmup: int | float = 0.1
-    final_lr: float = 0.0
-    clip: float | None = 1.0
-    accumulate: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    layer_decay: float | None = None
-    lr_multipliers: Mapping[str, float] = field(default_factory=dict[str, float])
-    no_decay: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
-    objectives: tuple[str, ...] | None = None
-    every: Mapping[str, int] = field(default_factory=dict[str, int])
-    loss_weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    average: float | None = None
-    seed: int = 0
-    threads: int | None = None
-    deterministic: bool = False
-    compile: bool = False
-    checkpoint_activations: bool = False
-    log_every: int = 10
-    save_every: int = 500
-    time_budget: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
-        unknown = [name for name in self.every if name not in (self.objectives or ())]
-        if unknown or any(every < 1 for every in self.every.values()):
-            raise InputError(f"every = {dict(self.every)}: names of `objectives` with numbers of steps of at least 1")
-        for name in ("lr", "clip", "time_budget"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} = {value}: must be above 0")
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"precision = {self.precision!r}: one of 'fp32', 'bf16'")
 
 
 @dataclass(frozen=True)
@@ -477,30 +401,6 @@ class _Training:
             self._note(f"the time budget of {budget:g} s is used up: stopped at step {self.step} of {self.plan.steps}")
             self._change_plan(self.step)
         return out
-
-
-class Objectives(nn.Module):
-    """A model's losses and their weighted sum as a forward pass: what DDP wraps."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, draws: Draws, weights: Mapping[str, float]) -> tuple[dict[str, Tensor], Tensor]:
-        losses: dict[str, Tensor] = self.model.losses(batch, draws)  # pyright: ignore[reportCallIssue]
-        return losses, weighted_sum(losses, weights)
-
-
-def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Σ weight · loss, a scalar; 1 is the weight of a loss that has none.
-
-    Raises:
-        InputError: a weight for a loss that the model did not give.
-    """
-    unknown = [name for name in weights if name not in losses]
-    if unknown:
-        raise InputError(f"loss_weights: no loss named {', '.join(unknown)}; the model gives {', '.join(losses)}")
-    return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:

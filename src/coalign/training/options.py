@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from coalign.errors import InputError
 from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch, option_group
-from coalign.training.loop import TrainConfig
+from coalign.training.config import TrainConfig
 from coalign.training.optimiser import OptimiserName
 from coalign.training.schedule import ScheduleName
 

@@ -1,0 +1,56 @@
+"""Blocks that are compiled or keep no activations compute what they computed."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch._dynamo.utils import counters
+
+from coalign.layers.transformer import BlockConfig, Encoder
+from coalign.ops.attention import Mask
+from coalign.training.blocks import prepare
+from coalign.types import Layout
+
+
+def gradients(encoder: Encoder, lengths: list[int]) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    rows = torch.randn(sum(lengths), 16, requires_grad=True)
+    encoder(rows, Mask.within(Layout.of(lengths))).square().sum().backward()
+    found = [p.grad for p in (rows, *encoder.parameters())]
+    encoder.zero_grad()
+    return [gradient.clone() for gradient in found if gradient is not None]
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients() -> None:
+    plain = Encoder(BlockConfig(16, 2, 32, dropout=0.2), 2)
+    again = deepcopy(plain)
+    prepare(again, compiled=False, recomputed=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        expected = gradients(plain, [3, 5])
+        before = len(kept)
+        kept.clear()
+        found = gradients(again, [3, 5])
+        assert len(kept) < before  # of each block its input alone, until it is computed again
+    assert list(again.state_dict()) == list(plain.state_dict())
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_compiled_blocks_have_one_graph_for_all_lengths_and_break_nowhere() -> None:
+    counters.clear()
+    graphs = 0
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    plain = Encoder(BlockConfig(16, 2, 32), 2)
+    compiled = deepcopy(plain)
+    prepare(compiled, compiled=True, recomputed=False, backend=backend)
+    for lengths in ([3, 5, 2], [4, 7, 1], [9, 2, 6], [8, 8, 3]):
+        for a, b in zip(gradients(compiled, lengths), gradients(plain, lengths), strict=True):
+            torch.testing.assert_close(a, b)
+    assert not counters["graph_break"] and graphs <= 2
