@@ -241,7 +241,6 @@ def test_a_state_of_other_data_is_refused(tokenizer: Tokenizer) -> None:
         (Loader(pairs(9), SPEC, tokenizer, 4), "samples was 8 and is 9"),
         (Loader(pairs(8), SPEC, tokenizer, 2), "batch_size"),
         (Loader(pairs(8), SPEC, tokenizer, 4, seed=1), "seed"),
-        (Loader(pairs(8), SPEC, tokenizer, 4, world_size=2), "world_size"),
     ):
         with pytest.raises(InputError, match=word):
             other.load_state_dict(state)
