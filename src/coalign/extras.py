@@ -31,6 +31,13 @@ EXTRAS = {
     "av": "video",
     "soundfile": "audio",
     "faiss": "faiss",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
 }
 """The extra of each library, by the name that Python imports."""
 

@@ -74,6 +74,7 @@ class Experiment:
     def __init__(self, name: str, options: RunOptions) -> None:
         self.name, self.options = name, options
         self.run = Run(options.out)
+        self.run.track = options.track
         self._stack = ExitStack()
         self._held = False
         self._files: dict[str, str] = {}

@@ -36,7 +36,7 @@ from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import lr_factor
 from coalign.training.stopping import StopRequest
-from coalign.training.tracking import MetricsWriter, truncate_metrics
+from coalign.training.tracking import truncate_metrics
 from coalign.types import FREE, Batch, Draws
 
 # the shares of a time budget after which the plan is made anew from the steps since, and the share that it may fill
@@ -167,7 +167,7 @@ class _Training:
         with ExitStack() as stack:
             self.bar = stack.enter_context(progress_bar(self.plan.steps, self.step, visible=rank() == 0))
             stop = stack.enter_context(StopRequest())
-            self.writer = MetricsWriter(self.run.metrics) if rank() == 0 else None
+            self.writer = self.run.writer() if rank() == 0 else None
             if self.writer is not None:
                 stack.callback(self.writer.close)
             while self.step < self.plan.steps:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from coalign.errors import InputError
 from coalign.flags import OptionalFloat, OptionalInt, OptionalName, Switch, option_group
 from coalign.training.config import TrainConfig
 from coalign.training.optimiser import OptimiserName
 from coalign.training.schedule import ScheduleName
+from coalign.training.trackers import TrackerName
 
 
 @option_group
@@ -44,6 +47,8 @@ class RunOptions:
     """Steps between lines of metrics.jsonl."""
     save_every: int = 500
     """Steps between checkpoints."""
+    track: Annotated[TrackerName | None, arg(metavar="TRACKER", help_behavior_hint="")] = None
+    """tensorboard, wandb, mlflow or trackio (an extra each), beside metrics.jsonl."""
     accept_changes: Switch = False
     """Go on, with the next epoch, although data or vocabulary are not those that the run was started with."""
 

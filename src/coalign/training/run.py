@@ -30,6 +30,8 @@ from coalign.errors import InputError
 from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, damage, is_whole, save_checkpoint
+from coalign.training.trackers import TrackerName, open_tracker
+from coalign.training.tracking import MetricsWriter
 
 # settings that may change between the starts of one run: none of them touches a number
 _FREE = tuple(
@@ -68,6 +70,7 @@ class Run:
         self.folder = Path(folder)
         self.description = dict(description or {})
         self.keep = keep
+        self.track: TrackerName | None = None
         self._held = False
 
     @property
@@ -77,6 +80,11 @@ class Run:
     @property
     def weights(self) -> Path:
         return self.folder / "model.safetensors"
+
+    def writer(self) -> MetricsWriter:
+        """A writer of the training's records: to metrics.jsonl, and to the tracker where one is asked for."""
+        trackers = [] if self.track is None else [open_tracker(self.track, self.folder)]
+        return MetricsWriter(self.metrics, trackers)
 
     def config(self) -> dict[str, Any]:
         """What `config.json` holds.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from coalign.errors import InputError
 from coalign.files import replace_file
@@ -16,11 +16,19 @@ from coalign.files import replace_file
 MetricRecord = dict[str, Any]
 
 
+class Tracker(Protocol):
+    """What else gets the numbers of a training."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class MetricsWriter:
     """Appends records to a file. A record is on disk, for other processes to read, when `write` returns."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, trackers: Sequence[Tracker] = ()) -> None:
+        self.path, self.trackers = path, trackers
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -32,12 +40,17 @@ class MetricsWriter:
                 self._file.close()  # what is left in its buffer cannot be written either
             raise InputError(f"{self.path}: cannot be written: {error}; what was there before is whole") from error
 
+        for tracker in self.trackers:
+            tracker.log(numbers(record), step_of(record))
+
     def sync(self) -> None:
         """Returns when the records would outlive a power cut."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def read_metrics(path: Path | str) -> list[MetricRecord]:
@@ -80,6 +93,11 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], l
                 steps.append(step_of(record))
                 values.append(value)
     return found
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one record by name."""
+    return {name: values[0] for name, (_, values) in curves([record]).items()}
 
 
 def _numbers(record: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:

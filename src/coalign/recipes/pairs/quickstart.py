@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from coalign.data.images.pictures import write_text
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
 from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.flags import OptionalInt
 from coalign.models.compact.model import Compact
 from coalign.recipes.pairs import _compact as small
 from coalign.retrieval.search import index_pairs
@@ -39,11 +41,16 @@ class Recipe:
     steps: int = small.RATES.steps
     seconds: float = 175.0
     """The most that training may take: on a slow machine the plan gets shorter."""
+    concepts: OptionalInt = None
+    """No more concepts than this, drawn at random: to try it out in seconds, with figures that say little."""
     options: RunOptions = small.running("runs/quickstart")
 
     def run(self) -> None:
         began = time.perf_counter()
-        split = split_concepts(load_emoji(96), seed=0, development_fraction=0.0)
+        emoji = load_emoji(96)
+        if self.concepts is not None:
+            emoji = random.Random(self.options.seed).sample(emoji, min(self.concepts, len(emoji)))
+        split = split_concepts(emoji, seed=0, development_fraction=0.0)
         out, seed = self.options.out, self.options.seed
         train = EmojiPairs(split.train, TRAIN_STYLES, parts=3, seed=seed)
         test = EmojiPairs([*split.train, *split.unseen], (TEST_STYLE,))
@@ -58,7 +65,8 @@ class Recipe:
             tests = {name: Subset(gallery.source, rows) for name, rows in parts.items()}
             untrained = {name: evaluate_pairs(loaded.eval(), part).rows["model"] for name, part in tests.items()}
             sampling: Any = {"first": 0.5, "further": FURTHER_TEXTS, "mosaics": MOSAICS, **experiment.loading}
-            loader, about = frozen.loader(BATCH, **sampling), small.run_description(model)
+            size = experiment.batch_size(BATCH, len(train))
+            loader, about = frozen.loader(size, **sampling), small.run_description(model)
             result = experiment.fit(model, loader, training, about, loaded.tokenizer)
             if not experiment.first:
                 return
@@ -104,7 +112,7 @@ def make_report(
         summary="Trained on Noto-like and OpenMoji drawings, tested on Twemoji, a style it has never seen.",
         facts={
             "Pairs": f"{2 * results['splits']['seen']['gallery']} drawings in two styles with their words",
-            "Steps": f"{results['steps']} of {BATCH} pairs in {results['training_seconds']:.0f} s",
+            "Steps": f"{results['steps']} of at most {BATCH} pairs in {results['training_seconds']:.0f} s",
         },
         results=results,
         titles={name: f"{name.capitalize()} concepts, unseen style" for name in tests},

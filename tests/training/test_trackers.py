@@ -1,0 +1,84 @@
+"""Trackers beside metrics.jsonl: TensorBoard itself; the others by stand-ins that keep the calls they get."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coalign.errors import InputError
+from coalign.training.run import Run
+from coalign.training.tracking import read_metrics, truncate_metrics
+
+RECORDS: list[dict[str, Any]] = [
+    {"step": 10, "loss": 2.0, "losses": {"itc": 1.5}},
+    {"step": 20, "loss": 1.0, "note": "x"},
+]
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    (tmp_path / "config.json").write_text(json.dumps({"system": "albef", "seed": 3}))
+    return Run(tmp_path)
+
+
+def write(run: Run, tracker: Any, records: list[dict[str, Any]]) -> None:
+    run.track = tracker
+    writer = run.writer()
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_tensorboard_has_the_curves_and_those_of_a_run_that_went_on(run):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write(run, "tensorboard", RECORDS)
+    truncate_metrics(run.metrics, 10)  # it was killed after step 20 and goes on from a checkpoint of step 10
+    write(run, "tensorboard", [{"step": 20, "loss": 0.5}])
+    found = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert set(found.Tags()["scalars"]) == {"loss", "losses/itc"}
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(10, 2.0), (20, 0.5)]
+    assert [record["loss"] for record in read_metrics(run.metrics)] == [2.0, 0.5]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_the_calls_that_others_get(run, monkeypatch, name):
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(said: str, answer: Any = None) -> Any:
+        return lambda *args, **kwargs: calls.append((said, args, kwargs)) or answer
+
+    started = SimpleNamespace(log=keep("log"), finish=keep("finish"), info=SimpleNamespace(run_id="of-mlflow"))
+    names = ("init", "set_experiment", "start_run", "log_params", "log_metrics", "log", "end_run", "finish")
+    stand_in = SimpleNamespace(**{each: keep(each, started) for each in names})
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    write(run, name, RECORDS)
+    logged = [(args, kwargs["step"]) for said, args, kwargs in calls if said in ("log", "log_metrics")]
+    assert logged == [(({"loss": 2.0, "losses/itc": 1.5},), 10), (({"loss": 1.0},), 20)]
+    assert calls[-1][0] in ("finish", "end_run")
+    first = [kwargs for said, _, kwargs in calls if said in ("init", "start_run")]
+    calls.clear()
+    write(run, name, RECORDS[1:])
+    again = [kwargs for said, _, kwargs in calls if said in ("init", "start_run")]
+    if name == "mlflow":
+        assert (first[0]["run_id"], again[0]["run_id"]) == (None, "of-mlflow")
+        assert not any(said == "log_params" for said, *_ in calls)
+    else:
+        assert first == again and first[0]["config"]["system"] == "albef" and first[0]["resume"] == "allow"
+
+
+def test_a_tracker_that_is_not_there_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"coalign\[wandb\]"):
+        write(run, "wandb", RECORDS)
+    with pytest.raises(InputError, match="no tracker 'visdom'; there are: tensorboard"):
+        write(run, "visdom", RECORDS)
+
+
+def test_without_a_tracker_there_is_metrics_alone(run):
+    write(run, None, RECORDS)
+    assert sorted(path.name for path in Path(run.folder).iterdir()) == ["config.json", "metrics.jsonl"]
