@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretended import FOUND, OnDevice, where
+from pretended import FOUND, OnDevice, each, leaves, where
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 _KEY = "AutocastPrivateUse1"
 _HEADER = Path(torch.__file__).parent / "include" / "ATen" / "autocast_mode.h"
@@ -35,7 +34,9 @@ def _eligible(value: Any) -> bool:
 
 
 def _cast(values: Any, dtype: torch.dtype) -> Any:
-    return tree_map_only(OnDevice, lambda t: t.to(dtype) if _eligible(t) and t.dtype != dtype else t, values)
+    if isinstance(values, dict):
+        return {name: _cast(value, dtype) for name, value in values.items()}
+    return each(lambda t: t.to(dtype) if _eligible(t) and t.dtype != dtype else t, values)
 
 
 def _always(dtype: torch.dtype) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
@@ -43,7 +44,7 @@ def _always(dtype: torch.dtype) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
 
 
 def _widest(_: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    types = [value.dtype for value in tree_leaves((args, kwargs)) if _eligible(value)]
+    types = [value.dtype for value in leaves(args, kwargs) if _eligible(value)]
     dtype = torch.float32 if torch.float32 in types else next(iter(types), None)
     return (args, kwargs) if dtype is None else (_cast(args, dtype), _cast(kwargs, dtype))
 

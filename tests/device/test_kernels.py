@@ -10,6 +10,8 @@ import torch
 from pretended import DEVICE, FOUND
 from steps import on_device
 
+from coalign.layers.kernels import attending
+from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.ops import varlen
 from coalign.ops.attention import Mask, attend, attend_with_weights, choose_kernel
 from coalign.types import Layout
@@ -64,3 +66,12 @@ def test_the_kernel_of_older_versions_is_called_by_its_own_names() -> None:
         out = varlen.attend_varlen(ones, ones, ones, layout, layout, True, None)
     assert given == {"is_causal": True, "size": 8, "scaled": pytest.approx((8 / 6) ** 0.5)}
     assert out.shape == (5, 1, 6)
+
+
+def test_the_kernels_of_a_model_are_told_by_its_layers() -> None:
+    encoder = Encoder(BlockConfig(24, 4, 32, attention_dropout=0.1), 2)
+    (kind,) = attending(encoder)
+    assert (kind.layers, kind.heads, kind.size) == (2, 4, 6)
+    assert str(kind).endswith("training: dense, it has no attention dropout; encoding: varlen")
+    (kind,) = attending(Encoder(BlockConfig(600, 2, 32), 1))
+    assert "at most 256" in kind.training and kind.training == kind.encoding

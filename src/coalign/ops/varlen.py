@@ -36,8 +36,8 @@ def parameters() -> frozenset[str]:
 
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability of a device."""
-    return torch.cuda.get_device_capability(device)
+    """The compute capability of a device; the least that the kernel runs on where no GPU is at hand to be asked."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else CAPABILITY
 
 
 def refusal(

@@ -7,7 +7,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from coalign.arguments import OptionalPath
+from coalign.arguments import OptionalPath, Switch
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, print_json
 from coalign.errors import InputError
@@ -16,15 +16,22 @@ FACTS = Path(__file__).parents[2] / "models" / "systems.json"
 HELP = Help("start here", "", "the published systems there are", 20)
 
 
-def command(json: Json = False, readme: OptionalPath = None) -> int:
+def command(json: Json = False, readme: OptionalPath = None, kernels: Switch = False) -> int:
     """The published systems there are: papers, sizes, objectives, tasks.
 
     Args:
+        kernels: Which kernel attends on a GPU in bfloat16 where a batch is ragged, in every size, and why.
         readme: Put the table of systems, as they are declared, into this Markdown file, between its two marks; and
             what this command says of them into its own file.
     """
     if readme is not None:
         _put_table(readme)
+    elif kernels:
+        rows = kernels_of_systems()
+        if json:
+            print_json(rows)
+        for row in [] if json else rows:
+            print(f"{row['name']} {row['size']}: {row['attention']}")
     elif json:
         print_json(system_rows())
     else:
@@ -70,6 +77,22 @@ def facts_of_systems() -> list[dict[str, Any]]:
 def _system_of(recipe: str) -> str:
     """A recipe's name, behind that of its system."""
     return f"compact_{recipe}" if recipe in ("quickstart", "albef-small") else recipe.replace("-", "_")
+
+
+def kernels_of_systems() -> list[dict[str, Any]]:
+    """Of every size of every system: the attention layers, and the kernel of ragged batches on a GPU."""
+    import torch
+
+    from coalign import create, systems
+    from coalign.layers.kernels import attending
+
+    rows: list[dict[str, Any]] = []
+    for system in systems().values():
+        for size in system.sizes:
+            with torch.device("meta"):  # of no memory
+                kinds = attending(create(system.name, size).model)
+            rows += [{"name": system.name, "size": size, "attention": str(kind)} for kind in kinds]
+    return rows
 
 
 def systems_table() -> str:

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from coalign.data.core.samples import Problem, Sample, Source, Where
+from coalign.data.core.verdicts import Verdict
 from coalign.data.images.decode import MAX_PIXELS, BadSample, check_image, name_of
 from coalign.errors import InputError
 
 FILE = "quarantine.jsonl"
+MOST, RUN = 1_000_000, 64
+"""Samples that are looked at of a source at most, and those that a thread looks at in one go."""
 
 
 class Quarantine:
@@ -104,6 +107,9 @@ def check_source(
 ) -> Preflight:
     """Looks over every sample before training: is the file there, does its header read, is there a text.
 
+    Of more than `MOST` samples so many are looked at, spread evenly. What was found in a large file is kept and not
+    looked for again at the next start (`coalign.data.core.verdicts`).
+
     Args:
         source: What to check.
         limit: The largest fraction that may be broken, rows that the reader rejected included.
@@ -121,35 +127,47 @@ def check_source(
     quarantine.add_all(source.problems)
     rejected = [problem for problem in source.problems if not problem.used]
     total = len(source) + len(rejected)
-    step = max(1, -(-len(source) // thorough)) if thorough > 0 else 0
-    seen: dict[tuple[str, bool], str] = {}
-
-    def look(index: int) -> Problem | None:
-        return _look(source, index, max_pixels, step > 0 and index % step == 0, seen)
-
-    found: list[tuple[int, Problem]] = []
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(threads) as pool:
-        looks = track(
-            pool.map(look, range(len(source))),
-            description="checking the data",
-            total=len(source),
-            disable=not progress,
-            transient=True,
-            console=console,
-        )
-        for index, problem in enumerate(looks):
-            if problem is not None:
-                quarantine.add(problem)
-                found += [] if problem.used else [(index, problem)]
+    looked = range(0, len(source), max(1, -(-len(source) // MOST)))
+    step = max(1, -(-len(looked) // thorough)) if thorough > 0 else 0
+    decoded = looked[::step] if step else range(0)
+    verdict = Verdict.on(source, [max_pixels, thorough])
+    problems = None if verdict is None else verdict.read()
+    if problems is None:
+        problems = _look_over(source, looked, decoded, max_pixels, threads, progress)
+        if verdict is not None:
+            verdict.write(problems)
+    quarantine.add_all(problem for _, problem in problems)
+    found = [(index, problem) for index, problem in problems if not problem.used]
     indices = tuple(index for index, _ in found)
     broken = [*rejected, *(problem for _, problem in found)]
-    decoded = len(range(0, len(source), step)) if step else 0
-    broken_of_decoded = sum(index % step == 0 for index in indices) if step else 0
-    _judge(source.name, broken, total, limit, (broken_of_decoded, decoded), quarantine.path)
-    if len(indices) == len(source):
+    broken_of_decoded = sum(index in decoded for index in indices)
+    _judge(source.name, broken, len(looked) + len(rejected), limit, (broken_of_decoded, len(decoded)), quarantine.path)
+    if len(indices) == len(looked):
         raise InputError(f"{source.name}: no sample is usable: {_reasons(broken)}")
     return Preflight(source.without(indices), total, len(broken), indices)
+
+
+def _look_over(
+    source: Source, looked: range, decoded: range, max_pixels: int, threads: int, progress: bool
+) -> list[tuple[int, Problem]]:
+    """The problems of the samples `looked`, of which `decoded` are decoded whole, by number."""
+    seen: dict[tuple[str, bool], str] = {}
+
+    def look(run: range) -> list[tuple[int, Problem]]:
+        looks = ((index, _look(source, index, max_pixels, index in decoded, seen)) for index in run)
+        return [(index, problem) for index, problem in looks if problem is not None]
+
+    runs = [looked[start : start + RUN] for start in range(0, len(looked), RUN)]
+    found: list[tuple[int, Problem]] = []
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar,
+    ):
+        task = bar.add_task("checking the data", total=len(looked))
+        for run, problems in zip(runs, pool.map(look, runs), strict=True):
+            found += problems
+            bar.advance(task, len(run))
+    return found
 
 
 def _look(

@@ -5,12 +5,9 @@ A `Source` is a sequence: it knows its length and reads nothing but the sample i
 
 from __future__ import annotations
 
-import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from coalign.data.core.strings import StringLists, Strings
 from coalign.data.images.decode import ImageLike, name_of
 from coalign.errors import InputError
 
@@ -197,132 +193,10 @@ class InMemory(Source):
         return np.asarray([sample.id for sample in self._samples], dtype=np.int64)
 
 
-class Pairs(Source):
-    """Image references and texts in columns: some dozens of bytes a pair, which loader workers share.
-
-    Made by `PairsBuilder`. `images` holds paths (relative ones are joined to `root`) or encoded files.
-    """
-
-    def __init__(
-        self,
-        file: str,
-        root: Path,
-        images: Strings,
-        texts: StringLists,
-        ids: Ids,
-        rows: Ids | Strings,
-        problems: Sequence[Problem] = (),
-    ) -> None:
-        self.name = file
-        self.problems = tuple(problems)
-        self._root = root
-        self._images = images
-        self._texts = texts
-        self._ids = ids
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        image, row = self._images[index], self._rows[index]
-        reference = str(self._root / image) if isinstance(image, str) else image
-        where = Where(self.name, str(row) if isinstance(self._rows, Strings) else int(row))
-        return Sample(reference, self._texts[index], int(self._ids[index]), where)
-
-    def texts(self, index: int) -> tuple[str, ...]:
-        return self._texts[index]
-
-    def first_texts(self) -> list[str]:
-        return [self._texts[index][0] for index in range(len(self))]
-
-    @property
-    def ids(self) -> Ids:
-        return self._ids
-
-
-class PairsBuilder:
-    """Takes rows as a reader finds them, sorts the unusable ones out, and builds `Pairs`."""
-
-    def __init__(self, file: str | os.PathLike[str], root: Path, needs_text: bool = True) -> None:
-        """`needs_text` False takes rows without a text too."""
-        self.file = os.fspath(file)
-        self._needs_text = needs_text
-        self._root = root
-        self._images: list[str | bytes] = []
-        self._texts: list[tuple[str, ...]] = []
-        self._ids: list[int] = []
-        self._rows: list[int | str] = []
-        self._first: dict[object, int] = {}
-        self._problems: list[Problem] = []
-
-    def add(self, image: object, texts: Sequence[str], row: int | str, id: int | None = None) -> None:
-        """One row. Rows with the same image share an id, unless `id` gives one."""
-        if not isinstance(image, str | bytes) or not image:
-            self.reject(row, "has no image" if not image else f"the image is a {type(image).__name__}, not a path")
-            return
-        if self._images and type(image) is not type(self._images[0]):
-            self.reject(row, "holds a path where other rows hold the image itself, or the reverse")
-            return
-        shown = image if isinstance(image, str) else ""
-        if shown and not _encodable(shown):
-            self.reject(row, "the image's file name is not UTF-8; rename it", ascii(shown))
-            return
-        cleaned = clean_texts(texts)
-        if not cleaned and self._needs_text:
-            self.reject(row, "the text is empty", shown)
-            return
-        if id is not None and not -(2**63) <= id < 2**63:
-            self.reject(row, f"the image id {id} is too large", shown)
-            return
-        if len(cleaned) < len(texts):
-            self.note(row, f"{len(texts) - len(cleaned)} of {len(texts)} texts are empty", shown)
-        if cleaned != clean_texts(texts, mend=False):
-            self.note(row, "the text held half a surrogate pair, replaced by U+FFFD", shown)
-        if id is None:
-            key = os.path.normpath(image) if isinstance(image, str) else hashlib.blake2b(image).digest()
-            id = self._first.setdefault(key, len(self._ids))
-        self._images.append(image)
-        self._texts.append(cleaned)
-        self._ids.append(id)
-        self._rows.append(row)
-
-    def reject(self, row: int | str, reason: str, image: str = "") -> None:
-        """Records a row that cannot be used."""
-        self._problems.append(Problem(Where(self.file, row), reason, image))
-
-    def note(self, row: int | str, reason: str, image: str = "") -> None:
-        """Records a row that was mended and is used."""
-        self._problems.append(Problem(Where(self.file, row), reason, image, used=True))
-
-    def build(self, part: str = "") -> Pairs:
-        """The source; `part` says of what part of the data it was to be.
-
-        Raises:
-            InputError: No row is usable.
-        """
-        if not self._ids:
-            broken = [problem for problem in self._problems if not problem.used]
-            why = f"; the first of {len(broken)} broken rows: {broken[0]}" if broken else ""
-            what = "pair of image and text" if self._needs_text else "image"
-            raise InputError(f"{self.file}: holds no usable {what}{part}{why}")
-        return Pairs(
-            self.file,
-            self._root,
-            Strings(cast("list[str]", self._images)),
-            StringLists(self._texts),
-            np.asarray(self._ids, dtype=np.int64),
-            Strings([str(row) for row in self._rows])
-            if any(isinstance(row, str) for row in self._rows)
-            else np.asarray(self._rows, dtype=np.int64),
-            self._problems,
-        )
-
-
 def clean_texts(texts: Iterable[str], mend: bool = True) -> tuple[str, ...]:
     """The texts that say something, without NULs and outer blanks; with `mend`, lone surrogates replaced."""
     plain = (text.replace("\0", "").strip() for text in texts)
-    return tuple(_mended(text) if mend and not _encodable(text) else text for text in plain if text)
+    return tuple(_mended(text) if mend and not encodable(text) else text for text in plain if text)
 
 
 def texts_of(value: object) -> list[str]:
@@ -339,7 +213,8 @@ def texts_of(value: object) -> list[str]:
     return [] if isinstance(value, bytes) else [str(value)]
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

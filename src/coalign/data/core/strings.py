@@ -1,23 +1,33 @@
-"""Many strings in little memory."""
+"""Many strings in one buffer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from tempfile import SpooledTemporaryFile
+from typing import Any
 
 import numpy as np
+
+IN_MEMORY = 1 << 26
+"""Bytes of strings above which they are in a temporary file that is mapped into memory."""
 
 
 class Strings:
     """Strings, or encoded files, end to end in one buffer: their bytes and eight more each, which loader workers share.
 
-    All are of one kind, `str` or `bytes`.
+    All are of one kind, `str` or `bytes`. Made by `StringsBuilder`.
     """
 
-    def __init__(self, items: Sequence[str] | Sequence[bytes]) -> None:
-        self._text = not items or isinstance(items[0], str)
-        parts = [item.encode() if isinstance(item, str) else item for item in items]
-        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
+    def __init__(self, content: Any, ends: Any, text: bool) -> None:
+        self._bytes, self._ends, self._text = content, ends, text
+
+    @staticmethod
+    def of(items: Any) -> Strings:
+        """These strings."""
+        builder = StringsBuilder()
+        for item in items:
+            builder.add(item)
+        return builder.build()
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -28,12 +38,40 @@ class Strings:
         return part.decode() if self._text else part
 
 
-class StringLists:
-    """A list of strings for each of many items, kept as `Strings`."""
+class StringsBuilder:
+    """Takes strings as they come; what it holds lies in a temporary file where it is much."""
 
-    def __init__(self, items: Sequence[Sequence[str]]) -> None:
-        self._strings = Strings([text for texts in items for text in texts])
-        self._ends = np.cumsum([0, *map(len, items)], dtype=np.int64)
+    def __init__(self) -> None:
+        self.kind: type | None = None
+        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - lives as long as the strings
+        self._ends = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def add(self, item: str | bytes) -> None:
+        """One string, of the kind of those before."""
+        self.kind = type(item)
+        part = item.encode() if isinstance(item, str) else item
+        self._file.write(part)
+        self._ends.append(self._ends[-1] + len(part))
+
+    def build(self) -> Strings:
+        """The strings."""
+        if self._ends[-1] <= IN_MEMORY:
+            self._file.seek(0)
+            content: Any = np.frombuffer(self._file.read(), dtype=np.uint8)
+        else:
+            self._file.flush()
+            content = np.memmap(self._file, dtype=np.uint8, mode="r", shape=(self._ends[-1],))
+        return Strings(content, np.array(self._ends, dtype=np.int64), self.kind is not bytes)
+
+
+class StringLists:
+    """A list of strings for each of many items: item i has those up to number `ends[i + 1]`, from `ends[i]` on."""
+
+    def __init__(self, strings: Strings, ends: Any) -> None:
+        self._strings, self._ends = strings, ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coalign.data.core.samples import Ids, InMemory, PairsBuilder, Problem, Sample, Source, Subset
+from coalign.data.core.columns import PairsBuilder
+from coalign.data.core.samples import Ids, InMemory, Problem, Sample, Source, Subset
 from coalign.data.images.decode import ImageLike
 from coalign.data.images.mixing import Mixing
 from coalign.data.pairs.collate import Example

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from coalign.data.core.samples import Pairs, PairsBuilder
+from coalign.data.core.columns import Pairs, PairsBuilder
 from coalign.data.pairs.tables import SPLIT_COLUMN
 from coalign.errors import InputError
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from coalign.data.core.samples import Pairs, PairsBuilder, texts_of
+from coalign.data.core.columns import Pairs, PairsBuilder
+from coalign.data.core.samples import texts_of
 from coalign.data.pairs.tables import TEXT_COLUMNS
 from coalign.errors import InputError
 from coalign.files import regular

@@ -79,7 +79,7 @@ class TarShards(Source):
             raise InputError(f"{self.name}: holds no sample with an image and a text{why}")
         self._places = np.asarray(places, dtype=np.int64)
         self._ids = np.asarray(ids, dtype=np.int64)
-        self._keys = Strings(keys)
+        self._keys = Strings.of(keys)
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -11,7 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
-from coalign.data.core.samples import Pairs, PairsBuilder, texts_of
+from coalign.data.core.columns import Pairs, PairsBuilder
+from coalign.data.core.samples import texts_of
 from coalign.errors import InputError
 from coalign.extras import optional
 from coalign.files import read_json, regular

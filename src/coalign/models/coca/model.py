@@ -33,6 +33,7 @@ from coalign.trunks.contrast import both_ways
 from coalign.trunks.reading import text_of
 from coalign.trunks.vit import VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types.packed import to_device
 
 
 class Coca(Aligning, Captioning, Trainable):
@@ -162,7 +163,8 @@ class Coca(Aligning, Captioning, Trainable):
         if draws.wants("contrastive"):
             losses["contrastive"] = self.loss(seen.vectors["image"], seen.vectors["text"], batch.ids)
         if draws.wants("caption"):
-            rows, labels = self.labelled(batch.text.ids)
+            assert batch.host.text is not None
+            rows, labels = (to_device(x, self.scale.device) for x in self.labelled(batch.host.text.ids))
             logits = self.decoder.logits(seen.tokens["decoded"].values[rows])
             losses["caption"] = self.config.caption_weight * self.words(logits, labels)
         return losses

@@ -105,13 +105,12 @@ class ClassLastText(nn.Module):
 
         `record` gets "text.{i}.hidden" and "text.{i}.attention", whose last row is the class row's.
         """
-        words = self.embed(ids)
-        whole = Packed.concat(words, self._last(ids))
+        words, last = self.embed(ids), self._last(ids)
+        whole = Packed.concat(words, last)
         layout = replace(whole.layout, hidden=self._hidden(ids, whole.layout))
         x = self.encoder(whole.values, Mask.within(layout, 1), record=record, name="text.")
         ends = layout.offsets[1:] - 1
-        own = layout.position < ids.lengths[layout.item]
-        return ids.with_values(x[own]), self.norm(x[ends])
+        return whole.with_values(x).split(ids.layout, last.layout)[0], self.norm(x[ends])
 
     def words(self, ids: Packed) -> Packed:
         """Rows of the words alone: they see nothing of what follows."""
