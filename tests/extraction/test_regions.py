@@ -142,6 +142,20 @@ def test_a_stopped_extraction_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         Extract(**order, out=tmp_path / "mine").run()
 
 
+def test_parts_make_the_shards_of_one_extraction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures(tmp_path, 5)
+    order: dict[str, Any] = {"data": str(folder / "in"), "shard": 2, "batch_size": 1, "half": False}
+    for number, seen in enumerate((2, 3)):
+        own = Counted(99)
+        uses(monkeypatch, own)
+        Extract(**order, out=tmp_path / "out", part=f"{number}/2").run()
+        assert own.seen == seen
+        assert ("2 of 3 shards are missing" in capsys.readouterr().out) == (number == 0)
+    assert open_regions(tmp_path / "out").ids == [f"p{n}" for n in range(5)]
+
+
 def test_broken_pictures_are_left_out_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pictures(tmp_path, 11)
     (folder / "in" / "p1.png").write_bytes(b"no picture")

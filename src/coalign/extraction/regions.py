@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tyro.conf import Positional, arg
 
+from coalign.data.core.parts import Part
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
@@ -65,6 +66,8 @@ class Extract:
     """Pictures a shard."""
     seed: int = 0
     """Of random weights."""
+    part: str | None = None
+    """I/N: the shards of the I-th of N parts alone, I from 0. By default each process of torchrun has its part."""
 
     def run(self) -> None:
         """Writes the shards that are not there yet.
@@ -79,7 +82,8 @@ class Extract:
         quarantine, network = Quarantine(self.out / "quarantine.jsonl"), self._network()
         shards = [pictures[start : start + self.shard] for start in range(0, len(pictures), self.shard)]
         console, hidden = Console(stderr=True), not sys.stderr.isatty()
-        todo = [(n, part) for n, part in enumerate(shards) if not self._file(n).exists()]
+        own = Part.chosen(self.part) or Part(0, 1)
+        todo = [(n, shards[n]) for n in own.span(len(shards)) if not self._file(n).exists()]
         total = sum(len(part) for _, part in todo)
         seen = ((number, id, found) for number, part in todo for id, found in self._regions(part, network, quarantine))
         ids: list[str] = []
@@ -96,6 +100,12 @@ class Extract:
             self._write(current, ids, regions)
         if quarantine.broken > BROKEN * len(pictures):
             raise InputError(f"{self.data}: {quarantine.summary()}; see {quarantine.path}")
+        missing = sum(not self._file(number).exists() for number in range(len(shards)))
+        if missing:
+            print(
+            print(f"{self.out}: part {own.number} of {own.of} is done; {missing} of {len(shards)} shards are missing")
+            )
+            return
         note = f"; {quarantine.broken} broken pictures are left out, see {quarantine.path}" if quarantine.broken else ""
         print(f"{self.out}: regions of {len(pictures) - quarantine.broken} pictures in {len(shards)} shards{note}")
 
@@ -118,7 +128,7 @@ class Extract:
 
     def _begin(self, ids: Sequence[str]) -> None:
         """Writes what the folder holds; of one that is there already it must be the same."""
-        settings: dict[str, Any] = {**asdict(self), "out": None, "batch_size": None, "pictures": len(ids)}
+        settings: dict[str, Any] = {**asdict(self), "out": None, "batch_size": None, "part": None, "pictures": len(ids)}
         settings = {
             "settings": {name: value for name, value in settings.items() if value is not None},
             "ids": list(ids),
@@ -128,7 +138,7 @@ class Extract:
             if json.loads(file.read_text("utf-8")) != settings:
                 raise InputError(f"{self.out}: holds regions of other pictures or settings; give another folder")
             return
-        if self.out.exists() and any(self.out.iterdir()):
+        if self.out.exists() and any(not file.name.startswith(".") for file in self.out.iterdir()):
             raise InputError(f"{self.out}: exists already and is no stopped extraction; give a new folder")
         replace_file(file, lambda part: part.write_text(json.dumps(settings) + "\n", "utf-8"))
 
