@@ -102,9 +102,8 @@ class Extract:
             raise InputError(f"{self.data}: {quarantine.summary()}; see {quarantine.path}")
         missing = sum(not self._file(number).exists() for number in range(len(shards)))
         if missing:
-            print(
-            print(f"{self.out}: part {own.number} of {own.of} is done; {missing} of {len(shards)} shards are missing")
-            )
+            done = f"part {own.number} of {own.of} is done"
+            print(f"{self.out}: {done}; {missing} of {len(shards)} shards are missing")
             return
         note = f"; {quarantine.broken} broken pictures are left out, see {quarantine.path}" if quarantine.broken else ""
         print(f"{self.out}: regions of {len(pictures) - quarantine.broken} pictures in {len(shards)} shards{note}")
