@@ -13,7 +13,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Regions
+from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Regions, RegionSpec, TextSpec
 
 
 class Reader:
@@ -39,7 +39,9 @@ def reader(spec: InputSpec, tokenizer: Tokenizer | None = None) -> Loaded:
     return Loaded(Reader(spec), tokenizer)
 
 
-FULL = InputSpec(image_size=8, max_text_length=6, vocab_size=40, separator=False, region_width=5, max_regions=2)
+FULL = InputSpec(
+    text=TextSpec(vocab_size=40, max_length=6, separator=False), image=ImageSpec.square(8), regions=RegionSpec(5, 2)
+)
 
 
 def test_every_form_of_one_picture_gives_the_same(tmp_path: Path) -> None:
@@ -91,8 +93,8 @@ def test_regions(tokenizer: Tokenizer) -> None:
     ("spec", "given", "words"),
     [
         (FULL, {"texts": ["a"]}, r"no vocabulary.* load\(\.\.\., vocab="),
-        (InputSpec(image_size=8), {"texts": ["a"]}, "reads no texts"),
-        (InputSpec(max_text_length=8), {"images": [picture(1)]}, "reads no images"),
+        (InputSpec(image=ImageSpec.square(8)), {"texts": ["a"]}, "reads no texts"),
+        (InputSpec(text=TextSpec(max_length=8)), {"images": [picture(1)]}, "reads no images"),
         (FULL, {"images": []}, "no images were given"),
         (InputSpec(), {"regions": [{"features": torch.ones(1, 5), "boxes": torch.zeros(1, 4)}]}, "reads no regions"),
         (FULL, {"regions": [{"features": torch.ones(1, 4), "boxes": torch.zeros(1, 4)}]}, "4 wide, the model reads 5"),
@@ -112,4 +114,4 @@ def test_errors_name_the_file_and_the_counts(tokenizer: Tokenizer, tmp_path: Pat
     with pytest.raises(InputError, match=r"as many of each; these are \[1, 2\]"):
         prepare(reader(FULL, tokenizer), images=[picture(1)], texts=["a", "b"])
     with pytest.raises(InputError, match="the model embeds 3"):
-        prepare(reader(InputSpec(vocab_size=3), tokenizer), texts=["a"])
+        prepare(reader(InputSpec(text=TextSpec(vocab_size=3)), tokenizer), texts=["a"])

@@ -19,10 +19,10 @@ from coalign.data.videos.subtitles import Narration
 from coalign.data.videos.visual_words import VisualWordBook
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import InputSpec, RegionSpec, TextSpec
 
 SAID = tuple(Narration(2.0 * n, 2.0 * n + 1.5, f"step {'abcdef'[n]}") for n in range(6))
-SPEC = InputSpec(max_text_length=30, max_regions=4)
+SPEC = InputSpec(text=TextSpec(max_length=30), regions=RegionSpec(5, 4))
 TOKENS = Tokenizer.train([" ".join(n.text for n in SAID)], 60, min_frequency=1)
 
 

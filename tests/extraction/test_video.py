@@ -13,9 +13,9 @@ from coalign.errors import InputError
 from coalign.extraction.boxes import Extract as Boxes
 from coalign.extraction.frames import Extract as Frames
 from coalign.extraction.video import extract_folder
-from coalign.types import Batch, Encoding, InputSpec
+from coalign.types import Batch, Encoding, InputSpec, VideoSpec
 
-SPEC = InputSpec(image_size=16, frames=4, fps=10.0)
+SPEC = InputSpec(video=VideoSpec(16, 4, 10.0))
 
 
 class Means(nn.Module):

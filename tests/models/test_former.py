@@ -48,7 +48,7 @@ def test_a_run_of_the_quick_start_s_albef_is_the_system_compact(recipe, alpha_st
         alpha_steps,
     )
     assert model.word_patches is None and model.alignment_method == "cross_attention"
-    assert model.input_spec.max_text_length == 40 and model.input_spec.separator
+    assert model.input_spec.text.max_length == 40 and model.input_spec.text.separator
 
 
 def test_a_run_of_the_paper_s_albef_stays_one():

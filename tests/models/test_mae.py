@@ -132,7 +132,7 @@ def test_the_encoder_goes_on_into_a_classifier(make):
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert all(name.startswith(("head", "norm")) for name in missing)
-    assert model.input_spec.mean == mae.IMAGENET_MEAN
+    assert model.input_spec.image.mean == mae.IMAGENET_MEAN
     data = Batch(images=batch().images, labels=Labels(label=torch.tensor([0, 1, 2])))
     assert model.losses(data)["classification"].isfinite()
 

@@ -43,7 +43,7 @@ def loaded_of(system: str) -> Loaded:
 
 def batch_of(loaded: Loaded, texts: list[str], counts: list[int], width: int = WIDTH) -> Any:
     random = torch.Generator().manual_seed(0)
-    if loaded.spec.region_width is None:
+    if loaded.spec.regions is None:
         return prepare(loaded, images=[torch.zeros(3, 64, 64, dtype=torch.uint8)] * len(texts), texts=texts)
     sets = [
         {
@@ -79,10 +79,10 @@ def test_losses_and_encodings_are_numbers(system: str) -> None:
         maps = each[0]
         spec = model.input_spec
         assert [len(found) for found in maps] == [
-            min(len(loaded.vocabulary.encode([text]).ids.values), spec.max_text_length) for text in texts
+            min(len(loaded.vocabulary.encode([text]).ids.values), spec.text.max_length) for text in texts
         ]
-        if spec.region_width is not None:
-            assert [found.shape[1] for found in maps] == [min(count, spec.max_regions) for count in counts]
+        if spec.regions is not None:
+            assert [found.shape[1] for found in maps] == [min(count, spec.regions.most) for count in counts]
 
 
 @pytest.mark.parametrize("system", [name for name in SETTINGS if name != "vilt"])

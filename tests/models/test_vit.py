@@ -80,7 +80,7 @@ def test_larger_images_agree_with_timm():
     with pytest.raises(ValueError, match="images of 16 pixels are expected"):
         mine.encode(batch(image_size=24))
     mine.resize(24)
-    assert mine.input_spec.image_size == 24
+    assert mine.input_spec.image.size == (24, 24)
     with torch.no_grad():
         pixels = batch(image_size=24)
         assert torch.allclose(model(pixels.images.pixels), mine.encode(pixels).pooled["logits"], atol=1e-5)
@@ -305,7 +305,7 @@ def test_hybrid_reads_pixels_or_their_features():
     assert torch.equal(model.encode(ready).pooled["logits"], seen.pooled["logits"])
     model.losses(data)["classification"].backward()
     assert all(p.grad is None for p in model.stem.parameters())
-    assert model.input_spec.std == pytest.approx((128 / 255,) * 3)
+    assert model.input_spec.image.std == pytest.approx((128 / 255,) * 3)
     with pytest.raises(ValueError, match="has no stem"):
         Vit(CONFIG).load_stem()
 

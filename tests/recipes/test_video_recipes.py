@@ -47,7 +47,7 @@ def test_narrated_videos_to_a_run_and_its_fine_tuning(
     loaded = load(tmp_path / "run")
     model, words = loaded.model, loaded.tokenizer.listed()
     assert not model.config.video.space_to_depth and model.config.gather_gradient == "exact"
-    assert model.input_spec.frames / model.input_spec.fps == pytest.approx(3.2)
+    assert model.input_spec.video.seconds == pytest.approx(3.2)
     assert "square" in words or "circle" in words
     before = model.project.weight.clone()
 

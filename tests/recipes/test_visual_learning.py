@@ -25,7 +25,7 @@ from coalign.tasks.pairs.cross_retrieval import Evaluate as RetrievalTask
 from coalign.tasks.questions.nlvr2 import Evaluate as Nlvr2Task
 from coalign.tasks.questions.referring import Evaluate as ReferringTask
 from coalign.tasks.questions.vqa import Evaluate as VqaTask
-from coalign.types import InputSpec
+from coalign.types import InputSpec, RegionSpec, TextSpec
 
 COLOURS = ("red", "green", "blue")
 IMAGES = 30
@@ -132,7 +132,7 @@ def test_retrieval_by_regions(system: str, data: Path, tmp_path: Path) -> None:
 
 def test_a_true_pair_is_ranked_with_other_texts_and_other_images(data: Path) -> None:
     tokenizer = Tokenizer.train(["red green blue then"] * 3, 60)
-    spec = InputSpec(vocab_size=99, max_text_length=9, region_width=8)
+    spec = InputSpec(text=TextSpec(vocab_size=99, max_length=9), regions=RegionSpec(8))
     pictures = open_pictures(spec, data / "regions.safetensors", None)
     collate = Candidates(open_source(str(data / "captions.csv")), range(3), spec, tokenizer, pictures, 5)
     batch = collate([0, 2, 1], torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from torch import nn
 from coalign.data.loaded import Loaded
 from coalign.data.videos.write import write_video
 from coalign.data.words.word_list import WordList
-from coalign.types import Batch, Encoding, InputSpec
+from coalign.types import Batch, Encoding, InputSpec, TextSpec, VideoSpec
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
 
@@ -36,7 +36,7 @@ class ColourClips(nn.Module):
     def __init__(self, frames: int = 4, fps: float = 4.0) -> None:
         super().__init__()
         self.input_spec = InputSpec(
-            image_size=16, frames=frames, fps=fps, vocab_size=4, max_text_length=8, separator=False
+            text=TextSpec(vocab_size=4, max_length=8, separator=False), video=VideoSpec(16, frames, fps)
         )
         self.table = nn.Parameter(torch.cat([torch.full((1, 3), 1e-3), torch.eye(3)]), requires_grad=False)
         self.clips = 0

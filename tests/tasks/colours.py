@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from coalign.data.words.tokenizer import Tokenizer
-from coalign.types import Batch, Encoding, InputSpec, Packed
+from coalign.types import Batch, Encoding, ImageSpec, InputSpec, Packed, TextSpec
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -31,7 +31,9 @@ class ColourModel(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3, vocab_size=100, max_text_length=8)
+        return InputSpec(
+            text=TextSpec(vocab_size=100, max_length=8), image=ImageSpec.square(8, mean=(0.0,) * 3, std=(1.0,) * 3)
+        )
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         tokens, vectors = {}, {}

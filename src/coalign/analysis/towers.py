@@ -16,7 +16,7 @@ from coalign.analysis.datasets.columns import Columns, Floats, Ints, first_of_gr
 from coalign.analysis.datasets.texts import words_of
 from coalign.checkpoints.packages import minilm_folder
 from coalign.data.images.decode import BadSample, ImageLike, decode_image
-from coalign.data.images.transforms import ImageOptions, ImageTransform
+from coalign.data.images.transforms import ImageTransform
 from coalign.data.inputs import encode
 from coalign.data.loaded import Loaded
 from coalign.data.words.load import load_tokenizer
@@ -29,7 +29,7 @@ from coalign.models.mae.model import Mae, MaeConfig
 from coalign.progress import with_progress
 from coalign.registry import load
 from coalign.trunks.vit import VitConfig
-from coalign.types import Batch, Draws, Images, InputSpec, Packed, Record
+from coalign.types import Batch, Draws, Images, ImageSpec, InputSpec, Packed, Record, needed
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class CnnTower:
 
     def __init__(self) -> None:
         self._network = EfficientNetLite0.pretrained().folded()
-        self._transform = transform(PIXELS, MEAN, STD)
+        self._transform = transform(PIXELS, ImageSpec.square(PIXELS, MEAN, STD))
 
     @torch.no_grad()
     def encode(self, items: Sequence[ImageLike]) -> Mapping[str, Floats]:
@@ -170,7 +170,7 @@ class VitTower:
 
     def __init__(self, model: Mae, key: str) -> None:
         self._model, self.key = model.eval(), key
-        self._transform = transform(SMALL, model.input_spec.mean, model.input_spec.std)
+        self._transform = transform(SMALL, needed(model.input_spec.image, "images"))
 
     @torch.no_grad()
     def encode(self, items: Sequence[ImageLike]) -> Mapping[str, Floats]:
@@ -194,8 +194,7 @@ def vit_on(columns: Columns, steps: int, most: int, show: bool = False) -> Tower
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Mae(MaeConfig(trunk, decoder_dim=64, decoder_depth=1, decoder_heads=4, decoder_hidden_dim=128))
-    spec = model.input_spec
-    prepared = transform(SMALL, spec.mean, spec.std)
+    prepared = transform(SMALL, needed(model.input_spec.image, "images"))
     pixels: list[Tensor] = []
     for row in with_progress(rows.tolist(), "reading images for the ViT", len(rows), show):
         try:
@@ -253,10 +252,9 @@ def word2vec_on(texts: Sequence[str], most: int = 100_000) -> Word2VecTower | No
     return Word2VecTower(model.wv, f"word2vec {digest}")
 
 
-def transform(side: int, mean: Sequence[float], std: Sequence[float]) -> Callable[[ImageLike], Tensor]:
-    """Any picture to a square of `side` pixels, as evaluation sees it."""
-    spec = InputSpec(image_size=side, mean=tuple(mean), std=tuple(std))  # pyright: ignore[reportArgumentType]
-    prepared = ImageTransform(spec, ImageOptions(), False)
+def transform(side: int, like: ImageSpec) -> Callable[[ImageLike], Tensor]:
+    """Any picture squeezed to a square of `side` pixels, normalised as another model's are."""
+    prepared = ImageTransform(InputSpec(image=ImageSpec.square(side, like.mean, like.std)))
 
     def read(image: ImageLike) -> Tensor:
         return prepared(decode_image(image))

@@ -18,7 +18,7 @@ from coalign.data.pairs.loader import check_vocabulary
 from coalign.data.regions.regions import RegionSet, pack_regions
 from coalign.data.videos.clips import Clip, ClipLike, read_clip
 from coalign.errors import InputError
-from coalign.types import Batch, Images, InputSpec, Packed, Regions, Text, Video
+from coalign.types import Batch, Images, InputSpec, Packed, Regions, Text, Video, needed
 
 
 def prepare(
@@ -60,10 +60,10 @@ def prepare(
 
 def _texts(loaded: Loaded, texts: Sequence[str] | Sequence[tuple[str, str]]) -> Text:
     spec = loaded.spec
-    if spec.max_text_length is None and spec.vocab_size is None:
+    if spec.text is None:
         raise InputError(f"{type(loaded.model).__name__} reads no texts")
     check_vocabulary(spec, loaded.vocabulary)
-    return loaded.vocabulary.encode(texts, spec.max_text_length, spec.separator)
+    return loaded.vocabulary.encode_for(texts, spec)
 
 
 def _is_one_image(images: object) -> bool:
@@ -87,10 +87,9 @@ def _regions(spec: InputSpec, regions: Regions | Sequence[RegionSet]) -> Regions
     if not isinstance(regions, Regions):
         return pack_regions(regions, spec)
     width = regions.features.values.shape[1]
-    if spec.region_width is None:
-        raise InputError("this model reads no regions")
-    if width != spec.region_width:
-        raise InputError(f"region features are {width} wide, the model reads {spec.region_width}")
+    wanted = needed(spec.regions, "regions").width
+    if width != wanted:
+        raise InputError(f"region features are {width} wide, the model reads {wanted}")
     return regions
 
 
@@ -101,12 +100,12 @@ def _is_one_video(videos: object) -> bool:
 def _videos(spec: InputSpec, videos: Sequence[ClipLike]) -> Video:
     if not videos:
         raise InputError("no videos were given")
-    if spec.frames is not None and spec.image_size is not None:
+    if spec.video is not None:
         return Video(frames=torch.stack([read_clip(video, spec) for video in videos]))
-    if not spec.streams:
+    if not spec.streams.widths:
         raise InputError("this model reads no videos")
     features = [video for video in videos if isinstance(video, Tensor) and video.dim() == 2]
-    width = next(iter(spec.streams.values()))
+    width = next(iter(spec.streams.widths.values()))
     if len(features) != len(videos) or any(own.shape[1] != width for own in features):
         raise InputError(
             f"this model reads features of clips, [n, {width}] a video; `coalign extract video` makes them"

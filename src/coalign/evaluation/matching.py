@@ -32,7 +32,7 @@ class PairScorer:
         self.found, self.pictures, self.images, self.chunk = found, pictures, images, chunk
         self.text = encode_texts(found.vocabulary, texts, found.spec)
         self.device = found.device
-        self._apart = found.spec.region_width is not None and isinstance(found.model, Matcher)
+        self._apart = found.spec.regions is not None and isinstance(found.model, Matcher)
         self._texts: Packed | None = None
 
     @torch.no_grad()

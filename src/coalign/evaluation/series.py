@@ -58,7 +58,7 @@ class SeriesRun:
                 f"{how['task']} of {', '.join(how['label_names'])}"
             )
         spec = loaded.spec
-        tokenizer = loaded.tokenizer if spec.vocab_size is not None else None
+        tokenizer = loaded.tokenizer if spec.text is not None else None
         return SeriesRun(loaded.model, data, Collate(spec, tokenizer, Scaling.load(run), how.get("max_rows", MAX_ROWS)))
 
     def answers(self, items: Sequence[Utterance], change: Change | None = None, batch_size: int = 64) -> Array:

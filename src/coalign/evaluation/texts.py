@@ -21,7 +21,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import replace_file
 from coalign.progress import with_progress
-from coalign.types import Batch, Encoding
+from coalign.types import Batch, Encoding, needed
 
 TABLE_HELP = (
     "The rows: a .tsv in GLUE's layout, or any .csv, .tsv, .jsonl, .json or .parquet table with a column of texts, or "
@@ -53,13 +53,13 @@ def encode_items(
     """Texts or pairs as the model reads them: BERT's [CLS] a [SEP] b [SEP], or the sequences that GPT makes."""
     if isinstance(model, Sequencer):
         return encode_sequences(model, tokenizer, texts, labels)
-    return encode_texts(tokenizer, texts, model.input_spec.max_text_length, labels)
+    return encode_texts(tokenizer, texts, needed(model.input_spec.text, "texts").max_length, labels)
 
 
 def encode_questions(model: Any, tokenizer: Tokenizer, rows: Sequence[ChoiceRow]) -> EncodedTexts:
     """Contexts with their endings as the model reads them, and the labels where all rows have one."""
     if not isinstance(model, Sequencer):
-        return encode_choices(tokenizer, rows, model.input_spec.max_text_length)
+        return encode_choices(tokenizer, rows, needed(model.input_spec.text, "texts").max_length)
     known = [row.label for row in rows if row.label is not None]
     labels = torch.tensor(known) if len(known) == len(rows) else None
     return encode_sequences(model, tokenizer, [(row.context, *row.endings) for row in rows], labels)

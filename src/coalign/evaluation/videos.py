@@ -144,7 +144,7 @@ def text_vectors(loaded: Loaded, texts: Sequence[str], batch_size: int = 256) ->
 
 def reads_clips(loaded: Loaded, run: Path) -> Loaded:
     """The run. Raises InputError where it reads no clips."""
-    if loaded.spec.frames is None:
+    if loaded.spec.video is None:
         raise InputError(f"{run}: {type(loaded.model).__name__} reads no clips of videos; give a run of MIL-NCE")
     return loaded.eval()
 

@@ -138,9 +138,9 @@ def class_scores(
     found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, form: tuple[str, ...]
 ) -> Tensor:
     """[items, classes] the head's scores, of a model whose targets have one of these forms."""
-    if found.spec.targets not in form:
+    if found.spec.answers.form not in form:
         raise InputError(
-            f"this {type(found.model).__name__} was made for targets of the form {found.spec.targets!r}, the task "
+            f"this {type(found.model).__name__} was made for targets of the form {found.spec.answers.form!r}, the task "
             f"needs {' or '.join(form)}"
         )
     return torch.stack(through(found, items, pictures, batch_size, logits))

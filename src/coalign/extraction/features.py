@@ -70,7 +70,7 @@ def picture_features(name: str, system: str | None = None) -> Callable[[Any], An
         return stages
     model: Any = load(name, system).model
     spec: InputSpec = model.input_spec
-    if spec.image_size is None:
+    if spec.image is None:
         raise InputError(f"{name}: reads no pictures, so it makes no features of them")
     transform = ImageTransform(spec)
 

@@ -28,7 +28,7 @@ from coalign.data.videos.clip_features import feature_names
 from coalign.data.videos.clips import stream_clips
 from coalign.data.videos.decode import find_videos
 from coalign.errors import InputError
-from coalign.types import Batch, InputSpec, Video
+from coalign.types import Batch, InputSpec, Video, needed
 
 ABOUT = "extraction.json"
 Optional = arg(metavar="VALUE", help_behavior_hint="")
@@ -58,11 +58,9 @@ class Extract:
 
         ours = (self.run_folder / "config.json").is_file()
         model = load(self.run_folder, None if ours else "mil_nce").model
-        spec = replace(
-            model.input_spec,
-            frames=self.frames or model.input_spec.frames,
-            fps=self.fps or model.input_spec.fps,
-        )
+        own = needed(model.input_spec.video, "clips")
+        video = replace(own, frames=self.frames or own.frames, fps=self.fps or own.fps)
+        spec = replace(model.input_spec, video=video)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         done = extract_folder(
             self.videos,
@@ -111,7 +109,8 @@ def extract_folder(
     if not paths:
         raise InputError(f"{videos}: no folder of videos")
     names = feature_names(paths, videos)
-    settings = {"frames": spec.frames, "fps": spec.fps, "image_size": spec.image_size, "step": step, **(about or {})}
+    video = needed(spec.video, "clips")
+    settings = {"frames": video.frames, "fps": video.fps, "image_size": video.size, "step": step, **(about or {})}
     _same_settings(out, settings)
     quarantine = Quarantine(out / "quarantine.jsonl")
     count = clips = known = 0

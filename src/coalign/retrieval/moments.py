@@ -66,10 +66,10 @@ def index_videos(
     if not paths:
         raise InputError(f"{folder}: no folder of videos")
     model, spec = loaded.model, loaded.spec
-    if spec.frames is None:
+    if spec.video is None:
         raise InputError(f"{run}: {type(model).__name__} reads no clips of videos")
     weights = digest(run / "model.safetensors")
-    hop = spec.frames / spec.fps / 2 if step is None else float(step)
+    hop = spec.video.seconds / 2 if step is None else float(step)
     about = {"run": str(run.absolute()), "weights": weights, "data": str(folder.absolute()), "step": hop}
     similarity: Similarity = getattr(model, "similarity", "cosine")
     about |= {"content": fingerprint([(video, video.stat().st_size) for video in paths])}

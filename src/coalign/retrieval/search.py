@@ -174,7 +174,7 @@ def _texts(source: Source, spec: InputSpec, tokenizer: Tokenizer, size: int) -> 
         samples = [s for s in (_sample(source, i) for i in range(start, min(start + size, len(source)))) if s]
         pairs = [(text, sample) for sample in samples for text in sample.texts]
         if pairs:
-            batch = Batch(text=tokenizer.encode([text for text, _ in pairs], spec.max_text_length, spec.separator))
+            batch = Batch(text=tokenizer.encode_for([text for text, _ in pairs], spec))
             yield batch, [entry_of(sample, text, thumbnail=False) for text, sample in pairs]
 
 

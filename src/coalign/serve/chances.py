@@ -52,7 +52,7 @@ class Chances:
             return None
         answers: Modality = "image" if row is None else self._index().item(row).modality
         spec = self._loaded().spec
-        is_shown = picture is not None and spec.region_width is None and spec.frames is None
+        is_shown = picture is not None and spec.regions is None and spec.video is None
         if answers == "text" or (row is None and not is_shown):
             return None
         vectors = dict(encode(self._loaded(), "text", [text]).vectors)

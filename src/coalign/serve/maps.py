@@ -150,11 +150,11 @@ def _batch(
     words = loaded.vocabulary.words(text)
     if not words:
         raise InputError("the text has no words; give some")
-    if loaded.spec.region_width is not None:
+    if loaded.spec.regions is not None:
         if regions is None:
             raise InputError(f"a {type(loaded.model).__name__} reads regions: start coalign serve with --regions FILE")
         batch = prepare(loaded, regions=[regions], texts=[text])
-    elif loaded.spec.frames is not None:
+    elif loaded.spec.video is not None:
         if clip is None:
             raise InputError(f"a {type(loaded.model).__name__} reads videos: give a row of an index of videos")
         batch = prepare(loaded, videos=[clip], texts=[text])

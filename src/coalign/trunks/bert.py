@@ -19,7 +19,7 @@ from coalign.layers.embeddings import TextEmbedding
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Context, Encoder
 from coalign.ops.attention import Mask
-from coalign.types import InputSpec, Packed, Record
+from coalign.types import InputSpec, Packed, Record, TextSpec
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def init_bert(module: nn.Module) -> None:
 
 def text_spec(trunk: BertConfig, max_text_length: int) -> InputSpec:
     """What a BERT asks of its texts; never longer than its position table."""
-    return InputSpec(vocab_size=trunk.vocab_size, max_text_length=min(max_text_length, trunk.positions))
+    return InputSpec(TextSpec(trunk.vocab_size, min(max_text_length, trunk.positions)))
 
 
 # ------------------------------------------------------------------------------------------------------ tensor names

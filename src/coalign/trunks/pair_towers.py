@@ -15,7 +15,7 @@ from coalign.errors import InputError
 from coalign.layers.momentum import MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, InputSpec, Packed, Record, Trainable
+from coalign.types import Batch, ImageSpec, InputSpec, Packed, Record, TextSpec, Trainable
 
 T = TypeVar("T", bound="PairTowers")
 
@@ -174,11 +174,5 @@ class MomentumPairs(Trainable, Generic[T]):
 
 def pair_spec(config: PairSettings, vocab_size: int, separator: bool) -> InputSpec:
     """The image tower's pixels; whether texts end in [SEP] is the original tokenizer's matter."""
-    return InputSpec(
-        image_size=config.image.image_size,
-        mean=config.mean,
-        std=config.std,
-        vocab_size=vocab_size,
-        max_text_length=config.max_text_length,
-        separator=separator,
-    )
+    text = TextSpec(vocab_size, config.max_text_length, separator)
+    return InputSpec(text, ImageSpec(config.image.image, config.mean, config.std))

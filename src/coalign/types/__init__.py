@@ -8,15 +8,27 @@ from coalign.types.batch import Batch, Candidates, Images, Mosaics, Regions, Ser
 from coalign.types.labels import Labels
 from coalign.types.model import FREE, Draws, Encoding, Head, Model, System, Trainable
 from coalign.types.packed import Layout, Packed, Record
-from coalign.types.spec import InputSpec, Targets
+from coalign.types.spec import (
+    AnswerSpec,
+    ImageSpec,
+    InputSpec,
+    RegionSpec,
+    StreamSpec,
+    Targets,
+    TextSpec,
+    VideoSpec,
+    needed,
+)
 
 __all__ = [
     "FREE",
+    "AnswerSpec",
     "Batch",
     "Candidates",
     "Draws",
     "Encoding",
     "Head",
+    "ImageSpec",
     "Images",
     "InputSpec",
     "Labels",
@@ -25,11 +37,16 @@ __all__ = [
     "Mosaics",
     "Packed",
     "Record",
+    "RegionSpec",
     "Regions",
     "Series",
+    "StreamSpec",
     "System",
     "Targets",
     "Text",
+    "TextSpec",
     "Trainable",
     "Video",
+    "VideoSpec",
+    "needed",
 ]

@@ -58,7 +58,7 @@ class Labels(Movable):
 
 _WORDS = "questions whose answers are texts with weights"
 MEANING: Mapping[str, tuple[str, str]] = {
-    "label": ("[B] the class or score of each item; other forms: `InputSpec.targets`", "data with a column of labels"),
+    "label": ("[B] the class or score of each item; other forms: `AnswerSpec.form`", "data with a column of labels"),
     "answer": ("[B] the answer's number, -1 for none; or scores [B, answers]", "pairs with questions (LXMERT)"),
     "answers": ("packed word pieces of n answers, to be generated", _WORDS),
     "weights": ("[n] the share of the people who gave each of `answers`", _WORDS),

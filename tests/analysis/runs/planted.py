@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Encoding, InputSpec
+from coalign.types import Batch, Encoding, ImageSpec, InputSpec, RegionSpec, TextSpec
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -53,10 +53,10 @@ class Planted(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        text = {"vocab_size": len(WORDS), "max_text_length": 64}
+        text = TextSpec(len(WORDS), 64)
         if self.by_region:
-            return InputSpec(**text, region_width=3, max_regions=40)
-        return InputSpec(**text, image_size=PATCH * SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+            return InputSpec(text, regions=RegionSpec(3, 40))
+        return InputSpec(text, image=ImageSpec.square(PATCH * SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
 
     def planted(self, batch: Batch) -> list[Tensor]:
         """[pieces, *places]: 1 where a piece names the colour of a place."""

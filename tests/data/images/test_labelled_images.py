@@ -20,9 +20,9 @@ from coalign.data.images.mixing import Mixing
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.data.pairs.loader import Loader
 from coalign.errors import InputError
-from coalign.types import Batch, InputSpec
+from coalign.types import Batch, ImageSpec, InputSpec
 
-SPEC = InputSpec(image_size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+SPEC = InputSpec(image=ImageSpec.square(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
 
 
 def put(path: Path, colour: int = 100) -> Path:

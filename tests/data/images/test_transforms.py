@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from coalign.data.images.transforms import ImageOptions, ImageTransform, derive_seed
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import ImageSpec, InputSpec
 
-SPEC = InputSpec(image_size=16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
-PLAIN = InputSpec(image_size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+SPEC = InputSpec(image=ImageSpec.square(16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125)))
+PLAIN = InputSpec(image=ImageSpec.square(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
 
 
 def test_normalisation_is_the_models() -> None:
@@ -43,7 +44,7 @@ def test_square_squeezes_and_crop_cuts() -> None:
     [((480, 640), (384, 512)), ((640, 480), (512, 384)), ((300, 1000), (192, 608)), ((96, 96), (384, 384))],
 )
 def test_pictures_that_keep_their_proportions(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    spec = InputSpec(image_size=384, image_multiple=32)
+    spec = InputSpec(image=ImageSpec((384, 384), resize="proportion", multiple=32))
     pixels = noise((size[1], size[0]))
     assert ImageTransform(spec)(pixels).shape[1:] == expected
     whole = ImageOptions(scale=(1.0, 1.0), ratio=(1.0, 1.0))
@@ -109,7 +110,8 @@ def test_sizes_are_torchvisions_to_the_bit(settings: dict[str, Any]) -> None:
 
     bicubic = InterpolationMode.BICUBIC
     multiple, options = settings.get("multiple"), {k: v for k, v in settings.items() if k != "multiple"}
-    spec = InputSpec(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), image_multiple=multiple)
+    own = ImageSpec.square(32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    spec = InputSpec(image=replace(own, resize="proportion", multiple=multiple) if multiple else own)
     for width, height in ((40, 30), (31, 90), (32, 32), (7, 5)):
         pixels = torch.from_numpy(np.array(noise((width, height)))).permute(2, 0, 1)
         if multiple:
@@ -120,5 +122,25 @@ def test_sizes_are_torchvisions_to_the_bit(settings: dict[str, Any]) -> None:
             steps = [v2.Resize(round(32 / options.get("keep", 1)), bicubic, antialias=True), v2.CenterCrop(32)]
         else:
             steps = [v2.Resize((32, 32), bicubic, antialias=True)]
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(spec.mean), list(spec.std))]
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(own.mean), list(own.std))]
         assert ImageTransform(spec, ImageOptions(**options))(pixels).equal(v2.Compose(steps)(pixels))
+
+
+def test_models_say_how_their_pictures_are_sized():
+    """Sizes need not be square, and what an option says goes before what the model says."""
+    from torchvision.transforms import InterpolationMode, v2
+
+    crop = InputSpec(image=ImageSpec((20, 36), (0.0,) * 3, (1.0,) * 3, "crop", keep=0.8))
+    flat = InputSpec(image=ImageSpec((20, 36), (0.0,) * 3, (1.0,) * 3, interpolation="bilinear"))
+    for width, height in ((40, 30), (90, 31), (31, 90), (36, 20)):
+        pixels = torch.from_numpy(np.array(noise((width, height)))).permute(2, 0, 1)
+        wide = width * 25 >= height * 45  # of 25 x 45, what 20 x 36 is 0.8 of, the height is filled first
+        covering = [25, width * 25 // height] if wide else [height * 45 // width, 45]
+        bicubic, bilinear = InterpolationMode.BICUBIC, InterpolationMode.BILINEAR
+        cut = v2.Compose([v2.Resize(covering, bicubic, antialias=True), v2.CenterCrop((20, 36))])(pixels)
+        assert (ImageTransform(crop)(pixels) * 255).round().byte().equal(cut)
+        squeezed = v2.Resize((20, 36), bilinear, antialias=True)(pixels)
+        assert (ImageTransform(flat)(pixels) * 255).round().byte().equal(squeezed)
+        told = ImageTransform(crop, ImageOptions(resize="square"))(pixels)
+        assert not told.equal(ImageTransform(crop)(pixels)) and told.shape == (3, 20, 36)
+        assert ImageTransform(crop, ImageOptions(), train=True)(pixels, 3).shape == (3, 20, 36)

@@ -12,7 +12,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.pairs.frozen import FrozenFeatures, RandomCrops, Views
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
-from coalign.types import Images, InputSpec, Packed, Text
+from coalign.types import Images, ImageSpec, InputSpec, Packed, Text, TextSpec
 
 WORDS = ["red", "green", "blue", "square", "thing", "dark"]
 
@@ -27,7 +27,7 @@ class Parts(nn.Module):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(image_size=16, vocab_size=200, max_text_length=20)
+        return InputSpec(text=TextSpec(vocab_size=200, max_length=20), image=ImageSpec.square(16))
 
     def frozen_parts(self):
         return [self.stem]

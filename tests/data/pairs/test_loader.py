@@ -19,9 +19,9 @@ from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, InputSpec
+from coalign.types import Batch, ImageSpec, InputSpec, TextSpec
 
-SPEC = InputSpec(image_size=8, max_text_length=6)
+SPEC = InputSpec(text=TextSpec(max_length=6), image=ImageSpec.square(8))
 AUGMENTED = ImageOptions(flip=True, jitter=0.3, randaugment=1)
 Make = Callable[..., Path]
 
@@ -143,7 +143,7 @@ def test_evaluation_keeps_everything_in_order(tokenizer: Tokenizer, make_images:
 
 
 def test_features_go_to_the_grid(tokenizer: Tokenizer) -> None:
-    spec = InputSpec(max_text_length=6)
+    spec = InputSpec(text=TextSpec(max_length=6))
     features = [torch.full((2, 3, 3), float(number)) for number in range(4)]
     source = InMemory([(grid, unlike("a", number)) for number, grid in enumerate(features)])
     batch = next(iter(Loader(source, spec, tokenizer, 4)))
@@ -289,4 +289,4 @@ def test_loaders_that_cannot_work(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="rank 2 of 2"):
         Loader(pairs(7), SPEC, tokenizer, 1, rank=2, world_size=2)
     with pytest.raises(InputError, match="the model embeds 5"):
-        Loader(pairs(7), InputSpec(image_size=8, vocab_size=5), tokenizer, 1)
+        Loader(pairs(7), InputSpec(text=TextSpec(vocab_size=5), image=ImageSpec.square(8)), tokenizer, 1)

@@ -32,9 +32,9 @@ from coalign.data.questions.vqa import (
 from coalign.data.regions.files.shards import ShardRegions, write_shard
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import AnswerSpec, ImageSpec, InputSpec, RegionSpec, TextSpec
 
-SPEC = InputSpec(vocab_size=99, max_text_length=12, region_width=2, max_regions=3)
+SPEC = InputSpec(text=TextSpec(vocab_size=99, max_length=12), regions=RegionSpec(2, 3))
 BOXES = {
     "a": [[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]],
     "b": [[0.0, 0.0, 1.0, 1.0]],
@@ -55,8 +55,14 @@ def regions(tmp_path: Path) -> ShardRegions:
     return ShardRegions(tmp_path / "r.safetensors")
 
 
+def spec_of(segments: tuple[int, int] | None = None, text: dict[str, Any] | None = None, **answers: Any) -> InputSpec:
+    assert SPEC.text is not None
+    own = RegionSpec(2, 3, segments)
+    return InputSpec(replace(SPEC.text, **(text or {})), regions=own, answers=AnswerSpec(**answers))
+
+
 def collate(tokenizer: Tokenizer, regions: ShardRegions, classes: int = 0, **spec: Any) -> ItemCollate:
-    own = replace(SPEC, **spec)
+    own = spec_of(**spec)
     return ItemCollate(own, tokenizer, RegionPictures(regions, own), classes)
 
 
@@ -76,20 +82,20 @@ def test_two_images_in_every_arrangement(tokenizer: Tokenizer, regions: ShardReg
     items = [Item("1", ("a", "b"), ("red",), 1), Item("2", ("b", "none"), ("blue boat",), 0)]
     places = collate(tokenizer, regions)(items)
     assert seen(places) == [[0, 1], [2], [2], []] and places.text is not None and len(places.text.ids) == 2
-    alternating = collate(tokenizer, regions, pairs="alternating", region_types=(1, 2))(items)
+    alternating = collate(tokenizer, regions, pairs="alternating", segments=(1, 2))(items)
     assert seen(alternating) == [[0, 1], [2], [2], []] and alternating.text is not None
     assert alternating.text.ids.lengths.tolist() == [3, 3, 4, 4]
     assert alternating.labels.region_types.tolist() == [1, 1, 2, 1]
-    joined = collate(tokenizer, regions, pairs="joined", region_types=(0, 1))(items)
+    joined = collate(tokenizer, regions, pairs="joined", segments=(0, 1))(items)
     assert seen(joined) == [[0, 1, 2], [2]] and joined.labels.region_types.tolist() == [0, 0, 1, 0]
     assert joined.labels.label.tolist() == [1, 0]
 
 
 def test_choices_share_their_image(tokenizer: Tokenizer, regions: ShardRegions) -> None:
     items = [Item("1", ("a",), (("red", "boat"), ("red", "fruit")), 1), Item("2", ("b",), (("a", "b"), ("a", "c")), 0)]
-    choice = collate(tokenizer, regions, targets="choice")(items)
+    choice = collate(tokenizer, regions, form="choice")(items)
     assert seen(choice) == [[0, 1], [0, 1], [2], [2]] and choice.labels.label.tolist() == [1, 0]
-    assert collate(tokenizer, regions, targets="binary")(items).labels.label.tolist() == [0, 1, 1, 0]
+    assert collate(tokenizer, regions, form="binary")(items).labels.label.tolist() == [0, 1, 1, 0]
     with pytest.raises(InputError, match="differ in their numbers"):
         collate(tokenizer, regions)([*items, Item("3", ("a",), ("red",))])
 
@@ -97,11 +103,11 @@ def test_choices_share_their_image(tokenizer: Tokenizer, regions: ShardRegions) 
 def test_boxes_as_every_form_of_target(tokenizer: Tokenizer, regions: ShardRegions) -> None:
     box = Box((50.0, 25.0, 100.0, 50.0), (100.0, 50.0))  # a's second region, a quarter of b's
     items = [Item("1", ("a",), ("red boat",), box), Item("2", ("b",), ("",), box)]
-    assert collate(tokenizer, regions, targets="region")(items).labels.label.tolist() == [1, 0]
-    assert collate(tokenizer, regions, targets="overlaps")(items).labels.label.tolist() == [0, 1, 0]
-    batch = collate(tokenizer, regions, targets="entities")(items)
+    assert collate(tokenizer, regions, form="region")(items).labels.label.tolist() == [1, 0]
+    assert collate(tokenizer, regions, form="overlaps")(items).labels.label.tolist() == [0, 1, 0]
+    batch = collate(tokenizer, regions, form="entities")(items)
     assert batch.labels.label.tolist() == [[[0, 1]], [[0, 0]]] and batch.labels.entities.tolist() == [[2], [0]]
-    shown = collate(tokenizer, regions, targets="entities")([Item("1", ("a",), ("red boat",))])
+    shown = collate(tokenizer, regions, form="entities")([Item("1", ("a",), ("red boat",))])
     assert shown.labels.label is None and shown.labels.entities.tolist() == [[2]]
 
 
@@ -110,11 +116,11 @@ def test_answers_as_scores_and_as_texts(tokenizer: Tokenizer, regions: ShardRegi
         Item("1", ("a",), ("red ?",), Answers({2: 0.6, 0: 1.0}, {"red": 0.8, "a boat": 0.2})),
         Item("2", ("b",), ("blue ?",), Answers({}, {"cat": 1.0})),
     ]
-    scores = collate(tokenizer, regions, classes=3, targets="scores")(items)
+    scores = collate(tokenizer, regions, classes=3, form="scores")(items)
     torch.testing.assert_close(scores.labels.label, torch.tensor([[1, 0, 0.6], [0, 0, 0]]))
-    one_hot = collate(tokenizer, regions, classes=3, targets="scores")([Item("1", ("a",), ("red",), 2)])
+    one_hot = collate(tokenizer, regions, classes=3, form="scores")([Item("1", ("a",), ("red",), 2)])
     assert one_hot.labels.label.tolist() == [[0, 0, 1]]
-    texts = collate(tokenizer, regions, targets="answers")(items)
+    texts = collate(tokenizer, regions, form="answers")(items)
     ids = texts.labels.answers
     assert [tokenizer.decode(part) for part in ids.values.split(ids.lengths.tolist())] == ["red", "a boat", "cat"]
     assert texts.labels.questions.tolist() == [0, 0, 1]
@@ -122,7 +128,7 @@ def test_answers_as_scores_and_as_texts(tokenizer: Tokenizer, regions: ShardRegi
 
 
 def pieces(tokenizer: Tokenizer, texts: Sequence[Parts], **spec: Any) -> list[str]:
-    text = encode_texts(tokenizer, texts, replace(SPEC, **spec))
+    text = encode_texts(tokenizer, texts, spec_of(text=spec))
     return [
         " ".join(map(tokenizer.id_to_piece, part.tolist())) for part in text.ids.values.split(text.ids.lengths.tolist())
     ]
@@ -132,10 +138,10 @@ def test_texts_of_several_parts(tokenizer: Tokenizer) -> None:
     assert pieces(tokenizer, [("red", "boat")]) == ["[CLS] red [SEP] boat [SEP]"]
     assert pieces(tokenizer, [("red", "boat", "cat")]) == ["[CLS] red [SEP] boat [SEP] cat [SEP]"]
     text = encode_texts(
-        tokenizer, [("red", "boat", "cat"), ("red", "boat", "cat")], replace(SPEC, text_types=(0, 2, 3))
+        tokenizer, [("red", "boat", "cat"), ("red", "boat", "cat")], spec_of(text={"segments": (0, 2, 3)})
     )
     assert text.types is not None and text.types.tolist() == [0, 0, 0, 2, 2, 3, 3] * 2
-    long = encode_texts(tokenizer, [("red " * 20, "boat", "cat")], replace(SPEC, text_types=(0, 2, 3)))
+    long = encode_texts(tokenizer, [("red " * 20, "boat", "cat")], spec_of(text={"segments": (0, 2, 3)}))
     assert long.ids.lengths.tolist() == [12] and long.types is not None and long.types.max() <= 3
 
 
@@ -144,14 +150,14 @@ def test_the_answer_slot_stays_in_an_empty_and_in_a_long_question(tokenizer: Tok
     short, empty, long = pieces(tokenizer, texts, answer_slot=True)
     assert (short, empty) == ("[CLS] red boat [MASK] [SEP]", "[CLS] [MASK] [SEP]")
     assert long.split()[-2:] == ["[MASK]", "[SEP]"] and len(long.split()) == 12
-    text = encode_texts(tokenizer, texts, replace(SPEC, answer_slot=True))
+    text = encode_texts(tokenizer, texts, spec_of(text={"answer_slot": True}))
     assert text.words is not None and len(text.words) == text.ids.layout.total
     assert text.words[:5].tolist() == [-1, 0, 1, -1, -1]
 
 
 def test_pictures_by_any_name(make_images: Any, tokenizer: Tokenizer) -> None:
     folder = make_images(3)
-    spec = InputSpec(image_size=8, vocab_size=99, max_text_length=9)
+    spec = InputSpec(text=TextSpec(vocab_size=99, max_length=9), image=ImageSpec.square(8))
     found = FolderPictures(folder, spec)
     assert "img/001.png" in found and "001" in found and 1 in found and 7 not in found
     pixels = found.batch([2, "img/000.png"]).images

@@ -22,7 +22,7 @@ from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionFile, image_key, pack_regions
 from coalign.errors import InputError
 from coalign.ops.boxes import box_numbers
-from coalign.types import InputSpec
+from coalign.types import InputSpec, RegionSpec
 
 WIDTH, HEIGHT = 200, 100
 IDS = ("COCO_val2014_000000000042", "COCO_val2014_000000000007")
@@ -247,11 +247,11 @@ def test_none_one_and_a_hundred_regions_share_a_batch(tmp_path: Path) -> None:
     items = [{"features": torch.randn(n, 5), "boxes": torch.rand(n, 4)} for n in (0, 1, 100)]
     write_shard(tmp_path / "a.safetensors", ["none", "one", "many"], items)
     file = open_regions(tmp_path)
-    batch = pack_regions([file[id] for id in file.ids], InputSpec(region_width=5, max_regions=36))
+    batch = pack_regions([file[id] for id in file.ids], InputSpec(regions=RegionSpec(5, 36)))
     assert batch.features.lengths.tolist() == [0, 1, 36]
     assert batch.features.values[1:].equal(items[2]["features"][:36])
     unknown = {"features": torch.zeros(0, 0), "boxes": torch.zeros(0, 4)}  # as a table without any of its regions says
-    assert pack_regions([unknown], InputSpec(region_width=5)).features.values.shape == (0, 5)
+    assert pack_regions([unknown], InputSpec(regions=RegionSpec(5))).features.values.shape == (0, 5)
 
 
 def test_the_numbers_of_a_box_come_from_one_form() -> None:
@@ -277,7 +277,7 @@ def good() -> dict[str, torch.Tensor]:
 )
 def test_regions_that_do_not_fit(change: dict[str, torch.Tensor], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        pack_regions([{**good(), **change}, good()], InputSpec(region_width=5), ["image x", "image y"])
+        pack_regions([{**good(), **change}, good()], InputSpec(regions=RegionSpec(5)), ["image x", "image y"])
 
 
 def test_damaged_files_name_file_and_image(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from coalign.data.series.folder import read_folder, write_files
 from coalign.data.series.utterances import SeriesData, Utterance, cleaned, even_places, places_in_words, word_means
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import InputSpec, StreamSpec, TextSpec
 from coalign.worlds.speakers import RATES, SeriesWorld, make_world, open_world
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "so", "good", "##ness", "don", "'", "t"]
@@ -23,7 +23,7 @@ def utterance(lengths=(2, 6), words=("so", "goodness"), id="u", **fields):
 
 
 def test_words_keep_their_numbers_whatever_is_in_them():
-    spec = InputSpec(vocab_size=11, max_text_length=6, streams={"audio": 3})
+    spec = InputSpec(text=TextSpec(vocab_size=11, max_length=6), streams=StreamSpec({"audio": 3}))
     batch = Collate(spec, Tokenizer.from_vocabulary(VOCABULARY))(
         [utterance(), utterance(words=("don't", "so", "good")), utterance(words=())]
     )
@@ -34,7 +34,7 @@ def test_words_keep_their_numbers_whatever_is_in_them():
 
 def test_streams_by_word_are_means_over_its_rows():
     item = utterance((2, 6), places={"audio": torch.tensor([0, 0, -1, 1, 1, 1])})
-    spec = InputSpec(streams={"acoustic": 3}, by_word=True)
+    spec = InputSpec(streams=StreamSpec({"acoustic": 3}, by_word=True))
     rows = Collate(spec)([item]).series.streams["acoustic"].values
     audio = item.streams["audio"]
     torch.testing.assert_close(rows, torch.stack([audio[:2].mean(0), audio[3:].mean(0)]))
@@ -43,7 +43,7 @@ def test_streams_by_word_are_means_over_its_rows():
 
 
 def test_streams_that_keep_step_share_a_layout():
-    spec = InputSpec(streams={"text": 4, "audio": 3})
+    spec = InputSpec(streams=StreamSpec({"text": 4, "audio": 3}))
     same = Collate(spec)([utterance((3, 3)), utterance((2, 2))]).series.streams
     assert same["text"].layout is same["audio"].layout
     other = Collate(spec)([utterance((3, 4)), utterance((2, 2))]).series.streams
@@ -51,7 +51,7 @@ def test_streams_that_keep_step_share_a_layout():
 
 
 def test_empty_and_very_long_streams():
-    spec = InputSpec(streams={"text": 4, "audio": 3})
+    spec = InputSpec(streams=StreamSpec({"text": 4, "audio": 3}))
     long = utterance((2, 10_000))
     batch = Collate(spec, max_rows=500)([utterance((0, 0), words=()), long])
     audio = batch.series.streams["audio"]
@@ -71,7 +71,7 @@ def test_scaling_is_of_the_training_split_and_comes_back(tmp_path):
     scaling = Scaling.of(items, ["audio"])
     scaling.save(tmp_path)
     again = Scaling.load(tmp_path)
-    rows = Collate(InputSpec(streams={"audio": 3}), scaling=again)(items).series.streams["audio"].values
+    rows = Collate(InputSpec(streams=StreamSpec({"audio": 3})), scaling=again)(items).series.streams["audio"].values
     torch.testing.assert_close(rows[:, :2].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(rows[:, :2].std(0, unbiased=False), torch.ones(2), atol=1e-4, rtol=0)
     assert not rows[:, 2].any()  # a feature that never changes
@@ -80,10 +80,10 @@ def test_scaling_is_of_the_training_split_and_comes_back(tmp_path):
 
 def test_bad_requests_are_named():
     with pytest.raises(InputError, match="u: has no stream 'vision', which the model reads; it has: text, audio"):
-        Collate(InputSpec(streams={"vision": 3}))([utterance()])
+        Collate(InputSpec(streams=StreamSpec({"vision": 3})))([utterance()])
     with pytest.raises(InputError, match="'audio' has 3 features, the model reads 7"):
-        Collate(InputSpec(streams={"audio": 7}))([utterance()])
-    spec = InputSpec(vocab_size=11)
+        Collate(InputSpec(streams=StreamSpec({"audio": 7})))([utterance()])
+    spec = InputSpec(text=TextSpec(vocab_size=11))
     with pytest.raises(InputError, match="no vocabulary"):
         Collate(spec)([utterance()])
     with pytest.raises(InputError, match="the data has none, only features of words"):

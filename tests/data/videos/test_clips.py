@@ -12,9 +12,9 @@ from coalign.data.videos.clips import Clip, read_clip, stream_clips, windows
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import InputSpec, VideoSpec
 
-SPEC = InputSpec(image_size=48, frames=8, fps=10.0)
+SPEC = InputSpec(video=VideoSpec(48, 8, 10.0))
 
 
 def test_a_clip_is_the_frames_from_its_beginning_and_black_after_the_end(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_a_clip_is_the_frames_from_its_beginning_and_black_after_the_end(tmp_pat
 
 def test_the_middle_is_cut_out_and_in_training_a_random_part(tmp_path: Path) -> None:
     file = make_video(tmp_path / "a.mp4", 20, fps=10)
-    small = InputSpec(image_size=32, frames=1, fps=10.0)
-    whole = InputSpec(image_size=48, frames=1, fps=10.0)
+    small = InputSpec(video=VideoSpec(32, 1, 10.0))
+    whole = InputSpec(video=VideoSpec(48, 1, 10.0))
     assert number_of(read_clip(Clip(file, 0.3), whole)[0] * 255) != 3  # its sides are cut off
     random = [read_clip(Clip(file, 0.3), small, generator=torch.Generator().manual_seed(seed)) for seed in range(6)]
     again = read_clip(Clip(file, 0.3), small, generator=torch.Generator().manual_seed(4))

@@ -12,10 +12,10 @@ from coalign.data.videos.narrated import ClipBags, Moment, Moments, bag_of, clip
 from coalign.data.videos.subtitles import Narration
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import InputSpec, TextSpec, VideoSpec
 
 WORDS = WordList(["pour", "the", "milk", "stir", "it", "serve", "w0", "w1", "w2", "w3"])
-SPEC = InputSpec(image_size=48, frames=8, fps=10.0, max_text_length=3, separator=False)
+SPEC = InputSpec(text=TextSpec(max_length=3, separator=False), video=VideoSpec(48, 8, 10.0))
 
 
 def srt(*cues: tuple[float, float, str]) -> str:
@@ -123,7 +123,7 @@ def test_stop_words_go() -> None:
 
 def test_clips_show_the_moment_that_is_told(folder: Path) -> None:
     (video,) = (v for v in open_narrated(folder).checked().videos if v.path.stem == "b")
-    spec = InputSpec(image_size=48, frames=1, fps=10.0, max_text_length=3, separator=False)
+    spec = InputSpec(text=TextSpec(max_length=3, separator=False), video=VideoSpec(48, 1, 10.0))
     batch = ClipBags(spec, WORDS, bag=1, augment=False)([Moment(video, 0)], torch.Generator())
     assert batch.video is not None and batch.video.frames is not None
     picture = (batch.video.frames[0, 0] * 255).byte()

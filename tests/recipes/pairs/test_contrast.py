@@ -93,7 +93,7 @@ def test_blip_is_trained_and_its_markers_stand_for_no_word(world: Path, blip: Pa
     config, tokenizer = loaded.model.config, loaded.vocabulary
     assert set(json.loads((blip / "metrics.jsonl").read_text().splitlines()[-1])["losses"]) == {"itc", "itm", "lm"}
     assert (config.decode_id, config.encode_id) == (tokenizer.vocab_size, tokenizer.vocab_size + 1)
-    assert (config.sep_id, loaded.spec.vocab_size) == (tokenizer.sep_id, tokenizer.vocab_size)
+    assert (config.sep_id, loaded.spec.text.vocab_size) == (tokenizer.sep_id, tokenizer.vocab_size)
     result = find_task("retrieval")(run=blip, pairs=pairs(world)).evaluate()
     assert set(result.rows) == {"model", "reranked", "chance"}
 
@@ -122,7 +122,7 @@ def test_a_frozen_picture_tower_of_another_model(world: Path, tmp_path: Path, na
         kept = each.image.state_dict()
         assert all(torch.equal(tensor, kept[n]) for n, tensor in tower.trunk.state_dict().items())
         assert not any(parameter.requires_grad for parameter in each.image.parameters())
-    assert loaded.spec.mean == tower.input_spec.mean != (0.5, 0.5, 0.5)
+    assert loaded.spec.image.mean == tower.input_spec.image.mean != (0.5, 0.5, 0.5)
     batch = coalign.prepare(loaded, [Image.new("RGB", (32, 32))], ["a circle"])
     assert all(own.shape[1:] == (2, 2) and own.isfinite().all() for own in loaded.model.alignment(batch))
     with pytest.raises(InputError, match="--patch-size"):

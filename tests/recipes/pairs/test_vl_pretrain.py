@@ -19,6 +19,7 @@ from coalign.errors import InputError
 from coalign.flags import configure
 from coalign.recipes import find_recipe
 from coalign.tasks import find_task
+from coalign.types import RegionSpec, TextSpec
 from coalign.worlds.scene_files import write_world
 from coalign.worlds.scenes import COLOURS, SHAPES, make_scenes
 
@@ -63,7 +64,7 @@ def test_a_recipe_trains_a_run_that_loads_and_is_measured(world: Path, tmp_path:
     loaded = coalign.load(tmp_path / "run")
     assert isinstance(loaded.tokenizer, Tokenizer)
     spec = loaded.spec
-    assert spec.vocab_size == loaded.tokenizer.vocab_size < 200
+    assert spec.text.vocab_size == loaded.tokenizer.vocab_size < 200
     seen = {"regions": given["regions"]} if "regions" in given else {"images": world}
     task = find_task("matching")(run=tmp_path / "run", data=str(world / "foils_train.jsonl"), **seen)
     assert 0 <= task.evaluate().metrics["right_wins"] <= 1
@@ -163,10 +164,10 @@ def test_batches_take_any_number_of_regions_and_one_text(tmp_path: Path) -> None
 
     tokenizer = Tokenizer.train(["a b c"] * 9, 60)
     pairs = RegionPairs(source(1, 2, 3), Regions(tmp_path).of(1, 2, 3))
-    spec = InputSpec(region_width=2, max_text_length=8, vocab_size=99)
+    spec = InputSpec(text=TextSpec(vocab_size=99, max_length=8), regions=RegionSpec(2))
     (batch,) = list(pairs.batches(spec, tokenizer, 3))
     assert batch.text is not None and batch.regions is not None
     assert sorted(batch.regions.features.lengths.tolist()) == [0, 1, 2] and len(batch.text.ids) == 3
     assert batch.ids is not None and len(set(batch.ids.tolist())) == 3
     with pytest.raises(InputError, match="2 wide, the model reads 5"):
-        list(pairs.batches(InputSpec(region_width=5, max_text_length=8), tokenizer, 3))
+        list(pairs.batches(InputSpec(text=TextSpec(max_length=8), regions=RegionSpec(5)), tokenizer, 3))

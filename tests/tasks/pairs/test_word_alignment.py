@@ -18,10 +18,10 @@ from coalign.evaluation.visual import VisualTask
 from coalign.tasks.pairs import word_alignment
 from coalign.tasks.pairs._alignment import WordMap
 from coalign.tasks.pairs.referring_alignment import Evaluate as Referring
-from coalign.types import Batch, Encoding, InputSpec
+from coalign.types import Batch, Encoding, InputSpec, RegionSpec, TextSpec
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
-SPEC = InputSpec(max_text_length=20, region_width=2)
+SPEC = InputSpec(text=TextSpec(max_length=20), regions=RegionSpec(2))
 
 
 def test_a_map_on_patches_is_averaged_over_boxes() -> None:

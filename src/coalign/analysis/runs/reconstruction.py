@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
 from coalign.analysis.runs.report import Gallery
 from coalign.data.images.decode import ImageLike, decode_image
-from coalign.data.images.transforms import ImageOptions, ImageTransform
+from coalign.data.images.transforms import ImageTransform, by_channel
 from coalign.errors import InputError
-from coalign.types import Batch, Images, InputSpec
+from coalign.types import Batch, Images, InputSpec, needed
 
 COLUMNS = ("the image", "what it saw", "what it rebuilt")
 SIDE = 160
@@ -58,7 +58,7 @@ def reconstruct(model: nn.Module, images: Sequence[ImageLike], seed: int = 0, si
     if not isinstance(model, Rebuilds):
         raise InputError(f"a {type(model).__name__} rebuilds no images; mae-pretrain makes runs that do")
     spec = model.input_spec
-    transform = ImageTransform(spec, ImageOptions(resize="crop"))
+    transform = ImageTransform(spec)
     device = next(p.device for p in model.parameters())
     pixels = torch.stack([transform(decode_image(image)) for image in images]).to(device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -91,7 +91,7 @@ def reconstruction_sheet(rows: Sequence[Rebuilt], size: int = SIDE) -> Image.Ima
 
 def _picture(pixels: Tensor, spec: InputSpec, side: int) -> Image.Image:
     """Normalised [3, H, W] as the picture it was."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    mean, std = by_channel(needed(spec.image, "images"))
     plain = ((pixels * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     scale = max(side // plain.shape[0], 1)
     image = Image.fromarray(plain)

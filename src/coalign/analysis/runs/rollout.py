@@ -5,7 +5,7 @@ appendix D.8; Abnar and Zuidema 2020). The maps are the model's own (`Vit.rollou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,7 +18,7 @@ from coalign.data.images.decode import ImageLike, decode_image
 from coalign.data.images.pictures import fit
 from coalign.data.images.transforms import ImageOptions, ImageTransform
 from coalign.errors import InputError
-from coalign.types import Images, InputSpec
+from coalign.types import Images, InputSpec, needed
 
 
 @runtime_checkable
@@ -55,10 +55,8 @@ def rollouts(model: nn.Module, images: Sequence[ImageLike], options: ImageOption
     if not isinstance(model, RollsOut):
         raise InputError(f"a {type(model).__name__} has no attention rollout; a ViT has")
     spec = model.input_spec
-    size = spec.image_size
-    assert size is not None
-    transform = ImageTransform(spec, options)
-    plain = ImageTransform(InputSpec(size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), options)
+    bare = replace(needed(spec.image, "images"), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    transform, plain = ImageTransform(spec, options), ImageTransform(InputSpec(image=bare), options)
     device = next(p.device for p in model.parameters())
     decoded = [decode_image(image) for image in images]
     maps = model.eval().rollout(Images(torch.stack([transform(image) for image in decoded]).to(device))).cpu()

@@ -120,7 +120,7 @@ def _page(
 
 def _regions(loaded: Loaded, path: Path | None) -> RegionFile | None:
     """The file of regions, for a model that reads them."""
-    if loaded.spec.region_width is None:
+    if loaded.spec.regions is None:
         return None
     if path is None:
         raise InputError(f"a {type(loaded.model).__name__} reads regions: give a file of them by --regions")

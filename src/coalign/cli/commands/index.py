@@ -41,7 +41,7 @@ def command(
 
     loaded = load_run(run, half=True)
     path = out or run / "index"
-    if loaded.spec.frames is not None:
+    if loaded.spec.video is not None:
         return _videos(run, loaded, Path(pairs.data), path, step, overwrite, max(batch_size // 8, 1), json)
     if (chosen := Part.chosen(part)) is not None:
         return _part(run, loaded, pairs.open(), path, chosen, overwrite, batch_size, workers, json)

@@ -33,7 +33,7 @@ def command(
 
     new_file(out, overwrite, (".png", ".jpg", ".webp"))
     said = run_config(run).get("images") or {}
-    options = ImageOptions(resize=said.get("resize", "square"), keep=said.get("keep", 1.0))
+    options = ImageOptions(resize=said.get("resize"), keep=said.get("keep"))
     found = rollouts(load_run(run).model, images, options)
     print(save_picture(rollout_sheet(found, [image.stem for image in images]), out))
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate, pad
 
 from coalign.data.images.decode import MAX_PIXELS
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import ImageSpec, InputSpec, needed
 
 LONGEST = 16
 """Of a picture longer than this many times its width only the middle is sized (see `ImageOptions.resize`)."""
@@ -32,12 +32,12 @@ class ImageOptions:
     """How pictures are sized and augmented.
 
     Attributes:
-        resize: Evaluation: "square" squeezes the picture to a square (ALBEF, Google's ViT), "crop" sizes the shorter
-            side and cuts the middle out (MAE, timm).
-        keep: Evaluation by "crop": the share of the shorter side that is kept (MAE: 0.875, that is 224 of 256).
+        resize: Evaluation otherwise than the model says: "square" squeezes the picture to the model's size, "crop"
+            sizes it to cover that and cuts the middle out. Nothing for models that keep the proportions.
+        keep: Evaluation by "crop": the share of the shorter side that is kept, otherwise than the model says.
         scale: Training: the least and the largest share of the area that a random crop keeps; (1, 1) with
             `ratio` (1, 1) leaves the framing alone and treats the picture as in evaluation.
-        ratio: Training: the crop's least and largest width by height, before it is squeezed to a square.
+        ratio: Training: the crop's least and largest width by height, before it is squeezed to the model's size.
         flip: Training: mirrors half of the pictures. Off, because texts say left and right.
         jitter: Training: strength of random brightness, contrast and saturation.
         randaugment: Training: how many random operations each picture goes through (Cubuk et al., 2020).
@@ -46,8 +46,8 @@ class ImageOptions:
         max_pixels: Larger pictures are refused, see `decode_image`.
     """
 
-    resize: Literal["square", "crop"] = "square"
-    keep: float = 1.0
+    resize: Literal["square", "crop"] | None = None
+    keep: float | None = None
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
@@ -62,21 +62,20 @@ Step = Callable[[Tensor], Tensor]
 
 
 class ImageTransform:
-    """A picture, PIL or uint8 [3, H, W], to float32 [3, S, S], normalised by the model's mean and standard deviation.
+    """A picture, PIL or uint8 [3, H, W], to float32 [3, H, W] of the model's size, normalised by its statistics.
 
     Where the model takes pictures in their proportions, sizes differ; `data.collate.stack_pictures` makes a batch.
     In training the randomness comes from the seed of the call alone; global generators are left as they were.
     """
 
     def __init__(self, spec: InputSpec, options: ImageOptions | None = None, train: bool = False) -> None:
-        if spec.image_size is None:
-            raise InputError("this model reads no images")
-        options = options or ImageOptions()
+        own, options = needed(spec.image, "images"), options or ImageOptions()
         framing_alone = options.scale == (1.0, 1.0) and options.ratio == (1.0, 1.0)
-        steps = [] if train and not framing_alone else _sizing(spec.image_size, spec.image_multiple, options)
+        steps = [] if train and not framing_alone else [_sizing(own, options)]
         if train:
-            steps += _augmenting(spec.image_size, options, crop=not framing_alone)
-        steps.append(partial(_normalise, mean=_by_channel(spec.mean), std=_by_channel(spec.std)))
+            steps += _augmenting(own.size, options, crop=not framing_alone)
+        mean, std = by_channel(own)
+        steps.append(partial(_normalise, mean=mean, std=std))
         if train and options.erase:
             from torchvision.transforms import v2
 
@@ -115,15 +114,16 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 [C, *size] by bicubic interpolation with antialiasing, as `torchvision.transforms.v2` has it."""
+def resize(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """uint8 [C, *size] by interpolation with antialiasing, as `torchvision.transforms.v2` has it."""
     if tuple(image.shape[-2:]) == size:
         return image
-    return interpolate(image[None], size=list(size), mode="bicubic", align_corners=False, antialias=True)[0]
+    return interpolate(image[None], size=list(size), mode=mode, align_corners=False, antialias=True)[0]
 
 
-def _by_channel(values: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(values).view(3, 1, 1)
+def by_channel(spec: ImageSpec) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [3, 1, 1] of pixels in [0, 1]."""
+    return torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
 
 
 def _normalise(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -139,17 +139,17 @@ def _centre(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def _in_proportion(image: Tensor, size: int, multiple: int) -> Tensor:
-    """The shorter side is sized to `size`, or less where the longer would pass 1333/800 of it; then both are cut down
-    to whole multiples (ViLT, Kim et al. 2021, section 4.2, which takes these figures from detectors)."""
-    sides: list[int] = list(image.shape[-2:])
+def _in_proportion(image: Tensor, spec: ImageSpec) -> Tensor:
+    """The shorter side is sized to the model's, or less where the longer would pass 1333/800 of it; then both are cut
+    down to whole multiples (ViLT, Kim et al. 2021, section 4.2, which takes these figures from detectors)."""
+    sides, size = list(image.shape[-2:]), min(spec.size)
     scale = min(size / min(sides), int(1333 / 800 * size) / max(sides))
-    height, width = (max(1, int(side * scale + 0.5) // multiple) * multiple for side in sides)
-    return resize(image, (height, width))
+    height, width = (max(1, int(side * scale + 0.5) // spec.multiple) * spec.multiple for side in sides)
+    return resize(image, (height, width), spec.interpolation)
 
 
-def _middle(image: Tensor, size: int, keep: float) -> Tensor:
-    """The shorter side is sized to `size / keep`, and the middle cut out.
+def _middle(image: Tensor, spec: ImageSpec) -> Tensor:
+    """The picture is sized to cover the model's size divided by `keep`, and the middle cut out.
 
     Of a picture more than `LONGEST` times as long as it is wide only the middle is sized: a strip of one row would
     otherwise become that much longer, only for its middle to be used.
@@ -157,23 +157,24 @@ def _middle(image: Tensor, size: int, keep: float) -> Tensor:
     longest = LONGEST * min(image.shape[-2:])
     image = _centre(image, *(min(side, longest) for side in image.shape[-2:]))
     height, width = image.shape[-2:]
-    shorter = round(size / keep)
-    if height <= width:
-        image = resize(image, (shorter, int(shorter * width / height)))
+    down, across = (round(side / spec.keep) for side in spec.size)
+    if height * across <= width * down:
+        sized = (down, max(int(down * width / height), across))
     else:
-        image = resize(image, (int(shorter * height / width), shorter))
-    return _centre(image, size, size)
+        sized = (max(int(across * height / width), down), across)
+    return _centre(resize(image, sized, spec.interpolation), *spec.size)
 
 
-def _sizing(size: int, multiple: int | None, options: ImageOptions) -> list[Step]:
-    if multiple is not None:
-        return [partial(_in_proportion, size=size, multiple=multiple)]
-    if options.resize == "square":
-        return [partial(resize, size=(size, size))]
-    return [partial(_middle, size=size, keep=options.keep)]
+def _sizing(spec: ImageSpec, options: ImageOptions) -> Step:
+    if spec.resize == "proportion":
+        return partial(_in_proportion, spec=spec)
+    asked = {None: spec.resize, "square": "squeeze", "crop": "crop"}[options.resize]
+    if asked == "squeeze":
+        return partial(resize, size=spec.size, mode=spec.interpolation)
+    return partial(_middle, spec=replace(spec, keep=options.keep or spec.keep))
 
 
-def _augmenting(size: int, options: ImageOptions, crop: bool) -> list[Step]:
+def _augmenting(size: tuple[int, int], options: ImageOptions, crop: bool) -> list[Step]:
     if not (crop or options.flip or options.jitter or options.randaugment):
         return []
     from torchvision.transforms import InterpolationMode, v2

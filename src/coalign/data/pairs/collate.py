@@ -88,7 +88,7 @@ def collate(examples: Sequence[Example], spec: InputSpec, tokenizer: Tokenizer |
     text = None
     if tokenizer is not None:
         texts = [text for example in examples for text in example.texts]
-        text = tokenizer.encode(texts, spec.max_text_length, spec.separator)
+        text = tokenizer.encode_for(texts, spec)
     text_ids = [example.id for example in examples for _ in example.texts]
     return Batch(
         text=text,

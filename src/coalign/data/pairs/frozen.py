@@ -24,13 +24,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from coalign.data.core.fingerprint import digest
 from coalign.data.core.samples import Ids, Sample, Source
 from coalign.data.images.decode import decode_image, name_of
-from coalign.data.images.transforms import ImageTransform, derive_seed
+from coalign.data.images.transforms import ImageTransform, by_channel, derive_seed
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.collate import Example, collate
 from coalign.data.pairs.loader import Loader
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.files import replace_file
-from coalign.types import Batch, Candidates, Images, InputSpec, Layout, Mosaics, Packed, Text
+from coalign.types import Batch, Candidates, Images, InputSpec, Layout, Mosaics, Packed, Text, needed
 
 CHUNK = 256
 
@@ -266,7 +266,7 @@ def stem_grids(model: FrozenParts, samples: Sequence[Sample], views: Views) -> T
     """[N, V, C, h, w], half precision: the stem's features of every view."""
     spec, generator = model.input_spec, torch.Generator().manual_seed(views.seed)
     plain, augment = ImageTransform(spec), views.augment or RandomCrops(spec)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    mean, std = by_channel(needed(spec.image, "images"))
     grids: Tensor | None = None
     with torch.no_grad():
         for begin in track(range(0, len(samples), CHUNK), "reading pictures", transient=True):
@@ -301,8 +301,8 @@ def make_mosaics(
     """
     spec, generator = model.input_spec, torch.Generator().manual_seed(derive_seed(views.seed, 1))
     augment, cells = views.augment or RandomCrops(spec), SIDE**2
-    size = spec.image_size or 0
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    own = needed(spec.image, "images")
+    (height, width), (mean, std) = own.size, by_channel(own)
     texts = [min(sample.texts, key=len) for sample in samples]
     members = torch.cat(
         [
@@ -314,7 +314,7 @@ def make_mosaics(
     with torch.no_grad():
         for part in track(list(members.split(CHUNK // cells)), "mosaics of pictures", transient=True):
             pictures = [pil_to_tensor(decode_image(samples[index].image)) for index in part.flatten().tolist()]
-            pixels = resize(augment(pictures, generator), [size // SIDE, size // SIDE], antialias=True)
+            pixels = resize(augment(pictures, generator), [height // SIDE, width // SIDE], antialias=True)
             joined = pixels.unflatten(0, (-1, SIDE, SIDE)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
             grids.append(model.features(Images(pixels=(joined - mean) / std)).half())
     orders = [torch.randperm(cells, generator=generator).tolist() for _ in members]
@@ -332,7 +332,10 @@ def _captions(
     A text's states are those of the text alone, so each is read once.
     """
     texts = list(dict.fromkeys(text for parts in captions for text in parts))
-    read, limit = _text_states(model, tokenizer, texts, by_phrase=True), model.input_spec.max_text_length
+    read, limit = (
+        _text_states(model, tokenizer, texts, by_phrase=True),
+        needed(model.input_spec.text, "texts").max_length,
+    )
     lengths = read["lengths"].tolist()
     each = zip(read["ids"].split(lengths), read["states"].split(lengths), strict=True)
     pieces = {text: (ids[1:-1], states[1:-1]) for text, (ids, states) in zip(texts, each, strict=True)}
@@ -405,7 +408,7 @@ def _text_states(
     with torch.no_grad():
         for begin in track(range(0, len(order), CHUNK), "reading texts", transient=True):
             part = order[begin : begin + CHUNK]
-            text = tokenizer.encode([texts[index] for index in part], spec.max_text_length, spec.separator)
+            text = tokenizer.encode_for([texts[index] for index in part], spec)
             lengths = text.ids.lengths.tolist()
             read = states_of(text).values.half().split(lengths)
             for index, own, rows in zip(part, text.ids.values.split(lengths), read, strict=True):

@@ -96,7 +96,7 @@ class Loader(EpochLoader):
             source=self.source,
             spec=spec,
             tokenizer=tokenizer,
-            transform=None if spec.image_size is None else ImageTransform(spec, options, train),
+            transform=None if spec.image is None else ImageTransform(spec, options, train),
             options=options or ImageOptions(),
             choose_text=choose_text,
             collate=collate,
@@ -181,8 +181,9 @@ class SourceContent(Sequence[tuple[Path | None, tuple[str, ...]]]):
 
 def check_vocabulary(spec: InputSpec, tokenizer: Tokenizer | None) -> None:
     """Raises InputError when the tokenizer gives ids that the model has no embedding for."""
-    if tokenizer is not None and spec.vocab_size is not None and tokenizer.vocab_size > spec.vocab_size:
+    most = None if spec.text is None else spec.text.vocab_size
+    if tokenizer is not None and most is not None and tokenizer.vocab_size > most:
         raise InputError(
-            f"the vocabulary has {tokenizer.vocab_size} pieces, the model embeds {spec.vocab_size}; "
+            f"the vocabulary has {tokenizer.vocab_size} pieces, the model embeds {most}; "
             "give the vocabulary that the model was trained with"
         )

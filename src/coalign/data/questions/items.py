@@ -3,7 +3,7 @@
 The readers of the published tasks (`vqa`, `nlvr2`, `entailment`, `vcr`, `referring`) give `Item`s; `ItemCollate` makes
 batches of them as the model's `InputSpec` says, so that one reader serves every system.
 
-`Batch.labels.label`, by `InputSpec.targets`: "class" [B] numbers; "scores" [B, classes] in [0, 1]; "choice" [B] the
+`Batch.labels.label`, by `AnswerSpec.form`: "class" [B] numbers; "scores" [B, classes] in [0, 1]; "choice" [B] the
 right one of each item's texts; "binary" [texts] 1 at the right ones; "region" [B] the region that overlaps the right
 box most; "overlaps" [regions] each one's overlap with it, 0 below one half; "entities" [B, 1, regions] equal shares for
 those that overlap it by one half or more, with `labels.entities` [B, 1], the last word's position; "answers": no
@@ -24,7 +24,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.ops.boxes import overlap
 from coalign.ops.pairing import take_images, take_regions, take_texts
-from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Text
+from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Text, needed
 
 RIGHT = 0.5
 """The overlap (intersection over union) from which on a box is right."""
@@ -89,28 +89,29 @@ class ItemCollate:
             raise InputError(f"items {items[0].id} ... {items[-1].id} differ in their numbers of images and texts")
         ((images, choices),) = each
         text = encode_texts(self.tokenizer, [text for item in items for text in item.texts], spec)
-        places = images > 1 and spec.pairs == "places"
+        places = images > 1 and spec.answers.pairs == "places"
         flat = [item.images[i] for i in range(images) for item in items] if places else []
         seen = self.pictures.batch(flat or [image for item in items for image in item.images])
         labels = Labels()
         regions = seen.regions
-        if regions is not None and spec.region_types is not None and images > 1:
-            types = torch.tensor(spec.region_types)
+        segments = None if spec.regions is None else spec.regions.segments
+        if regions is not None and segments is not None and images > 1:
+            types = torch.tensor(segments)
             labels = replace(labels, region_types=types[regions.features.layout.item % images])
-        if images > 1 and spec.pairs == "joined":
+        if images > 1 and spec.answers.pairs == "joined":
             if regions is None:
                 raise InputError("this model joins the regions of an item's images, but was given pictures")
             layout = regions.features.layout.group([images] * size)
             regions = replace(regions, features=Packed(regions.features.values, layout))
         each_text = torch.arange(size * choices)
-        if images > 1 and spec.pairs == "alternating":
+        if images > 1 and spec.answers.pairs == "alternating":
             text = take_texts(text, each_text.repeat_interleave(images))
         pixels = seen.images
         if choices > 1:
             item = torch.arange(size).repeat_interleave(choices)
             regions = None if regions is None else take_regions(regions, item)
             pixels = None if pixels is None else take_images(pixels, item)
-        if spec.targets == "entities":
+        if spec.answers.form == "entities":
             labels = replace(labels, entities=last_words(text)[:, None])
         if all(item.target is not None for item in items):
             labels = replace(labels, **self.targets(items, regions))
@@ -118,7 +119,7 @@ class ItemCollate:
 
     def targets(self, items: Sequence[Item], regions: Regions | None) -> dict[str, Tensor | Packed]:
         """The truth in the model's form; see the module."""
-        form, truth = self.spec.targets, [item.target for item in items]
+        form, truth = self.spec.answers.form, [item.target for item in items]
         if form in ("region", "overlaps", "entities"):
             if regions is None:
                 raise InputError("finding the right region needs regions")
@@ -143,18 +144,19 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[Parts], spec: InputSpec) 
 
     A text that is too long loses words at its end, of two sides the longer first; the answer slot stays.
     """
-    room = spec.max_text_length
-    if spec.answer_slot and room is not None:
+    own = needed(spec.text, "texts")
+    room = own.max_length
+    if own.answer_slot and room is not None:
         room -= 1
     separator = tokenizer.id_to_piece(tokenizer.sep_id)
     sides = [text if isinstance(text, str) else (f" {separator} ".join(text[:-1]), text[-1]) for text in texts]
-    found = tokenizer.encode(cast("list[str]", sides), room, spec.separator)
-    if spec.text_types is not None and any(not isinstance(text, str) for text in texts):
+    found = tokenizer.encode(cast("list[str]", sides), room, own.separator)
+    if own.segments is not None and any(not isinstance(text, str) for text in texts):
         ends = found.ids.with_values((found.ids.values == tokenizer.sep_id).long())
         before = ends.values.cumsum(0) - ends.values
         segment = before - before[found.ids.layout.first][found.ids.layout.item]
-        found = replace(found, types=torch.tensor(spec.text_types)[segment.clamp(max=len(spec.text_types) - 1)])
-    if not spec.answer_slot:
+        found = replace(found, types=torch.tensor(own.segments)[segment.clamp(max=len(own.segments) - 1)])
+    if not own.answer_slot:
         return found
     slot = [torch.cat([ids[:-1], ids.new_tensor([tokenizer.mask_id]), ids[-1:]]) for ids in _items(found.ids)]
     words = None

@@ -127,7 +127,7 @@ def open_pictures(spec: InputSpec, regions: Path | None, images: Path | None) ->
     Raises:
         InputError: that kind was not given.
     """
-    if spec.region_width is not None:
+    if spec.regions is not None:
         if regions is None:
             raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
         return RegionPictures(open_regions(regions), spec)

@@ -139,7 +139,7 @@ def collate_region_pairs(
             for number, score in (item.target.scores if item.target is not None else {}).items():
                 scores[row, number] = score
     return Batch(
-        text=tokenizer.encode(texts, spec.max_text_length, spec.separator),
+        text=tokenizer.encode_for(texts, spec),
         regions=pack_regions([item.regions for item in items], spec, [item.name for item in items]),
         ids=torch.tensor([item.id for item in items]),
         labels=Labels(answer=scores),

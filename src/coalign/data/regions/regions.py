@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coalign.errors import InputError
 from coalign.files import guarded
-from coalign.types import InputSpec, Packed, Regions
+from coalign.types import InputSpec, Packed, Regions, needed
 
 RegionSet = Mapping[str, Any]
 """The regions of one image: `features` [R, D], `boxes` [R, 4] in fractions, and `classes` [R, C] the detector's class
@@ -157,7 +157,7 @@ def in_fractions(boxes: Tensor, width: int | float, height: int | float) -> Tens
 def pack_regions(
     regions: Sequence[RegionSet], spec: InputSpec | None = None, names: Sequence[str] | None = None
 ) -> Regions:
-    """The regions of several images as a batch, the first `spec.max_regions` of each; an image may have none.
+    """The regions of several images as a batch, the first `spec.regions.most` of each; an image may have none.
 
     Detectors' files list the surest regions first. `names` call the images in errors.
 
@@ -168,12 +168,11 @@ def pack_regions(
     if not regions:
         raise InputError("no regions were given")
     called = [f"image {place}" for place in range(len(regions))] if names is None else names
-    most = None if spec is None else spec.max_regions
-    if spec is not None and spec.region_width is None:
-        raise InputError("this model reads no regions")
+    own = None if spec is None else needed(spec.regions, "regions")
+    most = None if own is None else own.most
     items = [checked(item, f"regions of {name}") for item, name in zip(regions, called, strict=True)]
     widths = [item["features"].shape[1] for item in items if len(item["features"])]
-    wanted = spec.region_width if spec is not None else (widths or [0])[0]
+    wanted = own.width if own is not None else (widths or [0])[0]
     for item, name in zip(items, called, strict=True):
         width = item["features"].shape[1]
         if not len(item["features"]):  # a file without any of an image's regions may not know their width

@@ -15,7 +15,7 @@ from coalign.data.series.utterances import SeriesData, Utterance, even_places, w
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import reader, regular, replace_file
-from coalign.types import Batch, InputSpec, Labels, Layout, Packed, Series, Text
+from coalign.types import Batch, InputSpec, Labels, Layout, Packed, Series, Text, needed
 
 OTHER_NAMES = {"visual": "vision", "acoustic": "audio"}
 """Stream names of models (MAG's code says visual and acoustic), and ours."""
@@ -71,8 +71,8 @@ class Collate:
     """Makes batches for a model with this `spec`; call it with utterances.
 
     `scaling` standardises the features. Streams longer than `max_rows` are averaged over equal stretches, a stream
-    without rows gets one of zeros. Streams by word (`spec.by_word`) are averaged over each word's rows, by the places
-    that the data gives, or with all words equally long.
+    without rows gets one of zeros. Streams by word (`StreamSpec.by_word`) are averaged over each word's rows, by the
+    places that the data gives, or with all words equally long.
     """
 
     spec: InputSpec
@@ -86,14 +86,14 @@ class Collate:
         streams: dict[str, Packed] = {}
         places: dict[str, Tensor] = {}
         layouts: dict[tuple[int, ...], Layout] = {}
-        for wanted, width in self.spec.streams.items():
+        for wanted, width in self.spec.streams.widths.items():
             found = [self._rows(item, wanted, width) for item in items]
             lengths = tuple(len(rows) for rows, _ in found)
             layout = layouts.setdefault(lengths, Layout.of(lengths))  # one for all streams that keep step
             streams[wanted] = Packed(torch.cat([rows for rows, _ in found]), layout)
             places[wanted] = torch.cat([place for _, place in found])
         text = None
-        if self.spec.vocab_size is not None:
+        if self.spec.text is not None:
             text = encode_words(self.tokenizer, [item.words for item in items], self.spec)
         labels = torch.stack([item.label for item in items])
         labels = labels[:, 0] if labels.shape[1] == 1 else labels
@@ -112,7 +112,7 @@ class Collate:
         place = item.places[name] if name in item.places else even_places(len(rows), words)
         if self.scaling is not None:
             rows = self.scaling.apply(name, rows)
-        if self.spec.by_word:
+        if self.spec.streams.by_word:
             rows, place = word_means(rows, place, words), torch.arange(words)
         if len(rows) > self.max_rows:
             bins = even_places(len(rows), self.max_rows)
@@ -132,13 +132,14 @@ def encode_words(tokenizer: Tokenizer | None, utterances: Sequence[tuple[str, ..
             "this model reads words, and the data has none, only features of words; MAG's and MMSA's pickles, .csd "
             "files and tables have them"
         )
-    room = None if spec.max_text_length is None else spec.max_text_length - 1 - int(spec.separator)
+    own = needed(spec.text, "words")
+    room = None if own.max_length is None else own.max_length - 1 - int(own.separator)
     ids: list[int] = []
     words: list[int] = []
     lengths: list[int] = []
     for utterance in utterances:
         pieces = [(piece, n) for n, word in enumerate(utterance) for piece in _pieces(tokenizer, word)][:room]
-        ends = [(tokenizer.sep_id, -1)] if spec.separator else []
+        ends = [(tokenizer.sep_id, -1)] if own.separator else []
         item = [(tokenizer.cls_id, -1), *pieces, *ends]
         ids += [piece for piece, _ in item]
         words += [word for _, word in item]

@@ -191,5 +191,5 @@ class CaptionedClips:
             begin = clip_start(Narration(span.start, end, ""), clip_seconds(self.spec), generator)
             frames.append(read_clip(Clip(span.video, begin), self.spec, generator=generator, flip=self.flip))
             texts.append(item.texts[int(torch.randint(len(item.texts), (), generator=generator))])
-        text = self.tokenizer.encode(texts, self.spec.max_text_length, self.spec.separator)
+        text = self.tokenizer.encode_for(texts, self.spec)
         return Batch(text=text, video=Video(frames=torch.stack(frames)))

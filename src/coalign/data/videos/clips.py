@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coalign.data.videos.decode import VideoLike, read_frames, stream_frames
 from coalign.errors import InputError
-from coalign.types import InputSpec
+from coalign.types import InputSpec, needed
 
 ROOM = 8 / 7
 """In training a clip is read so much larger than it is cut out, as 256 is to 224."""
@@ -31,9 +31,7 @@ ClipLike = Clip | str | os.PathLike[str] | Tensor
 
 def clip_seconds(spec: InputSpec) -> float:
     """How long a clip is for this model."""
-    if spec.frames is None or spec.image_size is None:
-        raise InputError("this model reads no clips")
-    return spec.frames / spec.fps
+    return needed(spec.video, "clips").seconds
 
 
 def read_clip(
@@ -48,8 +46,8 @@ def read_clip(
         BadSample: The file cannot be read.
         InputError: The frames given have another form.
     """
-    clip_seconds(spec)
-    size, count = spec.image_size or 0, spec.frames or 0
+    own = needed(spec.video, "clips")
+    size, count = own.size, own.frames
     if isinstance(clip, Tensor):
         if clip.shape != (count, 3, size, size):
             raise InputError(f"frames are [{count}, 3, {size}, {size}] for this model, not {list(clip.shape)}")
@@ -57,7 +55,7 @@ def read_clip(
     if not isinstance(clip, Clip):
         clip = Clip(clip)
     short_side = size if generator is None else round(size * ROOM)
-    times = [clip.start + number / spec.fps for number in range(count)]
+    times = [clip.start + number / own.fps for number in range(count)]
     frames = read_frames(clip.video, times, short_side=short_side)
     spare = [side - size for side in frames.shape[2:]]
     if generator is None:
@@ -88,18 +86,19 @@ def stream_clips(
     Raises:
         BadSample: The file cannot be read.
     """
-    seconds, size, count = clip_seconds(spec), spec.image_size or 0, spec.frames or 0
-    hop = max(round((seconds if step is None else step) * spec.fps), 1)
+    own = needed(spec.video, "clips")
+    seconds, size, count = own.seconds, own.size, own.frames
+    hop = max(round((seconds if step is None else step) * own.fps), 1)
     buffer: list[Tensor] = []
     skip, number = 0, first  # frames between two clips that no clip shows
 
     def clip() -> tuple[float, float, Tensor]:
         frames = torch.stack(buffer[:count]).float() / 255
         whole = torch.cat([frames, frames.new_zeros(count - len(frames), *frames.shape[1:])])
-        begin = number * hop / spec.fps
+        begin = number * hop / own.fps
         return begin, begin + seconds, whole
 
-    for _, frame in stream_frames(video, spec.fps, start=first * hop / spec.fps, short_side=size):
+    for _, frame in stream_frames(video, own.fps, start=first * hop / own.fps, short_side=size):
         if skip:
             skip -= 1
             continue

@@ -24,7 +24,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import reader
 from coalign.ops.masking import IGNORED
-from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Video
+from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Video, needed
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Moments:
 
     def __call__(self, items: list[Told], generator: torch.Generator | None = None) -> Batch:
         del generator  # nothing is drawn
+        most = needed(self.spec.regions, "regions").most or 36
         clips: list[Tensor] = []
         labels: list[Tensor] = []
         found: list[dict[str, Any]] = []
@@ -120,11 +121,11 @@ class Moments:
             clips.append(rows[first:last].float())
             if self.labels is not None:
                 labels.append(self.labels.of(item.video, times[first:last]))
-            found.append(self.regions.within(item.video, start, end, self.spec.max_regions or 36))
+            found.append(self.regions.within(item.video, start, end, most))
         texts = [item.narration.text for item in items]
         optional = {name: torch.cat([one[name] for one in found]) for name in ("classes",) if name in found[0]}
         return Batch(
-            text=self.tokenizer.encode(texts, self.spec.max_text_length, self.spec.separator),
+            text=self.tokenizer.encode_for(texts, self.spec),
             regions=Regions(
                 Packed.from_items([one["features"].float() for one in found]),
                 torch.cat([one["boxes"] for one in found]).float(),

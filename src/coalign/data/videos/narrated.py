@@ -240,7 +240,7 @@ class ClipBags:
             begin = clip_start(said[number], clip_seconds(self.spec), drawn)
             frames.append(read_clip(Clip(item.video.path, begin), self.spec, generator=drawn, flip=self.flip))
             texts += [without(said[i].text, self.stop_words) for i in bag_of(said, number, self.bag)]
-        text = self.tokenizer.encode(texts, self.spec.max_text_length, self.spec.separator)
+        text = self.tokenizer.encode_for(texts, self.spec)
         return Batch(text=text, video=Video(frames=torch.stack(frames)))
 
 

@@ -76,7 +76,7 @@ class VideoSentences:
             if regime != "text":
                 shown = self.shown(item, told) if regime == "both" else self.stretch(self.shown(item, ()), generator)
                 clips.append(self.thinned(shown, generator))
-        text = self.tokenizer.encode(texts, self.spec.max_text_length, self.spec.separator) if texts else None
+        text = self.tokenizer.encode_for(texts, self.spec) if texts else None
         video = Video(features=Packed.from_items(clips)) if clips else None
         ids = torch.tensor([zlib.crc32(text.encode()) for text in texts]) if texts else None  # alike: no wrong texts
         return Batch(text=text, video=video, ids=ids)

@@ -21,7 +21,7 @@ from coalign.data.words.byte_pairs import train_byte_pairs
 from coalign.data.words.clip_pairs import END, START
 from coalign.errors import InputError
 from coalign.files import replace_file
-from coalign.types import Layout, Packed, Text
+from coalign.types import InputSpec, Layout, Packed, Text, needed
 
 FILE = "tokenizer.json"
 """The name under which a tokenizer lies in a folder (ours and Hugging Face's)."""
@@ -202,6 +202,11 @@ class Tokenizer:
         return self._inner.decode(plain, skip_special_tokens=skip_special)
 
     # -------------------------------------------------------------------------------------------------------- encoding
+    def encode_for(self, texts: Sequence[str] | Sequence[tuple[str, str]], spec: InputSpec) -> Text:
+        """The texts as a model reads them. Errors: `InputError` where it reads none."""
+        own = needed(spec.text, "texts")
+        return self.encode(texts, own.max_length, own.separator)
+
     def encode(
         self,
         texts: Sequence[str] | Sequence[tuple[str, str]],

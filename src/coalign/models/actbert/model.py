@@ -33,7 +33,22 @@ from coalign.ops.masking import IGNORED, Drawn, mask_features, mask_tokens
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, layer_rules
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Packed,
+    Record,
+    Regions,
+    RegionSpec,
+    StreamSpec,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 
 SIZES = {
     "base": ActBertConfig(),
@@ -80,11 +95,9 @@ class ActBert(Aligning, Trainable):
     def input_spec(self) -> InputSpec:
         c = self.config
         return InputSpec(
-            vocab_size=c.text.vocab_size,
-            max_text_length=c.max_text_length,
-            region_width=c.regions.width,
-            max_regions=c.max_regions,
-            streams={"actions": c.actions.width},
+            TextSpec(c.text.vocab_size, c.max_text_length),
+            regions=RegionSpec(c.regions.width, c.max_regions),
+            streams=StreamSpec({"actions": c.actions.width}),
         )
 
     def embed(

@@ -14,7 +14,7 @@ from coalign.objectives.causal_lm import CausalLM
 from coalign.objectives.distillation import Distillation
 from coalign.ops.masking import next_tokens, predicted_rows
 from coalign.trunks.decoding import DecodingTowers, summed
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, InputSpec, Packed
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class AlbefVqa(Followed[VqaTowers]):
 
     @property
     def input_spec(self) -> InputSpec:
-        return replace(super().input_spec, targets="answers")
+        return replace(super().input_spec, answers=AnswerSpec("answers"))
 
     @staticmethod
     def from_pretraining(albef: Albef, decoder_depth: int = 6) -> AlbefVqa:

@@ -27,7 +27,7 @@ from coalign.ops.generation import Generation, generate
 from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.decoding import DecodingTowers
 from coalign.trunks.reading import text_of
-from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Layout, Packed, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, Images, InputSpec, Layout, Packed, Trainable
 
 
 class BlipMatching(Matches, Trainable):
@@ -126,7 +126,7 @@ class BlipVqa(Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
-        return replace(input_spec_of(self.config), targets="answers")
+        return replace(input_spec_of(self.config), answers=AnswerSpec("answers"))
 
     def start_from(self, pretrained: Blip) -> None:
         """Weights of a pre-trained model; cross-attention to text states starts anew where these are not as wide."""

@@ -30,7 +30,20 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    Images,
+    ImageSpec,
+    InputSpec,
+    Packed,
+    Record,
+    System,
+    TextSpec,
+    Trainable,
+)
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -117,9 +130,8 @@ class Clip(Trainable):
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
-        return InputSpec(
-            c.picture.image_size, c.mean, c.std, vocab_size=c.text.vocab_size, max_text_length=c.text.positions
-        )
+        image = ImageSpec(c.picture.image, c.mean, c.std, "crop")
+        return InputSpec(TextSpec(c.text.vocab_size, c.text.positions), image)
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows, projected vectors and vectors of unit length of the parts that the batch has, "image" and "text".

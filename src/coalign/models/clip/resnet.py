@@ -32,9 +32,14 @@ class ResNetConfig:
         return self.width * 32
 
     @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.image_size, self.image_width or self.image_size
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of the last stage's feature map."""
-        return self.image_size // 32, (self.image_width or self.image_size) // 32
+        return self.image[0] // 32, self.image[1] // 32
 
 
 class Bottleneck(nn.Module):

@@ -32,7 +32,20 @@ from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.reading import text_of
 from coalign.trunks.vit import VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    Images,
+    ImageSpec,
+    InputSpec,
+    Packed,
+    Record,
+    System,
+    TextSpec,
+    Trainable,
+)
 from coalign.types.packed import to_device
 
 
@@ -63,7 +76,7 @@ class Coca(Aligning, Captioning, Trainable):
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
-        return InputSpec(c.image.image_size, c.mean, c.std, vocab_size=c.text.vocab_size, max_text_length=c.context)
+        return InputSpec(TextSpec(c.text.vocab_size, c.context), ImageSpec(c.image.image, c.mean, c.std, "crop"))
 
     # ------------------------------------------------------------------------------------------------------- use
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:

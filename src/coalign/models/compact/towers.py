@@ -18,7 +18,7 @@ from coalign.layers.heads import MaskedLMHead
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Images, InputSpec, Packed, Record, Text
+from coalign.types import Images, ImageSpec, InputSpec, Packed, Record, Text, TextSpec
 
 TEXT_BLOCKS = 6
 """MiniLM's."""
@@ -157,11 +157,5 @@ def pool_text(text: Packed) -> Tensor:
 
 def input_spec_of(config: CompactConfig) -> InputSpec:
     """EfficientNet's pixel statistics; texts begin with [CLS] and end with [SEP], as MiniLM reads them."""
-    return InputSpec(
-        image_size=config.image.image_size,
-        mean=MEAN,
-        std=STD,
-        vocab_size=config.text.vocab_size,
-        max_text_length=config.max_text_length,
-        separator=True,
-    )
+    text = TextSpec(config.text.vocab_size, config.max_text_length)
+    return InputSpec(text, ImageSpec(config.image.image, MEAN, STD))

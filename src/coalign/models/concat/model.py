@@ -28,7 +28,7 @@ from coalign.trunks.answering import Answering
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
 from coalign.trunks.reading import stream_of, text_of
-from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, System
+from coalign.types import Batch, Encoding, InputSpec, Layout, Packed, Record, StreamSpec, System, TextSpec
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,8 @@ class Concat(Answering):
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
-        vocabulary = c.trunk.vocab_size if c.words else None
-        length = min(c.max_text_length, c.trunk.positions)
-        return InputSpec(vocab_size=vocabulary, max_text_length=length, streams=dict(c.streams))
+        text = TextSpec(c.trunk.vocab_size, min(c.max_text_length, c.trunk.positions)) if c.words else None
+        return InputSpec(text, streams=StreamSpec(dict(c.streams)))
 
     @torch.no_grad()
     def start_from(self, pretrained: Bert) -> None:

@@ -19,7 +19,7 @@ from torch.nn.parameter import Parameter
 from coalign.errors import InputError
 from coalign.models.dinov2.names import original, transformers
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Packed, Record, System, Trainable
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -79,7 +79,7 @@ class DinoV2(Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(self.config.trunk.image_size, MEAN, STD)
+        return InputSpec(image=ImageSpec(self.config.trunk.image, MEAN, STD, "crop", keep=0.875))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows "image" after the final norm (class token, registers, patches), the class token's as the vector.

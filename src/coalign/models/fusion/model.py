@@ -34,7 +34,7 @@ from coalign.trunks.answering import Answering
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
 from coalign.trunks.reading import stream_of, text_of
-from coalign.types import Batch, Encoding, InputSpec, System
+from coalign.types import Batch, Encoding, InputSpec, StreamSpec, System, TextSpec
 
 TEXT = "words"
 
@@ -110,10 +110,10 @@ class Fusion(Answering):
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
+        streams = StreamSpec(dict(c.streams))
         if c.trunk is None:
-            return InputSpec(streams=dict(c.streams))
-        length = min(c.max_text_length, c.trunk.positions)
-        return InputSpec(vocab_size=c.trunk.vocab_size, max_text_length=length, streams=dict(c.streams))
+            return InputSpec(streams=streams)
+        return InputSpec(TextSpec(c.trunk.vocab_size, min(c.max_text_length, c.trunk.positions)), streams=streams)
 
     @torch.no_grad()
     def start_from(self, pretrained: Bert) -> None:

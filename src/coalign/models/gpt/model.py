@@ -21,7 +21,20 @@ from coalign.errors import InputError
 from coalign.objectives.causal_lm import CausalLM
 from coalign.ops.masking import Drawn, next_tokens
 from coalign.trunks.gpt import SIZES, GptConfig, GptTrunk, authors_rules, hugging_face, joint_rules, transformers_rules
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Layout,
+    Packed,
+    Record,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 
 
 class Gpt(Trainable):
@@ -89,7 +102,7 @@ def last_rows(layout: Layout) -> Tensor:
 
 
 def text_spec(config: GptConfig) -> InputSpec:
-    return InputSpec(vocab_size=config.vocab_size + config.special, max_text_length=config.positions, separator=False)
+    return InputSpec(TextSpec(config.vocab_size + config.special, config.positions, separator=False))
 
 
 def text_of(batch: Batch) -> Text:

@@ -18,7 +18,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Trainable
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LxmertClassifier(Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
-        return replace(lxmert.input_spec_of(self.config.lxmert), targets=self.config.targets)
+        return replace(lxmert.input_spec_of(self.config.lxmert), answers=AnswerSpec(self.config.targets))
 
     def read(self, batch: Batch) -> tuple[Streams, Tensor, Tensor]:
         """States of both streams, pooled rows [images · B, d] and logits [B, classes]."""

@@ -42,7 +42,21 @@ from coalign.ops.detections import detected_attributes, detected_objects, draw_a
 from coalign.ops.masking import Drawn, mask_features, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Packed,
+    Record,
+    Regions,
+    RegionSpec,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 
 Objective = Literal["mlm", "itm", "objects", "attributes", "features", "answers"]
 
@@ -325,10 +339,8 @@ class Lxmert(Aligning, Trainable):
 
 def input_spec_of(config: LxmertConfig) -> InputSpec:
     return InputSpec(
-        vocab_size=config.text.vocab_size,
-        max_text_length=config.max_text_length,
-        region_width=config.region_width,
-        max_regions=config.max_regions,
+        TextSpec(config.text.vocab_size, config.max_text_length),
+        regions=RegionSpec(config.region_width, config.max_regions),
     )
 
 

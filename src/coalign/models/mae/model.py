@@ -38,7 +38,20 @@ from coalign.trunks.vit import (
     transformers_rules,
 )
 from coalign.trunks.vit_sizes import Told, count, timm_trunk, transformers_trunk
-from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    Head,
+    Images,
+    ImageSpec,
+    InputSpec,
+    Packed,
+    Record,
+    System,
+    Trainable,
+)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -125,7 +138,7 @@ class Mae(Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(self.config.trunk.image_size, IMAGENET_MEAN, IMAGENET_STD)
+        return InputSpec(image=ImageSpec(self.config.trunk.image, IMAGENET_MEAN, IMAGENET_STD, "crop"))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows "image" of whole images, their mean over the patches, and that at unit length.
@@ -246,14 +259,28 @@ def fine_tuning(config: MaeConfig, classes: int = 1000, drop_path: float = 0.1) 
     """The classifier of end-to-end fine-tuning: mean over the patches, then the norm (appendix A.1, table 9)."""
     trunk = replace(config.trunk, final_norm=False, drop_path=drop_path)
     return VitClassifierConfig(
-        trunk, classes, pool="mean", resize="bicubic", label_smoothing=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        trunk,
+        classes,
+        pool="mean",
+        resize="bicubic",
+        label_smoothing=0.1,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        keep=0.875,
     )
 
 
 def linear_probe(config: MaeConfig, classes: int = 1000) -> VitClassifierConfig:
     """A frozen encoder, BatchNorm without weights and a linear layer on the class token (appendix A.1, table 10)."""
     return VitClassifierConfig(
-        config.trunk, classes, pool="token", probe=True, resize="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD
+        config.trunk,
+        classes,
+        pool="token",
+        probe=True,
+        resize="bicubic",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        keep=0.875,
     )
 
 

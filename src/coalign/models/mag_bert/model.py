@@ -28,7 +28,20 @@ from coalign.ops.attention import Mask
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, alias_rules, init_bert, trunk_rules
 from coalign.trunks.reading import stream_of, text_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Packed,
+    Record,
+    StreamSpec,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ class MagBert(Trainable):
         c = self.config
         streams = {"visual": c.visual_dim, "acoustic": c.acoustic_dim}
         length = min(c.max_text_length, c.trunk.positions)
-        return InputSpec(vocab_size=c.trunk.vocab_size, max_text_length=length, streams=streams, by_word=True)
+        return InputSpec(TextSpec(c.trunk.vocab_size, length), streams=StreamSpec(streams, by_word=True))
 
     @torch.no_grad()
     def start_from(self, pretrained: Bert) -> None:
@@ -90,7 +103,7 @@ class MagBert(Trainable):
     def read(self, batch: Batch, record: Record | None = None) -> Packed:
         """States of every piece, each shifted by its sound and face after the first `gate_after` layers."""
         text = text_of(batch)
-        features = {name: at_pieces(batch, text, name, width) for name, width in self.input_spec.streams.items()}
+        features = {name: at_pieces(batch, text, name, width) for name, width in self.input_spec.streams.widths.items()}
         embedded, mask, before = (
             self.trunk.embedding(text.ids, text.types),
             Mask.within(text.ids),

@@ -27,7 +27,19 @@ from coalign.objectives.mil_nce import MilNce
 from coalign.ops.alignment import AlignmentRecord, Rows
 from coalign.ops.collectives import gather
 from coalign.trunks.reading import text_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Packed,
+    Record,
+    System,
+    TextSpec,
+    Trainable,
+    VideoSpec,
+)
 
 
 @dataclass(frozen=True)
@@ -128,16 +140,8 @@ class MilNceModel(Aligning, Trainable):
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
-        return InputSpec(
-            image_size=c.image_size,
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-            vocab_size=c.vocab_size,
-            max_text_length=c.max_words,
-            separator=False,
-            frames=c.frames,
-            fps=c.fps,
-        )
+        text = TextSpec(c.vocab_size, c.max_words, separator=False)
+        return InputSpec(text, video=VideoSpec(c.image_size, c.frames, c.fps))
 
     def look(self, frames: Tensor, record: Record | None = None) -> tuple[Tensor, Tensor]:
         """[B, width] the mean over time and space of the last block, and [B, dim] its projection."""

@@ -35,7 +35,7 @@ from coalign.objectives.answer import Answer
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows
 from coalign.ops.attention import Mask
 from coalign.trunks.reading import stream_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, StreamSpec, System, Trainable
 
 GROUPED_ROWS = 1000
 
@@ -70,7 +70,7 @@ class MulT(Aligning, Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(streams={stream.name: stream.width for stream in self.config.streams})
+        return InputSpec(streams=StreamSpec({stream.name: stream.width for stream in self.config.streams}))
 
     def read(self, batch: Batch) -> dict[str, Packed]:
         """Every stream's steps as the data gives them."""

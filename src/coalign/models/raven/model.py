@@ -23,7 +23,7 @@ from coalign.layers.recurrent import LastState, by_place
 from coalign.objectives.answer import Answer
 from coalign.trunks.answering import Answering
 from coalign.trunks.reading import stream_of
-from coalign.types import Batch, Encoding, InputSpec, Packed, Record, System
+from coalign.types import Batch, Encoding, InputSpec, Packed, Record, StreamSpec, System
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Raven(Answering):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(streams={self.config.words: self.config.word_dim, **dict(self.config.others)})
+        return InputSpec(streams=StreamSpec({self.config.words: self.config.word_dim, **dict(self.config.others)}))
 
     def shifted(self, batch: Batch, record: Record | None = None) -> Packed:
         """The vectors of the words, each shifted by what sound and face did during it."""
@@ -73,7 +73,7 @@ class Raven(Answering):
 
     def _read(self, batch: Batch) -> tuple[Packed, dict[str, Packed]]:
         """The words, and for every other stream the frames of each word."""
-        found = {name: stream_of(batch, name, width) for name, width in self.input_spec.streams.items()}
+        found = {name: stream_of(batch, name, width) for name, width in self.input_spec.streams.widths.items()}
         words, places = found[self.config.words], {} if batch.series is None else batch.series.places
         for name, _ in self.config.others:
             if name not in places:

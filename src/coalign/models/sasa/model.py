@@ -24,7 +24,7 @@ from coalign.checkpoints import Rename, Reshape, Stack, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.local_attention import AttentionStem, Border, LocalAttention, Positions
 from coalign.objectives.classification import Classification
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Packed, Record, System, Trainable
 
 EXPANSION = 4
 
@@ -145,7 +145,7 @@ class Sasa(Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(self.config.image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return InputSpec(image=ImageSpec.square(self.config.image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """The cells of the last map as rows "image", their mean, class "logits", and the mean at unit length.

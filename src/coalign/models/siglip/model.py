@@ -30,7 +30,20 @@ from coalign.objectives.sigmoid import SigmoidContrastive
 from coalign.ops.patches import patches_of_sizes
 from coalign.trunks.text import TextConfig, TextTrunk, last_rows
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    Images,
+    ImageSpec,
+    InputSpec,
+    Packed,
+    Record,
+    System,
+    TextSpec,
+    Trainable,
+)
 
 
 def image_tower(**sizes: Any) -> VitConfig:
@@ -99,12 +112,10 @@ class Siglip(Trainable):
     @property
     def input_spec(self) -> InputSpec:
         c = self.config
-        return InputSpec(
-            c.image.image_size,
-            vocab_size=c.text.vocab_size,
-            max_text_length=c.text.positions,
-            image_multiple=math.lcm(*c.image.patch) if c.image.any_shape else None,
-        )
+        image = ImageSpec(c.image.image)
+        if c.image.any_shape:
+            image = replace(image, resize="proportion", multiple=math.lcm(*c.image.patch))
+        return InputSpec(TextSpec(c.text.vocab_size, c.text.positions), image)
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows, pooled vectors and vectors of unit length of the parts that the batch has, "image" and "text".

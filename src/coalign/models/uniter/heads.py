@@ -27,7 +27,7 @@ from coalign.objectives.ranking import Ranking
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable, needed
 
 Task = Literal["vqa", "entailment", "vcr", "nlvr2", "nlvr2_paired", "nlvr2_triplet", "grounding", "retrieval"]
 
@@ -61,10 +61,13 @@ class _Task(Trainable, ABC):
     def input_spec(self) -> InputSpec:
         spec, task = input_spec_of(self.config.base), self.config.task
         if task in ("nlvr2", "nlvr2_paired", "nlvr2_triplet"):
-            return replace(spec, pairs="joined" if task == "nlvr2_triplet" else "alternating", region_types=(1, 2))
+            regions = replace(needed(spec.regions, "regions"), segments=(1, 2))
+            pairs = "joined" if task == "nlvr2_triplet" else "alternating"
+            return replace(spec, regions=regions, answers=AnswerSpec(pairs=pairs))
         if task == "vcr":
-            return replace(spec, targets="binary", text_types=(0, 2, 3))
-        return replace(spec, targets="region" if task == "grounding" else "scores")
+            text = replace(needed(spec.text, "texts"), segments=(0, 2, 3))
+            return replace(spec, text=text, answers=AnswerSpec("binary"))
+        return replace(spec, answers=AnswerSpec("region" if task == "grounding" else "scores"))
 
     @abstractmethod
     def read(self, joint: Joint) -> Tensor: ...

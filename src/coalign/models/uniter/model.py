@@ -41,7 +41,21 @@ from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Record, Regions, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Layout,
+    Record,
+    Regions,
+    RegionSpec,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 
 Objective = Literal["mlm", "mrfr", "mrc", "mrckl", "itm"]
 
@@ -290,11 +304,8 @@ class Uniter(Aligning, Trainable):
 
 def input_spec_of(config: UniterConfig) -> InputSpec:
     return InputSpec(
-        vocab_size=config.text.vocab_size,
-        max_text_length=config.max_text_length,
-        lowercase=config.lowercase,
-        region_width=config.region_width,
-        max_regions=config.max_regions,
+        TextSpec(config.text.vocab_size, config.max_text_length),
+        regions=RegionSpec(config.region_width, config.max_regions),
     )
 
 

@@ -36,7 +36,19 @@ from coalign.ops.packing import insert_row
 from coalign.ops.pairing import draw_partners
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Packed,
+    Record,
+    StreamSpec,
+    System,
+    TextSpec,
+    Trainable,
+)
 from coalign.types.packed import to_device
 
 
@@ -130,9 +142,8 @@ class VideoBert(Aligning, Trainable):
     def input_spec(self) -> InputSpec:
         c = self.config
         return InputSpec(
-            vocab_size=c.trunk.vocab_size,
-            max_text_length=min(c.max_text_length, c.trunk.positions),
-            streams={"video": c.feature_width},
+            TextSpec(c.trunk.vocab_size, min(c.max_text_length, c.trunk.positions)),
+            streams=StreamSpec({"video": c.feature_width}),
         )
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_regions, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Regions, Targets, Text, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Regions, Targets, Text, Trainable
 
 Task = Literal["vqa", "gqa", "nlvr2", "entailment", "choice", "grounding"]
 
@@ -126,7 +126,7 @@ class VilbertTasks(Trainable):
     @property
     def input_spec(self) -> InputSpec:
         forms: dict[Task, Targets] = {"vqa": "scores", "gqa": "scores", "choice": "choice", "grounding": "overlaps"}
-        return replace(self.base.input_spec, targets=forms.get(self.config.task, "class"))
+        return replace(self.base.input_spec, answers=AnswerSpec(forms.get(self.config.task, "class")))
 
     def read(self, batch: Batch, whole: Tensor | None = None) -> tuple[Streams, Tensor]:
         """States of both streams, and [B, co_dim] the pooled rows joined. `whole`: see `VilbertTrunk.embed_regions`."""

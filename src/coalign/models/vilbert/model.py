@@ -36,7 +36,20 @@ from coalign.ops.masking import IGNORED, Drawn, mask_features, mask_tokens, pred
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, draw_rows, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, Regions, System, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Packed,
+    Record,
+    Regions,
+    RegionSpec,
+    System,
+    TextSpec,
+    Trainable,
+)
 from coalign.types.packed import to_device
 
 
@@ -87,11 +100,9 @@ class Vilbert(Aligning, Trainable):
 
     @property
     def input_spec(self) -> InputSpec:
+        c = self.config
         return InputSpec(
-            vocab_size=self.config.text.vocab_size,
-            max_text_length=self.config.max_text_length,
-            region_width=self.config.region_width,
-            max_regions=self.config.max_regions,
+            TextSpec(c.text.vocab_size, c.max_text_length), regions=RegionSpec(c.region_width, c.max_regions)
         )
 
     # ------------------------------------------------------------------------------------------------------- use

@@ -21,7 +21,7 @@ from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side
 from coalign.ops.patches import choose_patches, pack_patches
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, Trainable
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class ViltClassifier(_Task):
 
     @property
     def input_spec(self) -> InputSpec:
-        targets = "scores" if self.config.task == "vqa" else "class"
-        return replace(input_spec_of(self.config.base), targets=targets)
+        answers = AnswerSpec("scores" if self.config.task == "vqa" else "class")
+        return replace(input_spec_of(self.config.base), answers=answers)
 
     def read(self, batch: Batch, patches: Sequence[Packed] | None = None, record: Record | None = None) -> list[Joint]:
         """States of the text with each of its images in turn; `patches` says which to keep of each place's images."""

@@ -43,7 +43,21 @@ from coalign.ops.patches import choose_patches, pack_patches, patches_of_pixels,
 from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import init_bert
 from coalign.trunks.vit import VitConfig
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    Images,
+    ImageSpec,
+    InputSpec,
+    Packed,
+    Record,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 from coalign.types.packed import change_tensors, to_device
 
 
@@ -287,12 +301,9 @@ class Vilt(Aligning, Trainable):
 
 
 def input_spec_of(config: ViltConfig) -> InputSpec:
-    return InputSpec(
-        image_size=config.input_size or config.image.image_size,
-        image_multiple=math.lcm(*config.image.patch),
-        vocab_size=config.vocab_size,
-        max_text_length=config.max_text_length,
-    )
+    side = config.input_size or config.image.image_size
+    image = ImageSpec((side, side), resize="proportion", multiple=math.lcm(*config.image.patch))
+    return InputSpec(TextSpec(config.vocab_size, config.max_text_length), image)
 
 
 def pair_of(batch: Batch) -> tuple[Text, Images]:

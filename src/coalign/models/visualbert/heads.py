@@ -20,7 +20,7 @@ from coalign.models.visualbert.model import (
     trunk_names_hf,
 )
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Record, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Record, Trainable, needed
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,12 @@ class VisualBertClassifier(_Task):
     def input_spec(self) -> InputSpec:
         spec = input_spec_of(self.base)
         if self.config.task == "vqa":
-            return replace(spec, targets="scores", answer_slot=True)
+            text = replace(needed(spec.text, "texts"), answer_slot=True)
+            return replace(spec, text=text, answers=AnswerSpec("scores"))
         if self.config.task == "nlvr2":
-            return replace(spec, pairs="joined", region_types=(0, 1))
-        return replace(spec, targets="choice")
+            regions = replace(needed(spec.regions, "regions"), segments=(0, 1))
+            return replace(spec, regions=regions, answers=AnswerSpec(pairs="joined"))
+        return replace(spec, answers=AnswerSpec("choice"))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States by modality, the pooled [CLS], and "logits": [B, classes], or [questions, choices] for VCR."""
@@ -126,7 +128,7 @@ class VisualBertGrounding(_Task):
 
     @property
     def input_spec(self) -> InputSpec:
-        return replace(input_spec_of(self.base), targets="entities")
+        return replace(input_spec_of(self.base), answers=AnswerSpec("entities"))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """States by modality; "region_scores" [B, E, R] where the batch names entities, -10000 lower past the end."""

@@ -33,7 +33,20 @@ from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.masking import IGNORED, Drawn, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, trunk_rules, word_head_rules
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Record, Regions, System, Text, Trainable
+from coalign.types import (
+    FREE,
+    Batch,
+    Draws,
+    Encoding,
+    InputSpec,
+    Record,
+    Regions,
+    RegionSpec,
+    System,
+    Text,
+    TextSpec,
+    Trainable,
+)
 
 SPECIAL_IDS = (0, 101, 102)
 """[PAD], [CLS] and [SEP] of the uncased BERT vocabulary."""
@@ -234,10 +247,8 @@ class VisualBert(Aligning, Trainable):
 
 def input_spec_of(config: VisualBertConfig) -> InputSpec:
     return InputSpec(
-        vocab_size=config.text.vocab_size,
-        max_text_length=config.max_text_length,
-        region_width=config.region_width,
-        max_regions=config.max_regions,
+        TextSpec(config.text.vocab_size, config.max_text_length),
+        regions=RegionSpec(config.region_width, config.max_regions),
     )
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from coalign.layers.convolution import MEAN, STD, EfficientNetLite0, EfficientNetStem
 from coalign.layers.embeddings import Resize
 from coalign.layers.initialise import init_truncated, init_xavier
-from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig, timm_crop
 from coalign.models.vit.names import original, original_linen, timm, transformers
 from coalign.objectives.classification import Classification
 from coalign.trunks.vit import SIZES, VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Packed, Record, System, Trainable
 
 
 class Vit(Trainable):
@@ -58,7 +58,8 @@ class Vit(Trainable):
     def input_spec(self) -> InputSpec:
         c = self.config
         mean, std = (c.mean, c.std) if self.stem is None else (MEAN, STD)
-        return InputSpec(c.trunk.image_size, mean, std)
+        resize = "squeeze" if c.keep is None else "crop"
+        return InputSpec(image=ImageSpec(c.trunk.image, mean, std, resize, c.keep or 1.0, c.interpolation))
 
     def load_stem(self, path: str | Path | None = None) -> None:
         """ImageNet weights for the frozen stem, from `path` or from the package of the extra `efficientnet`."""
@@ -115,12 +116,14 @@ class Vit(Trainable):
 
 def google(config: VitClassifierConfig) -> VitClassifierConfig:
     """The configuration with which Google's files compute what they did there: tanh GELU, corner-aligned resizing."""
-    return replace(config, trunk=replace(config.trunk, activation="gelu_tanh"), resize="bilinear_corners")
+    return replace(
+        config, trunk=replace(config.trunk, activation="gelu_tanh"), resize="bilinear_corners", interpolation="bilinear"
+    )
 
 
 def timm_arithmetic(config: VitClassifierConfig) -> VitClassifierConfig:
-    """The configuration with which timm resizes positions."""
-    return replace(config, resize="bicubic_antialias")
+    """The configuration with which timm resizes positions, and crops the pictures of its ViTs."""
+    return replace(config, resize="bicubic_antialias", keep=timm_crop(config.trunk))
 
 
 def resizing(config: VitClassifierConfig) -> Resize:

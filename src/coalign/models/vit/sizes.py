@@ -3,7 +3,7 @@ Hugging Face's."""
 
 from __future__ import annotations
 
-from coalign.models.vit.config import VitClassifierConfig
+from coalign.models.vit.config import VitClassifierConfig, timm_crop
 from coalign.trunks.vit import VitConfig
 from coalign.trunks.vit_sizes import Told, Weights, count, grid_of, rows_of, timm_trunk, transformers_trunk
 
@@ -14,9 +14,8 @@ def classifier_of(weights: Weights, told: Told | None = None) -> VitClassifierCo
     if "embedding/kernel" in weights:
         return google_classifier(weights, told)
     if "patch_embed.proj.weight" in weights:
-        return VitClassifierConfig(
-            timm_trunk(weights, told), classes=rows_of(weights, "head.weight"), resize="bicubic_antialias"
-        )
+        trunk, classes = timm_trunk(weights, told), rows_of(weights, "head.weight")
+        return VitClassifierConfig(trunk, classes, resize="bicubic_antialias", keep=timm_crop(trunk))
     prefix = "vit." if "vit.embeddings.cls_token" in weights else ""
     if f"{prefix}embeddings.cls_token" not in weights:
         return None
@@ -54,6 +53,7 @@ def google_classifier(weights: Weights, told: Told) -> VitClassifierConfig:
         pool="token" if token else "mean",
         representation_dim=None if layer is None else layer.shape[1],
         resize="bilinear_corners",
+        interpolation="bilinear",
     )
 
 

@@ -85,7 +85,7 @@ class Recipe:
                 model.input_spec,
                 None,
                 self.schedule.batch_size,
-                options=ImageOptions(resize="crop", flip=self.flip, **framing(self.least_area)),
+                options=ImageOptions(flip=self.flip, **framing(self.least_area)),
                 quarantine=experiment.quarantine,
                 **experiment.loading,
             )

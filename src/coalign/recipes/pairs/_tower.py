@@ -13,6 +13,7 @@ from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath, as_flags, option_group
 from coalign.registry import load
 from coalign.trunks.vit import VitTrunk
+from coalign.types import needed
 
 PLACES = ("trunk", "image", "online.image", "momentum.image")
 """Where models have their ViT."""
@@ -70,13 +71,13 @@ class Tower:
 def frozen_tower(path: Path, system: str | None, image_size: int | None = None) -> Frozen:
     """The picture tower of a run or a file, whose class token stands for the picture."""
     loaded = load(path, system, image_size=None if system is None else image_size)
-    spec = loaded.spec
+    pixels = needed(loaded.spec.image, "pictures")
     for place in PLACES:
         part = _part(loaded.model, place)
         if part is not None and part.config.class_token and part.config.stem == "none":
             if image_size is not None and part.config.image != (image_size, image_size):
                 part.resize(image_size)
-            return Frozen(part, {"mean": tuple(spec.mean), "std": tuple(spec.std)})
+            return Frozen(part, {"mean": pixels.mean, "std": pixels.std})
     raise InputError(f"{path}: holds no picture tower with a class token, by which a picture's vector is read")
 
 

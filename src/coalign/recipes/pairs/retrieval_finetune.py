@@ -85,7 +85,7 @@ class Recipe:
     def ranked(self, source: Source, spec: InputSpec, tokenizer: Tokenizer) -> tuple[Candidates, list[int]]:
         """What makes the batches, and the samples whose images are there."""
         visual = self.fine_tuning.visual
-        beside = Path(self.data).parent if visual.images is None and spec.region_width is None else visual.images
+        beside = Path(self.data).parent if visual.images is None and spec.regions is None else visual.images
         pictures = open_pictures(spec, visual.regions, beside)
         samples = [source[index] for index in range(len(source))]
         missing = pictures.check((image_of(sample) for sample in samples), visual.max_missing)
@@ -120,7 +120,7 @@ class Candidates:
     def __call__(self, items: Sequence[int], generator: torch.Generator) -> Batch:
         images: list[str | int] = []
         texts: list[str] = []
-        swap_images = self.spec.region_width is not None
+        swap_images = self.spec.regions is not None
         for index in items:
             sample = self.source[index]
             own = _one(sample, generator)

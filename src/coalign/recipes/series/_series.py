@@ -96,8 +96,8 @@ class Series:
         """Trains, keeps the weights that did best on the validation split, and says what to type next."""
         spec: Any = model.input_spec
         items, valid = data.split("train"), data.splits.get("valid") or ()
-        names = [name for name in data.widths if name in spec.streams or name in OTHER_NAMES.values()]
-        scaling = Scaling.of(items, names) if self.standardise and spec.streams else None
+        names = [name for name in data.widths if name in spec.streams.widths or name in OTHER_NAMES.values()]
+        scaling = Scaling.of(items, names) if self.standardise and spec.streams.widths else None
         collate = Collate(spec, tokenizer, scaling, self.max_rows)
         collate(items[:2])  # says what does not fit before anything is written
         size = experiment.batch_size(schedule.batch_size, len(items))

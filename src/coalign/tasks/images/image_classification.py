@@ -77,7 +77,7 @@ class Evaluate(ClassifiedImages):
     image_size: OptionalInt = None
     """With --system: the size of the images, for which positions are resized as the file's source does it."""
     resize: Literal["square", "crop"] | None = None
-    """How images are brought to size. By default as the run says; for authors' files square."""
+    """How images are brought to size. By default as the run says, or else the model."""
     classes: OptionalPath = None
     """The list of classes (.txt, .json) in the order of their numbers. By default the run's own."""
 
@@ -95,9 +95,9 @@ class Evaluate(ClassifiedImages):
     def _model(self) -> tuple[Any, ImageOptions]:
         if self.system is not None:
             loaded = load_run(self.run, self.system, image_size=self.image_size)
-            return loaded.model, ImageOptions(resize=self.resize or "square")
+            return loaded.model, ImageOptions(resize=self.resize)
         said = run_config(self.run).get("images") or {}
-        options = ImageOptions(resize=self.resize or said.get("resize", "square"), keep=said.get("keep", 1.0))
+        options = ImageOptions(resize=self.resize or said.get("resize"), keep=said.get("keep"))
         return load_run(self.run).model, options
 
 

@@ -48,7 +48,7 @@ class Evaluate(ClassifiedImages):
     vocab: OptionalPath = None
     """With --system: the model's vocabulary."""
     crop: Switch = False
-    """Size the shorter side and cut the middle out, as CLIP does, instead of squeezing images to a square."""
+    """Size the shorter side and cut the middle out, as CLIP does. By default pictures are sized as the model says."""
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
@@ -62,7 +62,7 @@ class Evaluate(ClassifiedImages):
         quarantine = Quarantine()
         data = self.read(self.data, listed, quarantine)
         model = ZeroShot(loaded, class_vectors(loaded, data.labelled.classes.shown, templates))
-        how = ImageOptions(resize="crop" if self.crop else "square")
+        how = ImageOptions(resize="crop" if self.crop else None)
         result = self.classify(model, loaded.spec, data, how, quarantine)
         return TaskResult(result.metrics, result.count, {**result.extra, "templates": len(templates)})
 

@@ -60,7 +60,7 @@ class Evaluate(VisualTask):
         """Measures the run."""
         found = self.load()
         source = open_source(self.data, split=self.split, prefer="test").grouped()
-        beside = Path(self.data).parent if self.images is None and found.spec.region_width is None else self.images
+        beside = Path(self.data).parent if self.images is None and found.spec.regions is None else self.images
         pictures = open_pictures(found.spec, self.regions, beside)
         samples = [source[index] for index in range(len(source))]
         missing = pictures.check((image_of(sample) for sample in samples), self.max_missing)

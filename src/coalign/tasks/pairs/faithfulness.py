@@ -50,9 +50,9 @@ class Evaluate:
         """Measures the run."""
         loaded = load_run(self.run)
         model, spec, tokenizer = loaded.model, loaded.spec, loaded.vocabulary
-        if spec.region_width is not None and self.regions is None:
+        if spec.regions is not None and self.regions is None:
             raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
-        file = None if spec.region_width is None or self.regions is None else open_regions(self.regions)
+        file = None if spec.regions is None or self.regions is None else open_regions(self.regions)
         source = self.pairs.open(prefer="test").grouped()
         generator = torch.Generator().manual_seed(self.seed)
         chosen = torch.randperm(len(source), generator=generator)[: self.limit].split(self.batch_size)

@@ -59,7 +59,7 @@ class Evaluate(VisualTask):
 
     def pictures_of(self, spec: InputSpec) -> Pictures:
         """The images; for models that read pictures those beside the data, where no folder is given."""
-        beside = Path(self.data).parent if self.images is None and spec.region_width is None else self.images
+        beside = Path(self.data).parent if self.images is None and spec.regions is None else self.images
         return open_pictures(spec, self.regions, beside)
 
 

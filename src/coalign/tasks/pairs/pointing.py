@@ -64,9 +64,9 @@ class Evaluate:
 
     def draw(self, spec: InputSpec) -> list[Mosaic]:
         """The mosaics, as a model of this specification reads them."""
-        if spec.region_width is not None and self.regions is None:
+        if spec.regions is not None and self.regions is None:
             raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
-        if spec.region_width is None and spec.image_size is None:
+        if spec.regions is None and spec.image is None:
             raise InputError("this model reads neither pictures nor regions, so it has no mosaics to point at")
         drawn = mosaics(
             self.pairs.open(prefer="test").grouped(),
@@ -74,8 +74,8 @@ class Evaluate:
             self.mosaics,
             self.seed,
             captions=self.captions,
-            size=spec.image_size or 64,
-            regions=None if spec.region_width is None or self.regions is None else open_regions(self.regions),
-            max_regions=spec.max_regions,
+            size=64 if spec.image is None else spec.image.size[0],
+            regions=None if spec.regions is None or self.regions is None else open_regions(self.regions),
+            max_regions=None if spec.regions is None else spec.regions.most,
         )
         return list(with_progress(drawn, "drawing mosaics", self.mosaics, True))

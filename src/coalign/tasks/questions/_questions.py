@@ -49,7 +49,7 @@ class QuestionTask(PredictingTask):
         return [question for question in questions if question.id in kept], given, names
 
     def _answer(self, found: Loaded, items: Sequence[Item], pictures: Pictures) -> tuple[list[str], list[str]]:
-        if found.spec.targets == "answers":
+        if found.spec.answers.form == "answers":
             names = self.classes(self.answers, None)
             return _ranked(found, items, pictures, self.batch_size, names), names
         scores = class_scores(found, items, pictures, self.batch_size, ("scores",))

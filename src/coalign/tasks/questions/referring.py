@@ -66,7 +66,7 @@ class Evaluate(PredictingTask):
 
 def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     """Of each item the scores [R] of its image's regions, and their boxes [R, 4] in fractions."""
-    form = found.spec.targets
+    form = found.spec.answers.form
     if form not in ("region", "overlaps", "entities"):
         raise InputError(
             f"this {type(found.model).__name__} has no head that scores regions; train one: coalign train referring"

@@ -64,11 +64,11 @@ def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size:
 
     def read(encoding: Encoding, batch: Batch) -> Sequence[Tensor]:
         scores = torch.stack(list(logits(encoding, batch)))
-        if found.spec.targets == "binary":  # two classes a choice: wrong, right
+        if found.spec.answers.form == "binary":  # two classes a choice: wrong, right
             scores = scores[:, 1] - scores[:, 0]
         return list(scores.reshape(-1, choices))
 
-    if found.spec.targets not in ("choice", "binary"):
+    if found.spec.answers.form not in ("choice", "binary"):
         raise InputError(
             f"this {type(found.model).__name__} has no head that scores choices; train one: coalign train vcr"
         )

@@ -96,8 +96,8 @@ class Evaluate:
             raise InputError(f"{self.plot}: should end in .png, .svg or .pdf")
         opened = SeriesRun.open(self.run, self.data)
         items = opened.data.split(self.split)
-        reads: Any = opened.model.input_spec
-        names = [WORDS] * (reads.vocab_size is not None) + list(reads.streams)
+        reads = opened.collate.spec
+        names = [WORDS] * (reads.text is not None) + list(reads.streams.widths)
         tokenizer = opened.collate.tokenizer
         mask = 0 if tokenizer is None else tokenizer.mask_id
         rows: dict[str, dict[str, dict[str, float]]] = {}

@@ -22,6 +22,7 @@ from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.ops.masking import predicted_rows
 from coalign.progress import with_progress
+from coalign.types import needed
 
 CORPUS_HELP = (
     "Plain text: a folder of .txt files, each a document; a .txt file with blank lines between documents; a table "
@@ -61,7 +62,7 @@ class Evaluate:
         model, tokenizer = loaded.model, loaded.vocabulary
         if getattr(model, "words", None) is None:
             raise InputError(f"{self.run}: a {type(model).__name__} predicts no hidden words")
-        length: int = model.input_spec.max_text_length
+        length: int = needed(model.input_spec.text, "texts").max_length
         whole_word = bool(run_config(self.run).get("whole_word"))
         plan = Plan(length, max_predictions=max(1, round(0.15 * length)), whole_word=whole_word)
         documents = open_documents(self.data, text_column=self.text_column, split=self.split)

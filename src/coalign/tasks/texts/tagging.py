@@ -21,6 +21,7 @@ from coalign.evaluation.result import TaskResult
 from coalign.evaluation.texts import check_out, open_run, outputs
 from coalign.files import replace_file
 from coalign.metrics.texts import entity_metrics, tag_accuracy
+from coalign.types import needed
 
 COLUMNS_HELP = (
     "The sentences in columns, a word a line and an empty line between sentences: CoNLL 2003 and its like (the tag in "
@@ -78,7 +79,7 @@ def predict_tags(
     model: Any, tokenizer: Any, sentences: Sequence[TaggedSentence], names: Sequence[str], batch_size: int, name: str
 ) -> list[list[str]]:
     """The tag of every word."""
-    encoded = encode_tagged(tokenizer, sentences, None, model.input_spec.max_text_length)
+    encoded = encode_tagged(tokenizer, sentences, None, needed(model.input_spec.text, "texts").max_length)
     tell_parts(encoded.cut)
     found = outputs(
         model,
