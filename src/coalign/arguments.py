@@ -20,8 +20,9 @@ from coalign.flags import say as say
 
 if TYPE_CHECKING:
     from coalign.data.loaded import Loaded
+    from coalign.ops.generation import Generation
 else:
-    Loaded = Any  # which would import torch
+    Generation = Loaded = Any  # which would import torch
 
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="The folder of a run, such as runs/quickstart.")]
 
@@ -72,6 +73,53 @@ class Pairs:
         if checked.broken:
             say(f"{self.data}: {quarantine.summary()}; left out")
         return checked.source
+
+
+@option_group
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How captions are written."""
+
+    sample: bool = False
+    """Draw each word from the likeliest ones (nucleus sampling), which gives more various captions than the search for
+    the likeliest."""
+    beams: int = 3
+    """Captions that the search keeps at a time; 1 takes the likeliest word each time."""
+    max_length: int = 30
+    """The most word pieces of a caption, its beginning and the prompt among them."""
+    min_length: int = 0
+    """The fewest."""
+    top_p: float = 0.9
+    """With --sample: the probability that the words drawn from have together."""
+    temperature: float = 1.0
+    """With --sample: below 1 likely words become likelier."""
+    repetition_penalty: float = 1.0
+    """Above 1 words that are there already are held back."""
+    length_penalty: float = 1.0
+    """Above 0 the search prefers longer captions, below 0 shorter ones."""
+    prompt: OptionalName = None
+    """What captions begin with, such as "a picture of"; it is no part of them. By default the model's own."""
+    seed: int = 0
+    """Of --sample."""
+
+    def settings(self, longest: int) -> Generation:
+        """The settings of generation by a model of so many positions."""
+        from coalign.ops.generation import Generation
+
+        return Generation(
+            method="nucleus" if self.sample else "beam",
+            beams=self.beams,
+            max_length=min(self.max_length, longest),
+            min_length=self.min_length,
+            top_p=self.top_p,
+            temperature=self.temperature,
+            repetition_penalty=self.repetition_penalty,
+            length_penalty=self.length_penalty,
+        )
+
+
+SEARCHED, DRAWN = Writing(), Writing(sample=True)
+"""Captions by beam search; captions that are drawn."""
 
 
 @reader

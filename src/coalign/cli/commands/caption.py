@@ -1,0 +1,86 @@
+"""`coalign caption`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from coalign.arguments import (
+    PAIRS_HELP,
+    SEARCHED,
+    OptionalName,
+    OptionalPath,
+    RunFolder,
+    Switch,
+    Writing,
+    load_run,
+    shows_progress,
+)
+from coalign.cli.commands import Help
+from coalign.cli.output import Json, answer, new_file
+from coalign.errors import InputError
+
+HELP = Help("a trained run", "RUN IMAGE ...", "captions of pictures, by a blip or coca", 25)
+
+
+def command(
+    run: RunFolder,
+    pictures: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE", help_behavior_hint="")] = (),
+    data: Annotated[str | None, arg(metavar="PAIRS", help=PAIRS_HELP, help_behavior_hint="")] = None,
+    images: OptionalPath = None,
+    split: OptionalName = None,
+    out: OptionalPath = None,
+    overwrite: Switch = False,
+    writing: Writing = SEARCHED,
+    system: OptionalName = None,
+    vocab: OptionalPath = None,
+    batch_size: int = 16,
+    json: Json = False,
+) -> int:
+    """Writes a caption of each picture: of those named, or of all in --data, whose own texts are not read.
+
+    Args:
+        pictures: The files to describe.
+        images: With --data: the folder that image paths are relative to.
+        split: With --data: only this split.
+        out: A .jsonl or .csv with the columns image and text, which is read as pairs again. By default printed.
+        overwrite: Replace the file if it exists.
+        system: Whose file RUN is, where it is no run: blip or coca.
+        vocab: With --system: the model's vocabulary.
+        batch_size: Pictures at a time.
+    """
+    from coalign.data.core.samples import Sample, Where
+    from coalign.data.pairs.sources import open_source
+    from coalign.evaluation.captions import Writer, file_of, in_batches, write_rows
+    from coalign.progress import with_progress
+
+    if bool(pictures) == (data is not None):
+        raise InputError("give either pictures, coalign caption RUN IMAGE ..., or --data PAIRS")
+    missing = [picture for picture in pictures if not picture.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such picture")
+    if out is not None:
+        new_file(out, overwrite, (".jsonl", ".csv"))
+    loaded = load_run(run, system, **({} if vocab is None else {"vocab": vocab}))
+    writer = Writer(loaded, writing)
+    if data is not None:
+        source = open_source(data, images=images, split=split).grouped()
+        samples, count = (source[index] for index in range(len(source))), len(source)
+    else:
+        named = enumerate(pictures, 1)
+        samples, count = (Sample(path, (), n, Where(str(path), n)) for n, path in named), len(pictures)
+    rows: list[dict[str, str]] = []
+    batches = in_batches(loaded, samples, batch_size)
+    for part, seen in with_progress(batches, "captioning", -(-count // batch_size), shows_progress()):
+        texts = writer.write(seen)
+        rows += [{"image": file_of(s.image), "text": text} for s, text in zip(part, texts, strict=True)]
+    if not rows:
+        raise InputError(f"{data or pictures[0]}: no picture can be read")
+    if out is not None:
+        write_rows(out, rows)
+        answer(json, {"out": str(out), "captions": len(rows)}, f"{len(rows)} captions: {out}")
+    else:
+        answer(json, {"captions": rows}, "\n".join(f"{row['image']}  {row['text']}" for row in rows))
+    return 0

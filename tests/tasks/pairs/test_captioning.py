@@ -1,0 +1,167 @@
+"""Captions written, measured, and noisy pairs cleaned by a BLIP that has learned six colours."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import coalign
+from coalign.cli.main import main
+from coalign.data.pairs.sources import open_source
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
+from coalign.metrics.captions import cider
+from coalign.models.blip.model import Blip
+from coalign.models.blip.trunk import BlipConfig, text_tower
+from coalign.models.clip.model import SIZES, Clip
+from coalign.recipes._start import with_vocabulary
+from coalign.registry import describe
+from coalign.tasks import find_task
+from coalign.trunks.vit import VitConfig
+from coalign.types import Draws
+
+COLOURS = {
+    "red": (230, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 230),
+    "white": (250, 250, 250), "black": (5, 5, 5), "yellow": (240, 240, 10),
+}  # fmt: skip
+
+
+def status(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    return int(left.value.code or 0)
+
+
+def said(colour: str) -> str:
+    return f"all of it is {colour}"
+
+
+def save_run(folder: Path, model: torch.nn.Module, tokenizer: Tokenizer) -> Path:
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(describe(model)))
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (16, 16), colour).save(folder / f"{name}.png")
+    rows = [{"image": f"{name}.png", "text": said(name)} for name in COLOURS]
+    (folder / "right.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train([said(name) for name in COLOURS] * 2, 200)
+    image = VitConfig(image_size=16, patch_size=8, dim=48, depth=1, heads=3, hidden_dim=96)
+    text = text_tower(dim=48, depth=2, heads=3, hidden_dim=96, positions=20, context_dim=48, dropout=0.0)
+    config = with_vocabulary(BlipConfig(image, text, embed_dim=16, queue_size=12), tokenizer)
+    model = Blip(config).train()
+    loaded = coalign.data.loaded.Loaded(model, tokenizer)
+    batch = coalign.prepare(loaded, [pictures / f"{n}.png" for n in COLOURS], [said(n) for n in COLOURS])
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(80):
+        model.before_step()
+        loss = sum(model.losses(batch, Draws(choices={"alpha": torch.tensor(0.0)})).values())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        model.after_step()
+    return save_run(tmp_path_factory.mktemp("run") / "blip", model, tokenizer)
+
+
+def test_captions_are_printed_and_written_as_pairs(run: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    assert status(["caption", str(run), str(pictures / "red.png"), str(pictures / "blue.png")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == [said("red"), said("blue")]
+    out = tmp_path / "captions.jsonl"
+    given = ["caption", str(run), "--data", str(pictures / "right.jsonl"), "--out", str(out)]
+    assert status(given) == 0
+    source = open_source(out)
+    assert [source[i].texts for i in range(len(source))] == [(said(name),) for name in COLOURS]
+    assert status(given) == 2  # it is there already
+    assert "exists already" in capsys.readouterr().err
+    assert status(["caption", str(run), str(pictures / "red.png"), "--prompt", "all of it", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["captions"][0]["text"] == "is red"
+
+
+def test_wrong_pairs_are_found_and_captions_take_their_place(run: Path, pictures: Path, tmp_path: Path) -> None:
+    wrong = {"red": "blue", "white": "black"}
+    noisy, out, dropped = pictures / "noisy.jsonl", tmp_path / "clean.jsonl", tmp_path / "dropped.jsonl"
+    rows = [{"image": f"{n}.png", "text": said(wrong.get(n, n))} for n in COLOURS]
+    noisy.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = noisy.read_bytes()
+    given = ["filter", str(run), "--data", str(noisy), "--out", str(out), "--dropped", str(dropped)]
+    assert status([*given, "--no-sample"]) == 0
+    lost = [json.loads(line) for line in dropped.read_text().splitlines()]
+    assert {Path(row["image"]).stem: row["text"] for row in lost} == {n: said(w) for n, w in wrong.items()}
+    assert all(row["origin"] == "data" and row["score"] < 0.5 for row in lost)
+    clean = open_source(out)
+    found = {Path(clean[i].image).stem: clean[i].texts for i in range(len(clean))}
+    assert found == {name: (said(name),) for name in COLOURS}
+    assert noisy.read_bytes() == before
+    alone = tmp_path / "alone.jsonl"
+    assert status(["filter", str(run), "--data", str(noisy), "--out", str(alone), "--no-captions"]) == 0
+    assert len(alone.read_text().splitlines()) == 4
+
+
+def test_what_cannot_be_done_is_said(run: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    tokenizer = coalign.load(run).vocabulary
+    other = save_run(tmp_path / "clip", Clip(with_vocabulary(SIZES["tiny"], tokenizer)), tokenizer)
+    data = str(pictures / "right.jsonl")
+    for words, message in (
+        (["caption", str(other), str(pictures / "red.png")], "a Clip writes no captions"),
+        (["caption", str(run)], "give either pictures"),
+        (["caption", str(run), "nothing.png"], "nothing.png: no such picture"),
+        (
+            ["filter", str(other), "--data", data, "--out", str(tmp_path / "a.jsonl"), "--no-captions"],
+            "no matching head",
+        ),
+        (["filter", str(run), "--data", data, "--out", data, "--overwrite"], "is the data itself"),
+        (["filter", str(run), "--data", data, "--out", str(tmp_path / "a.txt")], "should end in"),
+        (["filter", str(run), "--data", data, "--out", str(tmp_path / "a.csv"), "--threshold", "2"], "from 0 to 1"),
+    ):
+        assert status(words) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_captions_are_measured(run: Path, pictures: Path) -> None:
+    from coalign.arguments import Pairs
+
+    result = find_task("captioning")(run=run, pairs=Pairs(data=str(pictures / "right.jsonl"))).evaluate()
+    assert result.metrics["cider"] == pytest.approx(10 * 2 / 4 + 10 * 2 / 4, abs=1e-6)  # see below: all four n count
+    assert result.extra["cider, next picture's"] == 0.0
+    assert result.extra["examples"][0] == {"caption": said("red"), "texts": [said("red")]}
+
+
+def test_cider_is_the_formula() -> None:
+    """Two pictures, computed by hand: words that both pictures have weigh nothing."""
+    references = [["a red cat", "a cat"], ["a blue dog sits"]]
+    score, each = cider(["a red cat", "a dog sits"], references)
+    # picture 1, reference 1: unigrams red, cat, bigrams (a red), (red cat), trigram, all log 2 each: cosine 1, three of
+    # the four n; reference 2: caption {red, cat}, reference {cat}: 1 / √2; bigrams (a red), (red cat) and (a cat): 0
+    first = 10 * ((3 / 4) + math.exp(-1 / 72) * (1 / math.sqrt(2)) / 4) / 2
+    # picture 2: unigrams {dog, sits} of {blue, dog, sits}: 2 / (√2 √3); bigrams (a dog), (dog sits) of (a blue),
+    # (blue dog), (dog sits): 1 / (√2 √3); no trigram
+    second = 10 * math.exp(-1 / 72) * (2 / math.sqrt(6) + 1 / math.sqrt(6)) / 4
+    assert each == pytest.approx([first, second])
+    assert score == pytest.approx((first + second) / 2)
+    assert cider(["dog dog dog dog", "a"], references)[1][0] == 0.0
+    clipped = cider(["cat cat cat", "a"], [["the cat"], ["a dog"]])[1][0]
+    assert clipped == pytest.approx(10 * math.exp(-1 / 72) * (1 / (3 * math.sqrt(2))) / 4)  # min(3, 1), |g| = 3
+    with pytest.raises(InputError, match="picture 2 has no reference"):
+        cider(["a", "b"], [["a"], []])
+    with pytest.raises(InputError, match="1 captions of 2 pictures"):
+        cider(["a"], references)
