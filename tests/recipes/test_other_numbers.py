@@ -9,23 +9,37 @@ from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
-import torch._dynamo  # noqa: F401 - which DDP imports in each process
+import pytest
+import torch
+import torch._dynamo
 import torch.multiprocessing as mp
 import tyro
+from safetensors.torch import load_file
 
 from coalign.data.core.batches import Maker
 from coalign.recipes import find_recipe
 from coalign.training.loop import _Training
+from coalign.training.tracking import read_metrics
 
-LINE = ["fusion-mosi", "--data", "world:joint,items=60,events=1", "--batch-size", "3", "--steps", "9"]
-RATES = ["--log-every", "1", "--save-every", "1", "--device", "cpu", "--evaluate-every", "100"]
+LINE = [
+    "fusion-mosi",
+    "--data",
+    "world:joint,items=60,events=1",
+    "--batch-size",
+    "3",
+    "--steps",
+    "9",
+    "--evaluate-every",
+    "100",
+]
+RATES = ["--log-every", "1", "--save-every", "1", "--device", "cpu"]
 
 
 class Enough(Exception):  # noqa: N818 - no error
     """Ends a run as a killed machine would, behind a checkpoint."""
 
 
-def process(rank: int, world: int, port: int, out: Path, until: int) -> None:
+def process(rank: int, world: int, port: int, out: Path, until: int, line: list[str]) -> None:
     """One of the processes of a run that is killed at step `until`; it notes which samples it was given where."""
     group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in group.items()} if world > 1 else {})
@@ -43,20 +57,20 @@ def process(rank: int, world: int, port: int, out: Path, until: int) -> None:
             raise Enough
         step(self, batches)  # pyright: ignore[reportArgumentType]
 
-    name, *words = LINE
+    name, *words = line
     with patch.object(Maker, "indices", noted), patch.object(_Training, "_train_step", killed), suppress(Enough):
         tyro.cli(find_recipe(name), args=[*words, *RATES, "--out", str(out)]).run()
 
 
-def run(world: int, out: Path, until: int) -> list[tuple[int, int, list[int]]]:
+def run(world: int, out: Path, until: int, line: list[str] = LINE) -> list[tuple[int, int, list[int]]]:
     """What the processes were given, in the order of places."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     if world == 1:
-        process(0, 1, port, out, until)
+        process(0, 1, port, out, until, line)
     else:  # forked, so that nothing is imported again
-        mp.start_processes(process, args=(world, port, out, until), nprocs=world, start_method="fork")
+        mp.start_processes(process, args=(world, port, out, until, line), nprocs=world, start_method="fork")
     seen = []
     for file in out.parent.glob("seen-*.jsonl"):
         seen.extend(json.loads(line) for line in file.read_text().splitlines())
@@ -76,3 +90,21 @@ def test_two_then_one_then_three_processes_see_the_samples_of_one(tmp_path: Path
     state = json.loads((changing / "checkpoints" / "step-7" / "state.json").read_text())
     assert len(state["loaders"]) == 3 and state["step"] == 7
     assert straight == seen[:9]
+
+
+def test_shards_are_a_way_to_hold_the_same_training(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(f"the sun is bright {n} . the moon is dark {n} ." for n in range(24)))
+    gpt = ["gpt-pretrain", "--data", str(corpus), "--size", "tiny", "--vocab-size", "60", "--max-length", "16"]
+    line = [*gpt, "--batch-size", "2", "--steps", "4", "--dropout", "0"]
+    held, shared = tmp_path / "held" / "run", tmp_path / "shared" / "run"
+    for out, flag, until in ((held, "--deterministic", 4), (shared, "--fsdp", 2), (shared, "--fsdp", 4)):
+        out.parent.mkdir(exist_ok=True)
+        run(2, out, until, [*line, flag])
+    losses = [[record["loss"] for record in read_metrics(out / "metrics.jsonl")] for out in (held, shared)]
+    assert len(losses[1]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name in ("model", "optimiser"):
+        a, b = (load_file(out / "checkpoints" / "step-4" / f"{name}.safetensors") for out in (held, shared))
+        assert a.keys() == b.keys()
+        for key in (key for key in a if "key.bias" not in key):  # whose gradient is rounding alone
+            torch.testing.assert_close(b[key], a[key], rtol=1e-4, atol=1e-6, msg=key)

@@ -70,9 +70,9 @@ def attend_varlen(
 
     size, width = q.shape[-1], v.shape[-1]
     whole = -(-max(size, width) // MULTIPLE) * MULTIPLE
-    padded = [
+    q, k, v = (
         F.pad(x.to(q.dtype), (0, whole - x.shape[-1])) if x.shape[-1] < whole else x.to(q.dtype) for x in (q, k, v)
-    ]
+    )
     named: dict[str, Any] = {"is_causal": causal}
     if "window_size" in parameters():
         left, right = window or (-1, -1)
@@ -80,7 +80,8 @@ def attend_varlen(
     if "scale" in parameters():
         named["scale"] = size**-0.5
     elif whole != size:  # which the kernel would scale by
-        padded[0] = padded[0] * (whole / size) ** 0.5
-    out = varlen_attn(*padded, queries.offsets32, keys.offsets32, queries.max_length, keys.max_length, **named)
+        q = q * (whole / size) ** 0.5
+    starts = queries.offsets32, keys.offsets32
+    out = varlen_attn(q, k, v, *starts, queries.max_length, keys.max_length, **named)
     assert isinstance(out, Tensor)
     return out[..., :width]

@@ -47,7 +47,8 @@ class Approximate:
 class Searched(Protocol):
     """What is asked of an index."""
 
-    partitions: int
+    @property
+    def partitions(self) -> int: ...
 
     def count(self, modality: str | None = None) -> int: ...
 
@@ -55,7 +56,9 @@ class Searched(Protocol):
 
     def vectors(self, modality: str, most: int) -> Tensor: ...
 
-    def search(self, vectors: Tensor, k: int, modality: str | None = None, **options: Any) -> Any: ...
+    def search(
+        self, vectors: Tensor, k: int, modality: str | None = None, *, exact: bool | None = True, probes: int = 20
+    ) -> Any: ...
 
 
 def tuned(index: Searched) -> Approximate:

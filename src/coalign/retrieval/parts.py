@@ -54,7 +54,8 @@ class Parts:
             self._check(file)
             return {"image": 0, "text": 0}
         with vector_table(file, vector_width(loaded), thumbnails=True, about=self.about) as table:
-            return dict[str, int](embed_pairs(loaded, part.source(source.grouped()), table, **options))
+            added = embed_pairs(loaded, part.source(source.grouped()), table, **options)
+        return {"image": added["image"], "text": added["text"]}
 
     def there(self, part: Part) -> list[Path]:
         """The files of all parts that are written."""

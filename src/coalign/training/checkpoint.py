@@ -26,6 +26,7 @@ from coalign.checkpoints.seal import is_intact, sealed
 from coalign.errors import InputError
 from coalign.files import guarded, read_json, replace_folder
 from coalign.training.average import WeightAverage
+from coalign.training.sharded import Whole, is_sharded, like
 
 FORMAT = 1
 
@@ -42,15 +43,18 @@ class Progress:
 
 def save_checkpoint(
     folder: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    model: nn.Module | Whole,
+    optimiser: torch.optim.Optimizer | Whole,
     progress: Progress,
     average: WeightAverage | None = None,
 ) -> None:
     """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once."""
 
     def fill(part: Path) -> None:
-        sealed(save_model, model)(part / "model.safetensors")
+        if isinstance(model, Whole):
+            sealed(save_file, model.tensors)(part / "model.safetensors")
+        else:
+            sealed(save_model, model)(part / "model.safetensors")
         sealed(save_file, _optimiser_tensors(optimiser))(part / "optimiser.safetensors")
         if average is not None:
             sealed(save_file, average.state_dict())(part / "average.safetensors")
@@ -80,7 +84,7 @@ def load_checkpoint(
     if state["format"] != FORMAT:
         raise InputError(f"{folder}: format {state['format']}, this version reads {FORMAT}")
     try:
-        load_model(model, folder / "model.safetensors")
+        _load_weights(model, folder / "model.safetensors")
         _load_optimiser(optimiser, load_file(folder / "optimiser.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(folder / "average.safetensors"))
@@ -128,7 +132,19 @@ def damage(folder: Path) -> str:
     return ""
 
 
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _load_weights(model: nn.Module, file: Path) -> None:
+    if not is_sharded(model):
+        load_model(model, file)
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    tied = StateDictOptions(full_state_dict=True, strict=False)  # a tied weight is in the file once
+    found = set_model_state_dict(model, load_file(file), options=tied)
+    if found.unexpected_keys:
+        raise KeyError(found.unexpected_keys[0])
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer | Whole) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value.contiguous()
         for group in optimiser.param_groups
@@ -141,8 +157,11 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tens
     """Gives each parameter its moments back. Groups, and so rates and decays, stay as the settings made them."""
     groups = optimiser.state_dict()["param_groups"]
     index = {name: i for group in groups for name, i in zip(group["names"], group["params"], strict=True)}
+    parameters = {
+        n: p for group in optimiser.param_groups for n, p in zip(group["names"], group["params"], strict=True)
+    }
     state: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         name, _, key = path.rpartition("/")
-        state.setdefault(index[name], {})[key] = tensor
+        state.setdefault(index[name], {})[key] = like(tensor, parameters[name])
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -38,6 +38,7 @@ class TrainConfig:
         deterministic: gradients of several processes are averaged after the whole backward pass, in an order that no
             restart changes; otherwise while it runs.
         compile: transformer blocks are compiled by torch.compile, for batches of any shape.
+        fsdp: parameters, gradients and the optimiser's state are shared among the processes.
         checkpoint_activations: what transformer blocks compute is not kept but computed again in the backward pass.
         log_every, save_every: in steps. Metrics are means over the steps since the last line.
         time_budget: seconds of training, callbacks apart. When the first steps show that the planned number of them
@@ -70,6 +71,7 @@ class TrainConfig:
     deterministic: bool = False
     compile: bool = False
     checkpoint_activations: bool = False
+    fsdp: bool = False
     log_every: int = 10
     save_every: int = 500
     time_budget: float | None = None
@@ -85,5 +87,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} = {value}: must be above 0")
+        if self.fsdp and self.average is not None:
+            raise InputError("fsdp: averaged weights are not kept in shards; give average=None")
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"precision = {self.precision!r}: one of 'fp32', 'bf16'")

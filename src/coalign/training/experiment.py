@@ -195,7 +195,8 @@ class Experiment:
         """
         self.begin(training, description, tokenizer, loader.fingerprint())
         data = _NextEpoch(loader) if self.options.accept_changes else loader
-        self._result = fit(model.to(self.device), data, training, self.run, callbacks)
+        placed = model if training.fsdp else model.to(self.device)  # shards are moved one by one
+        self._result = fit(placed, data, training, self.run, callbacks, device=self.device)
         return self._result
 
     def print(self, text: str) -> None:

@@ -35,6 +35,7 @@ from coalign.training.optimiser import freeze, make_optimiser, parameter_groups,
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import lr_factor
+from coalign.training.sharded import Whole, gathered, shard, whole
 from coalign.training.stopping import StopRequest
 from coalign.training.tracking import truncate_metrics
 from coalign.types import FREE, Batch, Draws
@@ -94,9 +95,15 @@ class FitResult:
 
 
 def fit(
-    model: nn.Module, loader: Loader, config: TrainConfig, run: Run, callbacks: Sequence[Callback] = ()
+    model: nn.Module,
+    loader: Loader,
+    config: TrainConfig,
+    run: Run,
+    callbacks: Sequence[Callback] = (),
+    device: torch.device | None = None,
 ) -> FitResult:
-    """Trains `model` in place, on its device, and keeps everything in the run's folder.
+    """Trains `model` in place, on its device (or `device`, to which its shards are moved), and keeps everything in the
+    run's folder.
 
     A run that was interrupted goes on from its last checkpoint; its losses are those of a run that never stopped,
     bit for bit on the same machine. Torch's own random state is put back at the end.
@@ -109,7 +116,7 @@ def fit(
         raise TypeError(f"{type(model).__name__} has no before_step, losses and after_step")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     cuda = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
@@ -135,6 +142,11 @@ class _Training:
         self.model, self.loader, self.config, self.run = model, loader, config, run
         self.callbacks, self.device = callbacks, device
         freeze(model, config.frozen)
+        prepare(model, config.compile, config.checkpoint_activations)
+        broadcast_module(model)
+        self.objectives: nn.Module = Objectives(model)
+        if config.fsdp:
+            self.objectives = shard(self.objectives, model, device)
         groups = parameter_groups(
             model,
             config.weight_decay,
@@ -144,8 +156,8 @@ class _Training:
         )
         self.optimiser = make_optimiser(config.optimiser, groups, config.lr, config.betas, config.eps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        prepare(model, config.compile, config.checkpoint_activations)
-        self.objectives = Objectives(model) if config.deterministic else overlapped(Objectives(model))
+        if not config.deterministic and not config.fsdp:
+            self.objectives = overlapped(self.objectives)
         self.generator = torch.Generator(device)
         self.host = None if device.type == "cpu" else torch.Generator()
         self.meter = Meter()
@@ -205,7 +217,6 @@ class _Training:
     def _start(self) -> None:
         """Begins, or takes up the last checkpoint: rank 0 says which."""
         config, run = self.config, self.run
-        broadcast_module(self.model)
         self._seed(config.seed + rank())
         checkpoint = from_first(run.latest())
         if config.average is not None:
@@ -232,10 +243,11 @@ class _Training:
         progress = Progress(
             self.step, self._elapsed(), from_all(self.loader.state_dict()), from_all(self._generators())
         )
+        held = Whole(self.model, self.optimiser) if self.config.fsdp else None
         if rank() == 0:
             assert self.writer is not None
             self.writer.sync()
-            self.run.save(self.model, self.optimiser, progress, self.average)
+            self.run.save(held or self.model, held or self.optimiser, progress, self.average)
         from_first(None)  # the others wait until the checkpoint stands
 
     def _seed(self, seed: int) -> None:
@@ -269,10 +281,10 @@ class _Training:
         self.model.before_step()
         for number in range(config.accumulate):
             self._backward(_next(batches), last=number + 1 == config.accumulate)
-        if not isinstance(self.objectives, DistributedDataParallel):
+        if not isinstance(self.objectives, DistributedDataParallel) and not config.fsdp:
             average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
-        self.meter.add(self.step, {GRADIENT_NORM: norm})
+        self.meter.add(self.step, {GRADIENT_NORM: whole(norm) if config.fsdp else norm})
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -337,6 +349,8 @@ class _Training:
             stack.enter_context(torch.no_grad())
             if self.average is not None:
                 stack.enter_context(self.average.applied())
+            if self.config.fsdp:
+                stack.enter_context(gathered(self.objectives))
             self.model.eval()
             numbers = callback.call(self.model, self.step)
         self.model.train()

@@ -39,6 +39,8 @@ class RunOptions:
     """Average the gradients of several processes in an order that no restart changes, which takes longer."""
     compile: Switch = False
     """Compile transformer blocks."""
+    fsdp: Switch = False
+    """Share parameters, gradients and the optimiser's state among the processes: for what one GPU cannot hold."""
     checkpoint_activations: Switch = False
     """Compute the activations of transformer blocks again in the backward pass: less memory, a third more time."""
     threads: OptionalInt = None
@@ -98,6 +100,7 @@ class Rates:
             "precision": precision_on(options.device) if options.precision == "auto" else options.precision,
             "deterministic": options.deterministic,
             "compile": options.compile,
+            "fsdp": options.fsdp,
             "checkpoint_activations": options.checkpoint_activations,
             "seed": options.seed,
             "threads": options.threads,

@@ -30,12 +30,14 @@ from coalign.errors import InputError
 from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, damage, is_whole, save_checkpoint
+from coalign.training.sharded import Whole
 from coalign.training.trackers import TrackerName, open_tracker
 from coalign.training.tracking import MetricsWriter
 
 # settings that may change between the starts of one run: none of them touches a number
 _FREE = tuple(
-    f"training.{name}:" for name in ("log_every", "save_every", "deterministic", "compile", "checkpoint_activations")
+    f"training.{name}:"
+    for name in ("log_every", "save_every", "deterministic", "compile", "checkpoint_activations", "fsdp")
 )
 
 
@@ -176,8 +178,8 @@ class Run:
 
     def save(
         self,
-        model: nn.Module,
-        optimiser: torch.optim.Optimizer,
+        model: nn.Module | Whole,
+        optimiser: torch.optim.Optimizer | Whole,
         progress: Progress,
         average: WeightAverage | None = None,
     ) -> None:
@@ -193,9 +195,9 @@ class Run:
             if old != used:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def publish(self, checkpoint: Path, model: nn.Module, average: WeightAverage | None = None) -> None:
+    def publish(self, checkpoint: Path, model: nn.Module | Whole, average: WeightAverage | None = None) -> None:
         """Makes `model.safetensors` the weights of a checkpoint that is loaded or just written, or their average."""
-        if average is None:
+        if average is None or isinstance(model, Whole):
             link_or_copy(checkpoint / "model.safetensors", self.weights)
         else:
             with average.applied():
