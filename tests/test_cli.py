@@ -18,9 +18,12 @@ import coalign.recipes
 import coalign.tasks
 from coalign.cli.commands import command_names
 from coalign.cli.commands.systems import FACTS, facts_of_systems, systems_table
+from coalign.cli.commands.train import in_processes
+from coalign.cli.failures import FOLDER, group_failure, report_error
 from coalign.cli.main import main
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.deferral import flags_alone, value_of
+from coalign.errors import InputError
 from coalign.registry import describe
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig
@@ -235,6 +238,18 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(capsys, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------ the systems
+def test_processes_that_fail_say_it_once(capfd, monkeypatch, tmp_path):
+    assert in_processes("2", ["nonsense"]) == 2
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("coalign: no command 'nonsense'")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    for rank, error in enumerate((RuntimeError("connection closed"), InputError("shard 3: broken"))):
+        monkeypatch.setenv("RANK", str(rank))
+        report_error(error)
+    assert group_failure(tmp_path) == "coalign: shard 3: broken"
+    assert capfd.readouterr().err == ""
+
+
 def test_systems_lists_all(capsys):
     rows = call_json(capsys, "systems")
     assert [row["name"] for row in rows] == list(coalign.systems())

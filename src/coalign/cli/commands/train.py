@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from coalign.cli.commands import Help
+from coalign.cli.failures import FOLDER, group_failure
 from coalign.cli.output import named_list
 from coalign.errors import InputError
 from coalign.flags import as_flags, groups_of
@@ -73,6 +75,7 @@ def _schedule(recipe: Any) -> Any:
 def in_processes(number: str, words: Sequence[str]) -> int:
     """Runs a coalign command in several processes of this machine that form a group; returns its exit status."""
     import logging
+    import tempfile
 
     import torch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -87,16 +90,22 @@ def in_processes(number: str, words: Sequence[str]) -> int:
         raise InputError(f"--nproc {count}: there are {torch.cuda.device_count()} GPUs; give as many, or --device cpu")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     for logger in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # the process that failed has said why
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # `group_failure` says why
     config = LaunchConfig(
         1, 1, count, run_id="coalign", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
     )
     launch: Any = elastic_launch(config, sys.executable)
-    try:
-        launch("-m", "coalign", *words)
-    except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 1
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER] = folder
+        try:
+            launch("-m", "coalign", *words)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            unknown = f"coalign: process {rank} of {count} ended with exit status {failure.exitcode}"
+            print(group_failure(Path(folder)) or unknown, file=sys.stderr)
+            return failure.exitcode if failure.exitcode > 0 else 1
+        finally:
+            del os.environ[FOLDER]
     return 0
 
 
