@@ -45,6 +45,8 @@ def test_fields_are_handed_to_their_groups() -> None:
 def test_a_group_as_flags_is_read_back() -> None:
     group = Rates(lr=None, betas=(0.8, 0.9), flip=True)
     assert as_flags(group) == ["--betas", "0.8", "0.9", "--flip"]
-    assert as_flags(group, Rates()) == ["--betas", "0.8", "0.9", "--flip"]
+    assert as_flags(group, Rates()) == ["--lr", "None", "--betas", "0.8", "0.9", "--flip"]
     assert as_flags(Rates(lr=0.5), Rates()) == ["--lr", "0.5"]
+    read = tyro.cli(Recipe, args=["--out", "o", *as_flags(group, Rates())])
+    assert read.rates == group
     assert tyro.cli(Recipe, args=["--out", "o", *as_flags(group)]).rates == Rates(lr=0.5, betas=(0.8, 0.9), flip=True)

@@ -65,11 +65,11 @@ def configure(kind: type[T], **values: Any) -> T:
 
 
 def as_flags(group: Any, beside: Any = None) -> list[str]:
-    """The command line's words for the fields of an option group, or for those that differ from `beside`'s."""
+    """The command line's words for the given fields of an option group, or for those that differ from `beside`'s."""
     words: list[str] = []
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        if value is None or (beside is not None and value == getattr(beside, field.name)):
+        if value == (None if beside is None else getattr(beside, field.name)):
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):

@@ -134,8 +134,8 @@ class LayerRates:
 
 SUPERVISED = Epochs(epochs=100.0, batch_size=64, lr=None, warmup=0.05, weight_decay=0.05, clip=None)
 PROBE = Epochs(epochs=100.0, batch_size=64, lr=6.4, optimiser="lars", warmup=0.1, weight_decay=0.0, clip=None)
-PAPER_PROBE = replace(PROBE, epochs=90.0, batch_size=16_384)
-"""He et al. 2022, table 10; the rate is 0.1 by 16,384 / 256."""
+PAPER_PROBE = replace(PROBE, epochs=90.0, batch_size=16_384, warmup=0.111)
+"""He et al. 2022, table 10; the rate is 0.1 by 16,384 / 256, the warm-up 10 epochs."""
 
 
 def framing(least_area: float) -> Any:

@@ -23,8 +23,15 @@ class Recipe:
     first half of the stages, which the paper found best.
     """
 
-    paper: ClassVar[Epochs] = Epochs(  # section 4.1.1: warmed up over 10 of 130 epochs, an average of 0.9999
-        epochs=130.0, batch_size=4096, lr=1.6, optimiser="sgd", warmup=0.077, weight_decay=1e-4, clip=None
+    paper: ClassVar[Epochs] = Epochs(  # section 4.1: warmed up over 10 of 130 epochs, an average of 0.9999; the weight
+        # decay is not in the paper, but ResNet's (He et al. 2016)
+        epochs=130.0,
+        batch_size=4096,
+        lr=1.6,
+        optimiser="sgd",
+        warmup=0.077,
+        weight_decay=1e-4,
+        clip=None,
     )
     images: LabelledSets
     size: str = "tiny"

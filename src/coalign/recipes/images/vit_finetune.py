@@ -21,7 +21,7 @@ class Recipe:
     as the weights' own source does it. The paper fine-tunes by SGD: --optimiser sgd --weight-decay 0 --lr 0.01.
     """
 
-    paper: ClassVar[Epochs] = Epochs(  # section B.1.1, ImageNet: 20,000 steps, a rate of 0.003 to 0.06 by the size
+    paper: ClassVar[Epochs] = Epochs(  # appendix B.1.1, table 4: ImageNet, a rate of 0.003 to 0.06; warm-up of the code
         steps=20_000, batch_size=512, lr=0.01, optimiser="sgd", warmup=500.0, weight_decay=0.0, clip=1.0
     )
     images: LabelledSets

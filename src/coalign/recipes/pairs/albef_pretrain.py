@@ -18,8 +18,8 @@ from coalign.training.options import RunOptions, Schedule
 class Recipe:
     """Pre-trains ALBEF: contrast, matching with hard negatives, masked words, momentum distillation (section 3)."""
 
-    paper: ClassVar[Schedule] = Schedule(  # section 3.5 (Li et al. 2021): 30 epochs of 5.1 million pairs
-        steps=300_000, batch_size=512, lr=1e-4, warmup=1000.0, final_lr=0.1, weight_decay=0.02
+    paper: ClassVar[Schedule] = Schedule(  # section 3.5 (Li et al. 2021): 30 epochs of 5.1 million pairs; no clipping
+        steps=300_000, batch_size=512, lr=1e-4, warmup=1000.0, final_lr=0.1, weight_decay=0.02, clip=None
     )
     pairs: Pairs
     start: Start = Start()

@@ -19,7 +19,7 @@ class Recipe:
     """Pre-trains CLIP: the right text among all of the batch, and the right image (figure 3)."""
 
     paper: ClassVar[Schedule] = Schedule(  # section 2.5, tables 18 to 20: 32 epochs of 400 million pairs, ViT-B/32
-        steps=390_625, batch_size=32_768, lr=5e-4, warmup=2000.0, weight_decay=0.2, betas=(0.9, 0.98)
+        steps=390_625, batch_size=32_768, lr=5e-4, warmup=2000.0, weight_decay=0.2, betas=(0.9, 0.98), clip=None
     )
     pairs: Pairs
     start: Start = Start()

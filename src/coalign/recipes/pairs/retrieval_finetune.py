@@ -37,12 +37,16 @@ class Recipe:
     """
 
     papers: ClassVar[Papers] = {
-        "albef": Schedule(batch_size=256, lr=1e-5, final_lr=0.1, weight_decay=0.02),  # 10 epochs
+        # of Flickr30K's 145,000 pairs. configs/Retrieval_flickr.yaml: 10 epochs, of COCO 5
+        "albef": Schedule(steps=5700, batch_size=256, lr=1e-5, warmup=0.0, final_lr=0.1, weight_decay=0.02, clip=None),
+        # config/train-itm-flickr-base-8gpu.json, without hard negatives; a step has 8 x 4 batches
         "uniter": Schedule(
-            steps=5000, batch_size=8, lr=5e-5, warmup=500.0, betas=(0.9, 0.98), decay="linear", clip=2.0
+            steps=20_000, batch_size=40, lr=5e-5, warmup=2000.0, betas=(0.9, 0.98), decay="linear", clip=2.0
         ),
-        "vilbert": Schedule(batch_size=64, lr=2e-5, decay="linear"),  # 20 epochs
-        "vilt": Schedule(batch_size=256, lr=1e-4, betas=(0.9, 0.98), decay="linear"),  # 10 epochs
+        # section 3.2: 20 epochs
+        "vilbert": Schedule(steps=45_300, batch_size=64, lr=2e-5, decay="linear"),
+        # section 4.4: 10 epochs
+        "vilt": Schedule(steps=5700, batch_size=256, lr=1e-4, betas=(0.9, 0.98), decay="linear", clip=None),
     }
     data: Annotated[str, arg(metavar="PAIRS", help=PAIRS_HELP)]
     image_column: OptionalName = None

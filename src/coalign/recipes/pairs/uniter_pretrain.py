@@ -20,7 +20,7 @@ ALIGNMENT_WEIGHT = 0.1
 class Recipe:
     """Pre-trains UNITER: a step draws masked words, masked regions, or matching with word-region alignment (3.2)."""
 
-    paper: ClassVar[Schedule] = Schedule(  # Chen et al. 2020, their code; a batch: 8 x 5 x 10,240 tokens
+    paper: ClassVar[Schedule] = Schedule(  # config/pretrain-alldata-base-8gpu.json; a step: 8 x 6 x 10,240 tokens
         steps=200_000, lr=5e-5, warmup=10_000.0, decay="linear", weight_decay=0.01, betas=(0.9, 0.98), clip=5.0
     )
     pairs: Pairs

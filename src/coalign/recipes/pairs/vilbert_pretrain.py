@@ -18,8 +18,10 @@ from coalign.training.options import RunOptions, Schedule
 class Recipe:
     """Pre-trains ViLBERT: masked words and regions, and whether text and image belong together (section 2.2)."""
 
-    paper: ClassVar[Schedule] = Schedule(  # section 3.1 (Lu et al. 2019): 10 epochs of 3.1 million pairs
-        steps=60_500, batch_size=512, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01
+    paper: ClassVar[Schedule] = (
+        Schedule(  # section 3.1 (Lu et al. 2019): 10 epochs of 3.1 million pairs; decay: 12-in-1's code
+            steps=60_500, batch_size=512, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01
+        )
     )
     pairs: Pairs
     regions: RegionData

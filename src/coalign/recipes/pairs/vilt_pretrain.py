@@ -17,8 +17,17 @@ from coalign.training.options import RunOptions, Schedule
 class Recipe:
     """Pre-trains ViLT: masked words, and whether text and image belong together, with word-patch alignment (3.2)."""
 
-    paper: ClassVar[Schedule] = Schedule(  # section 4.2 (Kim et al. 2021); β's of the authors' code
-        steps=200_000, batch_size=4096, lr=1e-4, warmup=0.1, decay="linear", weight_decay=0.01, betas=(0.9, 0.98)
+    paper: ClassVar[Schedule] = (
+        Schedule(  # section 4.2 (Kim et al. 2021); β's of the authors' code, which does not clip
+            steps=200_000,
+            batch_size=4096,
+            lr=1e-4,
+            warmup=0.1,
+            decay="linear",
+            weight_decay=0.01,
+            betas=(0.9, 0.98),
+            clip=None,
+        )
     )
     pairs: Pairs
     start: Start = Start()

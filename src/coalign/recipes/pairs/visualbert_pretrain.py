@@ -17,8 +17,10 @@ from coalign.training.options import RunOptions, Schedule
 class Recipe:
     """Pre-trains VisualBERT: masked words with regions in view, and whether text and image belong together (3.3)."""
 
-    paper: ClassVar[Schedule] = Schedule(  # of the authors' code (Li et al. 2019): 10 epochs of COCO's captions
-        steps=118_000, batch_size=48, lr=5e-5, warmup=0.1, decay="linear", weight_decay=0.01
+    paper: ClassVar[Schedule] = (
+        Schedule(  # configs/vqa/coco-pre-train.json: 10 epochs of COCO's captions, without minival
+            steps=123_000, batch_size=48, lr=5e-5, warmup=0.1, decay="linear", weight_decay=0.01
+        )
     )
     pairs: Pairs
     regions: RegionData

@@ -21,8 +21,12 @@ class Recipe:
     """
 
     papers: ClassVar[Papers] = {
-        "uniter": Schedule(steps=8000, lr=6e-5, betas=(0.9, 0.98), decay="linear", clip=2.0),
-        "vilbert": Schedule(batch_size=256, lr=4e-5, decay="linear"),  # 20 epochs
+        # config/train-refcoco+-base-1gpu.json; RefCOCO and RefCOCOg: 24,000 steps, a rate of 1e-4, a warm-up of 1500
+        "uniter": Schedule(
+            steps=10_000, batch_size=128, lr=6e-5, warmup=1000.0, betas=(0.9, 0.98), decay="linear", clip=2.0
+        ),
+        # section 3.2: 20 epochs of RefCOCO+'s 120,191 expressions
+        "vilbert": Schedule(steps=9400, batch_size=256, lr=4e-5, decay="linear"),
     }
     data: Path
     """The expressions: refs(unc).p as published, or the same as JSON."""

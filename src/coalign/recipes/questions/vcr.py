@@ -16,8 +16,10 @@ class Recipe:
     """Fine-tunes a system on VCR: the right one of four answers, of four rationales, or both in turn."""
 
     papers: ClassVar[Papers] = {
-        "uniter": Schedule(steps=8000, lr=6e-5, betas=(0.9, 0.98), decay="linear", clip=2.0),
-        "vilbert": Schedule(batch_size=64, lr=2e-5, decay="linear"),  # 20 epochs
+        # config/train-vcr-base-4gpu.json: a step has 4 x 5 x 4,000 tokens
+        "uniter": Schedule(steps=8000, lr=6e-5, warmup=800.0, betas=(0.9, 0.98), decay="linear", clip=2.0),
+        # section 3.2: 20 epochs of 212,923 questions
+        "vilbert": Schedule(steps=66_500, batch_size=64, lr=2e-5, decay="linear"),
     }
     data: Path
     """VCR's JSON lines, such as train.jsonl."""

@@ -23,7 +23,7 @@ class Recipe:
     Streams that are not word by word are averaged over each word.
     """
 
-    paper: ClassVar[Schedule] = Schedule(  # of the authors' code: 40 epochs of 1,284 utterances
+    paper: ClassVar[Schedule] = Schedule(  # multimodal_driver.py: 40 epochs of 1,284 utterances
         steps=1080, batch_size=48, lr=1e-5, warmup=0.1, decay="linear", weight_decay=0.01, clip=None
     )
     series: Series

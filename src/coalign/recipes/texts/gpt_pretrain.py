@@ -31,8 +31,10 @@ class Recipe:
     padding, so that the text need not fit into memory.
     """
 
-    paper: ClassVar[Schedule] = Schedule(  # section 4.1: 100 epochs of BooksCorpus, windows of 512
-        steps=1_500_000, batch_size=64, lr=2.5e-4, warmup=2000.0, weight_decay=0.01
+    paper: ClassVar[Schedule] = (
+        Schedule(  # section 4.1: 100 epochs of BooksCorpus (about a billion pieces), windows of 512
+            steps=3_000_000, batch_size=64, lr=2.5e-4, warmup=2000.0, weight_decay=0.01
+        )
     )
     data: Corpus
     text_column: OptionalName = None

@@ -25,8 +25,10 @@ from coalign.training.options import RunOptions, Schedule
 class Recipe:
     """Trains MIL-NCE on a folder of narrated videos; started again, it goes on from the last checkpoint."""
 
-    paper: ClassVar[Schedule] = Schedule(  # section 4.1 (Miech et al. 2020): Adam; warm-up of the authors' code
-        steps=500_000, batch_size=8192, lr=1e-3, warmup=5000.0, weight_decay=0.0
+    paper: ClassVar[Schedule] = (
+        Schedule(  # section 4.1 (Miech et al. 2020): Adam; warm-up of MIL-NCE_HowTo100M's args.py
+            steps=500_000, batch_size=8192, lr=1e-3, warmup=5000.0, weight_decay=0.0, clip=None
+        )
     )
     narrated: Narrated
     size: Literal["tiny", "small", "training", "released"] = "tiny"

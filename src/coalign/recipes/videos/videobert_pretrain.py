@@ -46,7 +46,7 @@ class Recipe:
     Started again, it goes on from the last checkpoint.
     """
 
-    paper: ClassVar[Schedule] = Schedule(  # section 4.2 (Sun et al. 2019), of BERT large
+    paper: ClassVar[Schedule] = Schedule(  # section 4.3 (Sun et al. 2019), from BERT large
         steps=500_000, batch_size=128, lr=1e-5, decay="linear", weight_decay=0.01
     )
     words: Path
