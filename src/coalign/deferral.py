@@ -56,7 +56,7 @@ class Later:
         self._module, self._name = module, name
 
     def found(self) -> Any:
-        """What it stands for."""
+        """The object that it stands for."""
         return value_of(self._module, self._name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -94,7 +94,7 @@ def read_text(path: PathLike, encoding: str = "utf-8-sig") -> str:
 
 
 def read_json(path: PathLike, encoding: str | None = None) -> Any:
-    """What a JSON file holds; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
+    """The contents of a JSON file; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
     text = read_text(path, encoding or "utf-8-sig")
     try:
         return json.loads(text)

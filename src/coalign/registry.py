@@ -124,7 +124,7 @@ def load(
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """What a run's config.json says so that `load` can make this model again: system, head and configuration."""
+    """The description by which `load` makes this model again: system, head and configuration."""
     for entry in _likely_first(type(model)):
         for head, offer in {None: entry, **entry.heads}.items():
             if type(model) is offer.model:
@@ -168,7 +168,7 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
 def _fill_folder(
     folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], tokenizer: Tokenizer | None
 ) -> None:
-    """What Hugging Face's library reads; word pieces as vocab.txt: it adds their special tokens by its own rules."""
+    """Files for Hugging Face's library; word pieces as vocab.txt: it adds their special tokens by its own rules."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})

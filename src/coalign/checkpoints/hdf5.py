@@ -24,7 +24,7 @@ _SECONDS = 600
 
 
 def walk(path: str) -> str:
-    """What is wrong with a file's structure; empty where nothing is. It may end the process that calls it."""
+    """The fault in a file's structure; empty where there is none. It may end the process that calls it."""
     import h5py
 
     def visit(name: str, link: Any) -> str | None:  # what it returns ends the walk
@@ -102,7 +102,7 @@ def _forked(path: str) -> str:
 
 
 def child(group: Any, name: str) -> Any:
-    """What a group holds under a name. Raises InputError for a link to elsewhere."""
+    """The member of a group by name. Raises InputError for a link to elsewhere."""
     import h5py
 
     if type(group.get(name, getlink=True)) is not h5py.HardLink:

@@ -36,7 +36,7 @@ class _RefusedError(Exception):
 
 
 def load(source: str | Path | bytes, *, name: str | None = None) -> Any:
-    """What a pickle of plain data holds: containers, numbers, strings, bytes, numpy arrays. Nothing in it is run.
+    """The contents of a pickle of plain data: containers, numbers, strings, bytes, numpy arrays. Nothing in it is run.
 
     Args:
         source: a file, or the bytes of a pickle. Strings of Python 2 are read as Latin-1, as numpy's arrays need it.
@@ -318,7 +318,7 @@ def _plain(value: Any, seen: dict[int, Any], tuples: dict[int, tuple[Any, Any]])
 
 
 class _Callable:
-    """What a pickle gets in the place of a function. It cannot be changed, which a pickle may otherwise do."""
+    """The stand-in that a pickle gets for a function. It cannot be changed, which a pickle may otherwise do."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]

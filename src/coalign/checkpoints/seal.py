@@ -24,7 +24,7 @@ METADATA = {_KEY: _BLANK}
 
 
 def sealed(write: Callable[..., Any], *content: Any) -> Callable[[Path], None]:
-    """What writes a file by safetensors' `write(*content, path, metadata)` and seals it."""
+    """A function that writes a file by safetensors' `write(*content, path, metadata)` and seals it."""
 
     def call(path: Path) -> None:
         try:

@@ -16,7 +16,7 @@ from coalign.types import Batch, Encoding, InputSpec
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """What `coalign.load` and `coalign.create` give; `coalign.prepare`, tasks and commands take it.
+    """A model, its tokenizer and its source, of `load` and `create`; `coalign.prepare`, tasks and commands take it.
 
     `model` is an `nn.Module` that keeps to the `Model` protocol; `source` is the path it was loaded from, or the name
     of the system it was created of. `layout` is the layout of the file's names, where it is not one of our runs, and
@@ -31,7 +31,7 @@ class Loaded:
 
     @property
     def spec(self) -> InputSpec:
-        """What the model reads."""
+        """The inputs that the model reads."""
         return self.model.input_spec
 
     @property

@@ -11,7 +11,7 @@ from coalign import discovery
 
 
 def extractors() -> dict[str, str]:
-    """What each extractor computes, by name; imports none of them."""
+    """A line on each extractor, by name; imports none of them."""
     return discovery.summaries(__name__, "Extract")
 
 

@@ -1,4 +1,4 @@
-"""What models that show alignment share: `alignment`, by every method that the model has."""
+"""Shared by models that show alignment: `alignment`, by every method that the model has."""
 
 from __future__ import annotations
 

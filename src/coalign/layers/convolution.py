@@ -21,7 +21,7 @@ from coalign.checkpoints import Rename, StateMap, read_tensors
 from coalign.errors import InputError
 
 MEAN, STD = (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
-"""What the weights were trained with, per channel on [0, 1] pixels."""
+"""Mean and deviation of the weights' training, per channel on [0, 1] pixels."""
 
 STAGES = (
     # expansion, kernel, stride, width, blocks
@@ -114,7 +114,7 @@ class EfficientNetLite0(nn.Module):
         return self.classifier(self.pooled(pixels))
 
     def pooled(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
-        """What the classifier reads."""
+        """The features before the classifier."""
         (last,) = self.features(pixels, [len(STAGES) - 1])
         return self.head(last).mean((2, 3))
 

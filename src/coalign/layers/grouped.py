@@ -31,7 +31,7 @@ class _Attending:
 
 
 def run_grouped(encoders: Sequence[Encoder], x: Tensor, mask: Mask, context: Tensor | None = None) -> Tensor:
-    """What each of G pre-norm encoders gives for its own rows `x` [G, T, D].
+    """The output of each of G pre-norm encoders for its own rows `x` [G, T, D].
 
     `mask` is one encoder's. With `context` [G, Tk, C] the blocks have a cross-attention and no self-attention; queries,
     keys and values go through the same norm (as in MulT). All encoders have one configuration, but for the dropout of

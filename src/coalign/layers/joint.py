@@ -61,7 +61,7 @@ class Joint:
         score: Tensor | None = None,
         plan: Sequence[Tensor] | None = None,
     ) -> AlignmentRecord:
-        """What the blocks that filled `record` under `name` say of text rows and the other modality's, as a row of
+        """Attention recorded under `name` between text rows and the other modality's, as a row of
         places an item. Of the latter, `before` rows at the beginning and `after` at the end are no places."""
         if self.other is None:
             raise InputError("this stream holds text alone")

@@ -33,7 +33,7 @@ class ProbePooling(nn.Module):
         )
 
     def alone(self, rows: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
-        """What each row would give if it were its item's only one: rows in the space of the pooled vectors."""
+        """Each row pooled alone, as if it were its item's only one: rows in the space of the pooled vectors."""
         return self._end(self.attention.out(self.attention.value(rows)))
 
     def _end(self, x: Tensor) -> Tensor:
@@ -58,5 +58,5 @@ class QueryPooling(nn.Module):
         return Packed(seen, layout)
 
     def alone(self, rows: Float[Tensor, "t c"]) -> Float[Tensor, "t d"]:
-        """What a query would give of each row if it were its item's only one."""
+        """A query's output for each row alone, as if it were its item's only one."""
         return self.attention.out(self.attention.value(self.key_norm(rows)))

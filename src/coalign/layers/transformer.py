@@ -48,7 +48,7 @@ class BlockConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """What a cross-attention looks at: rows [Tk, C] and which queries see which of them."""
+    """The memory of a cross-attention: rows [Tk, C] and which queries see which of them."""
 
     rows: Tensor
     mask: Mask
@@ -99,7 +99,7 @@ class TransformerBlock(nn.Module):
         return self.across(x, mask.queries, context, record=record, name=name)
 
     def at(self, rows: Tensor, x: Tensor, mask: Mask, context: Context | None = None) -> Tensor:
-        """What `forward` gives at these rows, numbers [n] in any order or [B, n] of each item, in their order."""
+        """The output of `forward` at these rows, numbers [n] in any order or [B, n] of each item, in their order."""
         back = None
         if rows.dim() == 1:
             rows, order = rows.sort()
@@ -163,7 +163,7 @@ class TransformerBlock(nn.Module):
         return h if pre else self.feed_forward_norm(h)
 
     def _branch(self, h: Tensor, items: Layout) -> Tensor:
-        """What is added to the residual: with dropout, and for whole items with stochastic depth."""
+        """The summand of the residual: with dropout, and for whole items with stochastic depth."""
         h = self.dropout(h)
         if not (self.training and self.config.drop_path):
             return h

@@ -1,4 +1,4 @@
-"""What models of two streams share: the rows of both, and who sees whom."""
+"""Shared by models of two streams: the rows of both, and who sees whom."""
 
 from __future__ import annotations
 

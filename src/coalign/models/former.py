@@ -35,7 +35,7 @@ _PLAIN = {
 
 
 def current(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's config.json says of its model, by the names of today."""
+    """The description of a run's model, by the names of today."""
     ours = dict(described)
     config: Any = ours.get("config")
     if ours.get("system") != "albef" or not isinstance(config, Mapping):

@@ -69,7 +69,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class AlignmentRecord:
-    """What a pass over a batch tells of words and places.
+    """Attention, gradients and states of words and places in a pass over a batch.
 
     `layers` are the attentions in order; those of one entry read the rows from before the layer. `shapes[i]` is the
     form of item i's places, (rows, columns) or (count,); `cells[i]` are the places' numbers in it where some are left

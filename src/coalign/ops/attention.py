@@ -109,7 +109,7 @@ class Mask:
 
     @cached
     def items(self) -> dict[str, Any]:
-        """What `attend_items` asks of a mask, in the host's memory."""
+        """The parts of a mask that `attend_items` reads, in the host's memory."""
         items = len(self.queries)
         causal = [self.causal] * items if isinstance(self.causal, int) else self.causal
         return {

@@ -1,4 +1,4 @@
-"""What models and objectives need of the other processes: their features, gathered. Identity in a single process."""
+"""Features of the other processes, gathered for models and objectives. Identity in a single process."""
 
 from __future__ import annotations
 

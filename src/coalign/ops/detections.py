@@ -1,4 +1,4 @@
-"""What a detector or an annotator says of a batch, as the targets of objectives."""
+"""A detector's or an annotator's classes of a batch as the targets of objectives."""
 
 from __future__ import annotations
 

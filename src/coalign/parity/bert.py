@@ -44,7 +44,7 @@ HEADS = {
 
 
 class Recorded(nn.Module):
-    """What a recorded file holds: the pre-training model, and the new layers of several fine-tunings of one body."""
+    """Modules of a recorded file: the pre-training model, and the new layers of several fine-tunings of one body."""
 
     def __init__(self, config: BertPretrainingConfig, heads: Mapping[str, int]) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from coalign.files import read_json, reader
 
 @dataclass(frozen=True)
 class Described:
-    """What tells an adaptor which model to build: who it is, its sizes, and its tensors under the file's names.
+    """The description by which an adaptor builds a model: system, sizes, and its tensors under the file's names.
 
     `weights` are on the meta device where only names and shapes are known (a manifest entry).
     """

@@ -27,7 +27,7 @@ T = TypeVar("T", bound=GptTask)
 
 
 class Recorded(nn.Module):
-    """What a recorded file holds: the language model, and the new layers of fine-tunings of one body."""
+    """Modules of a recorded file: the language model, and the new layers of fine-tunings of one body."""
 
     def __init__(self, config: GptConfig, heads: Mapping[str, tuple[int, bool]]) -> None:
         super().__init__()

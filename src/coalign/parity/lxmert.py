@@ -20,7 +20,7 @@ from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 
 def prefix_of(described: Described) -> str:
-    """What stands before the trunk's names."""
+    """The prefix of the trunk's names."""
     end = "embeddings.word_embeddings.weight"
     return next((name.removesuffix(end) for name in described.weights if name.endswith(end)), "bert.")
 
@@ -143,7 +143,7 @@ def pretraining(case: Case, model: Lxmert, keep_padding: bool) -> Outputs:
 
 
 def recorded_choices(case: Case, text: Text, keep_padding: bool) -> dict[str, Tensor]:
-    """What the original drew: its inputs are masked already."""
+    """The original's random choices: its inputs are masked already."""
     inputs = case.inputs
     labels = Packed.from_padded(inputs["masked_lm_labels"], inputs["attention_mask"], keep_padding).values
     choices = {

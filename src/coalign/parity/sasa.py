@@ -15,7 +15,7 @@ from coalign.parity.verify import Adaptor, Outputs
 
 
 class Pieces(nn.Module):
-    """What a recorded case runs, each by itself: the layer, a bottleneck, the stem."""
+    """The modules that a recorded case runs, each by itself: the layer, a bottleneck, the stem."""
 
     def __init__(self, layer: LocalAttention, bottleneck: Bottleneck, stem: AttentionStem) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def google_config(described: Described) -> VitClassifierConfig:
 
 
 def told(described: Described) -> Told:
-    """What the case's description says beside the shapes."""
+    """Sizes in the case's description that shapes do not give."""
     c = described.config
     heads = c.get("num_heads") or c.get("heads") or c.get("num_attention_heads")
     return Told(heads, c.get("layer_norm_eps") or c.get("norm_eps") or 1e-6, images_of(c))

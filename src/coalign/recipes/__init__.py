@@ -22,5 +22,5 @@ def find_recipe(name: str) -> Any:
 
 
 def recipes() -> dict[str, str]:
-    """What each recipe does, by name; imports none of them."""
+    """A line on each recipe, by name; imports none of them."""
     return discovery.summaries(__name__, "Recipe")

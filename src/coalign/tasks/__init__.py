@@ -12,7 +12,7 @@ from coalign import discovery
 
 
 def tasks() -> dict[str, str]:
-    """What each task measures, by name; imports none of them."""
+    """A line on each task, by name; imports none of them."""
     return discovery.summaries(__name__, "Evaluate")
 
 

@@ -99,7 +99,7 @@ def load_checkpoint(
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    """What state.json holds. Raises InputError where it is damaged."""
+    """The contents of state.json. Raises InputError where it is damaged."""
     path = folder / "state.json"
     with guarded(path):
         state: Any = read_json(path)

@@ -46,7 +46,7 @@ _ON_PURPOSE = "choose another folder for the run, or go on with it on purpose: -
 
 
 class Loading(TypedDict):
-    """What a loader takes from an experiment."""
+    """Arguments of a loader that an experiment gives."""
 
     seed: int
     rank: int
@@ -134,7 +134,7 @@ class Experiment:
             return make()
 
     def on_first(self, call: Callable[[], T]) -> T:
-        """What `call` gives in the first process, in all of them; an `InputError` likewise."""
+        """The result of `call` in the first process, in all of them; an `InputError` likewise."""
         outcome: tuple[T | None, str | None] = (None, None)
         if self.first:
             try:
@@ -279,7 +279,7 @@ class _NextEpoch:
 
 
 def fingerprint_of(tokenizer: Tokenizer) -> Fingerprint:
-    """What tells a vocabulary from others: its pieces, in order."""
+    """The fingerprint of a vocabulary: its pieces, in order."""
     pieces: list[str] = []
     for number in range(tokenizer.vocab_size):
         try:

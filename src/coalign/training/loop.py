@@ -48,7 +48,7 @@ MEASURED_STEPS = 3
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What of `coalign.types.Model` the loop calls. With accumulation `losses` runs several times a step."""
+    """The part of `coalign.types.Model` that the loop calls. With accumulation `losses` runs several times a step."""
 
     def before_step(self) -> None: ...
 

@@ -12,7 +12,7 @@ SMOOTHING = 0.8
 
 
 class ProgressBar:
-    """What `fit` tells the person at the terminal."""
+    """The progress of `fit` at the terminal."""
 
     def __init__(self, console: Console, progress: Progress, total: int, completed: int) -> None:
         self._console = console

@@ -89,7 +89,7 @@ class Run:
         return MetricsWriter(self.metrics, trackers)
 
     def config(self) -> dict[str, Any]:
-        """What `config.json` holds.
+        """The contents of `config.json`.
 
         Raises:
             InputError: there is none, or it is not a run's.
@@ -225,7 +225,7 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers of a run depend on besides its settings."""
+    """Versions on which the numbers of a run depend besides its settings."""
     try:
         own = version("coalign")
     except PackageNotFoundError:

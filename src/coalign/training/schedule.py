@@ -14,7 +14,7 @@ def warmup_steps(warmup: int | float, total: int) -> int:
 
 
 def lr_factor(name: ScheduleName, step: int, total: int, warmup: int | float = 0, final: float = 0.0) -> float:
-    """What the peak learning rate is multiplied with at `step` (0 is the first of `total`).
+    """The factor of the peak learning rate at `step` (0 is the first of `total`).
 
     Linear warm-up to 1 (reached in its last step), then with p from 0 to 1 over the rest:
 

@@ -1,4 +1,4 @@
-"""What ALBEF and BLIP share: an image and a text encoder whose first rows are projected, their momentum copies, and the
+"""Shared by ALBEF and BLIP: an image and a text encoder whose first rows are projected, their momentum copies, and the
 contrast of both with a queue (Li et al. 2021, sections 3.1 to 3.3; Li et al. 2022, section 3.2)."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What the towers give of B pairs: states, and unit vectors [B, embed_dim]."""
+    """Encodings of B pairs: states, and unit vectors [B, embed_dim]."""
 
     image: Packed
     text: Packed
@@ -149,7 +149,7 @@ class MomentumPairs(Trainable, Generic[T]):
         return batch.ids
 
     def contrast(self, batch: Batch, alpha: float | Tensor) -> tuple[Pairs, Pairs, Similarities]:
-        """What the towers give, what their momentum copies give, and the similarities with their targets."""
+        """Encodings by the towers, those by their momentum copies, and the similarities with their targets."""
         own = self.online(batch)
         with torch.no_grad():
             momentum = self.momentum(batch)

@@ -1,4 +1,4 @@
-"""What models read of a batch; what it lacks is an error that says so."""
+"""Inputs of a batch, or an error that says which it lacks."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Told:
-    """What shapes do not tell, and the file's description may: heads, epsilon, and heights and widths of images, of
+    """Sizes that the file's description gives beside shapes: heads, epsilon, and heights and widths of images, of
     which the first that the position table fits is the one that it was trained with."""
 
     heads: int | None = None

@@ -93,7 +93,7 @@ class Mosaics(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Batch(Movable):
-    """What data gives and models take. Every part is optional; parts agree in the number of items.
+    """The inputs of one step, from data to models. Every part is optional; parts agree in the number of items.
 
     `ids` [B] int64 says which items are the same thing (several texts of one image share an id);
     `candidates` are texts beyond the batch's own, `mosaics` pictures beyond its own; `labels` are a task's

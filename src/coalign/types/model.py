@@ -16,7 +16,7 @@ from coalign.types.spec import InputSpec
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What a model sees in a batch.
+    """A model's encoding of a batch.
 
     `tokens` are states by modality ("text", "image", "regions", "fused" ...); `pooled` are [B, D] vectors by name;
     `vectors` are [B, D] in the space that retrieval searches, of unit length unless the model's `similarity` is "dot";
@@ -29,7 +29,7 @@ class Encoding:
     record: Record = field(default_factory=dict[str, Tensor])
 
     def matched(self, modality: str) -> Packed:
-        """What the model's `match` reads of a modality: its states, unless it gives rows of their own for that."""
+        """The rows that the model's `match` reads: its states, unless it gives rows of their own for that."""
         return self.tokens.get(f"{modality}_matched", self.tokens[modality])
 
 
@@ -75,7 +75,7 @@ class Trainable(nn.Module):
 
 @runtime_checkable
 class Model(Protocol):
-    """What training, retrieval and analysis know of a model. Nothing mutates state inside `encode` or `losses`."""
+    """A model as training, retrieval and analysis use it. Nothing mutates state inside `encode` or `losses`."""
 
     config: Any
 

@@ -44,7 +44,7 @@ def heat_colour(strength: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 @runtime_checkable
 class Aligner(Protocol):
-    """What alignment maps need of a model."""
+    """The interface of a model that shows alignment."""
 
     def alignment(self, batch: Batch, method: Any = "cross_attention") -> list[Tensor]:
         """One tensor a pair, [pieces, *places]: how much each word piece (special ones included) draws on each patch

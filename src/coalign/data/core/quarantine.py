@@ -1,4 +1,4 @@
-"""What cannot be used is counted, written down and passed over, instead of stopping a run in its middle."""
+"""Samples that cannot be used are counted, written down and passed over, instead of stopping a run in its middle."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a look over a source found: `source` is it without the `indices` that cannot be used."""
+    """The result of checking a source: `source` is it without the `indices` that cannot be used."""
 
     source: Source
     total: int

@@ -36,7 +36,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a row, for `quarantine.jsonl`. `used` marks rows that were mended and kept."""
+    """The fault of a row, for `quarantine.jsonl`. `used` marks rows that were mended and kept."""
 
     where: Where
     reason: str

@@ -98,7 +98,7 @@ class Classes:
             raise InputError(f"{path}: not a list of classes: {error}") from error
 
     def to_json(self) -> dict[str, list[str]]:
-        """What `load` reads again, as a run keeps it in `classes.json`."""
+        """The form that `load` reads again, as a run keeps it in `classes.json`."""
         return {"names": list(self.names), "shown": list(self.shown)}
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a model's frozen parts give of a source of pairs, computed once: stem features of views of every picture, and
+"""Features of a source of pairs by a model's frozen parts, computed once: stem features of views of every picture, and
 states of every text.
 
 A training then reads them instead of pixels and words. They are kept in a file until the training has ended, so that a
@@ -37,7 +37,7 @@ CHUNK = 256
 
 @runtime_checkable
 class FrozenParts(Protocol):
-    """What is asked of a model: its frozen parts, and what they give."""
+    """The interface of a model with frozen parts."""
 
     @property
     def input_spec(self) -> InputSpec: ...
@@ -425,7 +425,7 @@ def fingerprint(model: FrozenParts, samples: Sequence[Sample], views: Views) -> 
 
 
 def _content(image: Any) -> Any:
-    """What tells a picture from others: its bytes, or the name, size and time of its file."""
+    """The identity of a picture: its bytes, or the name, size and time of its file."""
     if not name_of(image):
         return image if isinstance(image, bytes) else np.asarray(decode_image(image))
     about = Path(name_of(image)).stat()

@@ -178,7 +178,7 @@ def column(names: Sequence[str], wanted: str, file: str) -> str:
 
 
 def there_are(names: Sequence[str]) -> str:
-    """What errors say of the columns of a table."""
+    """The columns of a table, for errors."""
     return f"the columns there are: {', '.join(names)}" if names else "it has no columns"
 
 

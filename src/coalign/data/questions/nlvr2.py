@@ -39,6 +39,6 @@ def read_nlvr2(path: Path) -> list[Item]:
 
 
 def statement_of(identifier: str) -> str:
-    """What items about one statement share: the identifier without the number of the pair."""
+    """The key of items about one statement: the identifier without the number of the pair."""
     parts = identifier.split("-")
     return "-".join([*parts[:2], "", *parts[3:]])

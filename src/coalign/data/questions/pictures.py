@@ -117,7 +117,7 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def image_of(sample: Sample) -> str | int:
-    """What a sample's image is called: its file, or its id in the source."""
+    """The name of a sample's image: its file, or its id in the source."""
     return name_of(sample.image) or sample.id
 
 

@@ -61,7 +61,7 @@ def read_vcr(path: Path, part: Part = "answer") -> list[Item]:
 
 
 def _names(objects: Sequence[str]) -> list[str]:
-    """What each object is called: persons by a name, others by their class."""
+    """The name of each object: persons by a name, others by their class."""
     persons = 0
     names: list[str] = []
     for kind in objects:

@@ -94,7 +94,7 @@ def one_line(answer: str) -> str:
 
 
 def normalise_answer(answer: str) -> str:
-    """What VQA's evaluation compares where people disagree (vqaEval.py of the data set's authors)."""
+    """An answer as VQA's evaluation compares it where people disagree (vqaEval.py of the data set's authors)."""
     return normalise_words(normalise_punctuation(one_line(answer)))
 
 

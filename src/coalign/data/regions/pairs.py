@@ -147,6 +147,6 @@ def collate_region_pairs(
 
 
 def _image(source: Source, index: int) -> str | int:
-    """What an image is called: its file, or its id in the source."""
+    """The name of an image: its file, or its id in the source."""
     sample = source[index]
     return name_of(sample.image) or sample.id

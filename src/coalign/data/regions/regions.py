@@ -106,7 +106,7 @@ class Opened(Generic[T]):
 
 
 def image_key(image: str | int) -> str:
-    """What the published data sets' names of one image have in common.
+    """The common part of the published data sets' names of one image.
 
     "COCO_val2014_000000000042", "coco_val2014_000000000042.npz" and 42 are one image, as are "nlvr2_dev-1-0-img0" and
     "dev-1-0-img0", "flickr30k_000000000123" and "123.jpg".

@@ -109,7 +109,7 @@ def _cut(rows: dict[str, Tensor], part: Mapping[str, Any], i: int, padding: Padd
 def _labels(
     path: Path, raw: Mapping[str, npt.NDArray[Any]]
 ) -> tuple[Task, tuple[str, ...], Callable[[npt.NDArray[Any]], list[Tensor]]]:
-    """What the labels are, their names, and how an array of them becomes one tensor an utterance."""
+    """The kind of the labels, their names, and how an array of them becomes one tensor an utterance."""
     if any(array.ndim == 3 and array.shape[1:] != (1, 1) for array in raw.values()):
         shapes = {array.shape[1:] for array in raw.values()}
         if len(shapes) != 1 or next(iter(shapes))[1] != 2:

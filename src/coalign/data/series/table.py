@@ -43,7 +43,7 @@ Words = Callable[[Sequence[tuple[str, ...]]], list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """What becomes of sounds, pictures and words.
+    """Extractors of features of sounds, pictures and words.
 
     `audio` "log-mel" has 40 bands, "mfcc" 13 cepstra; `audio_step` averages so many frames of 10 ms into one row;
     `fps` pictures a second go to `pictures`. `by_word` averages every stream over each word.

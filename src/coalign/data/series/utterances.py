@@ -1,4 +1,4 @@
-"""What every reader of multimodal series gives: utterances with named streams, in splits."""
+"""Readers of multimodal series give utterances with named streams, in splits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from coalign.errors import InputError
 
 Task = Literal["regression", "emotions", "classes"]
-"""What the label is: a score; several yes-or-no answers (IEMOCAP's emotions); one of several classes."""
+"""The kind of label: a score; several yes-or-no answers (IEMOCAP's emotions); one of several classes."""
 
 SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid", "test": "test"}
 """The names that published files give to splits, and ours."""

@@ -121,7 +121,7 @@ class ExampleStream:
         self.epoch, self.window, self.place = epoch, 0, 0
 
     def fingerprint(self) -> Fingerprint:
-        """What tells this corpus from others: a digest of its first documents; how many there are is not counted."""
+        """The fingerprint of this corpus: a digest of its first documents; how many there are is not counted."""
         return {"content": digest(list(islice(iter(self._documents), self._size)))}
 
     def _settings(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ Document = Sequence[Sequence[P]]
 
 @dataclass(frozen=True)
 class Pieces(Generic[P]):
-    """What must be known of a vocabulary: random words come from all of it, special ones included."""
+    """The part of a vocabulary that masking reads: random words come from all of it, special ones included."""
 
     vocabulary: Sequence[P]
     cls: P

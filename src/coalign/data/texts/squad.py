@@ -127,7 +127,7 @@ def _question(
 
 
 def _misplaced(text: str, begin: object, context: str) -> str:
-    """What is wrong with an answer's place; blanks are not compared."""
+    """The fault of an answer's place; blanks are not compared."""
     if not isinstance(begin, int) or isinstance(begin, bool):
         return f"answer_start is {begin!r}, not a number"
     if not text.strip() or not 0 <= begin <= len(context) - len(text):

@@ -35,7 +35,7 @@ LABEL_COLUMNS = (
 )
 ID_COLUMNS = ("index", "id", "idx", "pairID", "guid")
 NO_LABEL = ("", "-")
-"""What stands where annotators found no common label (SNLI, MNLI), or a test file has none."""
+"""The mark where annotators found no common label (SNLI, MNLI), or a test file has none."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class TokenFile:
 
     @staticmethod
     def find(folder: Path, about: Mapping[str, Any]) -> TokenFile | None:
-        """What lies in `folder`, if it is whole and was written with this `about`."""
+        """The file in `folder`, if it is whole and was written with this `about`."""
         try:
             stored = read_json(folder / _ABOUT)
             same = isinstance(stored, dict) and stored == {**about, "type": stored["type"]}

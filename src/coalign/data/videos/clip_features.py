@@ -20,12 +20,12 @@ SUFFIX = ".safetensors"
 
 
 def feature_name(video: Path, folder: Path) -> str:
-    """What the features of a video in a folder or below are called: its path from there, joined by "__"."""
+    """The name of the features of a video in a folder or below: its path from there, joined by "__"."""
     return "__".join(video.relative_to(folder).with_suffix("").parts)
 
 
 def feature_names(videos: Sequence[Path], folder: Path) -> dict[Path, str]:
-    """What the features of each of these are called.
+    """The names of the features of these videos.
 
     Raises:
         InputError: Two would be called the same.

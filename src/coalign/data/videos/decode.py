@@ -37,7 +37,7 @@ _MAX_BACK = 64.0  # seconds: how far before a time we go to find a picture from 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of its video. `width` and `height` are as shown: upright, with square pixels.
+    """Properties of a video file. `width` and `height` are as shown: upright, with square pixels.
 
     `duration` is in seconds; `frame_rate` is the average, 0 where the file does not say; `rotation` is what was
     applied, in degrees counter-clockwise.
@@ -353,7 +353,7 @@ def turns(degrees: float | int) -> int:
 
 # ----------------------------------------------------------------------------------------------------------- torchcodec
 def _by_torchcodec(video: VideoLike, times: Sequence[Seconds], short_side: int | None) -> list[Any]:
-    """What `_File.at` gives. PyAV says where the file begins and how it is turned."""
+    """A stream opened by `_File.at`. PyAV says where the file begins and how it is turned."""
     try:
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
     except Exception as error:

@@ -32,7 +32,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Found(Generic[T]):
-    """What a file of annotations says of the videos that are there; of `missing` videos there is no file."""
+    """Annotations of the videos that are there; of `missing` videos there is no file."""
 
     items: tuple[T, ...]
     missing: int
@@ -56,7 +56,7 @@ class VideoFiles:
         return self._by_name.get(stem)
 
     def kept(self, path: Path, rows: Iterable[tuple[str, Callable[[Path], T]]]) -> Found[T]:
-        """What is made of the rows whose videos are there.
+        """Annotations of the rows whose videos are there.
 
         Raises:
             InputError: None of them is.

@@ -1,4 +1,4 @@
-"""What ActBERT reads of a narrated video's sentence: its words, regions of the frames, features of the actions.
+"""ActBERT's inputs from a sentence of a narrated video: its words, regions of the frames, features of the actions.
 
 Zhu & Yang 2020, section 4.1: actions are the features of a network for clips, regions those of a detector on sampled
 frames; the class of an action is what that network was trained to tell, verbs of the narration.
@@ -37,7 +37,7 @@ class Told:
 
 @dataclass(frozen=True)
 class ActionLabels:
-    """What is done when: by video the spans [(start, end, class)] in their order. `names` are those of the classes."""
+    """Action annotations: by video the spans [(start, end, class)] in their order. `names` are those of the classes."""
 
     names: tuple[str, ...]
     spans: Mapping[str, Sequence[tuple[float, float, int]]] = field(default_factory=dict[str, Any])

@@ -1,4 +1,4 @@
-"""What VideoBERT reads of narrated videos: sentences, and the features of the clips that are shown meanwhile.
+"""VideoBERT's inputs from narrated videos: sentences, and the features of the clips that are shown meanwhile.
 
 Sun et al. 2019: a sentence goes with the clips of its time (section 4.2), where nothing is said up to 16 clips in a
 row are a segment. Narration and picture do not keep step, so neighbouring sentences are joined at random, and of the

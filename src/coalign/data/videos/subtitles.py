@@ -1,4 +1,4 @@
-"""What is said in a video and when: subtitles and transcripts of every common form, as lists of `Narration`.
+"""The narration of a video and its times: subtitles and transcripts of every common form, as lists of `Narration`.
 
 .srt; .vtt (also YouTube's rolling captions); .csv with columns start, end, text (HowTo100M); .json of Whisper and its
 relatives (`segments` with start and end in seconds, whisper.cpp's `transcription` with offsets in milliseconds, or a

@@ -177,7 +177,7 @@ class ActBert(Aligning, Trainable):
 
     @staticmethod
     def places(each: Tensor, items: int, padded: int | None) -> int:
-        """What a sum of losses is divided by: the number predicted, or of all places of `padded` an item."""
+        """The divisor of a sum of losses: the number predicted, or of all places of `padded` an item."""
         return max(each.shape[0], 1) if padded is None else items * padded
 
     def region_targets(self, regions: Regions) -> Tensor:

@@ -19,7 +19,7 @@ TOWERS = (("online.", ""), ("momentum.", "_m"))
 
 @runtime_checkable
 class TaskSizes(Protocol):
-    """What the names depend on of a task model's configuration."""
+    """The part of a task model's configuration that the names depend on."""
 
     @property
     def albef(self) -> AlbefConfig: ...

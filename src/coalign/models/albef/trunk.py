@@ -65,7 +65,7 @@ SIZES = {
 
 
 class Towers(PairTowers):
-    """What has a momentum copy: both encoders, their projections and the word predictor."""
+    """The parts with a momentum copy: both encoders, their projections and the word predictor."""
 
     def __init__(self, config: AlbefConfig) -> None:
         c = config

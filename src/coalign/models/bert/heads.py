@@ -59,7 +59,7 @@ class BertTaskConfig:
 
 
 class BertTask(Trainable):
-    """What the four have in common: the trunk, where needed its pooler, and one linear layer."""
+    """Shared by the four heads: the trunk, where needed its pooler, and one linear layer."""
 
     pooled = True
     outputs: int | None = None

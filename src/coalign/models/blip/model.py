@@ -35,7 +35,7 @@ from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packe
 
 
 class Matches(Aligning):
-    """What the pre-training model and the one for matching alone do with pairs: both have `towers` and `match_head`."""
+    """Shared by the pre-training model and the one for matching alone: both have `towers` and `match_head`."""
 
     config: BlipConfig
     match_head: nn.Linear

@@ -50,7 +50,7 @@ class BlipConfig:
     targets: Literal["pairs", "ids"] = "pairs"
     smoothing: float = 0.1
     negative_floor: float = 1e-4
-    """What is added to the probabilities by which hard negatives are drawn."""
+    """The summand of the probabilities by which hard negatives are drawn."""
     max_text_length: int = 30
     sep_id: int = 102
     markers: int = 2
@@ -93,7 +93,7 @@ SIZES = {
 
 
 class BlipTowers(PairTowers):
-    """What has a momentum copy: image encoder, text encoder and projections. The text encoder reads a text alone, or
+    """Parts with a momentum copy: image encoder, text encoder and projections. The text encoder reads a text alone, or
     with an image in view through the cross-attention of its blocks (section 3.1)."""
 
     def __init__(self, config: BlipConfig) -> None:
@@ -110,7 +110,7 @@ class BlipTowers(PairTowers):
         return self.text(self.marked(ids), context=context, record=record, name="fusion.")
 
     def embed(self, ids: Packed) -> Packed:
-        """What the blocks read of texts that are matched: `fuse_first` and `fuse_pairs` take it."""
+        """The blocks' input for texts that are matched: `fuse_first` and `fuse_pairs` take it."""
         return ids.with_values(self.text.embedding(self.marked(ids)))
 
     def fuse_first(self, ids: Packed, image: Packed, texts: Tensor, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from coalign.trunks.vit import VitConfig, clip_block_rules, flat_tables, openai_
 
 @runtime_checkable
 class Sizes(Protocol):
-    """What the names depend on of a `ClipConfig`."""
+    """The part of the configuration that the names depend on: a `ClipConfig`."""
 
     @property
     def image(self) -> VitConfig: ...

@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Facts:
-    """What shapes do not tell: heads (64 wide where None, as OpenAI's code has it), GELU, eps, the end marker's id, and
+    """Sizes beside shapes: heads (64 wide where None, as OpenAI's code has it), GELU, eps, the end marker's id, and
     sizes of images of which the first that the position table fits is the model's."""
 
     image_heads: int | None = None

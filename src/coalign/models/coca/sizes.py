@@ -16,7 +16,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Facts:
-    """What shapes do not tell: heads (64 wide where None), eps, and sizes of images, of which the first that the table
+    """Sizes beside shapes: heads (64 wide where None), eps, and sizes of images, of which the first that the table
     of positions fits is the model's."""
 
     image_heads: int | None = None

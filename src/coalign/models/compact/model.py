@@ -88,7 +88,7 @@ class Compact(Aligning, Trainable):
         return self.match_head(rows)[:, 1]
 
     def see(self, images: Images) -> Images:
-        """What the image tower reads: pixels as they are, or the standardised features of the frozen stem."""
+        """The input of the image tower: pixels as they are, or the standardised features of the frozen stem."""
         if self.stem is None:
             return images
         grid = self.features(images)
@@ -114,7 +114,7 @@ class Compact(Aligning, Trainable):
 
     @property
     def alignment_methods(self) -> tuple[Method, ...]:
-        """What points best first: the similarity of words and patches, where the model has learned it."""
+        """Alignment methods, the best first: the similarity of words and patches, where the model has learned it."""
         read: tuple[Method, ...] = ("cross_attention", "rollout", "relevance")
         return read if self.word_patches is None else ("similarity", *read)
 
@@ -148,7 +148,7 @@ class Compact(Aligning, Trainable):
 
     # ------------------------------------------------------------------------------------------------ frozen parts
     def frozen_parts(self) -> Sequence[nn.Module]:
-        """What training does not change, and what may be computed once (`coalign.data.pairs.frozen`)."""
+        """The frozen parts, whose output may be computed once (`coalign.data.pairs.frozen`)."""
         text, blocks = self.online.text, list(self.online.text.encoder.blocks)
         stem = [] if self.stem is None else [self.stem]
         return [*stem, text.embedding, *blocks[: self.config.text.cross_from]]
@@ -175,7 +175,7 @@ class Compact(Aligning, Trainable):
         return text.ids.with_values(states)
 
     def pool_states(self, states: Packed) -> Tensor:
-        """What the text projections read of a text."""
+        """The pooled text before the projections."""
         return pool_text(states)
 
     # -------------------------------------------------------------------------------------------------- training
@@ -237,7 +237,7 @@ class Compact(Aligning, Trainable):
         return c.alpha * (self.get_buffer("step") / c.alpha_steps).clamp(max=1.0) if c.alpha_steps else c.alpha
 
     def contrast(self, batch: Batch) -> tuple[Pairs, Pairs, Similarities]:
-        """What the towers give, what their momentum copies give, and the similarities with their targets."""
+        """Encodings by the towers, those by their momentum copies, and the similarities with their targets."""
         if batch.images is None or batch.text is None or batch.ids is None:
             raise ValueError("this model trains on pairs with ids: this batch lacks images, texts or ids")
         images, text, more, further = self.see(batch.images), self.online.read(batch.text), batch.candidates, None

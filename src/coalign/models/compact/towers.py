@@ -81,7 +81,7 @@ class CompactConfig:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What the towers give of B pairs: states, and unit vectors [B, embed_dim]."""
+    """Encodings of B pairs: states, and unit vectors [B, embed_dim]."""
 
     image: Packed
     text: Packed
@@ -151,7 +151,7 @@ class Towers(nn.Module):
 
 
 def pool_text(text: Packed) -> Tensor:
-    """What the projection reads of a text: the mean of its states, all of one length."""
+    """Pooling before the text projection: the mean of its states, all of one length."""
     return F.normalize(text.mean(), dim=-1) * text.values.shape[1] ** 0.5
 
 

@@ -11,7 +11,7 @@ from coalign.trunks.vit import VitConfig, timm_rules, transformers_rules
 
 @runtime_checkable
 class Sizes(Protocol):
-    """What the names depend on of a `DinoV2Config`."""
+    """The part of the configuration that the names depend on: a `DinoV2Config`."""
 
     @property
     def trunk(self) -> VitConfig: ...

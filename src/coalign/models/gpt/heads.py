@@ -61,7 +61,7 @@ def structured(parts: Sequence[Sequence[int]], config: GptConfig) -> list[int]:
 
 
 class GptTask(Trainable):
-    """What the three have in common: the trunk, one linear layer, and the auxiliary objective."""
+    """Shared by the three heads: the trunk, one linear layer, and the auxiliary objective."""
 
     outputs: int | None = None
     """The width of the new layer where it is not the number of classes."""

@@ -26,7 +26,7 @@ _WIDE = 64  # of a head, where a layout does not say how many there are
 
 
 def transformers_prefix(shapes: Mapping[str, Tensor]) -> str | None:
-    """What stands before Hugging Face's names, None in the authors' own files."""
+    """The prefix of Hugging Face's names, None in the authors' own files."""
     prefixes = ("", "transformer.")
     return next((prefix for prefix in prefixes if f"{prefix}tokens_embed.weight" in shapes), None)
 

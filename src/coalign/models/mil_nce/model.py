@@ -126,7 +126,7 @@ class MilNceModel(Aligning, Trainable):
     """Both towers. A batch has videos (`Video.frames`) and texts, K in a row for each video."""
 
     similarity: Literal["dot"] = "dot"
-    """What retrieval compares `vectors` by: as in training, the plain product."""
+    """The similarity by which retrieval compares `vectors`: as in training, the plain product."""
     METHODS = ("similarity",)
 
     def __init__(self, config: MilNceConfig) -> None:

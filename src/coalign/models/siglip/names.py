@@ -22,7 +22,7 @@ from coalign.trunks.vit import (
 
 @runtime_checkable
 class Sizes(Protocol):
-    """What the names depend on of a `SiglipConfig`."""
+    """The part of the configuration that the names depend on: a `SiglipConfig`."""
 
     @property
     def image(self) -> VitConfig: ...

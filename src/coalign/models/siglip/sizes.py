@@ -23,7 +23,7 @@ BIG_VOCABULARY = 100_000
 
 @dataclass(frozen=True)
 class Facts:
-    """What shapes do not tell: heads, eps, the padding id, patch and image sizes."""
+    """Sizes beside shapes: heads, eps, the padding id, patch and image sizes."""
 
     image_heads: int | None = None
     text_heads: int | None = None

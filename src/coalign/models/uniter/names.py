@@ -11,7 +11,7 @@ from coalign.trunks.bert import BertConfig, trunk_rules, word_head_rules
 
 @runtime_checkable
 class Sizes(Protocol):
-    """What the names depend on of a `UniterConfig`."""
+    """The part of the configuration that the names depend on: a `UniterConfig`."""
 
     @property
     def text(self) -> BertConfig: ...

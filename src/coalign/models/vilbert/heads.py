@@ -140,7 +140,7 @@ class VilbertTasks(Trainable):
         return seen, self.base.trunk.pool(seen)
 
     def logits(self, seen: Streams, pooled: Tensor, task: Task) -> Tensor:
-        """What the task's head says: [B, classes], [B, 1] of "choice", or [T] of "grounding", -10000 where hidden."""
+        """Logits of the task: [B, classes], [B, 1] of "choice", or [T] of "grounding", -10000 where hidden."""
         if task == "grounding":
             layout = seen.regions.layout
             scores = self.region(self.dropout(seen.regions.values)).squeeze(1)

@@ -250,7 +250,7 @@ class Vilbert(Aligning, Trainable):
         return d
 
     def region_targets(self, regions: Regions) -> Tensor:
-        """What is to be predicted of each region: class probabilities [T, classes] or the feature [T, width]."""
+        """The target of each region: class probabilities [T, classes] or the feature [T, width]."""
         if self.config.region_target != "classes":
             return regions.features.values
         if regions.classes is None:

@@ -14,7 +14,7 @@ from coalign.trunks.vit import VitConfig, timm_rules
 
 @runtime_checkable
 class Sizes(Protocol):
-    """What the names depend on of a `ViltConfig`."""
+    """The part of the configuration that the names depend on: a `ViltConfig`."""
 
     @property
     def image(self) -> VitConfig: ...

@@ -1,4 +1,4 @@
-"""What the recipes of image classifiers share: data, augmentation, and a training with held-out accuracy on the way."""
+"""Shared by the recipes of image classifiers: data, augmentation, and a training with held-out accuracy on the way."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Recipe:
     image_size: OptionalInt = None
     """The side of the images, a multiple of the patch; by default that of pre-training."""
     pool: Literal["token", "mean"] = "token"
-    """What the layer reads: the class token (the paper), or the mean over the patches."""
+    """The pooling before the layer: the class token (the paper), or the mean over the patches."""
     augmentation: Augmentation = Augmentation(keep=0.875, least_area=0.08, flip=True)
     rates: LayerRates = LayerRates()
     schedule: Epochs = PROBE

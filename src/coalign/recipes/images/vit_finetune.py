@@ -34,7 +34,7 @@ class Recipe:
     image_size: OptionalInt = None
     """The side of the images, a multiple of the patch; by default what the weights were trained on."""
     pool: Literal["token", "mean"] | None = None
-    """What the head reads. By default as the weights were trained."""
+    """The pooling before the head. By default as the weights were trained."""
     dropout: float = 0.0
     augmentation: Augmentation = Augmentation()
     rates: LayerRates = LayerRates(base_lr=1e-3)

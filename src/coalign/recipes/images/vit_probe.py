@@ -30,7 +30,7 @@ class Recipe:
     image_size: OptionalInt = None
     """The side of the images, a multiple of the patch; by default what the weights were trained on."""
     pool: Literal["token", "mean"] | None = None
-    """What the layer reads. By default as the weights were trained."""
+    """The pooling before the layer. By default as the weights were trained."""
     augmentation: Augmentation = Augmentation()
     rates: LayerRates = LayerRates()
     schedule: Epochs = PROBE

@@ -1,4 +1,4 @@
-"""What the recipes of the compact system share: the model before training, settings, re-ranking, a baseline, maps.
+"""Shared by the recipes of the compact system: the model before training, settings, re-ranking, a baseline, maps.
 
 The fusion block starts from MiniLM's last. Extras: `minilm` and `efficientnet`."""
 

@@ -87,7 +87,7 @@ class Recipe:
             experiment.close(command)
 
     def ranked(self, source: Source, spec: InputSpec, tokenizer: Tokenizer) -> tuple[Candidates, list[int]]:
-        """What makes the batches, and the samples whose images are there."""
+        """The collate function, and the samples whose images are there."""
         visual = self.fine_tuning.visual
         beside = Path(self.data).parent if visual.images is None and spec.regions is None else visual.images
         pictures = open_pictures(spec, visual.regions, beside)

@@ -1,4 +1,4 @@
-"""What the recipes on utterances share: reading the data, training, choosing the weights on the validation split."""
+"""Shared by the recipes on utterances: reading the data, training, choosing the weights on the validation split."""
 
 from __future__ import annotations
 

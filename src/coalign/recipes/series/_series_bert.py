@@ -1,4 +1,4 @@
-"""What the recipes of a BERT beside streams share: which BERT, and how it is fine-tuned."""
+"""Shared by the recipes of a BERT beside streams: which BERT, and how it is fine-tuned."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Recipe:
     state_dim: int = 64
     """The width of the LSTMs."""
     tensor_dim: int = 16
-    """What a state is reduced to before the outer product."""
+    """The width of a state in the outer product."""
     hidden_dim: int = 64
     """The width of the network after fusion."""
     dropout: float = 0.1

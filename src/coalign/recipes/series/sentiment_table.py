@@ -80,7 +80,7 @@ class Recipe:
     vocab: OptionalPath = None
     """Their vocabulary, where it does not lie beside them."""
     split: str = "test"
-    """What the table is of. Weights are chosen on the validation split."""
+    """The split that is evaluated. Weights are chosen on the validation split."""
     options: Annotated[tuple[str, ...], arg(metavar="SYSTEM.FIELD=VALUE ...")] = field(default=())
     """Fields of single systems' recipes: mult.dim=40 mag-bert.gate-after=2."""
 
@@ -124,7 +124,7 @@ class Recipe:
         return logits, opened.metrics(logits, items)
 
     def _options(self, name: str, known: Sequence[str]) -> dict[str, Any]:
-        """What `options` says of a system, as its recipe's fields are typed."""
+        """The fields in `options` of a system, as its recipe types them."""
         chosen: dict[str, Any] = {}
         for option in self.options:
             place, equals, value = option.partition("=")

@@ -1,4 +1,4 @@
-"""What the recipes of BERT share: where the weights start from, and fine-tuning (Devlin et al. 2019, appendix A.3)."""
+"""Shared by the recipes of BERT: where the weights start from, and fine-tuning (Devlin et al. 2019, appendix A.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the GPT recipes share: the model that a fine-tuning starts from, and the paper's rates."""
+"""Shared by GPT's recipes: the model that a fine-tuning starts from, and the paper's rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What BERT's and GPT's recipes of texts share: a table of texts with labels, and a fine-tuning on encoded texts."""
+"""Shared by BERT's and GPT's recipes of texts: a table of texts with labels, and a fine-tuning on encoded texts."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Recipe:
         return experiment.seeded(lambda: Gpt(config)), tokenizer
 
     def corpus(self) -> dict[str, object]:
-        """What corpus and vocabulary are; the file of ids is used again as long as this is the same."""
+        """The identity of corpus and vocabulary; the file of ids is used again as long as this is the same."""
         own = self.start is None and self.vocab is None
         vocab: object = self.vocab_size if own else str(self.vocab or self.start)
         return {"data": self.data, "text_column": self.text_column, "split": self.split, "vocabulary": vocab}

@@ -1,4 +1,4 @@
-"""What recipes on narrated videos share: the videos that can be used, the words, and how fast clips come."""
+"""Shared by the recipes on narrated videos: the videos that can be used, the words, and how fast clips come."""
 
 from __future__ import annotations
 

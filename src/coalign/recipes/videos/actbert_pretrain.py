@@ -43,13 +43,13 @@ class Recipe:
     regions: Path
     """Regions of their frames."""
     actions: OptionalPath = None
-    """What is done when: a .csv with columns video_id, start, end, label. For masked action classification."""
+    """Action annotations: a .csv with columns video_id, start, end, label. For masked action classification."""
     verbs: Annotated[tuple[str, ...], arg(metavar="WORD ...", help_behavior_hint="")] = ()
     """Instead: these words, where one is said, name the action (as in the paper)."""
     size: Literal["tiny", "base"] = "tiny"
     """The model: base is the paper's."""
     connection: Literal["tangled", "joint", "apart"] = "tangled"
-    """What the connections of the streams are: the paper's, or without it, with as many parameters: joint (each attends
+    """The connections of the streams: the paper's, or without it, with as many parameters: joint (each attends
     to all rows), apart (each to its own)."""
     start: Annotated[Path | None, weights_flag(FROM_HELP)] = None
     vocab: OptionalPath = None

@@ -58,7 +58,7 @@ class Recipe:
     captions: OptionalPath = None
     """Where subtitles are instead: a folder, or HowTo100M's caption.json."""
     mode: Literal["joint", "text", "video", "cross"] = "joint"
-    """What a batch has: joint: in turn at random texts alone, clips alone, or both (the paper's sum of three
+    """Modalities of a batch: joint: in turn at random texts alone, clips alone, or both (the paper's sum of three
     regimes); or one of the three alone."""
     start: Annotated[str, arg(name="from", metavar="WEIGHTS", help=START_HELP)] = "minilm"
     init: OptionalPath = None
@@ -117,7 +117,7 @@ class Recipe:
         return features
 
     def said(self, experiment: Experiment, features: ClipFeatures | None) -> Mapping[str, tuple[Narration, ...]]:
-        """What is said in each video that has features, by the features' names."""
+        """The narration of each video that has features, by the features' names."""
         if self.data is None:
             raise InputError("texts need --data, a folder of videos with subtitles, or use --mode video")
         videos: NarratedVideos = usable_videos(self.data, experiment, self.captions, self.max_broken)

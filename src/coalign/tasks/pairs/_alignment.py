@@ -23,7 +23,7 @@ SAME = 0.5
 
 @dataclass(frozen=True, eq=False)
 class WordMap:
-    """What the words of one text draw on: `values` [W, h, w] on patches, or [W, R] on regions with `boxes` [R, 4]."""
+    """Maps of the words of one text: `values` [W, h, w] on patches, or [W, R] on regions with `boxes` [R, 4]."""
 
     values: Tensor
     boxes: Tensor | None
