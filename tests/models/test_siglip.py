@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import coalign
+from coalign.data.images.transforms import sides_of_patches
 from coalign.errors import InputError
 from coalign.models.siglip.model import Siglip, SiglipConfig, image_tower, text_tower
 from coalign.types import Batch, Images, Packed, Text
@@ -134,3 +136,20 @@ def test_the_loss_is_the_papers():
     torch.testing.assert_close(model.loss(image, text), -F.logsigmoid(sign * logits).sum() / 4)
     with pytest.raises(InputError, match="must agree"):
         Siglip(replace(CONFIG, embed_dim=24))
+
+
+def test_pictures_are_as_large_as_the_limit_of_patches_allows():
+    """big_vision's rule, as Hugging Face has it; very long pictures by their middle."""
+    library = pytest.importorskip("transformers.models.siglip2.image_processing_siglip2")
+    for sides in ((224, 224), (1, 40), (3, 5), (640, 480), (33, 700), (4000, 3000)):
+        for patch, limit in ((16, 256), (4, 9), (8, 64)):
+            expected = library.get_image_size_for_max_num_patches(*sides, patch, limit)
+            assert sides_of_patches(sides, (patch, patch), limit) == expected
+    loaded = coalign.create("siglip", replace(NAFLEX, max_patches=20))
+    pictures = [Image.new("RGB", size) for size in ((4000, 1), (1, 4000), (300, 200), (5, 5))]
+    images = coalign.prepare(loaded, pictures).images
+    grids = loaded.model.grids(Batch(images=images))
+    assert all(10 < rows * columns <= 20 for rows, columns in grids)
+    assert grids[0] == grids[1][::-1] == (1, 16)
+    assert grids[2] == (4, 5)
+    assert loaded.encode(Batch(images=images)).tokens["image"].lengths.tolist() == [r * c for r, c in grids]

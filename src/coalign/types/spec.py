@@ -35,16 +35,20 @@ class ImageSpec:
     * "crop" resizes until the picture covers `size` divided by `keep`, and cuts the middle out (CLIP: `keep` 1; timm:
       0.9; MAE and DINOv2: 0.875, that is 224 of 256);
     * "proportion" keeps the proportions: the shorter side is about `size`, the longer at most 1333/800 of it, both
-      whole multiples of `multiple` (ViLT).
+      whole multiples of `multiple` (ViLT);
+    * "patches" keeps them too: the largest size at which there are at most `limit` patches of `patch` (height, width)
+      pixels, both sides whole patches (NaFlex, SigLIP 2). `size` says nothing.
     """
 
     size: tuple[int, int]
     mean: Channels = (0.5, 0.5, 0.5)
     std: Channels = (0.5, 0.5, 0.5)
-    resize: Literal["squeeze", "crop", "proportion"] = "squeeze"
+    resize: Literal["squeeze", "crop", "proportion", "patches"] = "squeeze"
     keep: float = 1.0
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     multiple: int = 1
+    patch: tuple[int, int] = (1, 1)
+    limit: int = 0
 
     @staticmethod
     def square(side: int, mean: Channels = (0.5, 0.5, 0.5), std: Channels = (0.5, 0.5, 0.5)) -> ImageSpec:

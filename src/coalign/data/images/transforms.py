@@ -7,6 +7,7 @@ and imported where it is used, since that import costs several seconds: it bring
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -148,6 +149,31 @@ def _in_proportion(image: Tensor, spec: ImageSpec) -> Tensor:
     return resize(image, (height, width), spec.interpolation)
 
 
+def sides_of_patches(sides: tuple[int, int], patch: tuple[int, int], limit: int) -> tuple[int, int]:
+    """Height and width, whole patches, of a picture with at most `limit` patches: those of the largest scale, up to
+    100, at which ceil(side * scale / patch) patches a side are no more, found by halving to 1e-5 (big_vision's NaFlex).
+    """
+
+    def counts(scale: float) -> tuple[int, int]:
+        down, across = (max(1, math.ceil(own * scale / each)) for own, each in zip(sides, patch, strict=True))
+        return down, across
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.prod(counts(middle)) <= limit else (low, middle)
+    down, across = counts(low)
+    return down * patch[0], across * patch[1]
+
+
+def _by_patches(image: Tensor, spec: ImageSpec) -> Tensor:
+    """Of a picture more than `LONGEST` times as long as it is wide the middle alone, at the size of its patches."""
+    longest = LONGEST * min(image.shape[-2:])
+    image = _centre(image, *(min(side, longest) for side in image.shape[-2:]))
+    height, width = image.shape[-2:]
+    return resize(image, sides_of_patches((height, width), spec.patch, spec.limit), spec.interpolation)
+
+
 def _middle(image: Tensor, spec: ImageSpec) -> Tensor:
     """The picture is sized to cover the model's size divided by `keep`, and the middle cut out.
 
@@ -168,6 +194,8 @@ def _middle(image: Tensor, spec: ImageSpec) -> Tensor:
 def _sizing(spec: ImageSpec, options: ImageOptions) -> Step:
     if spec.resize == "proportion":
         return partial(_in_proportion, spec=spec)
+    if spec.resize == "patches":
+        return partial(_by_patches, spec=spec)
     asked = {None: spec.resize, "square": "squeeze", "crop": "crop"}[options.resize]
     if asked == "squeeze":
         return partial(resize, size=spec.size, mode=spec.interpolation)

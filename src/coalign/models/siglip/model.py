@@ -62,8 +62,8 @@ class SiglipConfig:
     """Sizes; the defaults are those of SigLIP's base model at 224 pixels.
 
     `embed_dim` is the width of the text head, which must be the image tower's. `padding` is the id that texts are
-    padded with: 1, the end marker, in SigLIP, 0 in SigLIP 2. `max_patches` is what a NaFlex tower's pictures are sized
-    to.
+    padded with: 1, the end marker, in SigLIP, 0 in SigLIP 2. A NaFlex tower's pictures are as large as
+    `max_patches` patches allow.
     """
 
     image: VitConfig = field(default_factory=image_tower)
@@ -114,7 +114,8 @@ class Siglip(Trainable):
         c = self.config
         image = ImageSpec(c.image.image)
         if c.image.any_shape:
-            image = replace(image, resize="proportion", multiple=math.lcm(*c.image.patch))
+            limits = {"patch": c.image.patch, "limit": c.max_patches}
+            image = replace(image, resize="patches", interpolation="bilinear", **limits)
         return InputSpec(TextSpec(c.text.vocab_size, c.text.positions), image)
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
