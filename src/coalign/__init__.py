@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from coalign.registry import convert, create, load, systems
 
     def show(loaded: Any, images: Any, texts: Any, *, regions: Any = None, method: str = "auto") -> Any:
-        """See `coalign.serve.standalone.show`, which is a floor above and so is not imported here."""
+        """See `coalign.analysis.runs.viewer.show`, which needs an extra and so is not imported here."""
 
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "__version__", "convert", "create", "load", "prepare", "show", "systems"]
 
-_HOMES = {"InputError": "errors", "prepare": "data.prepare", "show": "serve.standalone"} | dict.fromkeys(
+_HOMES = {"InputError": "errors", "prepare": "data.prepare", "show": "analysis.runs.viewer"} | dict.fromkeys(
     ("convert", "create", "load", "systems"), "registry"
 )
 

@@ -1,17 +1,23 @@
 """Small runs that tests serve."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_model
+from serve_pages import browser, page_of, served
 
 import coalign
 from coalign.cli.main import main
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.registry import describe
+from coalign.serve import data_addresses
+from coalign.serve.app import app
+from coalign.serve.study import Studies
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig
 
@@ -79,3 +85,38 @@ def other(tmp_path_factory, table) -> Path:
     with pytest.raises(SystemExit):
         main(["index", str(folder), "--data", str(table)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def address(run, other):
+    """A server of three runs, the last of which is the second again. Studies are made in a thread, and a map of nine
+    pictures is laid out as one of many, on a circle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_addresses, "FEW", 5)
+        patch.setattr(data_addresses, "lay_out", circle)
+        application = app([run, other, other])
+        application.state.service.studies = Studies(lambda: ThreadPoolExecutor(1))
+        with served(application) as address:
+            yield address
+
+
+def circle(vectors):
+    """[n, 2] places on a circle, in the order of the rows."""
+    angles = 2 * np.pi * np.arange(len(vectors)) / len(vectors)
+    return (0.5 + 0.4 * np.stack([np.cos(angles), np.sin(angles)], 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One browser for all tests of a process."""
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium, address):
+    """A page whose console must stay empty."""
+    with page_of(chromium, accept_downloads=True) as page:
+        page.address = address
+        page.set_default_timeout(60_000)
+        yield page

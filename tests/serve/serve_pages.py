@@ -1,12 +1,15 @@
 """A served application and a browser, for tests of the pages."""
 
 import contextlib
+import json
+import math
 import shutil
 import socket
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import uvicorn
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -51,8 +54,9 @@ def served(application):
 @contextlib.contextmanager
 def browser():
     """Debian's Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # of a machine that others use too
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
@@ -63,7 +67,8 @@ def browser():
 
 @contextlib.contextmanager
 def page_of(opened, **options):
-    """A page whose console must stay empty, and which reaches nothing but the server."""
+    """A page whose console must stay empty, but for what its `expected` says, and which reaches nothing but the
+    server."""
     context = opened.new_context(viewport={"width": 1280, "height": 900}, **options)
     page = context.new_page()
     said: list[str] = []
@@ -77,16 +82,40 @@ def page_of(opened, **options):
         yield page
     finally:
         context.close()
-    assert not said, said
+    expected = getattr(page, "expected", None)
+    assert not [line for line in said if expected is None or expected not in line], said
 
 
 def serious(page) -> list[str]:
     """What axe-core finds that is serious or critical."""
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("async () => (await axe.run(document)).violations")
+    if not page.evaluate("!!window.axe"):
+        page.evaluate(AXE.read_text())
+    options = "{ resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa'] }"
+    found = page.evaluate(f"async () => (await axe.run(document, {options})).violations")
     return [
         f"{one['id']}: {node['html'][:160]}"
         for one in found
         if one["impact"] in ("serious", "critical")
         for node in one["nodes"][:3]
     ]
+
+
+def align(page, **body):
+    """What the server answers to an alignment, decoded here: the answer and [rows, places]."""
+    said = page.request.post(f"{page.address}/api/align", data=body).json()
+    data = page.request.get(page.address + said["bytes"]).body()
+    rows = len(data) // (8 + said["places"])
+    scale = np.frombuffer(data[: 8 * rows], "<f4").reshape(rows, 2)
+    levels = np.frombuffer(data[8 * rows :], np.uint8).reshape(rows, -1)
+    return said, scale[:, :1] + levels / 255 * (scale[:, 1:] - scale[:, :1])
+
+
+def drawn(page, number=0):
+    """The values that a panel draws."""
+    return np.array(json.loads(page.locator(".panel canvas").nth(number).get_attribute("data-values")))
+
+
+def circle_place(number, count):
+    """Where a point on the circle of `conftest.circle` lies on the canvas, in fractions of its side."""
+    angle = 2 * math.pi * number / count
+    return tuple(0.03 + 0.94 * (0.5 + 0.4 * f(angle)) for f in (math.cos, math.sin))

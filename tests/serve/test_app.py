@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 
 import coalign
 from coalign.analysis.runs.alignment import read_alignment
+from coalign.analysis.runs.maps import explain
 from coalign.arguments import load_run
 from coalign.retrieval.index import Index
 from coalign.retrieval.search import search
 from coalign.serve.app import app
-from coalign.serve.maps import explain
 from coalign.serve.security import COOKIE
 
 BASE = "http://127.0.0.1:8765"

@@ -1,58 +1,25 @@
 """Regions, videos and streams: what is served of runs that do not read whole pictures."""
 
-import json
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
-from coloured_videos import ColourClips, coloured_video
-from PIL import Image
-from safetensors.torch import save_model
+from serve_runs import BOXES, SPEAKERS, region_run, stream_run, video_run
 from starlette.testclient import TestClient
 
-import coalign
 from coalign.data.pairs.sources import open_source
-from coalign.data.regions.files import open_regions, write_shard
-from coalign.data.words.tokenizer import Tokenizer
-from coalign.models.mult.config import Stream
-from coalign.registry import describe, find
-from coalign.retrieval.moments import index_videos
+from coalign.data.regions.files import open_regions
 from coalign.serve.app import app
-from coalign.worlds.speakers import open_series
 
 BASE = "http://127.0.0.1:8765"
 
 
-def write_run(folder, model, **said):
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({**describe(model), "training": {"steps": 1}, **said}))
-    save_model(model, str(folder / "model.safetensors"))
-    return folder
-
-
 def test_words_onto_regions(tmp_path):
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.train(["a red square", "a blue circle"], 100, min_frequency=1)
-    sizes = find("uniter").sizes["tiny"]
-    sizes = replace(sizes, text=replace(sizes.text, vocab_size=tokenizer.vocab_size))
-    model = coalign.create("uniter", size=sizes).model
-    run = write_run(tmp_path / "run", model)
-    tokenizer.save(run)
-    names = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
-    for name in names:
-        Image.new("RGB", (20, 10), "red").save(name)
-    boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0], [0.2, 0.2, 0.6, 0.8]])
-    regions = [{"features": torch.randn(3, 320), "boxes": boxes} for _ in names[:2]]
-    write_shard(tmp_path / "regions.safetensors", names[:2], regions)
-    table = tmp_path / "pairs.csv"
-    table.write_text("image,caption\na.png,a red square\nb.png,a blue circle\nc.png,a blue square\n")
-    served = app([run], open_source(table), regions=open_regions(tmp_path / "regions.safetensors"))
+    run, table, file = region_run(tmp_path)
+    served = app([run], open_source(table), regions=open_regions(file))
     with TestClient(served, base_url=BASE) as client:
         rows = client.get("/api/rows").json()
         assert rows["total"] == 2 and not rows["searchable"]  # the third picture has no regions
         said = client.post("/api/align", json={"row": 1, "text": "a red square"}).json()
-        assert said["kind"] == "boxes" and np.allclose(said["boxes"], boxes) and said["places"] == 3
+        assert said["kind"] == "boxes" and np.allclose(said["boxes"], BOXES) and said["places"] == 3
         assert len(client.get(said["bytes"]).content) == 3 * (1 + said["layers"] * said["heads"]) * (8 + 3)
         assert client.get("/api/image/1").status_code == 200
         refused = client.get("/api/search", params={"text": "red"})
@@ -65,15 +32,9 @@ def test_words_onto_regions(tmp_path):
 @pytest.fixture
 def videos(tmp_path):
     """The address book of an index of two videos, with a model that knows colours."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text('{"system": "mil_nce", "training": {}}')
-    (tmp_path / "run" / "model.safetensors").write_bytes(b"0")
-    for name, stretches in (("one", (("red", 4.0), ("green", 4.0))), ("two", (("blue", 4.0), ("black", 4.0)))):
-        coloured_video(tmp_path / "videos" / f"{name}.mp4", *stretches)
-    loaded = ColourClips.loaded()
-    index_videos(tmp_path / "run", loaded, tmp_path / "videos", tmp_path / "run" / "index")
-    served = app([tmp_path / "run"])
-    served.state.service.sessions["run"].__dict__["loaded"] = loaded
+    run, loaded = video_run(tmp_path)
+    served = app([run])
+    served.state.service.sessions["films"].__dict__["loaded"] = loaded
     with TestClient(served, base_url=BASE) as client:
         yield client
 
@@ -98,14 +59,8 @@ def test_moments_of_videos(videos):
 
 
 def test_streams_of_an_utterance(tmp_path):
-    source = "world:joint,lag=1,items=40"
-    data = open_series(source)
-    torch.manual_seed(0)
-    streams = tuple(Stream(name, width) for name, width in data.widths.items())
-    model = coalign.create("mult", size="tiny", streams=streams).model
-    about = {"task": data.task, "label_names": list(data.label_names)}
-    run = write_run(tmp_path / "run", model, series=about)
-    with TestClient(app([run], series=source), base_url=BASE) as client:
+    run = stream_run(tmp_path)
+    with TestClient(app([run], series=SPEAKERS), base_url=BASE) as client:
         assert client.get("/api/health").json()["runs"][0]["reads"] == "streams"
         said = client.get("/api/streams", params={"item": 1}).json()
         values = np.frombuffer(client.get(said["bytes"]).content, np.uint8)

@@ -7,49 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from serve_pages import AXE, CHROMIUM, browser, page_of, serious, served, wait_until
+from serve_pages import AXE, CHROMIUM, align, circle_place, drawn, serious, wait_until
 
 from coalign.data.pairs.sources import open_source
-from coalign.serve.app import app
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def address(run, other):
-    with served(app([run, other])) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(chromium, address):
-    with page_of(chromium, accept_downloads=True) as page:
-        page.address = address
-        page.set_default_timeout(30_000)
-        yield page
-
-
-def align(page, **body):
-    """What the server answers to an alignment, decoded here: the answer and [rows, places]."""
-    said = page.request.post(f"{page.address}/api/align", data=body).json()
-    data = page.request.get(page.address + said["bytes"]).body()
-    rows = len(data) // (8 + said["places"])
-    scale = np.frombuffer(data[: 8 * rows], "<f4").reshape(rows, 2)
-    levels = np.frombuffer(data[8 * rows :], np.uint8).reshape(rows, -1)
-    return said, scale[:, :1] + levels / 255 * (scale[:, 1:] - scale[:, :1])
-
-
-def drawn(page, number=0):
-    return np.array(json.loads(page.locator(".panel canvas").nth(number).get_attribute("data-values")))
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")
+RED_CIRCLE = "screen=why&row=1&words=a+red+circle"
 
 
 def test_search_by_text(page):
@@ -62,12 +25,14 @@ def test_search_by_text(page):
     expect(page.locator(".card .score").first).to_be_visible()
     found = page.request.get(f"{page.address}/api/search?text=a+red+circle&k=9").json()["answers"]
     assert page.locator(".card .caption").all_inner_texts() == [a["text"] for a in found]
-    page.get_by_label("colour").select_option("blue")
+    page.get_by_role("combobox", name="colour").select_option("blue")
     expect(page.locator(".card")).to_have_count(2)
     assert "where.colour=blue" in page.url
-    page.get_by_label("colour").select_option("")
-    page.get_by_label("re-rank").check()
+    page.locator("#least").fill("0.95")
+    expect(page.get_by_text("No answers", exact=True)).to_be_visible()
+    page.get_by_role("button", name="without the filters").click()
     expect(page.locator(".card")).to_have_count(9)
+    page.get_by_label("re-rank").check()
     reranked = page.request.get(f"{page.address}/api/search?text=a+red+circle&k=9&rerank=1").json()["answers"]
     expect(page.locator(".card .score").first).to_have_text(f"{reranked[0]['score']:.3f}")
 
@@ -91,12 +56,6 @@ def test_search_by_picture_and_more_like_this(page, table):
     expect(page.locator(".card .caption").first).to_have_text("a blue square")
     page.go_back()
     expect(page.locator(".term")).to_have_count(0)
-
-
-def test_a_pasted_picture_is_searched_with(page, table):
-    page.goto(page.address)
-    expect(page.locator(".card")).to_have_count(9)
-    data = list((table.parent / "grey-square.png").read_bytes())
     page.evaluate(
         """data => {
             const file = new File([new Uint8Array(data)], "p.png", { type: "image/png" });
@@ -104,17 +63,18 @@ def test_a_pasted_picture_is_searched_with(page, table):
             transfer.items.add(file);
             window.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
         }""",
-        data,
+        list((table.parent / "grey-square.png").read_bytes()),
     )
     expect(page.locator(".card .caption").first).to_have_text("a grey square")
 
 
 def test_hover_draws_what_the_server_answered(page):
-    page.goto(f"{page.address}/?screen=why&row=1&words=a+red+circle")
+    page.goto(f"{page.address}/?{RED_CIRCLE}")
     said, values = align(page, run="tiny", row=1, text="a red circle")
     words = len(said["words"])
     wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
     assert np.abs(drawn(page) - values[:words].mean(0)).max() < 1e-4
+    expect(page.locator(".badge")).to_have_text(f"P(match) {said['p_match']:.2f}")
     for word in range(words):
         page.locator(f"[data-word='{word}']").hover()
         page.wait_for_timeout(60)
@@ -128,12 +88,22 @@ def test_hover_draws_what_the_server_answered(page):
     box = page.locator(".panel canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(page.locator("[data-word='0']")).to_have_attribute("style", re.compile("shadow"))
+    place = 4 * 2 + 2  # the third column of the third row of 4 by 4
+    most = said["words"][int(values[:words, place].argmax())]
+    expect(page.locator(".reading")).to_contain_text(f"Here: {most} ")
 
 
-def test_layers_and_heads(page):
-    page.goto(f"{page.address}/?screen=why&row=1&words=a+red+circle&method=cross_attention")
+def test_layers_heads_methods_and_curves(page):
+    page.goto(f"{page.address}/?{RED_CIRCLE}&method=cross_attention&curve=1")
     said, values = align(page, run="tiny", row=1, text="a red circle", method="cross_attention")
     words, heads = len(said["words"]), said["heads"]
+    body = {"run": "tiny", "row": 1, "text": "a red circle", "method": "cross_attention"}
+    measured = page.request.post(f"{page.address}/api/deletion", data=body).json()["deletion"]
+    curve = page.locator(".deletion .own").get_attribute("data-curve")
+    assert [float(v) for v in curve.split(",")] == pytest.approx(measured, abs=1e-5)
+    cells = page.locator("[data-cell]")
+    assert cells.count() == said["layers"] * heads
+    assert cells.nth(1).get_attribute("aria-label").endswith(f"share across {said['shares'][0][1]:.2f}")
     page.locator("[data-cell='1,1']").click()
     page.wait_for_timeout(100)
     rows = values[words * (1 + heads + 1) : words * (1 + heads + 2)]
@@ -142,22 +112,31 @@ def test_layers_and_heads(page):
     page.wait_for_timeout(100)
     assert np.abs(drawn(page) - values[words * 2 : words * 3].mean(0)).max() < 1e-4  # the head stays
     assert "layer=0" in page.url and "head=1" in page.url
-    page.reload()
+    page.reload()  # the address holds the state
     wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
     assert np.abs(drawn(page) - values[words * 2 : words * 3].mean(0)).max() < 1e-4
+    expect(page.locator("[data-cell='0,1']")).to_have_attribute("aria-pressed", "true")
+    other = next(method for method in said["methods"] if method not in ("cross_attention", "occlusion"))
+    _, others = align(page, run="tiny", row=1, text="a red circle", method=other)
+    page.locator("#method").select_option(other)
+    page.wait_for_url(f"**method={other}*")
+    expect(page.locator(".reading")).to_contain_text(f"by {other.replace('_', ' ')}")
+    first = "JSON.parse(document.querySelector('.panel canvas').dataset.values)[0]"
+    wait_until(page, f"Math.abs({first} - {others[:words].mean(0)[0]}) < 1e-4")
+    assert np.abs(drawn(page) - others[:words].mean(0)).max() < 1e-4
 
 
-def test_runs_beside_each_other_and_downloads(page):
-    page.goto(f"{page.address}/?screen=why&row=1&words=a+red+circle&runs=tiny,other")
-    expect(page.locator(".panel canvas")).to_have_count(2)
-    wait_until(page, "document.querySelectorAll('.panel canvas')[1].dataset.values")
-    first, second = drawn(page, 0), drawn(page, 1)
-    assert abs(first.mean() - 1) < 1e-3 and abs(second.mean() - 1) < 1e-3  # multiples of an even share
-    scales = page.locator(".panel .scale").all_inner_texts()
-    assert scales[0] == scales[1]
+def test_three_runs_beside_each_other_and_downloads(page):
+    page.goto(f"{page.address}/?{RED_CIRCLE}&runs=tiny,other,other-2")
+    expect(page.locator(".panel canvas")).to_have_count(3)
+    wait_until(page, "document.querySelectorAll('.panel canvas')[2].dataset.values")
+    for number in range(3):
+        assert abs(drawn(page, number).mean() - 1) < 1e-3  # multiples of an even share
+    assert len(set(page.locator(".panel .scale").all_inner_texts())) == 1
+    assert np.abs(drawn(page, 1) - drawn(page, 2)).max() < 1e-6 < np.abs(drawn(page, 0) - drawn(page, 1)).max()
     for kind in ("PNG", "SVG", "JSON"):
         with page.expect_download() as waiting:
-            page.locator(".panel").first.get_by_role("button", name=kind).click()
+            page.get_by_role("button", name=f"{kind} of tiny").click()
         data = Path(waiting.value.path()).read_bytes()
         if kind == "PNG":
             assert data[:4] == b"\x89PNG"
@@ -169,17 +148,23 @@ def test_runs_beside_each_other_and_downloads(page):
 
 
 def test_map_lasso_and_marks(page, run):
-    page.goto(f"{page.address}/?screen=data&colour=colour")
-    canvas = page.locator(".map canvas")
-    expect(canvas).to_be_visible()
-    box = canvas.bounding_box()
-    left, top, right, bottom = box["x"] + 2, box["y"] + 2, box["x"] + box["width"] - 2, box["y"] + box["height"] - 2
+    page.goto(f"{page.address}/?screen=data")
+    expect(page.get_by_text("9 points, UMAP", exact=True)).to_be_visible()  # after the principal components
+    expect(page.locator("#colour")).to_have_value("colour")  # of the two columns the one with more values
+    box = page.locator(".map canvas").bounding_box()
+    x, y = circle_place(3, 9)
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    expect(page.locator(".tip")).to_have_text("a green circle")
+    left, right = box["x"] + 2, box["x"] + box["width"] - 2  # around the upper half of the circle
+    top, middle = box["y"] + 2, box["y"] + box["height"] * 0.49
     page.mouse.move(left, top)
     page.mouse.down()
-    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
-        page.mouse.move(x, y, steps=3)
+    for place in ((right, top), (right, middle), (left, middle), (left, top)):
+        page.mouse.move(*place, steps=3)
     page.mouse.up()
-    expect(page.locator(".card")).to_have_count(9)
+    upper = [row for row in range(9) if circle_place(row, 9)[1] < 0.49]
+    expect(page.locator(".card")).to_have_count(len(upper))
+    assert f"rows={'%2C'.join(map(str, upper))}" in page.url
     page.locator(".card", has_text="a blue circle").get_by_role("button", name="mark").click()
     expect(page.get_by_text("1 marked as wrong")).to_be_visible()
     (file,) = (run / "marks").glob("*.jsonl")
@@ -190,24 +175,50 @@ def test_map_lasso_and_marks(page, run):
     kept.write_bytes(Path(waiting.value.path()).read_bytes())
     source = open_source(kept)  # what `train --data` reads
     assert len(source) == 8 and not any("a blue circle" in source[i].texts for i in range(8))
+    kept.unlink()
     page.locator(".card", has_text="a blue circle").get_by_role("button", name="mark").click()
     expect(page.get_by_text("0 marked as wrong")).to_be_visible()
+    page.locator(".card .open").first.click()
+    page.wait_for_url("**screen=why*")
+    expect(page.locator("#words")).not_to_have_value("")
+    expect(page.locator(".panel canvas")).to_be_visible()
 
 
 def test_findings_open_their_rows(page):
     page.goto(f"{page.address}/?screen=data")
     page.locator("#analyze").click()
     expect(page.locator(".findings li").first).to_be_visible(timeout=240_000)
+    said = page.request.get(f"{page.address}/api/findings").json()["findings"]
+    number, finding = next((i, one) for i, one in enumerate(said) if one["rows"])
+    page.locator(".findings li").nth(number).get_by_role("button").click()
+    expect(page.locator(".card")).to_have_count(len(set(finding["rows"])))
+    rows = page.request.get(f"{page.address}/api/rows?" + "&".join(f"row={row}" for row in finding["rows"])).json()
+    assert page.locator(".card .caption").all_inner_texts() == [row["text"] for row in rows["rows"]]
 
 
-def test_curves_and_samples(page):
+def test_curves_grow_while_training_goes_on(page, other):
+    metrics = other / "metrics.jsonl"
+
+    def log() -> int:
+        """Logs a step more; how many there are then."""
+        count = len(metrics.read_text().splitlines()) + 1
+        with metrics.open("a") as file:
+            file.write(json.dumps({"step": 2 * count, "loss": 0.5, "itc": 0.5}) + "\n")
+        return count
+
+    before = log()
     page.goto(f"{page.address}/?screen=runs")
-    expect(page.locator("polyline[data-run]")).to_have_count(2)
-    assert len(page.locator("polyline[data-run='tiny']").get_attribute("points").split()) == 10
-    page.locator("article.run").first.get_by_text("recipe and settings").click()
-    expect(page.locator("article.run").first.get_by_text("learning_rate")).to_be_visible()
-    page.get_by_role("button", name="sample answers").first.click()
-    expect(page.locator(".strip img").first).to_be_visible()
+    expect(page.locator("polyline[data-run]")).to_have_count(3)
+    assert len(page.locator("polyline[data-run='other']").get_attribute("points").split()) == before
+    log()
+    wait_until(page, f"document.querySelector(\"polyline[data-run='other']\").points.length === {before + 1}", 30)
+    expect(page.locator(".live").first).to_have_text("training")
+    article = page.locator("article.run").first
+    expect(article.locator("dl")).to_contain_text("albef")
+    article.get_by_text("recipe and settings").click()
+    expect(article.get_by_text("training.learning_rate")).to_be_visible()
+    article.get_by_role("button", name="sample answers").click()
+    expect(article.locator(".strip img").first).to_be_visible()
 
 
 def test_screens_by_keyboard(page):
@@ -223,13 +234,16 @@ def test_screens_by_keyboard(page):
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: npm install in src/coalign/serve/web")
-@pytest.mark.parametrize("screen", ["search&text=red", "why&row=1&words=a+red+circle", "data", "runs"])
-@pytest.mark.parametrize("dark", ["0", "1"])
-def test_nothing_serious_for_screen_readers(page, screen, dark):
-    page.goto(f"{page.address}/?screen={screen}&dark={dark}")
+@pytest.mark.parametrize("screen", ["search&text=red", RED_CIRCLE.partition("=")[2], "data", "runs"])
+def test_nothing_serious_for_screen_readers(page, screen):
+    """On a wide screen in light colours, and on a small one in dark colours."""
+    page.goto(f"{page.address}/?screen={screen}&dark=0")
     page.wait_for_load_state("networkidle")
-    page.set_viewport_size({"width": 1280, "height": 900} if dark == "0" else {"width": 390, "height": 800})
-    page.evaluate("() => {}")
-    found = serious(page)
-    assert not found, found
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert not (found := serious(page)), found
+    page.get_by_role("button", name="dark colours").click()
+    page.set_viewport_size({"width": 390, "height": 800})
+    wait_until(page, f"getComputedStyle(document.body).backgroundColor !== '{light}'")
+    assert "dark=1" in page.url
+    assert not (found := serious(page)), found
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")  # fits a small screen

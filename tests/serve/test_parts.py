@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serve_pages import CHROMIUM, browser, page_of, wait_until
+from serve_pages import CHROMIUM, page_of, wait_until
 
 import coalign
+from coalign.analysis.runs.maps import Maps, explain
+from coalign.analysis.runs.viewer import page, save_page, show, shown
 from coalign.arguments import load_run
 from coalign.cli.main import main
 from coalign.data.pairs.sources import open_source
@@ -20,9 +22,7 @@ from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Index
 from coalign.serve.calibration import Calibration, calibrate
 from coalign.serve.gallery import IndexGallery
-from coalign.serve.maps import Maps, explain
 from coalign.serve.marks import Marks, marked_table
-from coalign.serve.standalone import page, save_page, show, shown
 from coalign.serve.study import findings_of
 from coalign.serve.worker import Busy, Worker
 
@@ -133,7 +133,7 @@ def test_findings_are_of_rows_of_the_index(run):
 
 
 @pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")
-def test_a_page_that_stands_alone(run, table, tmp_path):
+def test_a_page_that_stands_alone(run, table, tmp_path, chromium):
     picture = str(table.parent / "red-circle.png")
     loaded, text = load_run(run), "a red </script><script>alert(1)</script> circle"
     maps = explain(loaded, text, picture)
@@ -145,7 +145,7 @@ def test_a_page_that_stands_alone(run, table, tmp_path):
     written = path.read_text()
     assert "http://" not in written.replace("http://www.w3.org", "") and "https://" not in written
     assert written == page([shown(maps, text, picture)], "Two < three") and "<script>alert" not in written
-    with browser() as opened, page_of(opened) as view:
+    with page_of(chromium) as view:
         view.goto(path.as_uri())
         wait_until(view, "document.querySelector('canvas')?.width > 300")
         words = view.locator(".heat-word")
@@ -168,9 +168,10 @@ def test_the_widget_has_what_it_draws(run, table):
 
 
 def test_built_pages_name_nothing_outside():
-    from coalign.serve.standalone import PAGES
+    from coalign.analysis.runs.viewer import PAGES as VIEWER
+    from coalign.serve.app import PAGES
 
-    for path in PAGES.iterdir():
+    for path in [*PAGES.iterdir(), *VIEWER.iterdir()]:
         text = path.read_text()
         addresses = set(re.findall(r"https?://[\w./-]+", text)) - {"http://www.w3.org/2000/svg"}
         assert all(a.startswith("http://www.w3.org/") for a in addresses), (path.name, addresses)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from coalign.analysis.runs.maps import Maps, deletion, explain
 from coalign.errors import InputError
-from coalign.serve.maps import Maps, deletion, explain
 from coalign.serve.sessions import Session
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from functools import cached_property
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -156,11 +156,17 @@ def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
     return listed
 
 
-class Studies:
-    """Long computations in one process beside the server's, each done once and kept."""
+def one_process() -> Executor:
+    """A process beside the server's, so that what is computed there holds up no answer."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+
+class Studies:
+    """Long computations in one pool, each done once and kept."""
+
+    def __init__(self, pool: Callable[[], Executor] = one_process) -> None:
+        self._make = pool
+        self._pool: Executor | None = None
         self._jobs: dict[tuple[Any, ...], Future[Any]] = {}
         self._lock = threading.Lock()
 
@@ -169,7 +175,7 @@ class Studies:
         with self._lock:
             if key not in self._jobs:
                 if self._pool is None:
-                    self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                    self._pool = self._make()
                 self._jobs[key] = self._pool.submit(function, *arguments)
             return self._jobs[key]
 

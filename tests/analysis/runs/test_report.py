@@ -1,15 +1,19 @@
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from coalign.analysis.runs.alignment import AlignmentMap
 from coalign.analysis.runs.report import Alignment, Answer, Group, Report, Retrieval, render_report, write_report
+from coalign.analysis.runs.viewer import digest, script_policy
 from coalign.errors import InputError
 
 EVIL = "<script>alert(1)</script>\"'&<img src=http://evil.example/x>"
@@ -100,14 +104,15 @@ def test_the_page_holds_everything_and_is_well_formed(tmp_path: Path) -> None:
     assert headings <= set(page.texts)
     assert {"42.4", "12.5", "image → text", "R@10", "· 1,485 candidates", "right answer at rank 57"} <= set(page.texts)
     anchors = {a["href"] for tag, a in page.tags if tag == "a"}
-    assert anchors == {f"#{a['id']}" for _, a in page.tags if "id" in a}
+    assert anchors == {f"#{a['id']}" for tag, a in page.tags if "id" in a and tag != "script"}
     assert [f.name for f in path.parent.iterdir()] == ["report.html"]
 
 
 def test_text_is_inert_wherever_it_comes_from() -> None:
     page = Page(render_report(full(EVIL)))
     assert page.open == []
-    assert "script" not in {tag for tag, _ in page.tags}
+    kinds = [a.get("type") for tag, a in page.tags if tag == "script"]
+    assert kinds == ["application/json", None]  # the data of the maps, and what draws them
     assert EVIL in page.texts
     sources = [a["src"] for tag, a in page.tags if tag == "img"]
     assert sources and all(s is not None and s.startswith("data:image/webp;base64,") for s in sources)
@@ -116,9 +121,13 @@ def test_text_is_inert_wherever_it_comes_from() -> None:
 
 def test_nothing_is_fetched() -> None:
     html = render_report(full())
-    assert not re.search(r"https?://|url\(|@import|<link|<script|<iframe", html)
+    assert not re.search(r"https?://(?!www\.w3\.org/)|url\((?!#)|@import|<link|<script src|<iframe", html)
     policy = next(a["content"] for _, a in Page(html).tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {script_policy()}"
+    script = html.rpartition("<script>")[2].partition("</script>")[0]
+    assert f"'{digest(script)}'" in policy
+    plain = render_report(Report("t"))
+    assert "<script" not in plain and "script-src" not in plain
 
 
 def test_rows_stand_in_order_and_the_best_is_marked() -> None:
@@ -137,20 +146,33 @@ def test_right_and_wrong_answers_are_shown_as_such() -> None:
     assert page.texts.count("✗") == 3 and page.texts.count("✓") == 3  # the legend has one of each
 
 
+def alignments_of(html: str) -> list[dict[str, Any]]:
+    return json.loads(html.partition("id='alignment-data'>")[2].partition("</script>")[0])
+
+
 def test_pictures_and_one_heat_map_a_word_are_inside() -> None:
-    page = Page(render_report(full()))
-    sources = [str(a["src"]) for tag, a in page.tags if tag == "img"]
+    html = render_report(full())
+    sources = [str(a["src"]) for tag, a in Page(html).tags if tag == "img"]
     sizes = [Image.open(BytesIO(base64.b64decode(s.split(",")[1]))).size for s in sources]
-    assert sizes == [(60, 30), (60, 30), (60, 30), (60, 30), (104, 52), (104, 52), (104, 52)]
-    assert len(set(sources[-3:])) == 3
+    assert sizes == [(60, 30), (60, 30), (60, 30)]
+    (drawn,) = alignments_of(html)
+    assert drawn["grid"] == [6, 6] and drawn["picture"].startswith("data:image/webp;base64,")
+    given, data = full().alignments[0].found, base64.b64decode(drawn["values"])
+    assert tuple(drawn["words"]) == given.words
+    rows = len(given.words)
+    scale = np.frombuffer(data[: 8 * rows], "<f4").reshape(rows, 2)
+    levels = np.frombuffer(data[8 * rows :], np.uint8).reshape(rows, 36)
+    values = scale[:, :1] + levels / 255 * (scale[:, 1:] - scale[:, :1])
+    assert np.abs(values - given.values.flatten(1).numpy()).max() < 1 / 255
+    assert 'data-alignment="0"' in html
 
 
 def test_a_long_text_says_what_is_not_drawn() -> None:
     words = tuple(f"w{i}" for i in range(40))
     found = AlignmentMap(words, torch.zeros(40, 6, 6))
-    page = Page(render_report(Report("t", alignments=[Alignment(picture(), found)])))
-    assert sum(tag == "img" for tag, _ in page.tags) == 16
-    assert any(text.startswith("not drawn: w15 w16") for text in page.texts)
+    html = render_report(Report("t", alignments=[Alignment(picture(), found)]))
+    assert len(alignments_of(html)[0]["words"]) == 15
+    assert any(text.startswith("not drawn: w15 w16") for text in Page(html).texts)
 
 
 def test_what_is_missing_is_left_out() -> None:

@@ -1,7 +1,8 @@
 """One self-contained HTML page about a run: what was trained on what, how well it retrieves, how it learned, what it
 finds and where it looks. `Report` is plain data, so any run can fill it; `write_report` makes the page.
 
-Nothing on the page comes from the network, no script runs (the page forbids both), and all text is escaped.
+Nothing on the page comes from the network, no script runs but that which draws the heat maps (the page forbids others),
+and all text is escaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from coalign.analysis.runs.alignment import AlignmentMap, overlays
+from coalign.analysis.runs.alignment import AlignmentMap
 from coalign.analysis.runs.charts import curves, line_chart
+from coalign.analysis.runs.maps import Maps
+from coalign.analysis.runs.viewer import built, script_policy, scripts, shown
 from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
 
 ROW_TITLES = {
@@ -25,7 +28,7 @@ ROW_TITLES = {
 }
 REFERENCES = ("untrained", "chance")
 DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
-THUMBNAIL, PANEL = 112, 104  # longer side in pixels of an answer's picture and of a heat map
+THUMBNAIL, PICTURE = 112, 320  # longer side in pixels of an answer's picture and of one under a heat map
 MOST_WORDS = 15
 
 Recall = Mapping[str, Mapping[str, float]]
@@ -132,6 +135,7 @@ def render_report(report: Report) -> str:
         charts=[(c.name, c.end, Markup(line_chart(c))) for c in curves(report.metrics, report.curves)],
         retrievals=_by_split(report),
         alignments=[_alignment(alignment) for alignment in report.alignments],
+        viewer=_viewer(report.alignments),
         galleries=[(part, [[_pixels(p) for p in row] for row in part.rows]) for part in report.galleries],
     )
 
@@ -224,17 +228,28 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 def _alignment(alignment: Alignment) -> dict[str, Any]:
     found = alignment.found
-    shown = AlignmentMap(found.words[:MOST_WORDS], found.values[:MOST_WORDS], found.method, found.box)
-    panels = [data_uri(panel) for panel in overlays(alignment.picture, shown, side=PANEL)]
     return {
-        "picture": _thumbnail(alignment.picture, PANEL),
         "text": " ".join(found.words),
-        "panels": list(zip(shown.words, panels, strict=True)),
         "hidden": found.words[MOST_WORDS:],
         "grid": f"{found.values.shape[1]} by {found.values.shape[2]} patches",
         "method": found.method.replace("_", "-"),
         "note": alignment.note,
     }
+
+
+def _viewer(alignments: Sequence[Alignment]) -> dict[str, Markup] | None:
+    """Style, policy and scripts that draw the alignments; None without any."""
+    if not alignments:
+        return None
+    data = [shown(_maps(one.found), " ".join(one.found.words), one.picture, PICTURE) for one in alignments]
+    parts = {"style": built("heat.css"), "policy": script_policy(), "scripts": scripts(data)}
+    return {name: Markup(part) for name, part in parts.items()}
+
+
+def _maps(found: AlignmentMap) -> Maps:
+    height, width = found.values.shape[1:]
+    words, values = found.words[:MOST_WORDS], found.values[:MOST_WORDS].flatten(1)
+    return Maps(words, found.method, (found.method,), values, grid=(height, width), box=found.box)
 
 
 def _pixels(picture: Picture) -> str:

@@ -109,8 +109,8 @@ def _page(
     loaded: Loaded, image: Path, text: str, regions: RegionFile | None, method: str, out: Path, json: bool
 ) -> int:
     """Writes a page that stands alone, with the map of every layer and head."""
-    from coalign.serve.maps import explain
-    from coalign.serve.standalone import save_page, shown
+    from coalign.analysis.runs.maps import explain
+    from coalign.analysis.runs.viewer import save_page, shown
 
     found = explain(loaded, text, image, None if regions is None else regions[str(image)], method)
     save_page(out, [shown(found, text, image)], text)

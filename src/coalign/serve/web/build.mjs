@@ -1,4 +1,4 @@
-// Builds ../pages of src/. With --tests, build/tests.mjs of tests/ instead.
+// Builds ../pages and the viewer's files in analysis/runs/pages of src/. With --tests, build/tests.mjs of tests/ instead.
 import { build } from "esbuild";
 import { copyFile, mkdir } from "node:fs/promises";
 
@@ -8,11 +8,13 @@ if (process.argv.includes("--tests")) {
   await build({ ...shared, entryPoints: ["tests/all.ts"], outfile: "build/tests.mjs", platform: "node", format: "esm" });
 } else {
   const pages = "../pages";
-  await mkdir(pages, { recursive: true });
+  const viewer = "../../analysis/runs/pages"; // what reports, pages that stand alone and notebooks draw with
+  for (const folder of [pages, viewer]) await mkdir(folder, { recursive: true });
   const minified = { ...shared, minify: true, legalComments: "none", charset: "utf8" };
   await build({ ...minified, entryPoints: ["src/app.tsx"], outfile: `${pages}/app.js`, format: "iife" });
-  await build({ ...minified, entryPoints: ["src/alone.ts"], outfile: `${pages}/alone.js`, format: "iife" });
-  await build({ ...minified, entryPoints: ["src/widget.ts"], outfile: `${pages}/widget.js`, format: "esm" });
-  for (const name of ["app.css", "heat.css"]) await build({ ...minified, entryPoints: [`src/${name}`], outfile: `${pages}/${name}` });
+  await build({ ...minified, entryPoints: ["src/app.css"], outfile: `${pages}/app.css` });
+  await build({ ...minified, entryPoints: ["src/alone.ts"], outfile: `${viewer}/alone.js`, format: "iife" });
+  await build({ ...minified, entryPoints: ["src/widget.ts"], outfile: `${viewer}/widget.js`, format: "esm" });
+  for (const name of ["alone.css", "heat.css"]) await build({ ...minified, entryPoints: [`src/${name}`], outfile: `${viewer}/${name}` });
   for (const file of ["index.html", "icon.svg"]) await copyFile(`src/${file}`, `${pages}/${file}`);
 }

@@ -28,7 +28,7 @@ export function Runs({ state, change, runs }: Screen) {
         if (!current) return;
         setAll(found);
         setError("");
-        if (found.some((one) => one.training)) timer = window.setTimeout(ask, 3000);
+        timer = window.setTimeout(ask, found.some((one) => one.training) ? 3000 : 20_000);
       } catch (problem) {
         if (current) setError((problem as Error).message);
       }

@@ -1,5 +1,5 @@
-// A viewer of one alignment without a framework: the picture, its words as buttons, layers and heads as a slider and a
-// matrix. It is the whole of the page that stands alone and of the notebook's widget.
+// A viewer of one alignment without a framework: the picture, a small map for each word, layers and heads as a list. It
+// is the whole of the pages that stand alone and of the notebook's widget.
 
 import { css, decode, draw, extent, placeAt, strength, values, wordsAt, type Choice, type Maps, type Said } from "./heat";
 
@@ -23,42 +23,54 @@ function make<K extends keyof HTMLElementTagNameMap>(name: K, className: string,
   return found;
 }
 
+const LARGE = 520, SMALL = 104; // longer sides of the large picture and of a word's
+
 export function view(root: HTMLElement, shown: Shown): void {
   const maps: Maps = decode(shown, fromBase64(shown.values));
   const choice: Choice = { layer: -1, head: -1, words: [] };
   let pinned: number[] = [];
   const figure = make("figure", "heat");
+  const main = make("div", "heat-main");
+  const side = make("div", "heat-side");
   const canvas = make("canvas", "heat-picture");
   canvas.setAttribute("role", "img");
-  const words = make("p", "heat-words");
+  const note = make("figcaption", "heat-note");
+  const words = make("div", "heat-words");
   const image = new Image();
   const buttons = maps.words.map((word, place) => {
-    const button = make("button", "heat-word", word);
+    const button = make("button", "heat-word");
     button.type = "button";
+    const small = make("canvas", "");
+    small.setAttribute("aria-hidden", "true");
+    button.append(small, make("span", "", word));
     button.setAttribute("aria-pressed", "false");
-    const over = (): void => show([place]);
-    const out = (): void => show(pinned);
-    button.addEventListener("mouseenter", over);
-    button.addEventListener("focus", over);
-    button.addEventListener("mouseleave", out);
-    button.addEventListener("blur", out);
+    for (const event of ["mouseenter", "focus"]) button.addEventListener(event, () => show([place]));
+    for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => show(pinned));
     button.addEventListener("click", () => {
       pinned = pinned.includes(place) ? pinned.filter((own) => own !== place) : [...pinned, place];
       buttons.forEach((own, i) => own.setAttribute("aria-pressed", String(pinned.includes(i))));
       show(pinned);
     });
-    words.append(button, " ");
+    words.append(button);
     return button;
   });
-  const note = make("figcaption", "heat-note");
 
   function show(chosen: number[], mark = -1): void {
     choice.words = chosen;
     const own = values(maps, choice);
     draw(canvas, image, maps, own, extent([own]), mark);
-    const said = chosen.length ? chosen.map((word) => maps.words[word]).join(" ") : "the whole text";
+    const said = chosen.length ? `“${chosen.map((word) => maps.words[word]).join(" ")}”` : "the whole text";
     canvas.setAttribute("aria-label", `where ${said} draws on the picture`);
     note.textContent = `${said}, by ${maps.method.replaceAll("_", " ")}`;
+  }
+
+  // each word by its own scale
+  function redraw(): void {
+    buttons.forEach((button, place) => {
+      const own = values(maps, { ...choice, words: [place] });
+      draw(button.querySelector("canvas")!, image, maps, own, extent([own]));
+    });
+    show(pinned);
   }
 
   canvas.addEventListener("mousemove", (event) => {
@@ -68,21 +80,26 @@ export function view(root: HTMLElement, shown: Shown): void {
     show(pinned, place);
     const own = wordsAt(maps, choice, place);
     const scale = extent([own]);
-    buttons.forEach((button, i) => (button.style.borderBottomColor = css(strength(own[i]!, scale))));
+    buttons.forEach((button, i) => (button.style.boxShadow = `inset 0 -4px 0 ${css(strength(own[i]!, scale))}`));
   });
   canvas.addEventListener("mouseleave", () => {
-    buttons.forEach((button) => (button.style.borderBottomColor = ""));
+    buttons.forEach((button) => (button.style.boxShadow = ""));
     show(pinned);
   });
   image.addEventListener("load", () => {
-    const scale = Math.min(1, 640 / Math.max(image.width, image.height)) || 1;
-    const larger = Math.max(scale, 320 / Math.max(image.width, image.height));
-    [canvas.width, canvas.height] = [Math.round(image.width * larger), Math.round(image.height * larger)];
-    show([]);
+    const longer = Math.max(image.width, image.height) || 1;
+    const size = (own: HTMLCanvasElement, side: number): void => {
+      own.width = Math.round((image.width * side) / longer);
+      own.height = Math.round((image.height * side) / longer);
+    };
+    size(canvas, LARGE);
+    buttons.forEach((button) => size(button.querySelector("canvas")!, 2 * SMALL));
+    redraw();
   });
-  figure.append(canvas, words);
-  if (maps.layers) figure.append(layers(maps, choice, () => show(pinned)));
-  figure.append(note);
+  main.append(canvas, note);
+  if (maps.layers) side.append(layers(maps, choice, redraw));
+  side.append(words);
+  figure.append(main, side);
   root.append(figure);
   image.src = shown.picture;
 }

@@ -1,6 +1,6 @@
 """Alignments that are looked at without a server: a page of its own, and a widget for notebooks.
 
-Both draw with the heat maps of the served pages (`web/src/viewer.ts`).
+Both, and reports, draw with the heat maps of the served pages (`serve/web/src/viewer.ts`).
 """
 
 from __future__ import annotations
@@ -14,38 +14,45 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from coalign.analysis.runs.maps import Maps, explain
 from coalign.data.images.decode import ImageLike
 from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
 from coalign.data.loaded import Loaded
 from coalign.errors import InputError
-from coalign.serve.maps import Maps, explain
 
 PAGES = Path(__file__).parent / "pages"
 SIDE = 640
 
 
-def shown(maps: Maps, text: str, picture: Picture) -> dict[str, Any]:
-    """What the viewer draws: the alignment, its values in base64, the picture as a `data:` URI."""
+def shown(maps: Maps, text: str, picture: Picture, side: int = SIDE) -> dict[str, Any]:
+    """What the viewer draws: the alignment, its values in base64, the picture as a `data:` URI, its longer side `side`
+    pixels at most."""
     values = base64.b64encode(maps.to_bytes()).decode()
-    return {**maps.to_json(), "text": text, "picture": data_uri(fit(open_picture(picture), SIDE)), "values": values}
+    return {**maps.to_json(), "text": text, "picture": data_uri(fit(open_picture(picture), side)), "values": values}
 
 
 def page(alignments: Sequence[dict[str, Any]], title: str = "Alignment") -> str:
     """A page that needs nothing but itself; scripts and styles that are not its own do not run."""
-    script, style = (_built(name) for name in ("alone.js", "app.css"))
-    data = json.dumps(list(alignments), ensure_ascii=False).replace("<", "\\u003c")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    style = built("alone.css")
+    policy = f"default-src 'none'; img-src data:; style-src '{digest(style)}'; {script_policy()}"
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body><main id='root'><h1>{escape(title)}</h1></main>"
-        f"<script type='application/json' id='alignments'>{data}</script><script>{script}</script></body></html>\n"
+        f"<body><main id='root'><h1>{escape(title)}</h1></main>{scripts(alignments)}</body></html>\n"
     )
+
+
+def scripts(alignments: Sequence[dict[str, Any]]) -> str:
+    """The data of alignments and the script that draws them, for the end of a page."""
+    data = json.dumps(list(alignments), ensure_ascii=False).replace("<", "\\u003c")
+    return f"<script type='application/json' id='alignment-data'>{data}</script><script>{built('alone.js')}</script>"
+
+
+def script_policy() -> str:
+    """The part of a Content-Security-Policy that lets the script of `scripts` run and no other."""
+    return f"script-src '{digest(built('alone.js'))}'; base-uri 'none'; form-action 'none'"
 
 
 def save_page(path: Path, alignments: Sequence[dict[str, Any]], title: str = "Alignment") -> Path:
@@ -86,21 +93,23 @@ def show(
         for picture, text, own in zip(pictures, words, boxes, strict=True)
     ]
     body = {
-        "_esm": _built("widget.js"),
-        "_css": _built("heat.css"),
+        "_esm": built("widget.js"),
+        "_css": built("heat.css"),
         "alignments": traitlets.List(found).tag(sync=True),
     }
     return type("Alignments", (anywidget.AnyWidget,), body)()
 
 
-def _built(name: str) -> str:
+def built(name: str) -> str:
+    """A file of the viewer."""
     path = PAGES / name
     if not path.is_file():
         raise InputError(f"{path} is missing; in a copy of the sources: npm run build in src/coalign/serve/web")
     return path.read_text("utf-8")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """The hash of a script or a style, as a policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -1,0 +1,76 @@
+"""The screens of runs that read regions, videos and streams, in a real browser."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from serve_pages import CHROMIUM, align, drawn, page_of, served, wait_until
+from serve_runs import SPEAKERS, region_run, stream_run, video_run
+
+from coalign.data.pairs.sources import open_source
+from coalign.data.regions.files import open_regions
+from coalign.serve.app import app
+
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """The address of a server of a run of regions, one of videos and one of streams."""
+    folder = tmp_path_factory.mktemp("others")
+    regions, table, file = region_run(folder)
+    films, loaded = video_run(folder)
+    runs = [regions, films, stream_run(folder)]
+    application = app(runs, open_source(table), regions=open_regions(file), series=SPEAKERS)
+    application.state.service.sessions["films"].__dict__["loaded"] = loaded
+    with served(application) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium, others):
+    with page_of(chromium) as page:
+        page.address = others
+        page.set_default_timeout(60_000)
+        yield page
+
+
+def test_words_onto_boxes(page):
+    page.goto(f"{page.address}/?screen=why&run=regions&row=1")
+    wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
+    said, values = align(page, run="regions", row=1)
+    assert said["kind"] == "boxes"
+    expect(page.locator("#words")).to_have_value("a blue circle")
+    page.locator("[data-word='1']").hover()
+    page.wait_for_timeout(60)
+    assert np.abs(drawn(page) - values[1]).max() < 1e-4
+    page.expected = "status of 400"  # which the browser itself writes to the console
+    page.goto(f"{page.address}/?screen=search&run=regions&text=red")
+    expect(page.locator(".error")).to_contain_text("cannot be searched with")
+
+
+def test_moments_are_played_from_their_second(page):
+    page.goto(f"{page.address}/?run=films&text=green")
+    first = page.request.get(f"{page.address}/api/search?run=films&text=green&k=1").json()["answers"][0]
+    card = page.locator(".card").first
+    expect(card.locator(".play")).to_contain_text(first["file"])
+    card.locator(".play").click()
+    video = card.locator("video")
+    expect(video).to_be_visible()
+    assert video.get_attribute("src").endswith(f"#t={first['start']:g},{first['end']:g}")
+    wait_until(page, "document.querySelector('video').readyState > 0")
+    assert page.evaluate("document.querySelector('video').duration") == pytest.approx(8, abs=0.5)
+    assert page.evaluate("document.querySelector('video').currentTime") >= first["start"] - 0.1
+
+
+def test_arcs_between_streams(page):
+    page.goto(f"{page.address}/?screen=why&run=streams&item=1")
+    expect(page.locator(".arcs [data-row]").first).to_be_visible()
+    page.locator("#stream-row").fill("2")
+    expect(page.get_by_text("row 3")).to_be_visible()
+    assert "pin=2" in page.url
+    arcs = page.locator("[data-arc]").evaluate_all("all => all.map(one => one.dataset.arc.split(',')[0])")
+    assert arcs and set(arcs) == {"2"}
+    page.locator("#direction").select_option("1")
+    expect(page.locator("[data-arc]").first).to_be_attached()
