@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from coalign.errors import InputError
 from coalign.models.uniter.heads import HEADS, UniterGrounding, UniterRetrieval, UniterTaskConfig
-from coalign.models.uniter.model import Uniter, UniterConfig, draw_regions, likeliest_class
+from coalign.models.uniter.model import Uniter, UniterConfig, likeliest_class
 from coalign.models.uniter.names import original
+from coalign.ops.masking import draw_regions
 from coalign.ops.transport import transport
 from coalign.parity.case import read_case
 from coalign.parity.uniter import Recorded

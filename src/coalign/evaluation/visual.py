@@ -116,9 +116,10 @@ def through(
     bare = [Item(item.id, item.images, item.texts) for item in items]  # evaluation shows the model no truth
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
     device, outputs = found.device, list[Tensor]()
+    encode = found.model.pooled if read is logits else found.model.encode
     for batch in with_progress(loader, description, len(loader), True):
         moved = batch.to(device)
-        outputs += [part.float().cpu() for part in read(found.model.encode(moved), moved)]
+        outputs += [part.float().cpu() for part in read(encode(moved), moved)]
     assert len(outputs) == len(items), "a task's head gives one output an item"
     return outputs
 

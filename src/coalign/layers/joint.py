@@ -32,11 +32,29 @@ class Joint:
             raise InputError(f"{len(text)} texts cannot be paired with {len(other)} images")
         return Joint(Packed.concat(text, other), text.layout, other.layout)
 
-    def through(self, encoder: Encoder, record: Record | None = None, name: str = "joint.") -> Joint:
-        """The same after the blocks, in which all rows of an item see each other."""
-        mask = Mask.within(self.rows)
-        rows = encoder(self.rows.values, mask, record=record, name=name)
+    def through(
+        self, encoder: Encoder, record: Record | None = None, name: str = "joint.", *, first: bool = False
+    ) -> Joint:
+        """The same after the blocks, in which all rows of an item see each other. With `first` the result holds the
+        first row of each item alone, as a stream of text, and no other is computed by the last block."""
+        mask, start = Mask.within(self.rows), self.rows.layout.first[:, None]
+        rows = encoder(self.rows.values, mask, rows=start if first else None, record=record, name=name)
+        if first:
+            return Joint.of(Packed.uniform(rows[:, None]), None)
         return Joint(self.rows.with_values(rows), self.text, self.other)
+
+    def read(self, encoder: Encoder, text: Tensor | None = None, other: Tensor | None = None) -> Read:
+        """The states after the blocks of the first rows, of these rows of the texts, and of these of the other
+        modality, numbers [n] of either; the last block computes no others."""
+        begin = self.rows.layout.first
+        places = [begin]
+        for rows, layout, before in ((text, self.text, 0), (other, self.other, self.text.lengths)):
+            if rows is None or layout is None:
+                places.append(begin[:0])
+            else:
+                places.append(layout.position[rows] + (begin + before)[layout.item[rows]])
+        states = encoder(self.rows.values, Mask.within(self.rows), rows=torch.cat(places))
+        return Read(*states.split([len(rows) for rows in places]))
 
     def split(self) -> tuple[Packed, Packed]:
         """The text rows and the other modality's."""
@@ -84,6 +102,15 @@ class Joint:
     @property
     def texts(self) -> Packed:
         return self.rows if self.other is None else self.split()[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """States that were asked for: the first row of each item [B, D], and rows of the text and of the other modality."""
+
+    first: Tensor
+    text: Tensor
+    other: Tensor
 
 
 def with_words(text: Text, ids: Int[Tensor, " t"]) -> Text:

@@ -225,7 +225,7 @@ def _rows(x: Tensor, layout: Layout) -> Tensor:
     x = x.transpose(1, 2)
     if layout.is_uniform:
         return x.flatten(0, 1)
-    return x.flatten(0, 1)[layout.item * layout.max_length + layout.position]
+    return x.flatten(0, 1).index_select(0, layout.item * layout.max_length + layout.position)
 
 
 def _cast(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from coalign.types import Packed
+from coalign.types import Layout, Packed
 from coalign.types.packed import to_device
 
 IGNORED = -100
@@ -66,6 +66,13 @@ def mask_features(
         replaced = chosen & (chance[1] >= zero) & (chance[1] < zero + random)
         hidden = torch.where(to_device(replaced, device)[:, None], features[to_device(others, device)], hidden)
     return hidden, chosen
+
+
+def draw_regions(layout: Layout, probability: float, generator: torch.Generator | None) -> Bool[Tensor, " t"]:
+    """Hides each region with this probability, and at least one an image (the one with the lowest draw)."""
+    chance = torch.rand(layout.total, generator=generator, device=layout.device)
+    lowest = chance.new_ones(len(layout)).scatter_reduce(0, layout.item, chance, "amin")
+    return (chance < probability) | (chance == lowest[layout.item])
 
 
 def predicted_rows(labels: Shaped[Tensor, " t"]) -> Int[Tensor, " n"]:

@@ -174,11 +174,14 @@ class VitTrunk(nn.Module):
         """Rows and columns of the position table."""
         return self.config.grid_size
 
-    def forward(self, images: Images, *, record: Record | None = None, name: str = "image.") -> Packed:
+    def forward(
+        self, images: Images, *, record: Record | None = None, name: str = "image.", first: bool = False
+    ) -> Packed:
+        """States of all rows, or of the first of each image alone, which is all that the last block then computes."""
         if self.config.any_shape:
-            return self.blocks(self.ragged(images), record, name)
+            return self.blocks(self.ragged(images), record, name, first)
         rows = self.patches(images) + self.positions[:, self.prefix :]
-        return self.encode(rows, record=record, name=name)
+        return self.encode(rows, record=record, name=name, first=first)
 
     def ragged(self, images: Images) -> Packed:
         """The embedded patches of each image with its own resized positions: as many rows as it has patches."""
@@ -216,23 +219,39 @@ class VitTrunk(nn.Module):
             )
         return rows
 
-    def encode(self, rows: Tensor, *, record: Record | None = None, name: str = "image.") -> Packed:
+    def chosen(self, images: Images, numbers: Tensor) -> Tensor:
+        """The embedded patches [B, n, dim] of these numbers [B, n], row by row, without positions; no other is made."""
+        if images.pixels is None:
+            raise ValueError("this model reads pixels, and the batch holds none")
+        if tuple(images.pixels.shape[2:]) != self.config.image:
+            self.patches(images)  # says what is wrong with their size
+        item = torch.arange(len(numbers), device=numbers.device).repeat_interleave(numbers.shape[1])
+        return self.patch.chosen(images.pixels, item, numbers.flatten()).unflatten(0, numbers.shape)
+
+    def encode(
+        self, rows: Tensor, *, record: Record | None = None, name: str = "image.", first: bool = False
+    ) -> Packed:
         """Class token and blocks over patches [B, n, dim] that have their positions: all, or those MAE shows."""
         if self.class_token is not None:
             token = self.class_token + self.positions[:, :1]
-            first = [token] if self.registers is None else [token, self.registers]
-            rows = torch.cat([*(row.expand(rows.shape[0], -1, -1) for row in first), rows], 1)
-        return self.blocks(Packed.uniform(rows), record, name)
+            leading = [token] if self.registers is None else [token, self.registers]
+            rows = torch.cat([*(row.expand(rows.shape[0], -1, -1) for row in leading), rows], 1)
+        return self.blocks(Packed.uniform(rows), record, name, first)
 
-    def blocks(self, packed: Packed, record: Record | None = None, name: str = "image.") -> Packed:
+    def blocks(self, packed: Packed, record: Record | None = None, name: str = "image.", first: bool = False) -> Packed:
         """The blocks over rows; `record` gets "{name}embedded", what the first block reads."""
         x = self.first_norm(self.dropout(packed.values))
         if record is not None:
             record[f"{name}embedded"] = x
-        return packed.with_values(self.encoder(x, Mask.within(packed), record=record, name=name))
+        rows = packed.layout.first[:, None] if first else None
+        x = self.encoder(x, Mask.within(packed), rows=rows, record=record, name=name)
+        return Packed.uniform(x[:, None]) if first else packed.with_values(x)
 
     def rollout(self, record: Record, by_token: bool) -> Tensor:
-        """Rollout [B, rows, columns] of recorded attention: to the class token, or to the mean of the patches."""
+        """Rollout [B, rows, columns] of recorded attention: to the class token, or to the mean of the patches.
+
+        The product over the blocks of (A + I) / 2, A the mean over heads (Abnar & Zuidema 2020, equation 1).
+        """
         seen: Tensor | None = None
         for i in range(self.config.depth):
             weights = record[f"image.{i}.attention"].mean(1)

@@ -195,7 +195,7 @@ class Packed:
         begin = self.layout.offsets[:-1]
         rows_a = a.position + begin[a.item]
         rows_b = b.position + (begin + a.lengths)[b.item]
-        return Packed(self.values[rows_a], a), Packed(self.values[rows_b], b)
+        return Packed(self.values.index_select(0, rows_a), a), Packed(self.values.index_select(0, rows_b), b)
 
     def __len__(self) -> int:
         return len(self.layout)
@@ -219,7 +219,7 @@ class Packed:
     @property
     def first(self) -> Tensor:
         """[B, ...] the first row of every item."""
-        return self.values[self.layout.first]
+        return self.values.index_select(0, self.layout.first)
 
     def with_values(self, values: Tensor) -> Packed:
         return Packed(values, self.layout)
@@ -265,7 +265,7 @@ class Packed:
         rows = layout.offsets[:-1][index][chosen.item] + chosen.position
         if layout.hidden is not None:
             chosen = replace(chosen, hidden=layout.hidden[rows])
-        return Packed(self.values[rows], chosen)
+        return Packed(self.values.index_select(0, rows), chosen)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Packed:
         return change_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -155,9 +155,8 @@ class Mae(Trainable):
         images = images_of(batch)
         noise = (draws.choices or self.draw(batch, draws.generator))["noise"]
         visible, hidden = self.hide(noise)
-        states = self.decode(self.see(images, visible), torch.cat([visible, hidden], 1))
-        predicted = self.predict(rows_at(states, hidden))
-        return {"reconstruction": self.reconstruction(predicted, rows_at(self.patchify(images), hidden))}
+        states = self.decode(self.see(images, visible), torch.cat([visible, hidden], 1), at=hidden)
+        return {"reconstruction": self.reconstruction(self.predict(states), rows_at(self.patchify(images), hidden))}
 
     def draw(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The random choice of a step: "noise" [B, N]; patches with the smallest stay visible."""
@@ -174,19 +173,20 @@ class Mae(Trainable):
 
     def see(self, images: Images, visible: Tensor, record: Record | None = None) -> Packed:
         """Encoder rows of the visible patches [B, K], the class token before them; hidden ones are never computed."""
-        rows = self.trunk.patches(images) + self.trunk.positions[:, self.trunk.prefix :]
-        return self.trunk.encode(rows_at(rows, visible), record=record)
+        rows = self.trunk.chosen(images, visible) + self.trunk.positions[0][self.trunk.prefix + visible]
+        return self.trunk.encode(rows, record=record)
 
-    def decode(self, latent: Packed, order: Tensor, record: Record | None = None) -> Tensor:
-        """Decoder states [B, N, decoder_dim] of all patches; `order` [B, N] numbers the visible ones, then the rest."""
+    def decode(self, latent: Packed, order: Tensor, record: Record | None = None, at: Tensor | None = None) -> Tensor:
+        """Decoder states of all patches, or of those `at` [B, n]; `order` [B, N]: the visible, then the rest."""
         prefix = self.trunk.prefix
         rows = self.to_decoder(latent.values).unflatten(0, (len(latent), -1))
         seen = rows[:, prefix:]
         masks = self.mask_token.expand(len(latent), order.shape[1] - seen.shape[1], -1).to(rows.dtype)
         patches = rows_at(torch.cat([seen, masks], 1), order.argsort(1))
         packed = Packed.uniform(torch.cat([rows[:, :prefix], patches], 1) + self.positions)
-        states = self.decoder(packed.values, Mask.within(packed), record=record, name="decoder.")
-        return packed.with_values(states).to_padded()[:, prefix:]
+        rows = packed.layout.first[:, None] + prefix + (order.sort(1).values if at is None else at)
+        states = self.decoder(packed.values, Mask.within(packed), rows=rows, record=record, name="decoder.")
+        return states.unflatten(0, rows.shape)
 
     def predictions(self, images: Images, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted pixels of every patch [B, N, P] and the mask [B, N], 1 where hidden.
@@ -212,7 +212,7 @@ class Mae(Trainable):
 
     @torch.no_grad()
     def rollout(self, images: Images) -> Tensor:
-        """Attention rollout [B, rows, columns] to the mean over the patches (see `Vit.rollout`)."""
+        """Rollout [B, rows, columns] to the mean over the patches (see `Vit.rollout`)."""
         return self.trunk.rollout(self.encode(Batch(images=images), record=True).record, by_token=False)
 
     def patchify(self, images: Images) -> Tensor:
@@ -229,20 +229,20 @@ class Mae(Trainable):
 
 
 def images_of(batch: Batch) -> Images:
-    if batch.images is None:
-        raise ValueError("this batch holds no images")
+    if batch.images is None or batch.images.pixels is None:
+        raise ValueError("this batch holds no images with the pixels that MAE rebuilds")
     return batch.images
 
 
 def pixels_of(images: Images) -> Tensor:
-    if images.pixels is None:
-        raise ValueError("MAE rebuilds pixels, and the batch holds none")
+    assert images.pixels is not None
     return images.pixels
 
 
 def rows_at(rows: Tensor, numbers: Tensor) -> Tensor:
     """[B, n, D] rows of each item at these numbers [B, n]."""
-    return rows.gather(1, numbers[:, :, None].expand(-1, -1, rows.shape[2]))
+    place = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1] + numbers
+    return rows.flatten(0, 1).index_select(0, place.flatten()).unflatten(0, place.shape)
 
 
 def init_mae(module: nn.Module) -> None:

@@ -72,10 +72,10 @@ class _Task(Trainable, ABC):
     @abstractmethod
     def read(self, joint: Joint) -> Tensor: ...
 
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+    def encode(self, batch: Batch, *, record: bool = False, first: bool = False) -> Encoding:
         """States by modality, the pooled [CLS], and the head's "logits"."""
         kept: Record | None = {} if record else None
-        joint = self.trunk(batch, record=kept)
+        joint = self.trunk(batch, record=kept, first=first)
         pooled = {"pooled": self.trunk.pool(joint), "logits": self.read(joint)}
         return Encoding(joint.tokens("regions"), pooled, {}, kept or {})
 
@@ -104,10 +104,13 @@ class UniterClassifier(_Task):
             pooled = pooled.view(len(pooled) // 2, -1)
         return self.head(pooled)
 
+    def pooled(self, batch: Batch) -> Encoding:
+        return self.encode(batch, first=True)
+
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """`labels.label`: soft scores [B, classes] for VQA and entailment, classes [B] for the others."""
         del draws
-        return {"answers": self.answers(self.read(self.trunk(batch)), batch.labels.require("label"))}
+        return {"answers": self.answers(self.read(self.trunk(batch, first=True)), batch.labels.require("label"))}
 
 
 class UniterPairedAttention(_Task):

@@ -36,7 +36,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.transport_alignment import TransportAlignment
 from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.boxes import box_numbers
-from coalign.ops.masking import Drawn, mask_tokens
+from coalign.ops.masking import Drawn, draw_regions, mask_tokens
 from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.ops.transport import Transport, transport
@@ -47,7 +47,6 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
-    Layout,
     Record,
     Regions,
     RegionSpec,
@@ -156,12 +155,17 @@ class UniterTrunk(nn.Module):
         rows = self.regions(regions.features.values, regions.boxes, segment, hidden)
         return Joint.of(words, regions.features.with_values(rows))
 
-    def forward(self, batch: Batch, *, hidden: Tensor | None = None, record: Record | None = None) -> Joint:
-        """States; `labels.region_types` may hold the regions' segments."""
+    def stream(self, batch: Batch, hidden: Tensor | None = None) -> Joint:
+        """The rows that the blocks read; `labels.region_types` may hold the regions' segments."""
         if batch.text is None:
             raise InputError("UNITER reads a text with the regions of its image: this batch has no text")
-        joint = self.embed(batch.text, batch.regions, batch.labels.region_types, hidden)
-        return joint.through(self.encoder, record)
+        return self.embed(batch.text, batch.regions, batch.labels.region_types, hidden)
+
+    def forward(
+        self, batch: Batch, *, hidden: Tensor | None = None, record: Record | None = None, first: bool = False
+    ) -> Joint:
+        """States of all rows, or of [CLS] alone."""
+        return self.stream(batch, hidden).through(self.encoder, record, first=first)
 
     def pool(self, joint: Joint) -> Tensor:
         return self.pooler(joint.rows.first)
@@ -239,7 +243,8 @@ class Uniter(Aligning, Trainable):
         task, chosen = self.draw(batch.host, draws.on_host, draws.choices, draws.only)
         drawn = Drawn(chosen, batch.text.ids.layout.device)
         if task == "itm":
-            joint = self.trunk(replace(batch, text=take_texts(batch.text, drawn.host["text_index"])))
+            swapped = replace(batch, text=take_texts(batch.text, drawn.host["text_index"]))
+            joint = self.trunk(swapped, first=not self.config.alignment_weight)
             matched = drawn["matched"]
             losses = {"itm": self.matching(self.match_head(self.trunk.pool(joint)), matched.long())}
             if self.config.alignment_weight:
@@ -247,12 +252,12 @@ class Uniter(Aligning, Trainable):
                 losses["wra"] = self.config.alignment_weight * self.alignment_loss(distance, matched)
             return losses
         if task == "mlm":
-            joint = self.trunk(replace(batch, text=with_words(batch.text, drawn["mlm_input_ids"])))
+            stream = self.trunk.stream(replace(batch, text=with_words(batch.text, drawn["mlm_input_ids"])))
             rows = drawn.rows("mlm_labels")
-            return {"mlm": self.mlm(self.word_logits(joint.texts.values[rows]), drawn["mlm_labels"][rows])}
-        joint = self.trunk(batch, hidden=drawn["region_mask"])
+            logits = self.word_logits(stream.read(self.trunk.encoder, text=rows).text)
+            return {"mlm": self.mlm(logits, drawn["mlm_labels"][rows])}
         rows = drawn.rows("region_mask")
-        states = joint.split()[1].values[rows]
+        states = self.trunk.stream(batch, drawn["region_mask"]).read(self.trunk.encoder, other=rows).other
         if task == "mrfr":
             return {"mrfr": self.mrfr(self.region_features(states), batch.regions.features.values[rows])}
         probabilities = class_probabilities(batch.regions, self.config.classes)[rows]
@@ -307,13 +312,6 @@ def input_spec_of(config: UniterConfig) -> InputSpec:
         TextSpec(config.text.vocab_size, config.max_text_length),
         regions=RegionSpec(config.region_width, config.max_regions),
     )
-
-
-def draw_regions(layout: Layout, probability: float, generator: torch.Generator | None) -> Bool[Tensor, " t"]:
-    """Hides each region with this probability, and at least one an image (the one with the lowest draw)."""
-    chance = torch.rand(layout.total, generator=generator, device=layout.device)
-    lowest = chance.new_ones(len(layout)).scatter_reduce(0, layout.item, chance, "amin")
-    return (chance < probability) | (chance == lowest[layout.item])
 
 
 def class_probabilities(regions: Regions, classes: int) -> Float[Tensor, "t c"]:

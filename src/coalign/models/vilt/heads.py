@@ -47,6 +47,9 @@ class _Task(Trainable):
     def input_spec(self) -> InputSpec:
         return input_spec_of(self.config.base)
 
+    def pooled(self, batch: Batch) -> Encoding:
+        return self.encode(batch, first=True)
+
     def keep(
         self, images: Images, source: Tensor | None, generator: torch.Generator | None, select: Tensor | None = None
     ) -> Packed:
@@ -80,7 +83,9 @@ class ViltClassifier(_Task):
         answers = AnswerSpec("scores" if self.config.task == "vqa" else "class")
         return replace(input_spec_of(self.config.base), answers=answers)
 
-    def read(self, batch: Batch, patches: Sequence[Packed] | None = None, record: Record | None = None) -> list[Joint]:
+    def read(
+        self, batch: Batch, patches: Sequence[Packed] | None = None, record: Record | None = None, first: bool = False
+    ) -> list[Joint]:
         """States of the text with each of its images in turn; `patches` says which to keep of each place's images."""
         text, images = pair_of(batch)
         size, places = len(text.ids), self.config.images
@@ -94,16 +99,17 @@ class ViltClassifier(_Task):
                 sizes=None if images.sizes is None else images.sizes[rows],
             )
             kept = None if patches is None else patches[place]
-            seen.append(self.trunk(text, own, kept, kind=place + 1, record=record if place == 0 else None))
+            shown = record if place == 0 else None
+            seen.append(self.trunk(text, own, kept, kind=place + 1, record=shown, first=first))
         return seen
 
     def answer(self, seen: Sequence[Joint]) -> Float[Tensor, "b c"]:
         return self.head(side_by_side(torch.cat([self.trunk.pool(joint) for joint in seen]), len(seen)))
 
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+    def encode(self, batch: Batch, *, record: bool = False, first: bool = False) -> Encoding:
         """States with the first image by modality, its pooled vector, and "logits". `record` as `Vilt.encode`'s."""
         kept: Record | None = {} if record else None
-        seen = self.read(batch, record=kept)
+        seen = self.read(batch, record=kept, first=first)
         pooled = {"pooled": self.trunk.pool(seen[0]), "logits": self.answer(seen)}
         return Encoding(seen[0].tokens("image"), pooled, {}, kept or {})
 
@@ -120,7 +126,9 @@ class ViltClassifier(_Task):
             )
             for i in range(self.config.images)
         ]
-        return {"answers": self.answers(self.answer(self.read(batch, patches)), batch.labels.require("label"))}
+        return {
+            "answers": self.answers(self.answer(self.read(batch, patches, first=True)), batch.labels.require("label"))
+        }
 
 
 class ViltRetrieval(_Task):
@@ -141,17 +149,17 @@ class ViltRetrieval(_Task):
         self.head.weight.copy_(match_head.weight[1:])
         self.head.bias.copy_(match_head.bias[1:])
 
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+    def encode(self, batch: Batch, *, record: bool = False, first: bool = False) -> Encoding:
         """States by modality, the pooled vector, and each pair's score, "logits" [B, 1]."""
         kept: Record | None = {} if record else None
-        joint = self.trunk(*pair_of(batch), record=kept)
+        joint = self.trunk(*pair_of(batch), record=kept, first=first)
         pooled = self.trunk.pool(joint)
         return Encoding(joint.tokens("image"), {"pooled": pooled, "logits": self.head(pooled)}, {}, kept or {})
 
     def read(self, batch: Batch, patches: Packed) -> Joint:
-        """States of each text with its group's image."""
+        """The [CLS] state of each text with its group's image."""
         text, images = pair_of(batch)
-        return self.trunk(text, images, patches, self.source(batch))
+        return self.trunk(text, images, patches, self.source(batch), first=True)
 
     def source(self, batch: Batch) -> Tensor:
         text, images = pair_of(batch)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -143,22 +143,18 @@ class ViltTrunk(nn.Module):
         joined = Packed.concat(Packed.uniform(first), patches.with_values(rows))
         return joined.with_values(self.dropout(joined.values))
 
-    def forward(
-        self,
-        text: Text,
-        images: Images,
-        patches: Packed | None = None,
-        source: Tensor | None = None,
-        *,
-        kind: int = 1,
-        record: Record | None = None,
+    def stream(
+        self, text: Text, images: Images, patches: Packed | None = None, source: Tensor | None = None, *, kind: int = 1
     ) -> Joint:
-        """States of words and patches; `kind` is the modality row of the images."""
+        """The rows of words and patches that the blocks read; `kind` is the modality row of the images."""
         patches = self.patches(images) if patches is None else patches
         image = self.embed_image(images, patches, source)
         words = text.ids.with_values(self.embedding(text.ids, text.types) + self.modality.weight[0])
-        joint = Joint.of(words, image.with_values(image.values + self.modality.weight[kind]))
-        return joint.through(self.encoder, record)
+        return Joint.of(words, image.with_values(image.values + self.modality.weight[kind]))
+
+    def forward(self, *given: Any, record: Record | None = None, first: bool = False, **options: Any) -> Joint:
+        """States of what `stream` makes of `given`: of all rows, or of [CLS] alone."""
+        return self.stream(*given, **options).through(self.encoder, record, first=first)
 
     def pool(self, joint: Joint) -> Tensor:
         return self.pooler(joint.rows.first)
@@ -246,13 +242,13 @@ class Vilt(Aligning, Trainable):
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
             patches = pack_patches(drawn.host["select_mlm"], real[: len(text.ids)])
-            joint = self.trunk(with_words(text, drawn["mlm_input_ids"]), images, patches)
+            stream = self.trunk.stream(with_words(text, drawn["mlm_input_ids"]), images, patches)
             rows = drawn.rows("mlm_labels")
-            losses["mlm"] = self.mlm(self.words(joint.split()[0].values[rows]), drawn["mlm_labels"][rows])
+            losses["mlm"] = self.mlm(self.words(stream.read(self.trunk.encoder, rows).text), drawn["mlm_labels"][rows])
         if "itm" in wanted:
             source, matched = drawn["image_index"], drawn["matched"]
             patches = pack_patches(drawn.host["select_itm"], real[drawn.host["image_index"]])
-            joint = self.trunk(text, images, patches, source)
+            joint = self.trunk(text, images, patches, source, first=not self.config.alignment_weight)
             losses["itm"] = self.itm(self.match_logits(joint), matched.long())
             if self.config.alignment_weight:
                 distance = self.align(joint).distance

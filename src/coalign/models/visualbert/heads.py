@@ -73,14 +73,17 @@ class VisualBertClassifier(_Task):
             return replace(spec, regions=regions, answers=AnswerSpec(pairs="joined"))
         return replace(spec, answers=AnswerSpec("choice"))
 
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+    def encode(self, batch: Batch, *, record: bool = False, first: bool = False) -> Encoding:
         """States by modality, the pooled [CLS], and "logits": [B, classes], or [questions, choices] for VCR."""
         kept: Record | None = {} if record else None
-        joint = self.trunk(batch, record=kept)
+        joint = self.trunk(batch, record=kept, first=first and self.config.task != "vqa")
         pooled = self.trunk.pool(joint)
         return Encoding(
             joint.tokens("regions"), {"pooled": pooled, "logits": self.logits(joint, pooled)}, {}, kept or {}
         )
+
+    def pooled(self, batch: Batch) -> Encoding:
+        return self.encode(batch, first=True)
 
     def logits(self, joint: Joint, pooled: Tensor) -> Tensor:
         read = joint.texts.values[answer_rows(joint)] if self.config.task == "vqa" else pooled
@@ -90,7 +93,7 @@ class VisualBertClassifier(_Task):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """VQA: KL to `labels.label`, soft scores [B, classes]; others: cross-entropy with `labels.label` [B]."""
         del draws
-        logits = self.encode(batch).pooled["logits"]
+        logits = self.pooled(batch).pooled["logits"]
         if self.config.task == "vqa":
             return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels.require("label"), reduction="batchmean")}
         return {self.config.task: F.cross_entropy(logits, batch.labels.require("label"))}

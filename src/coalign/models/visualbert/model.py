@@ -144,13 +144,15 @@ class VisualBertTrunk(nn.Module):
         rows = self.embedding.dropout(self.embedding.norm(joint.rows.values))
         return Joint(joint.rows.with_values(rows), joint.text, joint.other)
 
-    def forward(self, batch: Batch, *, record: Record | None = None) -> Joint:
-        """States. `labels.region_types` and `region_alignment` may be given, see `embed`."""
+    def stream(self, batch: Batch) -> Joint:
+        """The rows that the blocks read. `labels.region_types` and `region_alignment` may be given, see `embed`."""
         if batch.text is None:
             raise InputError("VisualBERT reads a text with the regions of its image: this batch has no text")
-        labels = batch.labels
-        joint = self.embed(batch.text, batch.regions, labels.region_types, labels.region_alignment)
-        return joint.through(self.encoder, record)
+        return self.embed(batch.text, batch.regions, batch.labels.region_types, batch.labels.region_alignment)
+
+    def forward(self, batch: Batch, *, record: Record | None = None, first: bool = False) -> Joint:
+        """States of all rows, or of [CLS] alone."""
+        return self.stream(batch).through(self.encoder, record, first=first)
 
     def pool(self, joint: Joint) -> Tensor:
         return self.pooler(joint.rows.first)
@@ -207,13 +209,12 @@ class VisualBert(Aligning, Trainable):
         wanted = self.config.objectives if draws.only is None else draws.only
         drawn = Drawn(self.draw(batch.host, draws.on_host, draws.choices), batch.text.ids.layout.device)
         text = with_words(take_texts(batch.text, drawn.host["text_index"]), drawn["mlm_input_ids"])
-        joint = self.trunk(replace(batch, text=text))
-        losses: dict[str, Tensor] = {}
+        rows, losses = drawn.rows("mlm_labels"), dict[str, Tensor]()
+        read = self.trunk.stream(replace(batch, text=text)).read(self.trunk.encoder, rows)
         if "mlm" in wanted:
-            rows = drawn.rows("mlm_labels")
-            losses["mlm"] = self.mlm(self.word_logits(joint.texts.values[rows]), drawn["mlm_labels"][rows])
+            losses["mlm"] = self.mlm(self.word_logits(read.text), drawn["mlm_labels"][rows])
         if "itm" in wanted:
-            losses["itm"] = self.matching(self.match_head(self.trunk.pool(joint)), drawn["swapped"])
+            losses["itm"] = self.matching(self.match_head(self.trunk.pooler(read.first)), drawn["swapped"])
         return losses
 
     def draw(self, batch: Batch, generator: torch.Generator | None, choices: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -262,7 +263,7 @@ def trunk_names(config: VisualBertConfig) -> list[Rule]:
         Rename(f"{file}token_type_embeddings_visual.weight", "trunk.regions.segment.weight"),
         *trunk_rules("bert.bert.", "trunk.", config.text),
         Rename("bert.bert.pooler.dense.{p}", "trunk.pooler.dense.{p}"),
-        Carry("detector.{rest}"),  # VCR files hold the region detector too
+        Carry("detector.{rest}"),  # of VCR files
     ]
 
 

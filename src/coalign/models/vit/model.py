@@ -67,8 +67,8 @@ class Vit(Trainable):
             raise ValueError("this model has no stem")
         self.stem = EfficientNetStem(EfficientNetLite0.pretrained(path))
 
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
-        """Rows "image", the pooled vector "image", class "logits", and the vector at unit length.
+    def encode(self, batch: Batch, *, record: bool = False, first: bool = False) -> Encoding:
+        """Rows "image" (of `first` [CLS] alone), the pooled vector "image", class "logits", the vector at unit length.
 
         With `record`: "image.{i}.attention" [B, H, L, L] and "image.{i}.hidden" [T, dim].
         """
@@ -78,12 +78,15 @@ class Vit(Trainable):
         images = batch.images
         if self.stem is not None and images.grid is None and images.pixels is not None:
             images = Images(grid=self.stem(images.pixels))
-        tokens = self.trunk(images, record=kept)
+        tokens = self.trunk(images, record=kept, first=first and self.config.pool == "token")
         pooled = self.pool(tokens)
         out = {"image": pooled}
         if self.head is not None:
             out["logits"] = self.head(self.head_norm(pooled))
         return Encoding({"image": tokens}, out, {"image": F.normalize(pooled, dim=-1)}, kept or {})
+
+    def pooled(self, batch: Batch) -> Encoding:
+        return self.encode(batch, first=True)
 
     def pool(self, tokens: Packed) -> Tensor:
         """One vector [B, D] an image: what the head reads."""
@@ -94,7 +97,7 @@ class Vit(Trainable):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of the classes."""
         del draws
-        pooled = self.encode(batch).pooled
+        pooled = self.pooled(batch).pooled
         if "logits" not in pooled:
             raise ValueError("training a classifier needs `classes` in its config")
         return {"classification": self.classify(pooled["logits"], batch.labels.require("label"))}
@@ -106,10 +109,7 @@ class Vit(Trainable):
 
     @torch.no_grad()
     def rollout(self, images: Images) -> Tensor:
-        """Attention rollout [B, rows, columns]: how much of each patch reaches what is pooled (appendix D.8).
-
-        The product over the blocks of (A + I) / 2, A the mean over heads (Abnar & Zuidema 2020, equation 1).
-        """
+        """Attention rollout [B, rows, columns]: how much of each patch reaches what is pooled (appendix D.8)."""
         record = self.encode(Batch(images=images), record=True).record
         return self.trunk.rollout(record, self.config.pool == "token")
 
