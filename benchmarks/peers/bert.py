@@ -22,7 +22,7 @@ from transformers import BertForPreTraining
 from coalign.models.bert.model import Bert, BertPretrainingConfig, transformers
 from coalign.ops.masking import mask_tokens
 from coalign.trunks.bert import BertConfig
-from coalign.types import Batch, Draws, Packed, Text
+from coalign.types import Batch, Draws, Labels, Packed, Text
 
 sys.path.insert(0, str(Path(__file__).parent))
 from side_by_side import arguments, compare, lengths, parameters, same, training, version
@@ -54,7 +54,7 @@ def main() -> None:
     types, following = torch.zeros_like(ids), torch.randint(0, 2, (ITEMS,))
     packed = Packed.from_items(list(ids.split(sizes)))
     draws = Draws(choices={"mlm_input_ids": hidden, "mlm_labels": labels})
-    batch = Batch(text=Text(packed, types), labels={"next_sentence": following})
+    batch = Batch(text=Text(packed, types), labels=Labels(next_sentence=following))
 
     peer = peer_model(TRUNK.dropout)
     model = Bert(BertPretrainingConfig(replace(TRUNK)))

@@ -132,3 +132,8 @@ def spread(taken: Sequence[float]) -> float:
 
 def version(package: str) -> str:
     return f"{package} {importlib.metadata.version(package)}"
+
+
+def compiled(given: Any, **models: nn.Module) -> dict[str, nn.Module]:
+    """The peer's models compiled, by name, where `--compile` asks for it."""
+    return {name: torch.compile(model) for name, model in models.items()} if given.compile else {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coalign.layers.dropout import Dropout
 from coalign.ops.attention import Mask, attend, attend_with_weights
+from coalign.ops.unprojected import attend_unprojected, is_cheaper
 from coalign.types import Record
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swish", "tanh"]
@@ -75,13 +76,21 @@ class Attention(nn.Module):
         """
         context = x if context is None else context
         query = self.query(x) if gate is None else self.query(x) * gate
-        q, k, v = self._split(query), self._split(self.key(context)), self._split(self.value(context))
-        dropout = self.dropout if self.training else 0.0
+        q, dropout = self._split(query), self.dropout if self.training else 0.0
+        if record is None and self._stays(context, mask):
+            return self.out(attend_unprojected(q, context, self.key, self.value, mask, dropout=dropout).flatten(1))
+        k, v = self._split(self.key(context)), self._split(self.value(context))
         if record is None:
             attended = attend(q, k, v, mask, dropout=dropout)
         else:
             attended, record[name] = attend_with_weights(q, k, v, mask, dropout=dropout)
         return self.out(attended.flatten(1))
+
+    def _stays(self, context: Tensor, mask: Mask) -> bool:
+        """Whether the context's rows are better not projected: on a CPU, where few queries look at many rows."""
+        plain = mask.is_plain and context.device.type == "cpu" and context.dtype.itemsize >= 4
+        inner, width = self.key.weight.shape
+        return plain and not torch.is_autocast_enabled("cpu") and is_cheaper(mask, self.heads, inner, width)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))

@@ -91,6 +91,11 @@ class Mask:
             return seen
         return self.bias if seen is None else self.bias.masked_fill(~seen, -math.inf)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every query sees all keys of its item, and they alone."""
+        return self.bias is None and self.window is None and self.causal is None and self.keys.hidden is None
+
     def at(self, rows: Tensor) -> Mask | None:
         """The mask with these rows alone as queries: [n] ascending, or [B, n] of each item; None where their places
         within the items count, and a mask cannot say them. Rows [n] of the host keep it from waiting for the device."""
