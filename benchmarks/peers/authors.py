@@ -1,7 +1,7 @@
 """The authors' code from a checkout, imported beside libraries that are newer than it.
 
-What it imports from transformers and timm has moved or gone since; where a name is missing, the few lines that stand for
-it here do what it did. Nothing of the checkout is changed.
+What it imports from transformers has moved or gone since; where a name is missing, the few lines that stand for it here
+do what it did. Nothing of the checkout is changed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def bert(folder: Path, **sizes: Any) -> torch.nn.Module:
     """ALBEF's text encoder with its fusion half, without a pooler."""
     xbert = albef(folder)
     config = transformers.BertConfig(**sizes)
-    xbert.BertModel.get_head_mask = lambda self, mask, layers: [None] * layers
-    xbert.BertModel.invert_attention_mask = lambda self, mask: (1.0 - mask[:, None, None].float()) * -10000.0
+    xbert.BertModel.get_head_mask = lambda _self, _mask, layers: [None] * layers
+    xbert.BertModel.invert_attention_mask = lambda _self, mask: (1.0 - mask[:, None, None].float()) * -10000.0
     xbert.BertModel.init_weights = lambda self: self.apply(self._init_weights)
     return xbert.BertModel(config, add_pooling_layer=False)

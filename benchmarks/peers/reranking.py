@@ -1,6 +1,6 @@
 """W8: re-ranking by fusion, beside the loop of ALBEF's authors (a copy of the image's states for each pair).
 
-The fusion half of a BERT at the paper's width, two blocks of it, from states that both are given; texts of real lengths.
+The fusion half of a BERT at the paper's width, two blocks, from states that both are given; texts of real lengths.
 One text an image with 577 and 257 patches, and 32 texts an image.
 
     python benchmarks/peers/reranking.py --authors FOLDER   # a checkout of github.com/salesforce/ALBEF

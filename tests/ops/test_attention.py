@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coalign.ops import items
 from coalign.ops.attention import Mask, attend, attend_with_weights, choose_kernel
 from coalign.types import Layout
 
@@ -18,9 +20,9 @@ lengths = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 
 def plain(q, k, v, mask: Mask):
     """softmax(q kᵀ / sqrt(d)) v for each item and query alone."""
-    items = range(len(mask.queries)) if mask.key_items is None else mask.key_items.tolist()
+    seeing = range(len(mask.queries)) if mask.key_items is None else mask.key_items.tolist()
     rows = []
-    for i, j in enumerate(items):
+    for i, j in enumerate(seeing):
         q0, q1 = mask.queries.offsets[i : i + 2].tolist()
         k0, k1 = mask.keys.offsets[j : j + 2].tolist()
         for row in range(q0, q1):
@@ -29,7 +31,8 @@ def plain(q, k, v, mask: Mask):
                 for key in range(k0, k1)
                 if (mask.keys.hidden is None or not mask.keys.hidden[key])
                 and (
-                    mask.causal is None or key - k0 < row - q0 + int(torch.as_tensor(mask.causal).expand(len(items))[i])
+                    mask.causal is None
+                    or key - k0 < row - q0 + int(torch.as_tensor(mask.causal).expand(len(seeing))[i])
                 )
                 and (mask.window is None or -mask.window[0] <= (key - k0) - (row - q0) <= mask.window[1])
             ]
@@ -55,8 +58,9 @@ def check(mask: Mask, seed: int) -> None:
     expected = plain(q, k, v, mask)
     weight = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
     wanted = torch.autograd.grad((expected * weight).sum(), (q, k, v), allow_unused=True, materialize_grads=True)
-    for path in (attend, lambda *a: attend_with_weights(*a)[0]):
-        out = path(q, k, v, mask)
+    for narrow, path in ((8, attend), (0, attend), (0, lambda *a: attend_with_weights(*a)[0])):
+        with mock.patch.object(items, "NARROW", narrow):
+            out = path(q, k, v, mask)
         torch.testing.assert_close(out, expected)
         got = torch.autograd.grad((out * weight).sum(), (q, k, v), allow_unused=True, materialize_grads=True)
         torch.testing.assert_close(got, wanted)

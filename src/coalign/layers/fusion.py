@@ -26,6 +26,12 @@ def fuse(
     )
 
 
+def fuse_at(encoder: Encoder, first: int, text: Packed, image: Packed, rows: Tensor) -> Tensor:
+    """The fused states of text i with image i at these rows of the texts alone, [n] in any order, in their order."""
+    context = Context(image.values, Mask.between(text, image))
+    return encoder(text.values, Mask.within(text), context, first=first, rows=rows)
+
+
 def fuse_first(
     encoder: Encoder,
     first: int,

@@ -203,7 +203,7 @@ class Albef(Aligning, MomentumPairs[Towers]):
 
     def predict_words(self, towers: Towers, hidden: Packed, image: Packed, rows: Tensor) -> Tensor:
         """Vocabulary logits at these rows of texts in which words are hidden, with their images in view."""
-        return towers.predict(towers.fuse(towers.read(hidden), image), rows)
+        return towers.predict(towers.read(hidden), image, rows)
 
 
 SYSTEM = System(

@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from coalign.layers.fusion import fuse, fuse_first
+from coalign.layers.fusion import fuse, fuse_at, fuse_first
 from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import momentum_update
 from coalign.ops.attention import Mask
@@ -85,11 +85,12 @@ class Towers(PairTowers):
         """The fused [CLS] rows [P, dim] of these pairs of text and image numbers."""
         return fuse_first(self.text.encoder, self.config.text.cross_from, text, image, (texts, images))
 
-    def predict(self, fused: Packed, rows: Tensor) -> Tensor:
-        """Vocabulary logits [n, V] at these rows only."""
+    def predict(self, text: Packed, image: Packed, rows: Tensor) -> Tensor:
+        """Vocabulary logits [n, V] at these rows of the texts, whose other rows the last block does not compute."""
         if self.words is None:
             raise ValueError("this ALBEF was made without the masked-word objective")
-        return self.words(fused.values[rows], self.text.embedding.word.weight)
+        states = fuse_at(self.text.encoder, self.config.text.cross_from, text, image, rows)
+        return self.words(states, self.text.embedding.word.weight)
 
 
 def input_spec_of(config: AlbefConfig) -> InputSpec:

@@ -113,10 +113,12 @@ class MulT(Aligning, Trainable):
         contexts = [Context(norm(keys), mask) for norm in norms]
         return x.with_values(encoder(rows, mask, contexts, record=record, name=name))
 
-    def remember(self, target: str, x: Packed, record: Record | None = None) -> Packed:
-        """The target's transformer over what it saw of all others, side by side."""
+    def remember(self, target: str, x: Packed, record: Record | None = None, last: bool = False) -> Packed:
+        """The target's transformer over what it saw of all others, side by side; of each item's `last` step alone."""
         mask = Mask.within(x, causal=1 if self.config.causal else None)
-        return x.with_values(self.memory[target](self.embed(x), mask, record=record, name=f"{target}."))
+        rows = x.offsets[1:, None] - 1 if last else None
+        found = self.memory[target](self.embed(x), mask, rows=rows, record=record, name=f"{target}.")
+        return Packed.uniform(found[:, None]) if last else x.with_values(found)
 
     def look_together(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
         """What `look` and then `remember` give for every target, all directions at once; streams keep step."""
@@ -149,8 +151,9 @@ class MulT(Aligning, Trainable):
         """
         return self.conclude(self.project(self.at_steps(self.read(batch))[0]), record)
 
-    def conclude(self, streams: Mapping[str, Packed], record: bool = False) -> Encoding:
-        """`encode` from projected streams on."""
+    def conclude(self, streams: Mapping[str, Packed], record: bool = False, last: bool = False) -> Encoding:
+        """`encode` from projected streams on; with `last` the states may be those of the last steps alone."""
+        last = last and all(bool((x.layout.host_lengths > 0).all()) for x in streams.values())
         kept: Record | None = {} if record else None
         states: dict[str, Packed] = {}
         if self.config.grouped and kept is None and _go_together([x.layout for x in streams.values()]):
@@ -163,9 +166,10 @@ class MulT(Aligning, Trainable):
             }
             if kept is not None:
                 kept |= {f"{target.name}.{source}.output": rows for source, rows in seen.items()}
-            states[target.name] = self.remember(target.name, own.with_values(torch.cat([*seen.values()], 1)), kept)
-        last = torch.cat([last_rows(x) for x in states.values()], 1)
-        return Encoding(states, {"pooled": last, "logits": self.answer(last)}, {}, kept or {})
+            beside = own.with_values(torch.cat([*seen.values()], 1))
+            states[target.name] = self.remember(target.name, beside, kept, last)
+        final = torch.cat([last_rows(x) for x in states.values()], 1)
+        return Encoding(states, {"pooled": final, "logits": self.answer(final)}, {}, kept or {})
 
     def alignment_record(self, batch: Batch, target: str | None = None, source: str | None = None) -> AlignmentRecord:
         """Steps of the stream `target` on those of `source`; by default the first that asks, and the first it asks.
@@ -195,7 +199,7 @@ class MulT(Aligning, Trainable):
         del draws
         streams = self.read(batch)
         moved, places = self.at_steps(streams)
-        logits, label = self.conclude(self.project(moved)).pooled["logits"], batch.labels.require("label")
+        logits, label = self.conclude(self.project(moved), last=True).pooled["logits"], batch.labels.require("label")
         losses = {self.config.task: self.loss(logits, label)}
         if places:
             steps = streams[self.config.align_to].layout
