@@ -1,7 +1,5 @@
 """Frozen features: what is cached is what the model computes; batches are a function of their place."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -75,6 +73,9 @@ def test_the_first_view_is_that_of_evaluation_and_texts_have_their_states(source
     assert len(batch.text.ids) == sum(1 + i % 3 for i in range(9))
     torch.testing.assert_close(batch.text.states, model.text_states(batch.text).values.half().float())
     torch.testing.assert_close(frozen.pooled[:1], model.pool_states(frozen._states(torch.tensor([0]))))
+    items, place = frozen._items, {text: row for row, text in enumerate(frozen._place)}
+    assert items.ids.tolist() == list(range(9))  # their texts are read by id
+    assert items.rows[:, 0].tolist() == [place[source[row].texts[0]] for row in range(9)]
 
 
 def test_training_draws_views_texts_and_candidates_of_other_items(source, tokenizer):
@@ -101,7 +102,7 @@ def test_a_file_is_read_again_unless_something_is_another(source, tokenizer, tmp
     first, frozen = of(source, tokenizer, file, mosaics=1)
     second, again = of(source, tokenizer, file, mosaics=1)
     assert first.calls and not second.calls and torch.equal(frozen.grids, again.grids)
-    assert torch.equal(frozen.mosaics.cells, again.mosaics.cells)
+    assert torch.equal(frozen.mosaics[0].cells, again.mosaics[0].cells)
     third, _ = of(source, tokenizer, file, mosaics=1, seed=1)
     assert third.calls
     other = Parts()  # other weights
@@ -114,7 +115,8 @@ def test_a_file_is_read_again_unless_something_is_another(source, tokenizer, tmp
 def test_a_mosaic_holds_its_pictures_and_each_word_names_the_cell_of_its_text(source, tokenizer):
     def plain(pictures, generator):
         del generator
-        return RandomCrops(replace(Parts().input_spec))(pictures, torch.Generator().manual_seed(0))
+        crops = RandomCrops(Parts().input_spec)
+        return torch.cat([crops([picture], torch.Generator().manual_seed(0)) for picture in pictures])
 
     model, frozen = of(source, tokenizer, mosaics=2, augment=plain)
     mosaics = frozen.loader(4, mosaics=5, seed=0)
@@ -137,4 +139,4 @@ def test_a_mosaic_holds_its_pictures_and_each_word_names_the_cell_of_its_text(so
 
     half = resize(plain([picture] * 1, None), [8, 8], antialias=True)
     alone = model.features(Images(pixels=(half - 0.5) / 0.5))[0]
-    torch.testing.assert_close(batch.images.grid[0][:, 2:, 2:], alone, atol=0.2, rtol=0.05)
+    torch.testing.assert_close(batch.images.grid[0][:, 2:, 2:], alone, atol=2e-3, rtol=2e-3)  # half precision

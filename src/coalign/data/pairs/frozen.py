@@ -70,12 +70,13 @@ Augment = Callable[[Sequence[Tensor], torch.Generator], Tensor]
 @dataclass(frozen=True)
 class Views:
     """How pictures are seen: `count` times, the first as in evaluation, the others as `augment` makes them (by default
-    the random crop of `coalign.data.images.transforms`); and each in `mosaics` mosaics of 2 x 2 pictures. There are
-    fewer views, one at least, where so many would be more than `limit` bytes."""
+    the random crop of `coalign.data.images.transforms`); and each in `mosaics` mosaics of every side in `sides` (2 is
+    2 x 2 pictures). There are fewer views, one at least, where so many would be more than `limit` bytes."""
 
     count: int = 8
     augment: Augment | None = None
     mosaics: int = 0
+    sides: tuple[int, ...] = (2, 3)
     seed: int = 0
     limit: int = 4 << 30
 
@@ -108,15 +109,17 @@ class FrozenFeatures:
         kept = None if file is None else _read(file, mark)
         if kept is None:
             kept = {"grids": stem_grids(model, samples, views), **_text_states(model, tokenizer, list(place))}
-            if views.mosaics:
-                kept |= {
-                    f"mosaic_{name}": part for name, part in make_mosaics(model, samples, tokenizer, views).items()
-                }
+            cells = kept["grids"].shape[
+                -1
+            ]  # a mosaic whose pictures share cells of the stem, or that is not full, is none
+            for side in (n for n in views.sides if views.mosaics and cells % n == 0 and n * n <= len(samples)):
+                parts = make_mosaics(model, samples, tokenizer, views, side)
+                kept |= {f"mosaic{side}_{name}": part for name, part in parts.items()}
             if file is not None:
                 replace_file(file, lambda part: save_file(kept, part, metadata={"fingerprint": mark}))
         self.grids, self.states = kept["grids"], kept["states"]
         self.ids = Packed(kept["ids"], Layout.of(kept["lengths"].tolist()))
-        self.mosaics = None if "mosaic_grids" not in kept else MosaicTable.of(kept)
+        self.mosaics = [MosaicTable.of(kept, side) for side in views.sides if f"mosaic{side}_grids" in kept]
         self.source = _WithFeatures(source, self.grids)
         self._place = place
         self._items = _Items.of(samples, place)
@@ -133,7 +136,7 @@ class FrozenFeatures:
         return Images(grid=self.grids[rows, 0].float())
 
     def texts_by_item(self) -> Tensor:
-        """[M, v, D]: what the projection reads of the texts of each item, of which all have v."""
+        """[M, v, D]: what the projection reads of the texts of each item, in the order of ids; all items have v."""
         return self.pooled[self._items.rows]
 
     def text(self, texts: Sequence[str]) -> Text:
@@ -203,8 +206,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Items:
-    """The distinct items of a source: `ids` [M], and the row of each text in the table of all, `counts` [M] of them in
-    `rows` [M, most]."""
+    """The distinct items of a source, ordered by their `ids` [M], and the row of each text in the table of all,
+    `counts` [M] of them in `rows` [M, most]."""
 
     ids: Tensor
     counts: Tensor
@@ -212,7 +215,8 @@ class _Items:
 
     @staticmethod
     def of(samples: Sequence[Sample], place: dict[str, int]) -> _Items:
-        texts = {sample.id: [place[text] for text in sample.texts] for sample in reversed(samples)}
+        first = {sample.id: sample.texts for sample in reversed(samples)}
+        texts = {number: [place[text] for text in first[number]] for number in sorted(first)}
         counts = torch.tensor([len(rows) for rows in texts.values()])
         width = int(counts.max())
         padded = torch.tensor([rows + [0] * (width - len(rows)) for rows in texts.values()])
@@ -232,8 +236,9 @@ class _Collate:
         batch = replace(collate(examples, frozen.spec, None), text=text)
         if self.further and batch.ids is not None:
             batch = replace(batch, candidates=frozen.candidates(batch.ids, self.further, self.choice, generator))
-        if self.mosaics and frozen.mosaics is not None:
-            batch = replace(batch, mosaics=frozen.mosaics.draw(self.mosaics, generator))
+        if self.mosaics and frozen.mosaics:
+            table = frozen.mosaics[int(torch.randint(len(frozen.mosaics), (1,), generator=generator))]
+            batch = replace(batch, mosaics=table.draw(self.mosaics, generator))
         return batch
 
 
@@ -287,20 +292,16 @@ def stem_grids(model: FrozenParts, samples: Sequence[Sample], views: Views) -> T
     return grids
 
 
-SIDE = 2
-"""Pictures along a side of a mosaic."""
-
-
 def make_mosaics(
-    model: FrozenParts, samples: Sequence[Sample], tokenizer: Tokenizer, views: Views
+    model: FrozenParts, samples: Sequence[Sample], tokenizer: Tokenizer, views: Views, side: int
 ) -> dict[str, Tensor]:
-    """Mosaics of pictures drawn at random, of the model's size, with the texts of their cells in one caption.
+    """Mosaics of `side` x `side` pictures drawn at random, of the model's size, captioned by the texts of their cells.
 
     Every picture is in `views.mosaics` of them, augmented anew, and brings the shortest of its texts. The caption has
     them in an order drawn at random, so that a place in it says nothing of a place in the mosaic.
     """
-    spec, generator = model.input_spec, torch.Generator().manual_seed(derive_seed(views.seed, 1))
-    augment, cells = views.augment or RandomCrops(spec), SIDE**2
+    spec, generator = model.input_spec, torch.Generator().manual_seed(derive_seed(views.seed, side))
+    augment, cells = views.augment or RandomCrops(spec), side**2
     own = needed(spec.image, "images")
     (height, width), (mean, std) = own.size, by_channel(own)
     texts = [min(sample.texts, key=len) for sample in samples]
@@ -314,8 +315,8 @@ def make_mosaics(
     with torch.no_grad():
         for part in track(list(members.split(CHUNK // cells)), "mosaics of pictures", transient=True):
             pictures = [pil_to_tensor(decode_image(samples[index].image)) for index in part.flatten().tolist()]
-            pixels = resize(augment(pictures, generator), [height // SIDE, width // SIDE], antialias=True)
-            joined = pixels.unflatten(0, (-1, SIDE, SIDE)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+            pixels = resize(augment(pictures, generator), [height // side, width // side], antialias=True)
+            joined = pixels.unflatten(0, (-1, side, side)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
             grids.append(model.features(Images(pixels=(joined - mean) / std)).half())
     orders = [torch.randperm(cells, generator=generator).tolist() for _ in members]
     captions = [[texts[row[cell]] for cell in order] for row, order in zip(members.tolist(), orders, strict=True)]
@@ -332,10 +333,8 @@ def _captions(
     A text's states are those of the text alone, so each is read once.
     """
     texts = list(dict.fromkeys(text for parts in captions for text in parts))
-    read, limit = (
-        _text_states(model, tokenizer, texts, by_phrase=True),
-        needed(model.input_spec.text, "texts").max_length,
-    )
+    limit = needed(model.input_spec.text, "texts").max_length
+    read = _text_states(model, tokenizer, texts, by_phrase=True)
     lengths = read["lengths"].tolist()
     each = zip(read["ids"].split(lengths), read["states"].split(lengths), strict=True)
     pieces = {text: (ids[1:-1], states[1:-1]) for text, (ids, states) in zip(texts, each, strict=True)}
@@ -368,11 +367,11 @@ class MosaicTable:
     cells: Tensor
 
     @staticmethod
-    def of(kept: Mapping[str, Tensor]) -> MosaicTable:
-        captions = Packed(kept["mosaic_ids"], Layout.of(kept["mosaic_lengths"].tolist()))
-        return MosaicTable(
-            kept["mosaic_grids"], kept["mosaic_members"], captions, kept["mosaic_states"], kept["mosaic_cells"]
+    def of(kept: Mapping[str, Tensor], side: int) -> MosaicTable:
+        ids, lengths, grids, members, states, cells = (
+            kept[f"mosaic{side}_{name}"] for name in ("ids", "lengths", "grids", "members", "states", "cells")
         )
+        return MosaicTable(grids, members, Packed(ids, Layout.of(lengths.tolist())), states, cells)
 
     def draw(self, count: int, generator: torch.Generator) -> Mosaics:
         """Some of them, drawn at random."""
@@ -390,7 +389,8 @@ class RandomCrops:
     """Views by the random crop of training (`ImageTransform`)."""
 
     def __init__(self, spec: InputSpec) -> None:
-        self._crop = ImageTransform(replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), train=True)
+        image = replace(needed(spec.image, "images"), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        self._crop = ImageTransform(replace(spec, image=image), train=True)
 
     def __call__(self, pictures: Sequence[Tensor], generator: torch.Generator) -> Tensor:
         seeds = torch.randint(1 << 62, (len(pictures),), generator=generator).tolist()
@@ -419,7 +419,7 @@ def _text_states(
 
 def fingerprint(model: FrozenParts, samples: Sequence[Sample], views: Views) -> str:
     """Tells frozen features from those of other weights, pictures, texts or views."""
-    how = (views.count, views.mosaics, views.seed, views.limit, getattr(views.augment, "__qualname__", ""))
+    how = (views.count, views.mosaics, views.sides, views.seed, views.limit, getattr(views.augment, "__qualname__", ""))
     weights = [module.state_dict() for module in model.frozen_parts()]
     return digest([how, weights, [(sample.id, sample.texts, _content(sample.image)) for sample in samples]])
 

@@ -30,7 +30,7 @@ from coalign.training.tracking import read_metrics
 
 TRAIN_STYLES, TEST_STYLE = ("noto", "openmoji"), "twemoji"
 BATCH, FURTHER_TEXTS, MOSAICS = 256, 640, 32
-VIEWS = Views(count=7, augment=augment_drawings, mosaics=4)
+VIEWS = Views(count=7, augment=augment_drawings, mosaics=3)
 
 
 @dataclass(frozen=True, kw_only=True)
