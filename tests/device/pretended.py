@@ -7,11 +7,14 @@ torch leaves free for others (PrivateUse1) and a wrapper subclass of tensors.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -51,8 +54,42 @@ class _Backend:
         return [torch.float16, torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend(NAME, _Backend())
-DEVICE = torch.device(NAME, 0)
+@cache
+def the_device() -> torch.device:
+    """The device. Torch knows it from the first call on, for the rest of the process: autograd has a thread then, and
+    no process that is forked afterwards can go backward. So a test that uses it runs `in_child`."""
+    _setup_privateuseone_for_python_backend(NAME, _Backend())
+    return torch.device(NAME, 0)
+
+
+def in_child(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that runs in a forked process of its own."""
+
+    @wraps(test)
+    def run_there(*args: Any, **kwargs: Any) -> None:
+        context = multiprocessing.get_context("fork")
+        receives, sends = context.Pipe(duplex=False)
+
+        def body() -> None:
+            try:
+                test(*args, **kwargs)
+                sends.send("")
+            except BaseException:
+                sends.send(traceback.format_exc())
+
+        child = context.Process(target=body)
+        child.start()
+        sends.close()
+        try:
+            failure = receives.recv()
+        except EOFError:
+            failure = "the process died"
+        child.join()
+        assert not failure, failure
+
+    return run_there
+
+
 aten = torch.ops.aten
 
 
@@ -99,7 +136,7 @@ class OnDevice(torch.Tensor):
             storage_offset=values.storage_offset(),
             dtype=values.dtype,
             layout=values.layout,
-            device=DEVICE,
+            device=the_device(),
             requires_grad=requires_grad,
         )
         made.values = values
@@ -305,7 +342,7 @@ def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if isinstance(data, OnDevice):
             return data if kwargs.get("dtype") is None else data.to(kwargs["dtype"])
         value = make(data, *args, **kwargs)
-        return value.to(DEVICE)
+        return value.to(the_device())
 
     return made
 
@@ -349,6 +386,7 @@ def _pin(tensor: Tensor) -> Tensor:
 def pretended_device() -> Generator[Findings, None, None]:
     """The device exists inside; what is found is counted from here on."""
     FOUND.clear()
+    the_device()
     with ExitStack() as stack:
         stack.enter_context(patch.object(torch, "Generator", _GeneratorOfEither))
         for name in ("tensor", "as_tensor"):

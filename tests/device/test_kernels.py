@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from pretended import DEVICE, FOUND
+from pretended import FOUND, in_child, the_device
 from steps import on_device
 
 from coalign.layers.kernels import attending
@@ -21,6 +21,7 @@ CUDA, HALF = torch.device("cuda"), torch.bfloat16
 
 @pytest.mark.parametrize(("size", "width"), [(8, 8), (6, 6), (20, 12), (4, 10)])
 @pytest.mark.parametrize("causal", [None, 1])
+@in_child
 def test_the_ragged_kernel_gets_what_it_asks_for_and_is_the_formula(size: int, width: int, causal: int | None) -> None:
     draw = torch.Generator().manual_seed(size)
     lengths = [3, 1, 5]
@@ -28,9 +29,9 @@ def test_the_ragged_kernel_gets_what_it_asks_for_and_is_the_formula(size: int, w
     v = torch.randn(9, 2, width, generator=draw).to(HALF)
     exact, _ = attend_with_weights(q.float(), k.float(), v.float(), Mask.within(Layout.of(lengths), causal))
     with on_device():
-        mask = Mask.within(Layout.of(lengths, DEVICE), causal)
-        out = attend(*(x.to(DEVICE) for x in (q, k, v)), mask)
-        assert choose_kernel(mask, DEVICE, HALF, max(size, width)) == "varlen"
+        mask = Mask.within(Layout.of(lengths, the_device()), causal)
+        out = attend(*(x.to(the_device()) for x in (q, k, v)), mask)
+        assert choose_kernel(mask, the_device(), HALF, max(size, width)) == "varlen"
         assert not FOUND.errors
         torch.testing.assert_close(out.values.float(), exact, rtol=0.03, atol=0.03)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pretended import DEVICE, NAME, pretended_device
+from pretended import NAME, in_child, pretended_device, the_device
 from small_data import cases, write_data
 from steps import take_steps
 from torch import nn
@@ -30,6 +30,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return {line[0]: line for line in cases(data, folder / "runs")}
 
 
+@in_child
 def test_a_step_of_every_recipe_is_sound_on_a_device_and_waits_at_most_once(lines: dict[str, list[str]]) -> None:
     wrong: dict[str, object] = {}
     for name, line in lines.items():
@@ -42,16 +43,17 @@ def test_a_step_of_every_recipe_is_sound_on_a_device_and_waits_at_most_once(line
     assert not wrong, "\n".join(f"{name}: {taken}" for name, taken in wrong.items())
 
 
+@in_child
 def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
     with pretended_device() as found:
         layer = nn.Linear(4, 2).to(NAME)
-        x = torch.randn(3, 4).to(DEVICE)
+        x = torch.randn(3, 4).to(the_device())
         layer(x).sum().backward()
         assert not found.errors and not found.waits and layer.weight.grad is not None
-        assert layer.weight.grad.device == DEVICE
+        assert layer.weight.grad.device == the_device()
         x + torch.ones(4)
-        torch.rand(2, generator=torch.Generator(DEVICE))
-        torch.rand(2, generator=torch.Generator(), device=DEVICE)
+        torch.rand(2, generator=torch.Generator(the_device()))
+        torch.rand(2, generator=torch.Generator(), device=the_device())
         assert [line.split(" @")[0] for line in found.errors] == [
             "aten::add.Tensor: a tensor of the host, torch.float32 (4,), among the device's",
             "aten::rand.generator: generator of the device, tensor of the host",
@@ -60,7 +62,7 @@ def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
         x[0, 0].item(), (x > 0).nonzero(), x[x > 0], x.sum(1).tolist(), x.to("cpu")
         assert sum(found.waits.values()) == 5
         before = sum(found.copies.values())
-        torch.ones(2).pin_memory().to(DEVICE, non_blocking=True)
+        torch.ones(2).pin_memory().to(the_device(), non_blocking=True)
         assert sum(found.copies.values()) == before
         with pytest.raises(TypeError, match="numpy"):
             x.numpy()

@@ -139,7 +139,8 @@ def _load_weights(model: nn.Module, file: Path) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     tied = StateDictOptions(full_state_dict=True, strict=False)  # a tied weight is in the file once
-    found = set_model_state_dict(model, load_file(file), options=tied)
+    tensors: dict[str, Any] = load_file(file)
+    found = set_model_state_dict(model, tensors, options=tied)
     if found.unexpected_keys:
         raise KeyError(found.unexpected_keys[0])
 

@@ -37,7 +37,8 @@ def shard(module: nn.Module, model: nn.Module, device: torch.device) -> nn.Modul
             fully_shard(block, mesh=mesh)
             for name in ("within", "across", "at"):  # which are called by themselves
                 register_fsdp_forward_method(block, name)
-    return fully_shard(module, mesh=mesh)
+    sharded: Any = fully_shard(module, mesh=mesh)
+    return sharded
 
 
 def is_sharded(model: nn.Module) -> bool:
