@@ -70,3 +70,9 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch, capsys, 
     assert capsys.readouterr().err == "coalign: uvicorn is not installed: pip install 'coalign[serve]'\n"
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         optional("nowhere").thing()
+
+
+def test_the_version_is_the_same_everywhere():
+    cited = (ROOT.parents[1] / "CITATION.cff").read_text("utf-8")
+    assert PROJECT["version"] == coalign.__version__ and f"\nversion: {coalign.__version__}\n" in cited
+    assert f"version = {{{coalign.__version__}}}" in (ROOT.parents[1] / "docs" / "citing.md").read_text("utf-8")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         """See `coalign.analysis.runs.viewer.show`, which needs an extra and so is not imported here."""
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["InputError", "__version__", "convert", "create", "load", "prepare", "show", "systems"]
 
 _HOMES = {"InputError": "errors", "prepare": "data.prepare", "show": "analysis.runs.viewer"} | dict.fromkeys(
