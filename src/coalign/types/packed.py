@@ -89,6 +89,8 @@ class Layout:
     def item(self) -> Tensor:
         """[T] the item that each row belongs to."""
         items = torch.arange(len(self), device=self.device)
+        if self.is_uniform:
+            return items.unsqueeze(1).expand(-1, self.max_length).flatten()
         return torch.repeat_interleave(items, self.lengths, output_size=self.total)
 
     @cached

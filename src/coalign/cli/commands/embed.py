@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ def command(
     batch_size: int = 64,
     workers: int = 0,
     part: OptionalName = None,
+    onnx: Annotated[tuple[Path, ...], arg(metavar="FILE ...", help_behavior_hint="")] = (),
     json: Json = False,
 ) -> int:
     """Writes the vectors of a corpus as a Parquet table: one row an image or text, with the unit vector.
@@ -45,6 +47,7 @@ def command(
         workers: Processes that read images ahead.
         part: I/N: the I-th of N parts alone, I from 0, into a file of OUT.parts; the last to finish joins them. By
             default each process of torchrun has its part.
+        onnx: Towers of `coalign export RUN FILE`, of image and text, that compute in the model's place.
     """
     from coalign.data.core.parts import Part
     from coalign.retrieval.embed import vector_width
@@ -52,7 +55,11 @@ def command(
     from coalign.retrieval.vector_table import vector_table
 
     new_file(out, overwrite, (".parquet",))
-    loaded = load_run(run, half=True)
+    loaded = load_run(run, half=not onnx)
+    if onnx:
+        from coalign.retrieval.export import OnnxModel
+
+        loaded = replace(loaded, model=OnnxModel.of(loaded.spec, onnx))
     source = pairs.open()
     if (chosen := Part.chosen(part)) is not None:
         from coalign.retrieval.parts import Parts

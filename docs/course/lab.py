@@ -1,0 +1,130 @@
+"""What the notebooks share: small scenes with captions, a training loop, pictures, and checks of the exercises."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from torch import Tensor, nn
+
+import coalign
+from coalign.data.loaded import Loaded
+from coalign.data.words.tokenizer import Tokenizer
+from coalign.recipes._start import sized, with_vocabulary
+from coalign.types import Batch, Packed, Regions
+from coalign.types.model import Draws
+from coalign.worlds.scenes import ATTRIBUTES, Scene, make_scenes
+
+if os.environ.get("COURSE_OUT"):
+    matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ATTRIBUTE_VALUES = [(name, value) for name in ("shape", "colour") for value in ATTRIBUTES[name]]
+
+
+def steps(wanted: int) -> int:
+    """The steps of a training: as many as wanted, or a few where COURSE_STEPS says so (checks are then left out)."""
+    return min(wanted, int(os.environ.get("COURSE_STEPS") or wanted))
+
+
+def check(holds: bool, what: str) -> None:
+    """The check of an exercise or of a claim of the text."""
+    if os.environ.get("COURSE_STEPS"):
+        return
+    assert holds, f"not yet: {what}"
+    print(f"right: {what}")
+
+
+def scenes_and_captions(count: int, seed: int = 0, things: tuple[int, int] = (1, 2)) -> tuple[list[Scene], list[str]]:
+    """Scenes of coloured shapes, and for each the words for what it shows: "a red square and a blue ring"."""
+    scenes = make_scenes(count, seed, things=things)
+    return scenes, [" and ".join(f"a {thing.colour} {thing.shape}" for thing in scene.things) for scene in scenes]
+
+
+def fresh(system: str, captions: Sequence[str], seed: int = 0, **settings: Any) -> Loaded:
+    """A tiny model of a system with fresh weights, and a vocabulary of the captions' words."""
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer.train(captions, 200, min_frequency=1)
+    return Loaded(
+        coalign.create(system, with_vocabulary(sized(system, "tiny"), tokenizer), **settings).model, tokenizer
+    )
+
+
+def regions_of(scenes: Sequence[Scene], width: int) -> Regions:
+    """The true boxes of scenes, with features of a detector that is never wrong: which shape, which colour."""
+    features = [torch.zeros(len(scene.things), width) for scene in scenes]
+    for rows, scene in zip(features, scenes, strict=True):
+        for row, thing in zip(rows, scene.things, strict=True):
+            for name in ("shape", "colour"):
+                row[ATTRIBUTE_VALUES.index((name, getattr(thing, name)))] = 2.0
+    return Regions(Packed.from_items(features), torch.cat([torch.from_numpy(scene.boxes) for scene in scenes]))
+
+
+def train(
+    model: nn.Module, batches: Iterable[Batch], lr: float = 1e-3, only: Sequence[str] | None = None
+) -> dict[str, list[float]]:
+    """Trains on the batches in turn; returns each loss by name."""
+    model.train()
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr)
+    generator, history = torch.Generator().manual_seed(0), dict[str, list[float]]()
+    for batch in batches:
+        losses: Mapping[str, Tensor] = model.losses(batch, Draws(generator, only=only))  # pyright: ignore[reportCallIssue]
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        for name, loss in losses.items():
+            history.setdefault(name, []).append(loss.item())
+    model.eval()
+    return history
+
+
+def curves(history: Mapping[str, Sequence[float]], chance: Mapping[str, float] | None = None) -> Any:
+    """Losses over the steps, with lines at chance."""
+    figure, axes = plt.subplots(figsize=(6, 3))
+    for number, (name, values) in enumerate(history.items()):
+        axes.plot(values, label=name, color=f"C{number}")
+        if chance and name in chance:
+            axes.axhline(chance[name], color=f"C{number}", linestyle=":", label=f"{name}, chance")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    return figure
+
+
+def heat(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "") -> Any:
+    """A matrix [rows, columns] as colours, such as attention of rows to columns."""
+    figure, axes = plt.subplots(figsize=(1.5 + 0.45 * len(columns), 1.2 + 0.35 * len(rows)))
+    axes.imshow(values.detach().numpy(), cmap="magma", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title(title)
+    figure.tight_layout()
+    return figure
+
+
+def pictures(rows: Sequence[Sequence[Any]], titles: Sequence[str], inches: float = 2) -> Any:
+    """Pictures in rows, with titles above the columns."""
+    figure, axes = plt.subplots(
+        len(rows), len(titles), figsize=(inches * len(titles), inches * len(rows)), squeeze=False
+    )
+    for line, own in zip(axes, rows, strict=True):
+        for place, (cell, picture) in enumerate(zip(line, own, strict=True)):
+            cell.imshow(picture)
+            cell.axis("off")
+            if cell is axes[0][place]:
+                cell.set_title(titles[place])
+    figure.tight_layout()
+    return figure
+
+
+def show(figure: Any, name: str) -> None:
+    """The figure in the notebook; run as a script, a file in COURSE_OUT."""
+    folder = os.environ.get("COURSE_OUT")
+    if folder:
+        figure.savefig(Path(folder) / f"{name}.png", dpi=80)
+        plt.close(figure)
+    else:
+        plt.show()

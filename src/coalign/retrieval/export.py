@@ -1,0 +1,185 @@
+"""Towers as files that run without this package: ONNX, and torch's exported programs (.pt2).
+
+A tower is what makes the searched vectors of one modality: pixels [B, 3, H, W] in, or word pieces [B, L] with a mask
+[B, L] of what is text, and unit vectors [B, d] out. B and L are fixed when it is exported; what is shorter is padded.
+What is exported is held against the model on random inputs before the file gets its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from coalign.data.loaded import Loaded
+from coalign.errors import InputError
+from coalign.extras import optional
+from coalign.files import replacing
+from coalign.retrieval.embed import vectors_of
+from coalign.types import Batch, Encoding, Images, Layout, Packed, Text
+
+onnx = optional("onnx")
+onnxruntime = optional("onnxruntime")
+_ = optional("onnxscript")  # which torch.onnx.export needs
+
+Part = Literal["image", "text"]
+LARGEST = 1e-4
+"""The largest difference from the model's own vectors, whose length is 1, with which a file is written."""
+
+
+class Tower(nn.Module):
+    """The searched vectors of one modality, from plain tensors."""
+
+    def __init__(self, model: Any, part: Part) -> None:
+        super().__init__()
+        self.model = model
+        self.part: Part = part
+
+    def forward(self, *given: Tensor) -> Tensor:
+        return vectors_of(self.model.encode(batch_of(self.part, *given)), self.part)
+
+
+def batch_of(part: Part, *given: Tensor) -> Batch:
+    """The batch of a tower's inputs: pixels [B, 3, H, W]; or ids [B, L] and mask [B, L]."""
+    if part == "image":
+        return Batch(images=Images(pixels=given[0]))
+    ids, mask = given
+    items, length = ids.shape
+    layout = replace(Layout.uniform(items, length, ids.device), hidden=~mask.flatten())
+    return Batch(text=Text(Packed(ids.flatten(), layout)))
+
+
+def inputs_of(loaded: Loaded, part: Part, batch_size: int, length: int | None = None) -> dict[str, Tensor]:
+    """Random inputs of a tower, by name, in the shapes that it is exported for.
+
+    Raises:
+        InputError: The model does not read pictures of one size, or no texts.
+    """
+    spec, generator = loaded.spec, torch.Generator().manual_seed(0)
+    if part == "image":
+        if spec.image_size is None:
+            raise InputError(f"{type(loaded.model).__name__} reads no pictures of one size, so it has no image tower")
+        sides = (spec.image_size,) * 2 if isinstance(spec.image_size, int) else tuple(spec.image_size)
+        return {"pixels": torch.randn(batch_size, 3, *sides, generator=generator)}
+    longest = length or spec.max_text_length
+    if longest is None:
+        raise InputError(f"{type(loaded.model).__name__} reads no texts, so it has no text tower")
+    words = [f"{'a ' * (1 + item % 7)}" for item in range(batch_size)]
+    return padded_text(loaded.vocabulary.encode(words, longest, spec.separator), longest, batch_size)
+
+
+def padded_text(text: Text, length: int, batch_size: int) -> dict[str, Tensor]:
+    """Word pieces as ids [B, L] and mask [B, L]; texts that are missing in the batch are copies of the first."""
+    ids, mask = text.ids.to_padded(), text.ids.padding_mask()
+    short = length - ids.shape[1]
+    if short < 0:
+        raise InputError(f"a text has {ids.shape[1]} word pieces, the exported tower takes {length}")
+    ids, mask = (nn.functional.pad(x, (0, short)) for x in (ids, mask))
+    more = batch_size - len(ids)
+    return {"ids": torch.cat([ids, ids[:1].expand(more, -1)]), "mask": torch.cat([mask, mask[:1].expand(more, -1)])}
+
+
+@torch.no_grad()
+def export(loaded: Loaded, part: Part, out: Path, batch_size: int = 1, length: int | None = None) -> float:
+    """Writes the tower of a modality as .onnx or .pt2; returns the largest difference from the model's own vectors.
+
+    Raises:
+        InputError: The model has no such tower; the ending is unknown; what is exported differs by more than `LARGEST`.
+    """
+    given = inputs_of(loaded, part, batch_size, length)
+    tower = Tower(loaded.model.eval().cpu(), part)
+    wanted = tower(*given.values())
+    program: Any = torch.export.export(tower, tuple(given.values()), strict=False)
+    with replacing(out) as path:
+        if out.suffix == ".pt2":
+            torch.export.save(program, path)
+            found: Tensor = torch.export.load(path).module()(*given.values())
+        elif out.suffix == ".onnx":
+            written: Any = torch.onnx.export(program, input_names=list(given), output_names=["vectors"])
+            proto: Any = written.model_proto
+            about = {"part": part, "shapes": {name: list(tensor.shape) for name, tensor in given.items()}}
+            onnx.helper.set_model_props(proto, {"coalign": json.dumps(about)})
+            path.write_bytes(proto.SerializeToString())
+            found = OnnxTower(path).run(given)
+        else:
+            raise InputError(f"{out}: should end in .onnx or .pt2")
+        difference = float((found - wanted).abs().max())
+        if not difference <= LARGEST:
+            raise InputError(f"{out}: what was exported differs from the model by {difference:.1e}; nothing is written")
+    return difference
+
+
+class OnnxTower:
+    """A tower that `export` wrote, run by ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            about = json.loads(self._session.get_modelmeta().custom_metadata_map["coalign"])
+        except Exception as error:  # the library raises classes of its own
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: is no tower that coalign export wrote ({error})") from error
+        self.part: Part = about["part"]
+        self.shapes: dict[str, list[int]] = about["shapes"]
+
+    @property
+    def batch_size(self) -> int:
+        return next(iter(self.shapes.values()))[0]
+
+    def run(self, given: Mapping[str, Tensor]) -> Tensor:
+        """Vectors [B, d] of inputs in the shapes that the tower takes."""
+        return torch.from_numpy(self._session.run(None, {name: x.numpy() for name, x in given.items()})[0])
+
+
+class OnnxModel:
+    """Exported towers in the place of a model that embeds: `dataclasses.replace(loaded, model=OnnxModel(...))`."""
+
+    def __init__(self, spec: Any, towers: Mapping[str, OnnxTower]) -> None:
+        self.input_spec, self._towers = spec, towers
+
+    @classmethod
+    def of(cls, spec: Any, files: Sequence[Path]) -> OnnxModel:
+        """The towers in these files, which `export` wrote."""
+        return cls(spec, {tower.part: tower for tower in map(OnnxTower, files)})
+
+    def parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """Vectors of the parts that the batch has. Errors: `InputError` where no tower of a part was given."""
+        if record:
+            raise InputError("exported towers keep no intermediates")
+        vectors: dict[str, Tensor] = {}
+        if batch.images is not None and batch.images.pixels is not None:
+            vectors["image"] = self._run("image", batch)
+        if batch.text is not None:
+            vectors["text"] = self._run("text", batch)
+        return Encoding({}, {}, vectors)
+
+    def _run(self, part: Part, batch: Batch) -> Tensor:
+        tower = self._towers.get(part)
+        if tower is None:
+            raise InputError(f"no {part} tower is given; export it: coalign export RUN {part}.onnx --part {part}")
+        found: list[Tensor] = []
+        for first in range(0, len(batch), tower.batch_size):
+            count = min(tower.batch_size, len(batch) - first)
+            found.append(tower.run(_slice(batch, tower, first, count))[:count])
+        return torch.cat(found)
+
+
+def _slice(batch: Batch, tower: OnnxTower, first: int, count: int) -> dict[str, Tensor]:
+    if tower.part == "text":
+        assert batch.text is not None
+        text = Text(batch.text.ids.select(torch.arange(first, first + count)))
+        return padded_text(text, tower.shapes["ids"][1], tower.batch_size)
+    assert batch.images is not None and batch.images.pixels is not None
+    pixels = batch.images.pixels[first : first + count]
+    return {"pixels": torch.cat([pixels, pixels[:1].expand(tower.batch_size - count, -1, -1, -1)])}
