@@ -133,7 +133,7 @@ function facts(about: About): [string, string][] {
     ...Object.entries(isGroup(about.results as Value) ? (about.results as Record<string, unknown>) : {}).filter(([, v]) => typeof v === "number").map(([k, v]): [string, unknown] => [k.replaceAll("_", " "), v]).filter(([k]) => k !== "steps" && k !== "seed"),
     ["learning rate", training.lr ?? training.learning_rate], ["optimiser", training.optimiser], ["batch", training.batch_size ?? config.batch_size], ["seed", config.seed ?? training.seed],
   ];
-  return said.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [name, typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 8 }) : String(value)]);
+  return said.filter(([, value]) => value !== undefined && value !== null && value !== "").map(([name, value]) => [name, typeof value === "number" ? value.toLocaleString("en", Number.isInteger(value) ? {} : { maximumSignificantDigits: 4 }) : String(value)]);
 }
 
 function One({ about, change }: { about: About; change: Screen["change"] }) {
