@@ -45,9 +45,13 @@ def attend_unprojected(
         sums.append(weights @ context)
         masses.append(weights.sum(-1))
     read = torch.cat(sums).unflatten(0, (-1, heads)).transpose(0, 1) @ out.transpose(1, 2)
-    attended = read.transpose(0, 1)
-    if value.bias is not None:
-        attended = attended + torch.cat(masses).view(-1, heads, 1) * value.bias.view(heads, -1)
-    if key.bias is not None:
-        attended = attended + 0.0 * key.bias.sum()  # its gradient is zero, and not missing
+    attended, shift, unread = read.transpose(0, 1), _bias(value), _bias(key)
+    if shift is not None:
+        attended = attended + torch.cat(masses).view(-1, heads, 1) * shift.view(heads, -1)
+    if unread is not None:
+        attended = attended + 0.0 * unread.sum()  # its gradient is zero, and not missing
     return attended
+
+
+def _bias(layer: nn.Linear) -> Tensor | None:
+    return layer.bias

@@ -66,9 +66,10 @@ FREE = Draws()
 class Trainable(nn.Module):
     """The module that models inherit: one whose steps need nothing before and nothing after."""
 
-    def pooled(self, batch: Batch) -> Encoding:
+    def encode_pooled(self, batch: Batch) -> Encoding:
         """`encode` for its `pooled` and `vectors`: a model may leave out the states that these do not need."""
-        return self.encode(batch)
+        encode: Any = self.encode
+        return encode(batch)
 
     def before_step(self) -> None:
         """Nothing to do."""

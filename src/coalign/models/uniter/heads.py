@@ -104,7 +104,7 @@ class UniterClassifier(_Task):
             pooled = pooled.view(len(pooled) // 2, -1)
         return self.head(pooled)
 
-    def pooled(self, batch: Batch) -> Encoding:
+    def encode_pooled(self, batch: Batch) -> Encoding:
         return self.encode(batch, first=True)
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -47,8 +47,9 @@ class _Task(Trainable):
     def input_spec(self) -> InputSpec:
         return input_spec_of(self.config.base)
 
-    def pooled(self, batch: Batch) -> Encoding:
-        return self.encode(batch, first=True)
+    def encode_pooled(self, batch: Batch) -> Encoding:
+        encode: Any = self.encode
+        return encode(batch, first=True)
 
     def keep(
         self, images: Images, source: Tensor | None, generator: torch.Generator | None, select: Tensor | None = None

@@ -82,7 +82,7 @@ class VisualBertClassifier(_Task):
             joint.tokens("regions"), {"pooled": pooled, "logits": self.logits(joint, pooled)}, {}, kept or {}
         )
 
-    def pooled(self, batch: Batch) -> Encoding:
+    def encode_pooled(self, batch: Batch) -> Encoding:
         return self.encode(batch, first=True)
 
     def logits(self, joint: Joint, pooled: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class VisualBertClassifier(_Task):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """VQA: KL to `labels.label`, soft scores [B, classes]; others: cross-entropy with `labels.label` [B]."""
         del draws
-        logits = self.pooled(batch).pooled["logits"]
+        logits = self.encode_pooled(batch).pooled["logits"]
         if self.config.task == "vqa":
             return {"vqa": F.kl_div(logits.log_softmax(-1), batch.labels.require("label"), reduction="batchmean")}
         return {self.config.task: F.cross_entropy(logits, batch.labels.require("label"))}

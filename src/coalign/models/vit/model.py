@@ -85,7 +85,7 @@ class Vit(Trainable):
             out["logits"] = self.head(self.head_norm(pooled))
         return Encoding({"image": tokens}, out, {"image": F.normalize(pooled, dim=-1)}, kept or {})
 
-    def pooled(self, batch: Batch) -> Encoding:
+    def encode_pooled(self, batch: Batch) -> Encoding:
         return self.encode(batch, first=True)
 
     def pool(self, tokens: Packed) -> Tensor:
@@ -97,7 +97,7 @@ class Vit(Trainable):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """Cross-entropy of the classes."""
         del draws
-        pooled = self.pooled(batch).pooled
+        pooled = self.encode_pooled(batch).pooled
         if "logits" not in pooled:
             raise ValueError("training a classifier needs `classes` in its config")
         return {"classification": self.classify(pooled["logits"], batch.labels.require("label"))}
