@@ -147,6 +147,20 @@ def test_classes_are_asked_for_by_name(world: Path, clip: Path, tmp_path: Path) 
     torch.testing.assert_close(both, torch.nn.functional.normalize(one + two, dim=-1))
 
 
+def test_a_linear_probe_of_frozen_towers(world: Path, clip: Path, blip: Path, tmp_path: Path) -> None:
+    """Colours are told apart by every tower's features, of a dual encoder and of one whose rows are averaged."""
+    for run in (clip, blip):
+        given = {"run": run, "data": str(world / "classes"), "train": str(world / "classes"), "batch_size": 4}
+        result = find_task("linear-probe")(**given, out=tmp_path / f"{run.parent.name}.csv").evaluate()
+        assert result.metrics["top1"] == 1.0
+        assert (result.count, result.extra["trained on"]) == (6, 6)
+    with pytest.raises(InputError, match="shows one class"):
+        one = tmp_path / "one" / "red"
+        one.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(one / "a.png")
+        find_task("linear-probe")(run=clip, data=str(world / "classes"), train=str(one.parent)).evaluate()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
