@@ -12,8 +12,9 @@ from torch import nn
 
 from coalign.cli.main import main
 
-WAITS = {"albef-pretrain": 1, "blip-pretrain": 1, "videobert-pretrain": 1}
-"""Waits a step, where there are any: hard negatives are drawn by similarity, visual words counted on the device."""
+WAITS = {f"{name}-pretrain": 1 for name in ("albef", "blip", "videobert", "visualbert", "uniter", "vilt")}
+"""Waits a step, where there are any: hard negatives are drawn by similarity, visual words counted on the device, rows
+of a joint stream that the last block computes placed there."""
 LEFT_OUT = {"lit", "mil-nce-finetune", "nlvr2", "entailment", "vcr", "vit-probe", "mae-probe", "bert-classify"} | {
     f"gpt-{task}" for task in ("classify", "entail", "similarity")
 }

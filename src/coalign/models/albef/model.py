@@ -31,7 +31,7 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
-from coalign.ops.masking import Drawn, mask_tokens
+from coalign.ops.masking import Drawn, mask_tokens, predicted_rows
 from coalign.trunks.pair_towers import MomentumPairs
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System
@@ -164,12 +164,12 @@ class Albef(Aligning, MomentumPairs[Towers]):
             )
         if "mlm" in wanted:
             hidden, labels = batch.text.ids.with_values(drawn["mlm_input_ids"]), drawn["mlm_labels"]
-            rows = drawn.rows("mlm_labels")
-            logits = self.predict_words(self.online, hidden, own.image, rows)
+            rows, places = drawn.rows("mlm_labels"), predicted_rows(drawn.host["mlm_labels"])
+            logits = self.predict_words(self.online, hidden, own.image, places)
             losses["mlm"] = self.mlm(logits, labels[rows])
             if self.config.distill:
                 with torch.no_grad():
-                    teacher = self.predict_words(self.momentum, hidden, momentum.image, rows)
+                    teacher = self.predict_words(self.momentum, hidden, momentum.image, places)
                 losses["mlm"] = (1 - alpha) * losses["mlm"] + alpha * self.distillation(logits, teacher)
         self.queue.stage(self.shared_ids(batch), image=momentum.image_vector, text=momentum.text_vector)
         return losses
