@@ -34,7 +34,7 @@ from coalign.errors import InputError
 from coalign.files import read_json, reader
 from coalign.layers.embeddings import resize_positions
 from coalign.models.former import current
-from coalign.types import Head, System
+from coalign.types import Head, Model, System
 
 
 def systems() -> Mapping[str, System]:
@@ -224,7 +224,7 @@ def _build(
     head: str | None,
     layout: str | None = None,
     shapes: Mapping[str, Tensor] | None = None,
-) -> tuple[nn.Module, System | Head]:
+) -> tuple[Model, System | Head]:
     """The model; with the arithmetic of a layout's authors where a layout is given, fitted to a file's shapes."""
     if head is not None and head not in entry.heads:
         raise InputError(f"{entry.name} has no head {head!r}; it has: {', '.join(entry.heads) or 'none'}")
@@ -236,7 +236,7 @@ def _build(
     return offer.model(wanted if change is None else change(wanted)), offer
 
 
-def _load_run(path: Path, described: Mapping[str, Any]) -> nn.Module:
+def _load_run(path: Path, described: Mapping[str, Any]) -> Model:
     ours = current(described)
     entry = find(ours["system"])
     offer = entry if ours.get("head") is None else entry.heads[ours["head"]]

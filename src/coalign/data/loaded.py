@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Encoding, InputSpec
+from coalign.types import Batch, Encoding, InputSpec, Model
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A model, its tokenizer and its source, of `load` and `create`; `coalign.prepare`, tasks and commands take it.
 
-    `model` is an `nn.Module` that keeps to the `Model` protocol; `source` is the path it was loaded from, or the name
+    `source` is the path it was loaded from, or the name
     of the system it was created of. `layout` is the layout of the file's names, where it is not one of our runs, and
     `carried` the tensors of that layout which no computation reads: `coalign.convert` writes them again.
     """
 
-    model: Any
+    model: Model
     tokenizer: Tokenizer | None = None
     source: str | None = None
     layout: str | None = None

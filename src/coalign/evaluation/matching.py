@@ -58,6 +58,7 @@ class PairScorer:
     def _match(self, image: Packed, texts: Tensor) -> Tensor:
         first = torch.zeros_like(texts)
         pairs = torch.stack([first, torch.arange(len(texts))], 1).to(self.device)
+        assert isinstance(self.found.model, Matcher)
         return self.found.model.match(image, self._text_states(texts), pairs)
 
     def _text_states(self, texts: Tensor) -> Packed:

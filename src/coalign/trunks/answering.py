@@ -5,17 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from coalign.objectives.answer import Answer
-from coalign.types import FREE, Batch, Draws, Encoding, Trainable
+from coalign.types import FREE, Batch, Draws, Model
 
 
-class Answering(Trainable):
+class Answering(Model):
     """The step of a model whose `encode` gives "logits" [B, outputs], which `loss` holds against the labels."""
 
     loss: Answer
-
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
-        """The model's own."""
-        raise NotImplementedError
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The loss of `labels.label`, by the task's name (see `objectives.answer`)."""

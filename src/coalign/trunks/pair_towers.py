@@ -15,7 +15,7 @@ from coalign.errors import InputError
 from coalign.layers.momentum import MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, ImageSpec, InputSpec, Packed, Record, TextSpec, Trainable
+from coalign.types import Batch, ImageSpec, InputSpec, Model, Packed, Record, TextSpec
 
 T = TypeVar("T", bound="PairTowers")
 
@@ -100,7 +100,7 @@ class MomentumSettings(Protocol):
     def locked(self) -> bool: ...
 
 
-class MomentumPairs(Trainable, Generic[T]):
+class MomentumPairs(Model, Generic[T]):
     """Towers, their momentum copy, the temperature and the queue; a step of training before and after its losses."""
 
     def __init__(self, towers: T, settings: MomentumSettings) -> None:

@@ -6,7 +6,7 @@ gives back, `InputSpec` is what a model asks of its data, and `Model` is what tr
 
 from coalign.types.batch import Batch, Candidates, Images, Mosaics, Regions, Series, Text, Video
 from coalign.types.labels import Labels
-from coalign.types.model import FREE, Draws, Encoding, Head, Model, System, Trainable
+from coalign.types.model import FREE, Draws, Encoding, Head, Model, System
 from coalign.types.packed import Layout, Packed, Record
 from coalign.types.spec import (
     AnswerSpec,
@@ -45,7 +45,6 @@ __all__ = [
     "Targets",
     "Text",
     "TextSpec",
-    "Trainable",
     "Video",
     "VideoSpec",
     "needed",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,43 +64,36 @@ FREE = Draws()
 """Choices from torch's own generator; all objectives."""
 
 
-class Trainable(nn.Module):
-    """The module that models inherit: one whose steps need nothing before and nothing after."""
+class Model(nn.Module, ABC):
+    """The module that every system inherits, and all that training, retrieval and analysis know of it.
+
+    Each has a `config`, the frozen dataclass from which the registry makes it again. Nothing changes state inside
+    `encode` or `losses`.
+    """
+
+    @property
+    @abstractmethod
+    def input_spec(self) -> InputSpec:
+        """The data that it asks for."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
+        """States and vectors of a batch; with `record` the named intermediates too."""
 
     def encode_pooled(self, batch: Batch) -> Encoding:
         """`encode` for its `pooled` and `vectors`: a model may leave out the states that these do not need."""
         encode: Any = self.encode
         return encode(batch)
 
-    def before_step(self) -> None:
-        """Nothing to do."""
-
-    def after_step(self) -> None:
-        """Nothing to do."""
-
-
-@runtime_checkable
-class Model(Protocol):
-    """A model as training, retrieval and analysis use it. Nothing mutates state inside `encode` or `losses`."""
-
-    config: Any
-
-    @property
-    def input_spec(self) -> InputSpec: ...
-
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding: ...
-
-    def before_step(self) -> None:
-        """Runs before a training step's forward pass: momentum update, temperature clamp."""
-        ...
-
+    @abstractmethod
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The objectives by name."""
-        ...
+
+    def before_step(self) -> None:
+        """Runs before a training step's forward pass: momentum update, temperature clamp. By default nothing."""
 
     def after_step(self) -> None:
-        """Runs after the optimiser's step: enqueue."""
-        ...
+        """Runs after the optimiser's step: enqueue. By default nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class Head:
     `fit` changes that to what names and shapes of a file say, such as the number of classes.
     """
 
-    model: type
+    model: type[Model]
     config_type: type
     config: Callable[[Any], Any]
     weights: Mapping[str, Callable[[Any], Any]]
@@ -134,7 +128,7 @@ class System:
     name: str
     title: str
     paper: str
-    model: type
+    model: type[Model]
     config: type
     sizes: Mapping[str, Any]
     weights: Mapping[str, Callable[[Any], Any]]

@@ -39,6 +39,7 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Packed,
     Record,
     Regions,
@@ -47,7 +48,6 @@ from coalign.types import (
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 
 SIZES = {
@@ -63,7 +63,7 @@ SIZES = {
 }
 
 
-class ActBert(Aligning, Trainable):
+class ActBert(Aligning, Model):
     """The pre-training model. Match logits: class 0 says that text and video belong together.
 
     A batch has texts, regions, and actions as `Video.features`, one row an action.

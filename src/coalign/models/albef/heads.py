@@ -25,7 +25,7 @@ from coalign.objectives.matching import Matching, draw_hard_negatives
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertTrunk
 from coalign.trunks.vit import VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Text, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Model, Packed, Text
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class AlbefClassifier(Followed[ClassifierTowers]):
         return {"classification": loss}
 
 
-class AlbefTextAssignment(Trainable):
+class AlbefTextAssignment(Model):
     """Pre-training for NLVR2 (section 5): does the text belong to the left image, the right one, or neither?"""
 
     def __init__(self, config: AlbefClassifierConfig) -> None:

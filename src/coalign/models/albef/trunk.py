@@ -15,7 +15,7 @@ from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD, PairTowers, pair_spec
 from coalign.trunks.vit import VitConfig
-from coalign.types import InputSpec, Packed, Record, Trainable
+from coalign.types import InputSpec, Model, Packed, Record
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -98,7 +98,7 @@ def input_spec_of(config: AlbefConfig) -> InputSpec:
     return pair_spec(config, config.text.vocab_size, config.separator)
 
 
-class Followed(Trainable, Generic[T]):
+class Followed(Model, Generic[T]):
     """Online towers followed by a momentum copy, and nothing to enqueue."""
 
     online: T

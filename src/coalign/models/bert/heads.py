@@ -38,7 +38,7 @@ from coalign.trunks.bert import (
     trunk_rules,
 )
 from coalign.trunks.reading import text_of
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Model, Packed, Record
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BertTaskConfig:
     padding_in_softmax: bool = False
 
 
-class BertTask(Trainable):
+class BertTask(Model):
     """Shared by the four heads: the trunk, where needed its pooler, and one linear layer."""
 
     pooled = True

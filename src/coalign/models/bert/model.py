@@ -39,7 +39,7 @@ from coalign.trunks.bert import (
     word_head_rules,
 )
 from coalign.trunks.reading import text_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Labels, Packed, Record, System, Text, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Labels, Model, Packed, Record, System, Text
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BertPretrainingConfig:
 PRETRAINING_SIZES = {name: BertPretrainingConfig(trunk) for name, trunk in SIZES.items()}
 
 
-class Bert(Trainable):
+class Bert(Model):
     """The pre-training model, which also encodes texts and words in context."""
 
     def __init__(self, config: BertPretrainingConfig) -> None:

@@ -27,10 +27,10 @@ from coalign.ops.generation import Generation, generate
 from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.decoding import DecodingTowers
 from coalign.trunks.reading import text_of
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, Images, InputSpec, Layout, Packed, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, Images, InputSpec, Layout, Model, Packed
 
 
-class BlipMatching(Matches, Trainable):
+class BlipMatching(Matches, Model):
     """Both towers and the matching head, without momentum and queue: what searches, re-ranks and filters."""
 
     def __init__(self, config: BlipConfig) -> None:
@@ -50,7 +50,7 @@ class BlipMatching(Matches, Trainable):
         return {"matching": self.classify(self.encode(batch).pooled["match_logits"], batch.labels.require("label"))}
 
 
-class BlipCaptioner(Captioning, Trainable):
+class BlipCaptioner(Captioning, Model):
     """An image encoder and a decoder of its own (section 5.2)."""
 
     def __init__(self, config: BlipConfig) -> None:
@@ -114,7 +114,7 @@ class BlipCaptioner(Captioning, Trainable):
         return self.lm(self.towers.logits(self.towers.answer(ids, image).values[rows]), labels[rows])
 
 
-class BlipVqa(Trainable):
+class BlipVqa(Model):
     """Answers by a decoder that looks at question and image (section 5.3): ranked among candidates, or generated."""
 
     def __init__(self, config: BlipConfig) -> None:

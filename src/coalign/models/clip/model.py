@@ -38,11 +38,11 @@ from coalign.types import (
     Images,
     ImageSpec,
     InputSpec,
+    Model,
     Packed,
     Record,
     System,
     TextSpec,
-    Trainable,
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -105,7 +105,7 @@ SIZES = {
 }
 
 
-class Clip(Trainable):
+class Clip(Model):
     """Both towers and the learned temperature; `scale` is its inverse's logarithm."""
 
     def __init__(self, config: ClipConfig) -> None:

@@ -40,16 +40,16 @@ from coalign.types import (
     Images,
     ImageSpec,
     InputSpec,
+    Model,
     Packed,
     Record,
     System,
     TextSpec,
-    Trainable,
 )
 from coalign.types.packed import to_device
 
 
-class Coca(Aligning, Captioning, Trainable):
+class Coca(Aligning, Captioning, Model):
     """Both towers, the decoder, and the learned temperature; `scale` is its inverse's logarithm."""
 
     METHODS = ("cross_attention", "grad_cam", "rollout", "relevance", "similarity")

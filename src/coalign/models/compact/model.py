@@ -29,10 +29,10 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows
 from coalign.ops.masking import Drawn, mask_tokens
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System, Text, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System, Text
 
 
-class Compact(Aligning, Trainable):
+class Compact(Aligning, Model):
     """The model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: CompactConfig) -> None:

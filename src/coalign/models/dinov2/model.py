@@ -19,7 +19,7 @@ from torch.nn.parameter import Parameter
 from coalign.errors import InputError
 from coalign.models.dinov2.names import original, transformers
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Model, Packed, Record, System
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -68,7 +68,7 @@ SIZES = {
 }
 
 
-class DinoV2(Trainable):
+class DinoV2(Model):
     """The tower and its mask token, which stands for hidden patches."""
 
     def __init__(self, config: DinoV2Config) -> None:

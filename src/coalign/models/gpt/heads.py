@@ -25,7 +25,7 @@ from coalign.layers.dropout import Dropout
 from coalign.models.gpt.model import Gpt, NextWord, last_rows, next_word_labels, text_of, text_spec
 from coalign.objectives.classification import Classification
 from coalign.trunks.gpt import GptConfig, GptTrunk, init_gpt, joint_rules, transformers_rules
-from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Packed, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Head, InputSpec, Model, Packed
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def structured(parts: Sequence[Sequence[int]], config: GptConfig) -> list[int]:
     return [*ids[:-1], config.extract]
 
 
-class GptTask(Trainable):
+class GptTask(Model):
     """Shared by the three heads: the trunk, one linear layer, and the auxiliary objective."""
 
     outputs: int | None = None

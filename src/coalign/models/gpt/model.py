@@ -28,16 +28,16 @@ from coalign.types import (
     Encoding,
     InputSpec,
     Layout,
+    Model,
     Packed,
     Record,
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 
 
-class Gpt(Trainable):
+class Gpt(Model):
     """The language model, which also encodes texts."""
 
     def __init__(self, config: GptConfig) -> None:

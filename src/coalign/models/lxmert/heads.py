@@ -18,7 +18,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Model
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LxmertClassifierConfig:
     targets: Literal["scores", "class"] = "scores"
 
 
-class LxmertClassifier(Trainable):
+class LxmertClassifier(Model):
     """Two linear layers on the pooled row; with two images on both pooled rows, side by side.
 
     Of two images the batch's regions have 2 B items, all first images, then all second ones.

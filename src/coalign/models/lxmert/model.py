@@ -48,6 +48,7 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Packed,
     Record,
     Regions,
@@ -55,7 +56,6 @@ from coalign.types import (
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 
 Objective = Literal["mlm", "itm", "objects", "attributes", "features", "answers"]
@@ -190,7 +190,7 @@ class RegionHead(nn.Module):
         return {name: decoder(hidden) for name, decoder in self.decoders.items()}
 
 
-class Lxmert(Aligning, Trainable):
+class Lxmert(Aligning, Model):
     """The pre-training model. Match logits: class 1 says that text and image belong together."""
 
     METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")

@@ -47,10 +47,10 @@ from coalign.types import (
     Images,
     ImageSpec,
     InputSpec,
+    Model,
     Packed,
     Record,
     System,
-    Trainable,
 )
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -103,7 +103,7 @@ SIZES = {
 }
 
 
-class Mae(Trainable):
+class Mae(Model):
     """The pre-training model. It encodes whole images too, for retrieval and analysis."""
 
     def __init__(self, config: MaeConfig) -> None:

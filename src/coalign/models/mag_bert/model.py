@@ -34,13 +34,13 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Packed,
     Record,
     StreamSpec,
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 
 
@@ -68,7 +68,7 @@ SIZES = {
 }
 
 
-class MagBert(Trainable):
+class MagBert(Model):
     """BERT with the gate, and one layer on the pooled [CLS]."""
 
     def __init__(self, config: MagBertConfig) -> None:

@@ -33,11 +33,11 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Packed,
     Record,
     System,
     TextSpec,
-    Trainable,
     VideoSpec,
 )
 
@@ -122,7 +122,7 @@ class TextTower(nn.Module):
         return self.out(rows)
 
 
-class MilNceModel(Aligning, Trainable):
+class MilNceModel(Aligning, Model):
     """Both towers. A batch has videos (`Video.frames`) and texts, K in a row for each video."""
 
     similarity: Literal["dot"] = "dot"

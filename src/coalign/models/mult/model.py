@@ -35,12 +35,12 @@ from coalign.objectives.answer import Answer
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows
 from coalign.ops.attention import Mask
 from coalign.trunks.reading import stream_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Packed, Record, StreamSpec, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Model, Packed, Record, StreamSpec, System
 
 GROUPED_ROWS = 1000
 
 
-class MulT(Aligning, Trainable):
+class MulT(Aligning, Model):
     """The cross-modal transformers, one of each target's own, and the answer's residual head."""
 
     METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")

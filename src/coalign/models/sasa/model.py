@@ -24,7 +24,7 @@ from coalign.checkpoints import Rename, Reshape, Stack, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.layers.local_attention import AttentionStem, Border, LocalAttention, Positions
 from coalign.objectives.classification import Classification
-from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Model, Packed, Record, System
 
 EXPANSION = 4
 
@@ -120,7 +120,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.norm3(self.conv3(h)) + self.shortcut(x))
 
 
-class Sasa(Trainable):
+class Sasa(Model):
     """The classifier. Labels are `labels.label`: [B] int64, or [B, classes] shares."""
 
     def __init__(self, config: SasaConfig) -> None:

@@ -38,11 +38,11 @@ from coalign.types import (
     Images,
     ImageSpec,
     InputSpec,
+    Model,
     Packed,
     Record,
     System,
     TextSpec,
-    Trainable,
 )
 
 
@@ -93,7 +93,7 @@ SIZES = {
 }
 
 
-class Siglip(Trainable):
+class Siglip(Model):
     """Both towers, the learned temperature (`scale` is its inverse's logarithm) and bias."""
 
     def __init__(self, config: SiglipConfig) -> None:

@@ -27,7 +27,7 @@ from coalign.objectives.ranking import Ranking
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Packed, Record, Trainable, needed
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Model, Packed, Record, needed
 
 Task = Literal["vqa", "entailment", "vcr", "nlvr2", "nlvr2_paired", "nlvr2_triplet", "grounding", "retrieval"]
 
@@ -49,7 +49,7 @@ class UniterTaskConfig:
     margin: float = 0.2
 
 
-class _Task(Trainable, ABC):
+class _Task(Model, ABC):
     """The trunk and a head: `read` gives its scores."""
 
     def __init__(self, config: UniterTaskConfig) -> None:

@@ -47,13 +47,13 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Record,
     Regions,
     RegionSpec,
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 
 Objective = Literal["mlm", "mrfr", "mrc", "mrckl", "itm"]
@@ -183,7 +183,7 @@ class FeatureHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(rows))), projection.T, self.bias)
 
 
-class Uniter(Aligning, Trainable):
+class Uniter(Aligning, Model):
     """The pre-training model."""
 
     METHODS = ("transport", "cross_attention", "rollout", "grad_cam", "relevance", "similarity")

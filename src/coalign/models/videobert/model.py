@@ -42,12 +42,12 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Packed,
     Record,
     StreamSpec,
     System,
     TextSpec,
-    Trainable,
 )
 from coalign.types.packed import to_device
 
@@ -119,7 +119,7 @@ class VisualWords(nn.Module):
         self.plant(grow(features, self.branching, self.levels, steps=steps, generator=generator))
 
 
-class VideoBert(Aligning, Trainable):
+class VideoBert(Aligning, Model):
     """BERT over words and visual words. A batch has texts, videos (`Video.features`, one row a clip), or both."""
 
     match_class = 0

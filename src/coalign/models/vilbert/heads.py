@@ -24,7 +24,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_regions, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Regions, Targets, Text, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Model, Regions, Targets, Text
 
 Task = Literal["vqa", "gqa", "nlvr2", "entailment", "choice", "grounding"]
 
@@ -98,7 +98,7 @@ class WeightNormHead(nn.Module):
         return self.down(self.dropout(self.up(x).relu()))
 
 
-class VilbertTasks(Trainable):
+class VilbertTasks(Model):
     """The pre-training model with a head for every kind of task."""
 
     def __init__(self, config: VilbertTasksConfig) -> None:

@@ -42,13 +42,13 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Packed,
     Record,
     Regions,
     RegionSpec,
     System,
     TextSpec,
-    Trainable,
 )
 from coalign.types.packed import to_device
 
@@ -77,7 +77,7 @@ SIZES = {
 }
 
 
-class Vilbert(Aligning, Trainable):
+class Vilbert(Aligning, Model):
     """The pre-training model. Match logits: class 0 says that text and image belong together."""
 
     match_class = 0

@@ -21,7 +21,7 @@ from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side
 from coalign.ops.patches import choose_patches, pack_patches
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, Images, InputSpec, Packed, Record, Trainable
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, Images, InputSpec, Model, Packed, Record
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ViltTaskConfig:
     candidates: int = 16
 
 
-class _Task(Trainable):
+class _Task(Model):
     """The trunk, and nothing to do around a step."""
 
     def __init__(self, config: ViltTaskConfig) -> None:

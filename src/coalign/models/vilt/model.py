@@ -51,12 +51,12 @@ from coalign.types import (
     Images,
     ImageSpec,
     InputSpec,
+    Model,
     Packed,
     Record,
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 from coalign.types.packed import change_tensors, to_device
 
@@ -169,7 +169,7 @@ class ViltTrunk(nn.Module):
         return images.pixels
 
 
-class Vilt(Aligning, Trainable):
+class Vilt(Aligning, Model):
     """The pre-training model."""
 
     def __init__(self, config: ViltConfig) -> None:

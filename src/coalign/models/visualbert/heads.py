@@ -20,7 +20,7 @@ from coalign.models.visualbert.model import (
     trunk_names_hf,
 )
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Record, Trainable, needed
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Model, Record, needed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VisualBertTaskConfig:
     """Answers a VCR question has."""
 
 
-class _Task(Trainable):
+class _Task(Model):
     """The trunk, and nothing to do around a step."""
 
     def __init__(self, base: VisualBertConfig) -> None:

@@ -39,13 +39,13 @@ from coalign.types import (
     Draws,
     Encoding,
     InputSpec,
+    Model,
     Record,
     Regions,
     RegionSpec,
     System,
     Text,
     TextSpec,
-    Trainable,
 )
 
 SPECIAL_IDS = (0, 101, 102)
@@ -158,7 +158,7 @@ class VisualBertTrunk(nn.Module):
         return self.pooler(joint.rows.first)
 
 
-class VisualBert(Aligning, Trainable):
+class VisualBert(Aligning, Model):
     """The pre-training model."""
 
     METHODS = ("cross_attention", "rollout", "grad_cam", "relevance", "similarity")

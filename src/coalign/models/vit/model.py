@@ -25,10 +25,10 @@ from coalign.models.vit.config import VitClassifierConfig, timm_crop
 from coalign.models.vit.names import original, original_linen, timm, transformers
 from coalign.objectives.classification import Classification
 from coalign.trunks.vit import SIZES, VitTrunk
-from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Packed, Record, System, Trainable
+from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Model, Packed, Record, System
 
 
-class Vit(Trainable):
+class Vit(Model):
     """The classifier. Labels are `labels.label`: [B] int64, or [B, classes] shares (mixup).
 
     On a stem it reads the batch's grid features, or makes them from pixels; `load_stem` gives the stem its weights.

@@ -159,6 +159,7 @@ def retrieval_samples(
 def aligned_samples(loaded: Loaded, source: Source, generator: torch.Generator, count: int) -> list[Alignment]:
     """Word maps of some samples, drawn at random, by the method that points best."""
     model = loaded.model
+    assert isinstance(model, Compact)
     found: list[Alignment] = []
     for row in torch.randperm(len(source), generator=generator)[:count].tolist():
         picture, text = decode_image(source[row].image), source[row].texts[0]

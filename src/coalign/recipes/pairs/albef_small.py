@@ -29,7 +29,8 @@ class Recipe:
         with Experiment("albef-small", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
             loaded = compact(self.schedule.steps, self.options.seed)
-            model: Compact = loaded.model
+            model = loaded.model
+            assert isinstance(model, Compact)
             training, description = self.schedule.training(self.options, **SETTINGS), run_description(model)
             experiment.begin(training, description, loaded.tokenizer)
             kept = experiment.out / FEATURES

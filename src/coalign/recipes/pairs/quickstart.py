@@ -57,7 +57,8 @@ class Recipe:
         training = small.RATES.config(self.options, self.steps, **small.SETTINGS, time_budget=self.seconds)
         with Experiment("quickstart", self.options) as experiment:
             loaded = small.compact(self.steps, seed)
-            model: Compact = loaded.model
+            model = loaded.model
+            assert isinstance(model, Compact)
             frozen = FrozenFeatures(loaded, train, replace(VIEWS, seed=seed))
             gallery = FrozenFeatures(loaded, test, Views(1))
             model.standardise(frozen.grids[:, 0])

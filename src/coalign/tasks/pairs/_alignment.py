@@ -81,14 +81,13 @@ def read_maps(
     bare = [Item(item.id, item.images, item.texts) for item in items]
     collate = ItemCollate(found.spec, found.vocabulary, pictures)
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
-    device = found.device
+    model, device = found.model, found.device
+    assert isinstance(model, Aligner)
     for batch in with_progress(loader, "aligning", len(loader), True):
         assert batch.text is not None and batch.text.words is not None
         words = batch.text.words.split(batch.text.ids.host_lengths.tolist())
         boxes: list[Tensor | None] = [None] * len(words)
         if batch.regions is not None:
             boxes = list(batch.regions.boxes[:, :4].split(batch.regions.features.host_lengths.tolist()))
-        for pieces, numbers, own in zip(
-            found.model.alignment(batch.to(device), method=method), words, boxes, strict=True
-        ):
+        for pieces, numbers, own in zip(model.alignment(batch.to(device), method=method), words, boxes, strict=True):
             yield WordMap(word_maps(pieces.detach().float().cpu(), numbers), own)

@@ -62,7 +62,8 @@ class Evaluate:
         model, tokenizer = loaded.model, loaded.vocabulary
         if getattr(model, "words", None) is None:
             raise InputError(f"{self.run}: a {type(model).__name__} predicts no hidden words")
-        length: int = needed(model.input_spec.text, "texts").max_length
+        length = needed(model.input_spec.text, "texts").max_length
+        assert length is not None, "a table of positions has an end"
         whole_word = bool(run_config(self.run).get("whole_word"))
         plan = Plan(length, max_predictions=max(1, round(0.15 * length)), whole_word=whole_word)
         documents = open_documents(self.data, text_column=self.text_column, split=self.split)
