@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from coalign.errors import InputError
+from coalign.models.actbert.config import ActBertConfig, PaddedLengths, StreamConfig
 from coalign.models.actbert.model import ActBert, original
-from coalign.models.actbert.trunk import ActBertConfig, PaddedLengths, StreamConfig, stretched_rows
+from coalign.models.actbert.trunk import stretched_rows
 from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Draws, Labels, Layout, Packed, Regions, Text, Video
 

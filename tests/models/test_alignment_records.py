@@ -9,8 +9,9 @@ from torch import Tensor
 from coalign.analysis.runs.alignment import MomentAlignment, read_alignment
 from coalign.errors import InputError
 from coalign.layers.s3d import S3dConfig
+from coalign.models.actbert.config import ActBertConfig, StreamConfig
 from coalign.models.actbert.model import ActBert
-from coalign.models.actbert.trunk import ActBertConfig, StreamConfig, stretched_rows
+from coalign.models.actbert.trunk import stretched_rows
 from coalign.models.mil_nce.model import MilNceConfig, MilNceModel
 from coalign.models.mult.config import MulTConfig, Stream
 from coalign.models.mult.model import MulT

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 import coalign
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.bert_weights import starting_weights
 from coalign.models.bert import model as bert
 from coalign.models.bert.heads import BertClassifier, BertTagger, BertTaskConfig
 from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.models.bert.sizes import of_config, of_weights
-from coalign.recipes.texts._bert import starting_weights
 from coalign.registry import describe
 from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Text

@@ -8,7 +8,7 @@ from torch.nn.parameter import Parameter
 
 def zero_bias(module: nn.Module) -> None:
     """Sets a linear layer's bias to zero, where it has one."""
-    bias = module._parameters.get("bias")
+    bias = module._parameters.get("bias")  # pyright: ignore[reportPrivateUsage]
     if isinstance(module, nn.Linear) and isinstance(bias, Parameter):
         nn.init.zeros_(bias)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
+from coalign.models.actbert.config import ActBertConfig, PaddedLengths, StreamConfig
 from coalign.models.actbert.model import ActBert, original
-from coalign.models.actbert.trunk import ActBertConfig, PaddedLengths, StreamConfig
 from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs

@@ -30,6 +30,12 @@ def weights_flag(help: str) -> Any:
 
 
 Weights = Annotated[Path | None, weights_flag(WEIGHTS_HELP)]
+BERT_HELP = (
+    "Whose weights to start from: minilm (all-MiniLM-L6-v2, of the extra of that name); a Hugging Face folder; "
+    "Google's checkpoint, such as uncased_L-12_H-768_A-12/bert_model.ckpt; a run of bert-pretrain or of another BERT "
+    "task; or scratch, for fresh weights of --size."
+)
+BertWeights = Annotated[str, weights_flag(BERT_HELP)]
 
 
 @option_group

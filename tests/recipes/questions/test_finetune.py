@@ -13,7 +13,7 @@ from coalign.cli.main import main
 from coalign.data.regions.files.shards import write_shard
 from coalign.errors import InputError
 from coalign.flags import configure
-from coalign.recipes.questions._finetune import start_from
+from coalign.recipes._finetune import start_from
 from coalign.recipes.questions.vqa import Recipe as Vqa
 from coalign.registry import create, find
 from coalign.tasks.questions.vqa import Evaluate as VqaTask

@@ -51,9 +51,9 @@ def command(
     """
     from coalign.data.pairs.tables import is_table
     from coalign.data.series.folder import FILE, write_files
+    from coalign.evaluation.bert_weights import starting_weights
     from coalign.extraction.features import read_table, word_features
     from coalign.files import replace_folder
-    from coalign.recipes.texts._bert import starting_weights
     from coalign.worlds.speakers import open_series
 
     if out.exists():

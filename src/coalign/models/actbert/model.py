@@ -24,7 +24,8 @@ from coalign.checkpoints.statemap import Rule
 from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
 from coalign.layers.heads import MaskedLMHead
-from coalign.models.actbert.trunk import ActBertConfig, ActBertTrunk, StreamConfig
+from coalign.models.actbert.config import ActBertConfig, StreamConfig
+from coalign.models.actbert.trunk import ActBertTrunk
 from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionDistribution

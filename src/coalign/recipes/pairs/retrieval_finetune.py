@@ -20,8 +20,8 @@ from coalign.data.questions.pictures import Pictures, image_of, open_pictures
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalName
+from coalign.recipes._finetune import FineTune, Papers
 from coalign.recipes.pairs._pretraining import WHOLE, texts_of
-from coalign.recipes.questions._finetune import FineTune, Papers
 from coalign.registry import describe, find
 from coalign.training.experiment import Experiment
 from coalign.training.options import Schedule

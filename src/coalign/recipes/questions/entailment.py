@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from coalign.data.questions.entailment import LABELS, read_snli_ve
-from coalign.recipes.questions._finetune import FineTune, Papers
+from coalign.recipes._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from coalign.data.questions.vqa import answer_vocabulary, read_answers, read_gqa, to_items
 from coalign.flags import OptionalPath
-from coalign.recipes.questions._finetune import FineTune, Papers
+from coalign.recipes._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from coalign.data.questions.nlvr2 import read_nlvr2
-from coalign.recipes.questions._finetune import FineTune, Papers
+from coalign.recipes._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from coalign.data.questions.referring import read_refcoco
 from coalign.flags import OptionalPath
-from coalign.recipes.questions._finetune import FineTune, Papers
+from coalign.recipes._finetune import FineTune, Papers
 from coalign.training.options import Schedule
 
 

@@ -11,10 +11,11 @@ from torch import nn
 from coalign.data.series.utterances import SeriesData
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.bert_weights import starting_weights
 from coalign.flags import OptionalName, OptionalPath, option_group
 from coalign.models.bert.model import Bert
+from coalign.recipes._start import BertWeights
 from coalign.recipes.series._series import Series
-from coalign.recipes.texts._bert import Start, starting_weights
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
@@ -30,7 +31,7 @@ SCHEDULE = Schedule(steps=1000, batch_size=32, lr=5e-5, warmup=0.1, decay="linea
 class SeriesBert:
     """The BERT that reads the words. Two rates: its own, and that of all new parts."""
 
-    start: Start = "minilm"
+    start: BertWeights = "minilm"
     vocab: OptionalPath = None
     """A vocab.txt, tokenizer.json or folder with one. By default what lies beside the weights."""
     size: OptionalName = None

@@ -13,10 +13,11 @@ from coalign.data.texts.pretraining_text import Plan
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.bert_weights import fresh, starting_weights
 from coalign.flags import OptionalName, OptionalPath, Switch
 from coalign.models.bert.model import Bert
 from coalign.recipes._start import weights_flag
-from coalign.recipes.texts._bert import check_length, fresh, starting_weights
+from coalign.recipes.texts._bert import check_length
 from coalign.registry import describe
 from coalign.tasks.texts.masked_lm import CORPUS_HELP
 from coalign.training.experiment import Experiment

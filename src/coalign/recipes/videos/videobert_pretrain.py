@@ -18,12 +18,12 @@ from coalign.data.videos.subtitles import Narration
 from coalign.data.videos.visual_words import WORDS, VisualWordBook
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.bert_weights import fresh, starting_weights
 from coalign.flags import OptionalPath, say
 from coalign.models.bert.heads import BertTask
 from coalign.models.bert.model import Bert
 from coalign.models.videobert.model import VideoBert, VideoBertConfig
-from coalign.recipes._start import vocabulary
-from coalign.recipes.texts._bert import START_HELP, fresh, starting_weights
+from coalign.recipes._start import BERT_HELP, vocabulary
 from coalign.recipes.videos._narrated import usable_videos
 from coalign.registry import describe, load
 from coalign.training.experiment import Experiment
@@ -60,7 +60,7 @@ class Recipe:
     mode: Literal["joint", "text", "video", "cross"] = "joint"
     """Modalities of a batch: joint: in turn at random texts alone, clips alone, or both (the paper's sum of three
     regimes); or one of the three alone."""
-    start: Annotated[str, arg(name="from", metavar="WEIGHTS", help=START_HELP)] = "minilm"
+    start: Annotated[str, arg(name="from", metavar="WEIGHTS", help=BERT_HELP)] = "minilm"
     init: OptionalPath = None
     """Go on from this run of VideoBERT instead, such as one of --mode text, with its vocabulary and visual words."""
     vocab: OptionalPath = None
