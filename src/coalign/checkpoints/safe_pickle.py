@@ -86,7 +86,7 @@ class _Bounded:
         return self._file.readinto(buffer)
 
 
-_Reader: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]  # pyright: ignore[reportPrivateUsage]
+_Reader: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType, reportPrivateUsage]
 
 
 class _Unpickler(_Reader):

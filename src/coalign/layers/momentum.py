@@ -35,7 +35,7 @@ def momentum_update(copy_: nn.Module, source: nn.Module, momentum: float) -> Non
     ]
     if pairs:
         followers, leaders = (list(side) for side in zip(*pairs, strict=True))
-        torch._foreach_lerp_(followers, leaders, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_lerp_(followers, leaders, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
 
 class Steps:

@@ -19,7 +19,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     @contextmanager
     def applied(self) -> Generator[None, None, None]:

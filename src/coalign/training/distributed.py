@@ -102,7 +102,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], bucket_bytes: int = BU
             work.wait()
         flat /= world_size()
         parts = flat.split([gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [p.view(g.shape) for p, g in zip(parts, gradients, strict=True)])  # pyright: ignore[reportPrivateImportUsage]  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_copy_(gradients, [p.view(g.shape) for p, g in zip(parts, gradients, strict=True)])  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
 
 def from_first(value: T) -> T:
