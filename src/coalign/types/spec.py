@@ -102,8 +102,8 @@ class AnswerSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model asks of its data, None where it reads no such thing; `coalign.prepare` and `coalign.data` build
-    transforms and tokenisation from it."""
+    """The data that a model asks for, a part None where it reads no such thing; transforms and tokenisation are built
+    from it."""
 
     text: TextSpec | None = None
     image: ImageSpec | None = None
