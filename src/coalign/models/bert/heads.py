@@ -61,7 +61,7 @@ class BertTaskConfig:
 class BertTask(Model):
     """Shared by the four heads: the trunk, where needed its pooler, and one linear layer."""
 
-    pooled = True
+    has_pooler = True
     outputs: int | None = None
     """The width of the new layer where it is not the number of classes."""
 
@@ -69,7 +69,7 @@ class BertTask(Model):
         super().__init__()
         self.config = config
         self.trunk = BertTrunk(config.trunk)
-        self.pooler = Pooler(config.trunk.dim) if self.pooled else None
+        self.pooler = Pooler(config.trunk.dim) if self.has_pooler else None
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.trunk.dim, self.outputs or config.classes)
         for part in (self.pooler, self.head):
@@ -126,7 +126,7 @@ class BertClassifier(BertTask):
 class BertTagger(BertTask):
     """Every piece to a tag. Labels stand at the first piece of each word, -100 at the others (section 5.3)."""
 
-    pooled = False
+    has_pooler = False
 
     def __init__(self, config: BertTaskConfig) -> None:
         super().__init__(config)
@@ -152,7 +152,7 @@ class BertTagger(BertTask):
 class BertSpans(BertTask):
     """The answer's first and last piece. An unanswerable question has both at [CLS] (position 0)."""
 
-    pooled = False
+    has_pooler = False
     outputs = 2
 
     def __init__(self, config: BertTaskConfig) -> None:
