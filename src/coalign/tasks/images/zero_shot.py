@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class Evaluate(ClassifiedImages):
         if listed is not None and not listed.names:
             raise InputError(f"{self.classes}: lists no class")
         templates = read_templates(self.templates) if self.templates else TEMPLATES
-        options = {} if self.vocab is None else {"vocab": self.vocab}
+        options: dict[str, Any] = {} if self.vocab is None else {"vocab": self.vocab}
         loaded = load_run(self.run, self.system, **options)
         quarantine = Quarantine()
         data = self.read(self.data, listed, quarantine)
