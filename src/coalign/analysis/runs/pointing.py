@@ -264,7 +264,7 @@ def pointing(
             maps = read_maps(model, batch, words, method, layer=layer, head=head)
             for mosaic, found, places in zip(part, maps, where[start:], strict=False):
                 means, shares = cell_values(found, grid, mosaic.cells)
-                whole, wholly = cell_values(_together(found, places), grid, mosaic.cells)
+                whole, wholly = cell_values(_together(found, places, mosaic.texts), grid, mosaic.cells)
                 each: dict[str, list[float]] = {name: [] for name in groups}
                 for cell, span in enumerate(places):
                     kept = [word for word in span if word < len(found.values)]
@@ -280,6 +280,15 @@ def pointing(
     return PointingResult(grid, len(drawn), figures, ceiling, cut, dict(settings or {}))
 
 
+def read_mosaic(loaded: Loaded, mosaic: Mosaic, method: str = "auto") -> tuple[Alignment, list[bool]]:
+    """The map of each text of a mosaic, its words taken together, and whether it points at the text's own cell."""
+    batch, tokenizer = batch_of(loaded, [mosaic.image], [mosaic.caption]), loaded.vocabulary
+    (found,) = read_maps(loaded.model, batch, [tokenizer.words(mosaic.caption)], method)
+    whole = _together(found, spans(tokenizer, mosaic.texts), mosaic.texts)
+    means, _ = cell_values(whole, math.isqrt(len(mosaic.texts)), mosaic.cells)
+    return whole, [_points(means[cell], cell) == 1.0 for cell in range(len(mosaic.texts))]
+
+
 def batch_of(loaded: Loaded, images: Sequence[Any], texts: Sequence[str] | None = None) -> Batch:
     """A batch of pictures, or of regions where the images are sets of them, on the model's device."""
     kind = "regions" if isinstance(images[0], Mapping) else "images"
@@ -287,13 +296,13 @@ def batch_of(loaded: Loaded, images: Sequence[Any], texts: Sequence[str] | None 
     return prepare(loaded, texts=texts, **given).to(loaded.device)
 
 
-def _together(found: Alignment, places: Sequence[range]) -> Alignment:
+def _together(found: Alignment, places: Sequence[range], texts: Sequence[str]) -> Alignment:
     """One map a text: the mean of its words' maps."""
     values = []
     for span in places:
         kept = [word for word in span if word < len(found.values)]
         values.append(phrase(found, kept) if kept else torch.zeros_like(found.values[:1].sum(0)))
-    names = tuple(str(number) for number in range(len(places)))
+    names = tuple(texts)
     if isinstance(found, RegionAlignment):
         return RegionAlignment(names, torch.stack(values), found.boxes, found.method)
     return AlignmentMap(names, torch.stack(values), found.method)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coalign.analysis.runs.alignment import align
+from coalign.analysis.runs.alignment import AlignmentMap
+from coalign.analysis.runs.pointing import mosaics, read_mosaic
 from coalign.analysis.runs.report import Alignment, Group, Retrieval
 from coalign.analysis.runs.retrieval_samples import group_recalls, sampled_retrievals
 from coalign.checkpoints import read_tensors
@@ -23,7 +24,6 @@ from coalign.data.images.decode import decode_image
 from coalign.data.images.transforms import ImageTransform
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.frozen import CHUNK, FrozenFeatures
-from coalign.data.prepare import prepare
 from coalign.data.words.load import load_tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
@@ -37,7 +37,7 @@ from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Reranking, add_log_sigmoid, evaluate_retrieval
 from coalign.tasks.pairs.retrieval import Recall, RetrievalResult
 from coalign.training.options import RunOptions, Schedule
-from coalign.types import Batch, InputSpec
+from coalign.types import Batch, InputSpec, needed
 
 BANK = 4000
 """Training pictures by which hubs are told; each brings its first text."""
@@ -156,14 +156,17 @@ def retrieval_samples(
     return samples, tables
 
 
-def aligned_samples(loaded: Loaded, source: Source, generator: torch.Generator, count: int) -> list[Alignment]:
-    """Word maps of some samples, drawn at random, by the method that points best."""
-    model = loaded.model
-    assert isinstance(model, Compact)
-    found: list[Alignment] = []
-    for row in torch.randperm(len(source), generator=generator)[:count].tolist():
-        picture, text = decode_image(source[row].image), source[row].texts[0]
-        batch = prepare(loaded, images=[picture], texts=[text])
-        (own,) = align(model, batch, [loaded.vocabulary.words(text)], model.alignment_method)
-        found.append(Alignment(picture, own))
-    return found
+def aligned_samples(loaded: Loaded, tests: Mapping[str, Source], seed: int, count: int) -> list[Alignment]:
+    """Maps of names on mosaics of 2 x 2 pictures, `count` of each test drawn by the seed, each name marked right where
+    its map points at its own picture: the grid pointing game (`coalign.analysis.runs.pointing`)."""
+    size = max(needed(loaded.spec.image, "images").size)
+    samples: list[Alignment] = []
+    for part, source in tests.items():
+        for mosaic in mosaics(source, 2, count, seed, size=size):
+            maps, right = read_mosaic(loaded, mosaic)
+            marked = [f"{name} ({'right' if own else 'wrong'})" for name, own in zip(maps.words, right, strict=True)]
+            assert isinstance(maps, AlignmentMap)
+            samples.append(
+                Alignment(mosaic.image, replace(maps, words=tuple(marked)), f"{part}: {sum(right)} of 4 right")
+            )
+    return samples

@@ -119,7 +119,7 @@ def make_report(
         titles={name: f"{name.capitalize()} concepts, unseen style" for name in tests},
         metrics=read_metrics(out / "metrics.jsonl"),
         retrievals=samples,
-        alignments=small.aligned_samples(loaded, tests["unseen"], generator, count=12),
+        alignments=small.aligned_samples(loaded, tests, results["seed"], count=6),
         groups=tables,
         notes=[
             "Groups differ: a flag is learnt by heart when it was seen, and cannot be guessed when it was not.",
