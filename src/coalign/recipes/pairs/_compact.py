@@ -170,3 +170,13 @@ def aligned_samples(loaded: Loaded, tests: Mapping[str, Source], seed: int, coun
                 Alignment(mosaic.image, replace(maps, words=tuple(marked)), f"{part}: {sum(right)} of 4 right")
             )
     return samples
+
+
+def next_commands(out: Path) -> dict[str, str]:
+    """What to type after the quick start in `out`, and what each gives."""
+    return {
+        f'coalign search {out} "red fruit" --open': "ranked pictures, and a contact sheet of them",
+        f'coalign align {out} IMAGE "TEXT" --out heat.png': "where in a picture each word is",
+        "coalign train albef-small --data my_pairs.csv": "the same model on your own pairs",
+        f"coalign evaluate {out} --data my_pairs.csv": "recall on pairs of yours",
+    }

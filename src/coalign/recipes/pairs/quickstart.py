@@ -85,16 +85,7 @@ class Recipe:
             write_report(report, out / "report.html")
             for name, part in found.items():
                 experiment.print(f"{name}: {replace(part, rows=rows[name]).table()}\n")
-            experiment.close(*next_commands(out), after=f"; {out / 'report.html'}")
-
-
-def next_commands(out: Path) -> dict[str, str]:
-    return {
-        f'coalign search {out} "red fruit" --open': "ranked pictures, and a contact sheet of them",
-        f'coalign align {out} IMAGE "TEXT" --out heat.png': "where in a picture each word is",
-        "coalign train albef-small --data my_pairs.csv": "the same model on your own pairs",
-        f"coalign evaluate {out} --data my_pairs.csv": "recall on pairs of yours",
-    }
+            experiment.close(*small.next_commands(out), after=f"; {out / 'report.html'}")
 
 
 def make_report(
@@ -126,5 +117,5 @@ def make_report(
             "The baseline is two linear maps on pooled frozen features of the same networks, trained in this run.",
             "Re-ranking: the fusion layers score the best again; what is near to most training items is held back.",
         ],
-        commands=next_commands(out),
+        commands=small.next_commands(out),
     )
