@@ -51,7 +51,7 @@ def read(videos: list[WorldVideo], folder: Path, model: MilNceModel, words: Word
     clips: list[Tensor] = []
     bags: list[list[list[int]]] = []
     for video in videos:
-        (folder / f"{video.name}.srt").write_text(to_srt([told.narration for told in video.told]))
+        (folder / f"{video.name}.srt").write_text(to_srt([told.narration for told in video.narrations]))
         said = read_subtitles(folder / f"{video.name}.srt")
         for number, narration in enumerate(said):
             begin = clip_start(narration, SECONDS)
@@ -90,7 +90,7 @@ def of_ids(items: list[list[int]]) -> Any:
 
 @torch.no_grad()
 def look(model: MilNceModel, clips: Tensor) -> Tensor:
-    return torch.cat([model.look(part.float() / 255)[1] for part in clips.split(64)])
+    return torch.cat([model.encode_frames(part.float() / 255)[1] for part in clips.split(64)])
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def alignment(model: MilNceModel, videos: list[WorldVideo], clips: Tensor, words
     for video in videos:
         for place in range(len(video.steps)):
             middle = (place + 0.5) * video.seconds
-            near = sorted(video.told, key=lambda t: abs((t.narration.start + t.narration.end) / 2 - middle))[:BAG]
+            near = sorted(video.narrations, key=lambda t: abs((t.narration.start + t.narration.end) / 2 - middle))[:BAG]
             truth = [told.step == place for told in near]
             if any(truth):
                 counted += 1

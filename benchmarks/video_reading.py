@@ -98,7 +98,7 @@ def real_clips(model: MilNceModel) -> list[dict[str, Any]]:
     for path in find_videos(Path(spec.origin).parent / "datasets" / "data"):
         info = probe_video(path)
         clips = [frames for _, _, frames in stream_clips(path, model.input_spec)]
-        feature = torch.cat([model.look(clip[None])[0] for clip in clips])
+        feature = torch.cat([model.encode_frames(clip[None])[0] for clip in clips])
         rows.append(
             {
                 "file": path.name,

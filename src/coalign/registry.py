@@ -111,7 +111,7 @@ def load(
     a vocab.txt, tokenizer.json or folder; a run brings its own.
     """
     source, path = str(path), local_folder(path)
-    ours = told(path)
+    ours = read_description(path)
     if "system" in ours:
         loaded = Loaded(_load_run(path, ours))
         vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
@@ -154,7 +154,7 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
     part = out.with_name(f".{out.name}.part")
     try:
         if to == "transformers" and entry.to_config is not None and not out.suffix:
-            labels = told(Path(path)).get("labels")
+            labels = read_description(Path(path)).get("labels")
             _fill_folder(part, apart, entry.to_config(model, labels), loaded.tokenizer)
         else:
             save_file(apart, part)
@@ -184,7 +184,7 @@ def _fill_folder(
         (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", "utf-8")
 
 
-def told(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
     """The config.json in a folder, or Google's bert_config.json in it or beside its checkpoint; {} without one."""
     beside = path if path.is_dir() else path.parent
     for file in (path / "config.json", beside / "bert_config.json"):

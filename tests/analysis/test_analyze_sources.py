@@ -136,7 +136,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_videos(folder, made, side=32, fps=4.0)
     for video in made:
         early = [
-            replace(n, start=n.start - 5, end=n.end - 5) for n in (t.narration for t in video.told) if n.start >= 5
+            replace(n, start=n.start - 5, end=n.end - 5)
+            for n in (t.narration for t in video.narrations)
+            if n.start >= 5
         ]
         (folder / f"{video.name}.srt").write_text(to_srt(early))
     return folder

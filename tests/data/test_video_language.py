@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from coalign.data.regions.files import open_regions
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.videos.clip_features import ClipFeatures, rows_within
-from coalign.data.videos.moments import Moments, Told, read_action_labels, verb_labels
+from coalign.data.videos.moments import Moments, NarratedMoment, read_action_labels, verb_labels
 from coalign.data.videos.regions import VideoRegions, picture_name
 from coalign.data.videos.sentences import VideoSentences, sentences, windows_of
 from coalign.data.videos.subtitles import Narration
@@ -116,13 +116,13 @@ def test_moments_of_actions_and_regions(features: ClipFeatures, tmp_path: Path) 
     assert labels.names == ("cut", "stir")
     found = VideoRegions(open_regions(tmp_path / "regions"))
     make = Moments(features, found, labels, SPEC, TOKENS)
-    batch = make([Told("one", SAID[1]), Told("one", SAID[3])])  # 2 to 3.5 and 6 to 7.5 seconds
+    batch = make([NarratedMoment("one", SAID[1]), NarratedMoment("one", SAID[3])])  # 2 to 3.5 and 6 to 7.5 seconds
     assert batch.video is not None and batch.video.features is not None and batch.regions is not None
     assert batch.video.features.values[:, 0].tolist() == [2, 3, 6, 7]
     assert batch.labels.action.tolist() == [1, 0, 0, 0]
     assert batch.regions.features.values[:, 0].tolist() == [1, 1, 2, 2, 3, 3]
     assert batch.regions.features.lengths.tolist() == [4, 2]
-    late = make([Told("one", Narration(11.0, 11.5, "step a"))])
+    late = make([NarratedMoment("one", Narration(11.0, 11.5, "step a"))])
     assert late.regions is not None and late.regions.features.values[:, 0].tolist() == [3, 3]  # the nearest frame
     assert late.labels.action.tolist() == [-100]
     said = verb_labels({"one": [Narration(0.0, 1.0, "Now stir!"), Narration(1.0, 2.0, "well")]}, ["cut", "stir"])

@@ -82,7 +82,7 @@ def test_pictures_and_patches_that_are_not_square(golden, tmp_path):
     def change(tensors):
         wide(tensors, (4, 8))
         case = {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
-        config = vit.classifier_of(case, vit.Told(images=((8, 64),)))
+        config = vit.classifier_of(case, vit.SizeHints(images=((8, 64),)))
         names = original(config)
         model = Vit(config)
         model.load_state_dict(names.load(case).state)

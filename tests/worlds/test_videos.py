@@ -18,7 +18,7 @@ def place_of(time: float, seconds: float = 4.0) -> int:
 
 def test_narration_is_misaligned_by_the_share_that_was_asked_for() -> None:
     def shares(how: Narrating) -> tuple[float, float, float]:
-        told = [t for video in make_videos(60, narrating=how) for t in video.told]
+        told = [t for video in make_videos(60, narrating=how) for t in video.narrations]
         off = [t for t in told if t.step is None]
         shifts = [place_of(t.narration.start) - t.step for t in told if t.step is not None]
         assert set(shifts) <= {-1, 0, 1}
@@ -47,7 +47,7 @@ def test_what_is_written_is_what_is_known(tmp_path: Path) -> None:
     found = open_narrated(tmp_path, info=tmp_path / "videos.csv").checked()
     assert len(found.videos) == 2 and not found.problems and found.videos[0].category == "moving shapes"
     for video, read in zip(videos, found.videos, strict=True):
-        assert list(read.narrations) == [t.narration for t in video.told] and read.duration == 6.0
+        assert list(read.narrations) == [t.narration for t in video.narrations] and read.duration == 6.0
         truth = json.loads(read.path.with_suffix(".truth.json").read_text())
         assert [step["number"] for step in truth["steps"]] == list(video.steps)
         for place, step in enumerate(video.steps):

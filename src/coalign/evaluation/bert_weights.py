@@ -16,7 +16,7 @@ from coalign.errors import InputError
 from coalign.models.bert.heads import BertTask
 from coalign.models.bert.model import PRETRAINING_SIZES, Bert, BertPretrainingConfig, transformers
 from coalign.models.bert.sizes import of_config, of_weights
-from coalign.registry import load, told
+from coalign.registry import load, read_description
 
 
 def starting_weights(
@@ -57,7 +57,7 @@ def trunk_alone(path: Path, seed: int = 0) -> Bert | None:
     """The encoder of a Hugging Face file with heads that are none of ours, or without a pooler (masked words alone),
     whose pooler is then fresh; None where it is no BERT's."""
     tensors = read_tensors(path)  # which says so where there is no such file
-    config = of_config(told(path)) or of_weights(tensors)
+    config = of_config(read_description(path)) or of_weights(tensors)
     if config is None:
         return None
     with torch.random.fork_rng(devices=[]):

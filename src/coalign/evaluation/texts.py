@@ -78,7 +78,7 @@ def outputs(
     return found
 
 
-def tell(problems: Sequence[Problem], kept: int, cut: int = 0, limit: float = 0.1) -> None:
+def report_problems(problems: Sequence[Problem], kept: int, cut: int = 0, limit: float = 0.1) -> None:
     """Says which rows were left out, and how many texts were longer than the model reads.
 
     Raises:

@@ -149,7 +149,7 @@ def reads_clips(loaded: Loaded, run: Path) -> Loaded:
     return loaded.eval()
 
 
-def found_videos(data: Path, folder: Path | None) -> VideoFiles:
+def open_videos(data: Path, folder: Path | None) -> VideoFiles:
     """The videos in `folder`, by default beside the annotations."""
     return VideoFiles(folder if folder is not None else data if data.is_dir() else data.parent)
 

@@ -74,11 +74,11 @@ def _block(
     parts = [getattr(block, name) for block in blocks]
     norms = [getattr(block, f"{name}_norm") for block in blocks]
     h = _normalised(x, c.eps)
-    asked = [[getattr(part, side) for part in parts] for side in ("query", "key", "value")]
+    projections = [[getattr(part, side) for part in parts] for side in ("query", "key", "value")]
     if seen is None:
-        rows = _linear(asked, h, norms).chunk(3, -1)
+        rows = _linear(projections, h, norms).chunk(3, -1)
     else:
-        rows = (_linear(asked[:1], h, norms), *_linear(asked[1:], seen, norms).chunk(2, -1))
+        rows = (_linear(projections[:1], h, norms), *_linear(projections[1:], seen, norms).chunk(2, -1))
     attended: list[Tensor] = []
     for a in attending:
         q, k, v = (side[a.groups].flatten(0, 1).unflatten(-1, (c.heads, -1)) for side in rows)

@@ -14,7 +14,7 @@ from coalign.models.dinov2.names import original, transformers
 from coalign.models.dinov2.sizes import of_weights
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.parity.vit import told
+from coalign.parity.vit import size_hints
 from coalign.trunks.vit import sides
 from coalign.types import Images
 
@@ -22,7 +22,7 @@ from coalign.types import Images
 def config_of(described: Described) -> DinoV2Config:
     """The sizes of the weights; how positions are resized, as the description says."""
     c = described.config
-    facts = told(described)
+    facts = size_hints(described)
     if c.get("img_size"):
         facts = replace(facts, images=(sides(c["img_size"]), *facts.images))
     config = of_weights(described.weights, facts)

@@ -23,7 +23,7 @@ from coalign.models.vit.model import Vit
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.parity.vit import told
+from coalign.parity.vit import size_hints
 from coalign.trunks.vit_sizes import rows_of, timm_trunk
 from coalign.types import Batch, Draws, Images, Labels
 
@@ -33,7 +33,7 @@ def build(described: Described) -> tuple[nn.Module, StateMap]:
     if "decoder.mask_token" in weights or "mask_token" in weights:
         config = config_of(described)
         return Mae(config), transformers(config) if "decoder.mask_token" in weights else original(config)
-    base = MaeConfig(timm_trunk(weights, told(described)))
+    base = MaeConfig(timm_trunk(weights, size_hints(described)))
     if "head.1.weight" in weights:
         chosen = linear_probe(base, described.shape("head.1.weight")[0])
     else:
@@ -47,7 +47,7 @@ def build(described: Described) -> tuple[nn.Module, StateMap]:
 
 def config_of(described: Described) -> MaeConfig:
     c = described.config
-    config = of_weights(described.weights, told(described), c.get("decoder_num_heads"))
+    config = of_weights(described.weights, size_hints(described), c.get("decoder_num_heads"))
     if config is None:
         raise InputError(f"{described.path}: has the names of no known auto-encoder")
     return replace(config, mask_ratio=c.get("mask_ratio", 0.75), normalise_pixels=False)

@@ -118,7 +118,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     video = given.get("video")
     if video is None:
         video = torch.from_numpy(uniform(c["key"], tuple(c["video"])).astype(np.float32))
-    feature, vector = model.look(video.transpose(1, 2), record)
+    feature, vector = model.encode_frames(video.transpose(1, 2), record)
     ids = given["token_ids"]
     text = model.text(Packed.uniform(ids) if keep_padding else Packed.from_padded(ids, ids != 0))
     out: dict[str, Tensor | Packed] = {

@@ -19,7 +19,7 @@ from coalign.models.vit.sizes import classifier_of, google_classifier
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.trunks.vit import sides
-from coalign.trunks.vit_sizes import Told
+from coalign.trunks.vit_sizes import SizeHints
 from coalign.types import Batch, Encoding, Images
 
 
@@ -29,7 +29,7 @@ def build(described: Described) -> tuple[nn.Module, StateMap]:
         config = google_config(described)
         linen = any("/MlpBlock_0/" in name for name in weights)
         return Vit(config), original_linen(config) if linen else original(config)
-    config = classifier_of(weights, told(described))
+    config = classifier_of(weights, size_hints(described))
     if config is None:
         raise InputError(f"{described.path}: has the names of no known ViT")
     return Vit(config), timm(config) if "patch_embed.proj.weight" in weights else transformers(config)
@@ -38,17 +38,17 @@ def build(described: Described) -> tuple[nn.Module, StateMap]:
 def google_config(described: Described) -> VitClassifierConfig:
     """Sizes from the weights, so that a table of another grid than the images' is met as it is."""
     try:
-        config = google_classifier(described.weights, told(described))
+        config = google_classifier(described.weights, size_hints(described))
     except InputError as error:
         raise InputError(f"{described.path}: {error}") from None
     return replace(config, pool="mean") if described.config.get("classifier") == "gap" else config
 
 
-def told(described: Described) -> Told:
+def size_hints(described: Described) -> SizeHints:
     """Sizes in the case's description that shapes do not give."""
     c = described.config
     heads = c.get("num_heads") or c.get("heads") or c.get("num_attention_heads")
-    return Told(heads, c.get("layer_norm_eps") or c.get("norm_eps") or 1e-6, images_of(c))
+    return SizeHints(heads, c.get("layer_norm_eps") or c.get("norm_eps") or 1e-6, images_of(c))
 
 
 IMAGE_FIELDS = ("ckpt_img_size", "ckpt_image_size", "image", "image_size", "img_size", "input_size", "image_resolution")

@@ -212,7 +212,7 @@ class _Training:
         """Whether any process was asked to stop; several of them agree where they wait for each other anyway."""
         if in_group() and self.step % self.config.log_every:
             return False
-        return any(from_all(stop.asked is not None))
+        return any(from_all(stop.requested is not None))
 
     def _start(self) -> None:
         """Begins, or takes up the last checkpoint: rank 0 says which."""

@@ -11,13 +11,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While it is entered, the first signal asks to stop (`asked`); the second one interrupts at once, as ever.
+    """While it is entered, the first signal asks to stop (`requested`); the second one interrupts at once, as ever.
 
     Outside the main thread signals are left alone.
     """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self.requested: signal.Signals | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -29,7 +29,7 @@ class StopRequest:
         self._restore()
 
     def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = signal.Signals(number)
+        self.requested = signal.Signals(number)
         self._restore()
 
     def _restore(self) -> None:

@@ -20,7 +20,7 @@ Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Told:
+class SizeHints:
     """Sizes that the file's description gives beside shapes: heads, epsilon, and heights and widths of images, of
     which the first that the position table fits is the one that it was trained with."""
 
@@ -29,22 +29,24 @@ class Told:
     images: tuple[tuple[int, int], ...] = ()
 
 
-def timm_trunk(weights: Weights, told: Told | None = None) -> VitConfig:
+def timm_trunk(weights: Weights, hints: SizeHints | None = None) -> VitConfig:
     """timm's names and MAE's."""
-    return _trunk(weights, told or Told(), ("patch_embed.proj.weight", "pos_embed", "blocks.{}."), "mlp.fc1.weight")
+    return _trunk(
+        weights, hints or SizeHints(), ("patch_embed.proj.weight", "pos_embed", "blocks.{}."), "mlp.fc1.weight"
+    )
 
 
-def transformers_trunk(weights: Weights, told: Told | None = None, prefix: str = "") -> VitConfig:
+def transformers_trunk(weights: Weights, hints: SizeHints | None = None, prefix: str = "") -> VitConfig:
     """Hugging Face's names."""
     names = ("embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings", "encoder.layer.{}.")
     patch, positions, block = (prefix + name for name in names)
-    return _trunk(weights, told or Told(), (patch, positions, block), "intermediate.dense.weight")
+    return _trunk(weights, hints or SizeHints(), (patch, positions, block), "intermediate.dense.weight")
 
 
-def _trunk(weights: Weights, told: Told, names: tuple[str, str, str], up: str) -> VitConfig:
+def _trunk(weights: Weights, hints: SizeHints, names: tuple[str, str, str], up: str) -> VitConfig:
     patch_name, positions, block = names
     dim, _, height, width = weights[patch_name].shape
-    rows, columns = grid_of(weights[positions].shape[1] - 1, (height, width), told.images)
+    rows, columns = grid_of(weights[positions].shape[1] - 1, (height, width), hints.images)
     depth, hidden_dim = count(weights, block), weights[block.format(0) + up].shape[0]
     known = [c.heads for c in SIZES.values() if (c.dim, c.depth, c.hidden_dim) == (dim, depth, hidden_dim)]
     return VitConfig(
@@ -54,9 +56,9 @@ def _trunk(weights: Weights, told: Told, names: tuple[str, str, str], up: str) -
         patch_width=width,
         dim=dim,
         depth=depth,
-        heads=told.heads or next(iter(known), max(dim // 64, 1)),
+        heads=hints.heads or next(iter(known), max(dim // 64, 1)),
         hidden_dim=hidden_dim,
-        eps=told.eps,
+        eps=hints.eps,
     )
 
 

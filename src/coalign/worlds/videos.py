@@ -60,7 +60,7 @@ STEPS = tuple(Step(*parts) for parts in product(COLOUR_NAMES, SHAPES, MOTIONS))
 
 
 @dataclass(frozen=True)
-class Told:
+class WorldNarration:
     """A sentence of the narration; `step` is the place in the video of the step it tells, None beside the point."""
 
     narration: Narration
@@ -75,7 +75,7 @@ class WorldVideo:
     seed: int
     task: int
     steps: tuple[int, ...]
-    told: tuple[Told, ...]
+    narrations: tuple[WorldNarration, ...]
     seconds: float
 
     @property
@@ -135,9 +135,9 @@ def _order(seed: int, steps: int, kinds: int) -> tuple[int, ...]:
     return tuple(random.Random(seed).sample(range(kinds), steps))
 
 
-def _narrate(order: Sequence[int], how: Narrating, seconds: float, rng: random.Random) -> tuple[Told, ...]:
+def _narrate(order: Sequence[int], how: Narrating, seconds: float, rng: random.Random) -> tuple[WorldNarration, ...]:
     """A sentence for every step, within the time of a step, some of them in that of a neighbour."""
-    told: list[Told] = []
+    narrations: list[WorldNarration] = []
     for place, step in enumerate(order):
         when: float = place
         if rng.random() < how.misaligned:
@@ -148,8 +148,8 @@ def _narrate(order: Sequence[int], how: Narrating, seconds: float, rng: random.R
         start = max((when + rng.uniform(0.1, 0.3)) * seconds, 0.0)
         end = start + seconds * rng.uniform(0.4, 0.6)
         text = f"{rng.choice(OPENINGS)} {STEPS[step].sentence}" if topic else rng.choice(CHAT)
-        told.append(Told(Narration(round(start, 3), round(end, 3), text), place if topic else None))
-    return tuple(sorted(told, key=lambda t: t.narration.start))
+        narrations.append(WorldNarration(Narration(round(start, 3), round(end, 3), text), place if topic else None))
+    return tuple(sorted(narrations, key=lambda t: t.narration.start))
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -206,12 +206,12 @@ def write_videos(
     for video in videos:
         listed.append([video.name, f"task {video.task}", "moving shapes"])
         paths.append(write_video(folder / f"{video.name}.mp4", frames_of(video, side=side, fps=fps), fps))
-        (folder / f"{video.name}.srt").write_text(to_srt([told.narration for told in video.told]), "utf-8")
+        (folder / f"{video.name}.srt").write_text(to_srt([said.narration for said in video.narrations]), "utf-8")
         steps = [
             {"start": n * video.seconds, "end": (n + 1) * video.seconds, "number": k, "sentence": STEPS[k].sentence}
             for n, k in enumerate(video.steps)
         ]
-        told = [{**asdict(t.narration), "step": t.step} for t in video.told]
+        told = [{**asdict(t.narration), "step": t.step} for t in video.narrations]
         truth = json.dumps({"task": video.task, "steps": steps, "told": told}, indent=1)
         (folder / f"{video.name}.truth.json").write_text(truth, "utf-8")
     with (folder / "videos.csv").open("w", newline="", encoding="utf-8") as file:

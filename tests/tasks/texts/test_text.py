@@ -4,18 +4,18 @@ import pytest
 
 from coalign.data.core.samples import Problem, Where
 from coalign.errors import InputError
-from coalign.evaluation.texts import check_out, tell, write_predictions
+from coalign.evaluation.texts import check_out, report_problems, write_predictions
 
 
 def test_rows_that_are_left_out_are_told_up_to_a_limit(capsys):
     problems = [Problem(Where("a.tsv", row), "is empty") for row in range(5)]
-    tell(problems, 100, cut=2)
+    report_problems(problems, 100, cut=2)
     told = capsys.readouterr().err
     assert "a.tsv, row 0: is empty" in told and "2 more rows" in told and "2 texts are longer" in told
-    tell((), 1)
+    report_problems((), 1)
     assert not capsys.readouterr().err
     with pytest.raises(InputError, match=r"5 of 20 rows are unusable; the first: a\.tsv, row 0: is empty"):
-        tell(problems, 15)
+        report_problems(problems, 15)
 
 
 def test_predictions(tmp_path):

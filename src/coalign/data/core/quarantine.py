@@ -43,7 +43,7 @@ class Quarantine:
         if self.path is not None and self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="replace")
             for problem in _parse(text):
-                self._remember(problem)
+                self._store(problem)
             if text and not text.endswith("\n"):  # killed while writing: the next line must not join the stump
                 _append(self.path, "\n")
 
@@ -59,7 +59,7 @@ class Quarantine:
         """Lists a problem, once."""
         if problem in self._known:
             return
-        self._remember(problem)
+        self._store(problem)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _append(self.path, _line(problem))
@@ -68,7 +68,7 @@ class Quarantine:
         for problem in problems:
             self.add(problem)
 
-    def _remember(self, problem: Problem) -> None:
+    def _store(self, problem: Problem) -> None:
         self._known.add(problem)
         self.reasons[problem.reason] += 1
 
@@ -153,8 +153,8 @@ def _look_over(
     """The problems of the samples `looked`, of which `decoded` are decoded whole, by number."""
     seen: dict[tuple[str, bool], str] = {}
 
-    def look(run: range) -> list[tuple[int, Problem]]:
-        looks = ((index, _look(source, index, max_pixels, index in decoded, seen)) for index in run)
+    def check(run: range) -> list[tuple[int, Problem]]:
+        looks = ((index, _check(source, index, max_pixels, index in decoded, seen)) for index in run)
         return [(index, problem) for index, problem in looks if problem is not None]
 
     runs = [looked[start : start + RUN] for start in range(0, len(looked), RUN)]
@@ -164,13 +164,13 @@ def _look_over(
         Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar,
     ):
         task = bar.add_task("checking the data", total=len(looked))
-        for run, problems in zip(runs, pool.map(look, runs), strict=True):
+        for run, problems in zip(runs, pool.map(check, runs), strict=True):
             found += problems
             bar.advance(task, len(run))
     return found
 
 
-def _look(
+def _check(
     source: Source, index: int, max_pixels: int, thorough: bool, seen: dict[tuple[str, bool], str]
 ) -> Problem | None:
     """The problem of one sample. `seen` remembers what was found out about files that come again."""

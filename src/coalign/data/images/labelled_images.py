@@ -67,7 +67,7 @@ class Classes:
         return Classes(tuple(names), tuple(shown) or tuple(names))
 
     @staticmethod
-    def found(names: Sequence[str]) -> Classes:
+    def of_data(names: Sequence[str]) -> Classes:
         """Those of some data: in the order of the names, or of the numbers where all of them are whole numbers."""
         unique = sorted(set(names))
         if all(re.fullmatch(r"-?\d+", name) for name in unique):
@@ -143,7 +143,7 @@ class LabelledImages(Source):
         """
         names = source.first_texts()
         self.name = source.name
-        self.classes = classes or (Classes.of(source.class_names) if source.class_names else Classes.found(names))
+        self.classes = classes or (Classes.of(source.class_names) if source.class_names else Classes.of_data(names))
         number = {name: place for place, name in enumerate(self.classes.names)}
         kept = [index for index, name in enumerate(names) if name in number]
         unknown = [index for index, name in enumerate(names) if name not in number]
@@ -360,7 +360,7 @@ def _listed(root: Path, folder: Path, names: Sequence[str]) -> Classes:
         listed = Classes.load(file)
         if set(names) <= set(listed.names):
             return listed
-    return Classes.found(names)
+    return Classes.of_data(names)
 
 
 def _above(folder: Path, name: str) -> Path | None:

@@ -71,25 +71,27 @@ class RegionPairs(Sequence[RegionPair]):
         own = np.array([place for _, place in self._pairs], np.int64)
         shared, self.repeated = shared_ids(own, (source.texts(index) for index, _ in self._pairs))
         self._shared = dict(zip(own.tolist(), shared.tolist(), strict=True))
-        self._asked = [(asked, place) for asked in questions if (place := regions.find(asked.images[0])) is not None]
+        self._questions = [
+            (question, place) for question in questions if (place := regions.find(question.images[0])) is not None
+        ]
 
     def __len__(self) -> int:
-        return len(self._pairs) + len(self._asked)
+        return len(self._pairs) + len(self._questions)
 
     def __getitem__(self, index: int) -> RegionPair:  # pyright: ignore[reportIncompatibleMethodOverride]
         if index < len(self._pairs):
             number, place = self._pairs[index]
             texts, target = self.source[number].texts, None
         else:
-            asked, place = self._asked[index - len(self._pairs)]
-            texts, target = cast("tuple[str, ...]", asked.texts), cast("Answers | None", asked.target)
+            question, place = self._questions[index - len(self._pairs)]
+            texts, target = cast("tuple[str, ...]", question.texts), cast("Answers | None", question.target)
         name = self.regions.ids[place]
         return RegionPair(name, self._shared.get(place, place), texts, self.regions[name], target)
 
     def texts(self) -> list[str]:
         """All texts, to learn a vocabulary from."""
-        told = [text for number, _ in self._pairs for text in self.source[number].texts]
-        return told + [cast("str", asked.texts[0]) for asked, _ in self._asked]
+        texts = [text for number, _ in self._pairs for text in self.source[number].texts]
+        return texts + [cast("str", question.texts[0]) for question, _ in self._questions]
 
     def batches(
         self,

@@ -68,7 +68,7 @@ def read_windows(
     for number, question in enumerate(questions):
         if train and question.answerable and question.start is None:
             continue
-        asked = tokenizer.ids(question.question)[: settings.max_question]
+        question_ids = tokenizer.ids(question.question)[: settings.max_question]
         pieces: list[int] = []
         words: list[int] = []
         first: list[int] = []
@@ -79,9 +79,11 @@ def read_windows(
             pieces += pieces_of[word]
             words += [place] * len(pieces_of[word])
         answer = _answer_pieces(tokenizer, question, pieces, first) if train else None
-        room = settings.max_length - len(asked) - 3
+        room = settings.max_length - len(question_ids) - 3
         spans = windows(len(pieces), room, settings.stride) or [range(0)]
-        readings += [_reading(tokenizer, number, asked, pieces, words, spans, at, answer) for at in range(len(spans))]
+        readings += [
+            _reading(tokenizer, number, question_ids, pieces, words, spans, at, answer) for at in range(len(spans))
+        ]
     return readings
 
 
@@ -100,7 +102,7 @@ def encode_windows(readings: Sequence[Reading]) -> EncodedTexts:
 def _reading(
     tokenizer: Tokenizer,
     number: int,
-    asked: list[int],
+    question_ids: list[int],
     pieces: list[int],
     words: list[int],
     spans: Sequence[range],
@@ -108,8 +110,8 @@ def _reading(
     answer: tuple[int, int] | None,
 ) -> Reading:
     span = spans[at]
-    before = len(asked) + 2
-    ids = [tokenizer.cls_id, *asked, tokenizer.sep_id, *pieces[span.start : span.stop], tokenizer.sep_id]
+    before = len(question_ids) + 2
+    ids = [tokenizer.cls_id, *question_ids, tokenizer.sep_id, *pieces[span.start : span.stop], tokenizer.sep_id]
     start = end = 0
     if answer is not None and span.start <= answer[0] and answer[1] < span.stop:
         start, end = (before + place - span.start for place in answer)

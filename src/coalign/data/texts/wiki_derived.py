@@ -65,12 +65,12 @@ def questions(found: Sequence[Lead], seed: int = 0) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for number, lead in enumerate(found):
         name = re.sub(r" \(.*\)$", "", lead.title)
-        asked = _answered(lead, name)
+        questions = _answered(lead, name)
         entries = [
-            _entry(f"{number}-{n}", question, lead.text, span) for n, (question, span) in enumerate(asked.items())
+            _entry(f"{number}-{n}", question, lead.text, span) for n, (question, span) in enumerate(questions.items())
         ]
         if entries and rng.random() < len(entries) / 2:
-            entries.append(_entry(f"{number}-none", _unanswered(lead, name, asked, found, rng), lead.text, None))
+            entries.append(_entry(f"{number}-none", _unanswered(lead, name, questions, found, rng), lead.text, None))
         if entries:
             data.append({"title": lead.title, "paragraphs": [{"context": lead.text, "qas": entries}]})
     return {"version": "v2.0", "data": data}
@@ -79,27 +79,27 @@ def questions(found: Sequence[Lead], seed: int = 0) -> dict[str, Any]:
 def _answered(lead: Lead, name: str) -> dict[str, tuple[int, int]]:
     """Questions that the lead answers, with the place of the answer."""
     person = lead.topic == "People"
-    asked: dict[str, tuple[int, int]] = {}
+    questions: dict[str, tuple[int, int]] = {}
     first = next(iter(split_sentences(lead.text)), "")
     found = _IS.search(first)
     if found is not None:
         end = _PHRASE_END.search(first, found.end())
         stop = len(first.rstrip(".")) if end is None else end.start()
         if 3 <= stop - found.end() <= 80:
-            asked[f"{'Who' if person else 'What'} is {name}?"] = (found.end(), stop)
+            questions[f"{'Who' if person else 'What'} is {name}?"] = (found.end(), stop)
     for question, pattern in ((f"When was {name} born?", _BORN), (f"When did {name} die?", _DIED)):
         date = pattern.search(lead.text)
         if person and date is not None:
             group = 1 if date[1] else 2
-            asked[question] = date.span(group)
-    return asked
+            questions[question] = date.span(group)
+    return questions
 
 
 def _unanswered(
-    lead: Lead, name: str, asked: dict[str, tuple[int, int]], found: Sequence[Lead], rng: random.Random
+    lead: Lead, name: str, questions: dict[str, tuple[int, int]], found: Sequence[Lead], rng: random.Random
 ) -> str:
     """A question that the lead does not answer: a date that it lacks, or what something else is."""
-    lacking = [q for q in (f"When was {name} born?", f"When did {name} die?") if q not in asked]
+    lacking = [q for q in (f"When was {name} born?", f"When did {name} die?") if q not in questions]
     other = found[rng.randrange(len(found))]
     while other.title in lead.text:
         other = found[rng.randrange(len(found))]

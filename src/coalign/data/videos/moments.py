@@ -28,7 +28,7 @@ from coalign.types import Batch, InputSpec, Labels, Packed, Regions, Video, need
 
 
 @dataclass(frozen=True)
-class Told:
+class NarratedMoment:
     """A sentence of a video."""
 
     video: str
@@ -73,10 +73,10 @@ def read_action_labels(path: Path, names: Sequence[str] = ()) -> ActionLabels:
     )
 
 
-def verb_labels(told: Mapping[str, Sequence[Narration]], verbs: Sequence[str]) -> ActionLabels:
+def verb_labels(narrated: Mapping[str, Sequence[Narration]], verbs: Sequence[str]) -> ActionLabels:
     """The verb that is said, as what is done meanwhile: of each sentence the first word that is one of `verbs`."""
     found: list[tuple[str, float, float, int]] = []
-    for video, narrations in told.items():
+    for video, narrations in narrated.items():
         for narration in narrations:
             words = [word.strip(".,;:!?").lower() for word in narration.text.split()]
             verb = next((word for word in words if word in verbs), None)
@@ -105,7 +105,7 @@ class Moments:
     around: float = 0.0
     most_actions: int = 5
 
-    def __call__(self, items: list[Told], generator: torch.Generator | None = None) -> Batch:
+    def __call__(self, items: list[NarratedMoment], generator: torch.Generator | None = None) -> Batch:
         del generator  # nothing is drawn
         most = needed(self.spec.regions, "regions").most or 36
         clips: list[Tensor] = []

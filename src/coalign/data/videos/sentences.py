@@ -36,7 +36,7 @@ class Segment:
 
 def sentences(said: Mapping[str, Sequence[Narration]]) -> list[Segment]:
     """A segment for every sentence of the videos, by name."""
-    return [Segment(name, tuple(told), n) for name, told in said.items() for n in range(len(told))]
+    return [Segment(name, tuple(narrations), n) for name, narrations in said.items() for n in range(len(narrations))]
 
 
 def windows_of(features: ClipFeatures, length: int) -> list[Segment]:
@@ -70,11 +70,13 @@ class VideoSentences:
         texts: list[str] = []
         clips: list[Tensor] = []
         for item in items:
-            told = self.joined(item, generator)
+            narrations = self.joined(item, generator)
             if regime != "video":
-                texts.append(" ".join(narration.text for narration in told))
+                texts.append(" ".join(narration.text for narration in narrations))
             if regime != "text":
-                shown = self.shown(item, told) if regime == "both" else self.stretch(self.shown(item, ()), generator)
+                shown = (
+                    self.shown(item, narrations) if regime == "both" else self.stretch(self.shown(item, ()), generator)
+                )
                 clips.append(self.thinned(shown, generator))
         text = self.tokenizer.encode_for(texts, self.spec) if texts else None
         video = Video(features=Packed.from_items(clips)) if clips else None
@@ -88,13 +90,13 @@ class VideoSentences:
         more = int(torch.randint(self.join, (), generator=generator))
         return item.said[item.number : item.number + more + 1]
 
-    def shown(self, item: Segment, told: Sequence[Narration]) -> Tensor:
+    def shown(self, item: Segment, narrations: Sequence[Narration]) -> Tensor:
         """[n, width] the clips while these are said; without them those from the segment's first on."""
         if self.features is None:
             raise InputError("these batches have clips: features are needed")
         features, times = self.features.read(item.video)
-        if told:
-            first, end = rows_within(times, told[0].start, max(narration.end for narration in told))
+        if narrations:
+            first, end = rows_within(times, narrations[0].start, max(narration.end for narration in narrations))
             return features[first:end].float()
         first = item.first
         if item.number is not None:

@@ -63,30 +63,30 @@ def of_weights(shapes: Mapping[str, Tensor]) -> BertPretrainingConfig | None:
     )
 
 
-def of_config(told: Mapping[str, Any]) -> BertPretrainingConfig | None:
+def of_config(described: Mapping[str, Any]) -> BertPretrainingConfig | None:
     """The configuration that a Hugging Face config.json or Google's bert_config.json tells; None of another model.
 
     Raises:
         InputError: It is a BERT's, and computes something that ours does not.
     """
-    if "hidden_size" not in told or told.get("model_type", "bert") != "bert":
+    if "hidden_size" not in described or described.get("model_type", "bert") != "bert":
         return None
-    if told.get("position_embedding_type", "absolute") != "absolute":
-        raise InputError(f"positions of the kind {told['position_embedding_type']!r} are not those of the paper")
-    activation = told.get("hidden_act", "gelu")
+    if described.get("position_embedding_type", "absolute") != "absolute":
+        raise InputError(f"positions of the kind {described['position_embedding_type']!r} are not those of the paper")
+    activation = described.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise InputError(f"no activation {activation!r}; there are: {', '.join(ACTIVATIONS)}")
     trunk = BertConfig(
-        vocab_size=told["vocab_size"],
-        dim=told["hidden_size"],
-        depth=told["num_hidden_layers"],
-        heads=told["num_attention_heads"],
-        hidden_dim=told["intermediate_size"],
-        positions=told["max_position_embeddings"],
-        types=told.get("type_vocab_size", 2),
-        eps=told.get("layer_norm_eps", 1e-12),
+        vocab_size=described["vocab_size"],
+        dim=described["hidden_size"],
+        depth=described["num_hidden_layers"],
+        heads=described["num_attention_heads"],
+        hidden_dim=described["intermediate_size"],
+        positions=described["max_position_embeddings"],
+        types=described.get("type_vocab_size", 2),
+        eps=described.get("layer_norm_eps", 1e-12),
         activation=ACTIVATIONS[activation],
-        dropout=told.get("hidden_dropout_prob", 0.1),
+        dropout=described.get("hidden_dropout_prob", 0.1),
     )
     return BertPretrainingConfig(trunk)
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
 from coalign.trunks.vit import VitConfig, sides
-from coalign.trunks.vit_sizes import Told, count, grid_of
+from coalign.trunks.vit_sizes import SizeHints, count, grid_of
 
 
-def of_weights(weights: Mapping[str, Tensor], told: Told | None = None) -> DinoV2Config | None:
-    """The configuration of a file of either layout; None where it is no DINOv2's. Heads are 64 wide if not told."""
-    told = told or Told()
+def of_weights(weights: Mapping[str, Tensor], hints: SizeHints | None = None) -> DinoV2Config | None:
+    """The configuration of a file of either layout; None where it is no DINOv2's. Heads are 64 wide by default."""
+    hints = hints or SizeHints()
     if "embeddings.mask_token" in weights and "encoder.layer.0.layer_scale1.lambda1" in weights:
         patch, table, block = (
             "embeddings.patch_embeddings.projection.weight",
@@ -29,7 +29,7 @@ def of_weights(weights: Mapping[str, Tensor], told: Told | None = None) -> DinoV
     else:
         return None
     dim, _, height, width = weights[patch].shape
-    rows, columns = grid_of(weights[table].shape[1] - 1, (height, width), told.images)
+    rows, columns = grid_of(weights[table].shape[1] - 1, (height, width), hints.images)
     swiglu = block.format(0) + gated in weights
     hidden = (
         weights[block.format(0) + gated].shape[1] if swiglu else weights[f"{block.format(0)}mlp.fc1.weight"].shape[0]
@@ -43,9 +43,9 @@ def of_weights(weights: Mapping[str, Tensor], told: Told | None = None) -> DinoV
         patch_width=width,
         dim=dim,
         depth=count(weights, block),
-        heads=told.heads or next(iter(known), max(dim // 64, 1)),
+        heads=hints.heads or next(iter(known), max(dim // 64, 1)),
         hidden_dim=hidden,
-        eps=told.eps,
+        eps=hints.eps,
         registers=extra,
         layer_scale=1e-5 if block.format(0) + scale in weights else None,
         gated=swiglu,

@@ -67,27 +67,27 @@ def sizes_of(
     return config if prefix is None else hugging_face(config)
 
 
-def of_config(told: Mapping[str, Any]) -> GptConfig | None:
+def of_config(described: Mapping[str, Any]) -> GptConfig | None:
     """The configuration that a Hugging Face config.json tells; None of another model.
 
     Raises:
         InputError: It is a GPT's, and computes something that ours does not.
     """
-    if told.get("model_type") != "openai-gpt":
+    if described.get("model_type") != "openai-gpt":
         return None
-    activation = told.get("afn", "gelu")
+    activation = described.get("afn", "gelu")
     if activation not in ACTIVATIONS:
         raise InputError(f"no activation {activation!r}; there are: {', '.join(ACTIVATIONS)}")
     base = GptConfig()
     config = GptConfig(
-        vocab_size=told.get("vocab_size", base.vocab_size),
-        positions=told.get("n_positions", base.positions),
-        dim=told.get("n_embd", base.dim),
-        depth=told.get("n_layer", base.depth),
-        heads=told.get("n_head", base.heads),
-        eps=told.get("layer_norm_epsilon", base.eps),
+        vocab_size=described.get("vocab_size", base.vocab_size),
+        positions=described.get("n_positions", base.positions),
+        dim=described.get("n_embd", base.dim),
+        depth=described.get("n_layer", base.depth),
+        heads=described.get("n_head", base.heads),
+        eps=described.get("layer_norm_epsilon", base.eps),
         activation=ACTIVATIONS[activation],
-        dropout=told.get("resid_pdrop", base.dropout),
+        dropout=described.get("resid_pdrop", base.dropout),
     )
     return hugging_face(config)
 

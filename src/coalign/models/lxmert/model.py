@@ -152,7 +152,7 @@ class LxmertTrunk(nn.Module):
         rows = self.embedding(text.ids, text.types)
         return text.ids.with_values(self.text(rows, Mask.within(text.ids), record=record, name="text."))
 
-    def look(self, regions: Regions, record: Record | None = None) -> Packed:
+    def encode_regions(self, regions: Regions, record: Record | None = None) -> Packed:
         """The object-relationship encoder alone."""
         rows = self.region_embedding(regions.features.values, regions.boxes)
         return regions.features.with_values(
@@ -168,7 +168,7 @@ class LxmertTrunk(nn.Module):
         return seen
 
     def forward(self, text: Text, regions: Regions) -> Streams:
-        return self.fuse(self.read(text), self.look(regions))
+        return self.fuse(self.read(text), self.encode_regions(regions))
 
 
 class RegionHead(nn.Module):
@@ -226,7 +226,7 @@ class Lxmert(Aligning, Model):
         if batch.text is not None:
             tokens["text"] = self.trunk.read(batch.text, kept)
         if batch.regions is not None:
-            tokens["regions"] = self.trunk.look(batch.regions, kept)
+            tokens["regions"] = self.trunk.encode_regions(batch.regions, kept)
         if len(tokens) == 2:
             seen = self.trunk.fuse(tokens["text"], tokens["regions"], kept)
             tokens["fused"], tokens["fused_regions"] = seen.text, seen.regions

@@ -37,7 +37,7 @@ from coalign.trunks.vit import (
     transformers_block_rules,
     transformers_rules,
 )
-from coalign.trunks.vit_sizes import Told, count, timm_trunk, transformers_trunk
+from coalign.trunks.vit_sizes import SizeHints, count, timm_trunk, transformers_trunk
 from coalign.types import (
     FREE,
     Batch,
@@ -318,17 +318,17 @@ def decoder_rules(prefix: str, blocks: str, block_rules: Callable[[str, str], li
 
 
 def of_weights(
-    weights: Mapping[str, Tensor], told: Told | None = None, decoder_heads: int | None = None
+    weights: Mapping[str, Tensor], hints: SizeHints | None = None, decoder_heads: int | None = None
 ) -> MaeConfig | None:
     """The sizes of a file: of the whole auto-encoder, or of an encoder with the paper's decoder beside it.
 
     The decoder's heads, which shapes do not tell, are those of the size in `SIZES`, or else the paper's 16.
     """
     if "decoder.mask_token" in weights:
-        trunk = transformers_trunk(weights, told, "vit.")
+        trunk = transformers_trunk(weights, hints, "vit.")
         decoder, blocks, up = "decoder.", "decoder_layers", "intermediate.dense"
     elif "patch_embed.proj.weight" in weights:
-        trunk = timm_trunk(weights, told)
+        trunk = timm_trunk(weights, hints)
         decoder, blocks, up = "", "decoder_blocks", "mlp.fc1"
     else:
         return None

@@ -143,7 +143,7 @@ class MilNceModel(Aligning, Model):
         text = TextSpec(c.vocab_size, c.max_words, separator=False)
         return InputSpec(text, video=VideoSpec(c.image_size, c.frames, c.fps))
 
-    def look(self, frames: Tensor, record: Record | None = None) -> tuple[Tensor, Tensor]:
+    def encode_frames(self, frames: Tensor, record: Record | None = None) -> tuple[Tensor, Tensor]:
         """[B, width] the mean over time and space of the last block, and [B, dim] its projection."""
         if frames.shape[2] != 3:
             raise InputError(f"frames are [B, T, 3, H, W], got {tuple(frames.shape)}")
@@ -158,7 +158,7 @@ class MilNceModel(Aligning, Model):
         kept: Record | None = {} if record else None
         pooled: dict[str, Tensor] = {}
         if batch.video is not None and batch.video.frames is not None:
-            pooled["video_feature"], pooled["video"] = self.look(batch.video.frames, kept)
+            pooled["video_feature"], pooled["video"] = self.encode_frames(batch.video.frames, kept)
         if batch.text is not None:
             pooled["text"] = self.text(batch.text.ids)
         if not pooled:

@@ -103,7 +103,7 @@ class MulT(Aligning, Model):
         dropped = self.config.embedding_dropout
         return F.dropout(math.sqrt(dim) * x.values + positions, dropped, self.training)
 
-    def look(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
+    def crossmodal(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
         """The target's steps after looking at the source's in every layer."""
         encoders, name = self.cross[target], f"{target}.{source}."
         encoder = _encoder(encoders, source)
@@ -113,15 +113,15 @@ class MulT(Aligning, Model):
         contexts = [Context(norm(keys), mask) for norm in norms]
         return x.with_values(encoder(rows, mask, contexts, record=record, name=name))
 
-    def remember(self, target: str, x: Packed, record: Record | None = None, last: bool = False) -> Packed:
+    def self_attend(self, target: str, x: Packed, record: Record | None = None, last: bool = False) -> Packed:
         """The target's transformer over what it saw of all others, side by side; of each item's `last` step alone."""
         mask = Mask.within(x, causal=1 if self.config.causal else None)
         rows = x.offsets[1:, None] - 1 if last else None
         found = self.memory[target](self.embed(x), mask, rows=rows, record=record, name=f"{target}.")
         return Packed.uniform(found[:, None]) if last else x.with_values(found)
 
-    def look_together(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
-        """What `look` and then `remember` give for every target, all directions at once; streams keep step."""
+    def crossmodal_grouped(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
+        """`crossmodal` and then `self_attend` for every target, all directions at once; streams keep step."""
         c, layout = self.config, next(iter(streams.values())).layout
         mask = Mask(layout, layout, causal=1 if c.causal else None)
         directions = [(target.name, source) for target in c.asking for source in c.others(target.name)]
@@ -149,25 +149,25 @@ class MulT(Aligning, Model):
         With `record`: "{target}.{source}.position", "{target}.{source}.output", "{target}.{source}.{i}.hidden" and
         ".cross_attention" of every layer, and of each target's own transformer "{target}.{i}.hidden", ".attention".
         """
-        return self.conclude(self.project(self.at_steps(self.read(batch))[0]), record)
+        return self.predict(self.project(self.at_steps(self.read(batch))[0]), record)
 
-    def conclude(self, streams: Mapping[str, Packed], record: bool = False, last: bool = False) -> Encoding:
+    def predict(self, streams: Mapping[str, Packed], record: bool = False, last: bool = False) -> Encoding:
         """`encode` from projected streams on; with `last` the states may be those of the last steps alone."""
         last = last and all(bool((x.layout.host_lengths > 0).all()) for x in streams.values())
         kept: Record | None = {} if record else None
         states: dict[str, Packed] = {}
         if self.config.grouped and kept is None and _go_together([x.layout for x in streams.values()]):
-            states = self.look_together(streams)
+            states = self.crossmodal_grouped(streams)
         for target in () if states else self.config.asking:
             own = streams[target.name]
             seen = {
-                source.name: self.look(target.name, source.name, own, streams[source.name], kept).values
+                source.name: self.crossmodal(target.name, source.name, own, streams[source.name], kept).values
                 for source in self.config.others(target.name)
             }
             if kept is not None:
                 kept |= {f"{target.name}.{source}.output": rows for source, rows in seen.items()}
             beside = own.with_values(torch.cat([*seen.values()], 1))
-            states[target.name] = self.remember(target.name, beside, kept, last)
+            states[target.name] = self.self_attend(target.name, beside, kept, last)
         final = torch.cat([last_rows(x) for x in states.values()], 1)
         return Encoding(states, {"pooled": final, "logits": self.answer(final)}, {}, kept or {})
 
@@ -199,7 +199,7 @@ class MulT(Aligning, Model):
         del draws
         streams = self.read(batch)
         moved, places = self.at_steps(streams)
-        logits, label = self.conclude(self.project(moved), last=True).pooled["logits"], batch.labels.require("label")
+        logits, label = self.predict(self.project(moved), last=True).pooled["logits"], batch.labels.require("label")
         losses = {self.config.task: self.loss(logits, label)}
         if places:
             steps = streams[self.config.align_to].layout

@@ -118,7 +118,7 @@ class Vilbert(Aligning, Model):
         if batch.text is not None:
             tokens["text"] = self.trunk.read(batch.text, batch.labels.task, kept)
         if batch.regions is not None:
-            tokens["regions"] = self.trunk.look(batch.regions, record=kept)
+            tokens["regions"] = self.trunk.encode_regions(batch.regions, record=kept)
         if len(tokens) == 2:
             seen = self.trunk.fuse(tokens["text"], tokens["regions"], kept)
             tokens["fused"], tokens["fused_regions"] = seen.text, seen.regions

@@ -192,7 +192,7 @@ class VilbertTrunk(nn.Module):
         mask = Mask.within(rows)
         return rows.with_values(self.text(rows.values, mask, last=self.text_alone, record=record, name="text."))
 
-    def look(self, regions: Regions, whole: Tensor | None = None, record: Record | None = None) -> Packed:
+    def encode_regions(self, regions: Regions, whole: Tensor | None = None, record: Record | None = None) -> Packed:
         """The region blocks before the first connection."""
         rows = self.embed_regions(regions, whole)
         return self.run_regions(rows, Mask.within(rows), None, 0, self.regions_alone, record)
@@ -232,4 +232,4 @@ class VilbertTrunk(nn.Module):
     def forward(
         self, text: Text, regions: Regions, tasks: Tensor | None = None, whole: Tensor | None = None
     ) -> Streams:
-        return self.fuse(self.read(text, tasks), self.look(regions, whole))
+        return self.fuse(self.read(text, tasks), self.encode_regions(regions, whole))

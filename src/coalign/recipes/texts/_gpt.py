@@ -13,7 +13,7 @@ from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.evaluation.texts import encode_items, tell
+from coalign.evaluation.texts import encode_items, report_problems
 from coalign.flags import OptionalPath, option_group
 from coalign.models.gpt.heads import GptTask, GptTaskConfig
 from coalign.models.gpt.model import Gpt
@@ -109,7 +109,7 @@ class GptStart:
         with Experiment(name, options) as experiment:
             model, tokenizer = self.model(experiment, task, data.all_texts, classes=data.outputs)
             encoded = encode_items(model, tokenizer, data.texts, data.labels)
-            tell(data.rows.problems, len(data.rows), encoded.cut)
+            report_problems(data.rows.problems, len(data.rows), encoded.cut)
             about = {"task": "classification", "texts": len(data.rows.text_columns), "labels": data.names}
             self.train(experiment, model, tokenizer, encoded, schedule, about)
             data.evaluate(experiment, model, tokenizer)

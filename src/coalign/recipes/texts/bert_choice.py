@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from coalign.arguments import OptionalName
 from coalign.data.texts.choices import read_choices
-from coalign.evaluation.texts import encode_questions, tell
+from coalign.evaluation.texts import encode_questions, report_problems
 from coalign.models.bert.heads import BertMultipleChoice
 from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
 from coalign.recipes.texts._texts import fine_tune
@@ -44,7 +44,7 @@ class Recipe:
                 experiment, BertMultipleChoice, source, choices=rows.choices, max_text_length=length
             )
             encoded = encode_questions(model, tokenizer, rows.rows)
-            tell(rows.problems, len(rows), encoded.cut)
+            report_problems(rows.problems, len(rows), encoded.cut)
             about = {"task": "multiple-choice", "choices": rows.choices, "start": self.start.start}
             fine_tune(experiment, model, tokenizer, encoded, self.schedule, about, frozen=self.start.frozen)
             if dev is not None and experiment.first:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from coalign.arguments import Switch
-from coalign.evaluation.texts import encode_items, tell
+from coalign.evaluation.texts import encode_items, report_problems
 from coalign.models.bert.heads import BertClassifier
 from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
 from coalign.recipes.texts._texts import TextTable, fine_tune
@@ -39,7 +39,7 @@ class Recipe:
             length = check_length(self.max_length, source)
             model = self.start.model(experiment, BertClassifier, source, classes=data.outputs, max_text_length=length)
             encoded = encode_items(model, tokenizer, data.texts, data.labels)
-            tell(data.rows.problems, len(data.rows), encoded.cut)
+            report_problems(data.rows.problems, len(data.rows), encoded.cut)
             kind = {"task": "classification", "labels": data.names, "texts": len(data.rows.text_columns)}
             about = kind | {"start": self.start.start}
             fine_tune(experiment, model, tokenizer, encoded, self.schedule, about, frozen=self.start.frozen)

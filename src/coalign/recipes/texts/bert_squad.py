@@ -10,7 +10,7 @@ from coalign.data.texts.squad import Questions, read_squad
 from coalign.data.texts.squad_windows import WindowSettings, encode_windows, read_windows
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.evaluation.texts import tell
+from coalign.evaluation.texts import report_problems
 from coalign.models.bert.heads import BertSpans
 from coalign.ops.spans import SpanSettings
 from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
@@ -57,7 +57,7 @@ class Recipe:
             source, tokenizer = self.start.weights(experiment)
             windows = WindowSettings(check_length(self.max_length, source), self.stride, self.max_question)
             model = self.start.model(experiment, BertSpans, source, max_text_length=self.max_length)
-            tell(questions.problems, len(questions) - len(questions.problems))
+            report_problems(questions.problems, len(questions) - len(questions.problems))
             readings = read_windows(tokenizer, questions.rows, windows, train=True)
             if not readings:
                 raise InputError(f"{self.data}: no question has an answer that stands in its paragraph")

@@ -16,7 +16,7 @@ from coalign.errors import InputError
 from coalign.models.bert.heads import BertTagger
 from coalign.recipes.texts._bert import FINE_TUNING, PAPER, BertStart, check_length
 from coalign.recipes.texts._texts import fine_tune
-from coalign.tasks.texts.tagging import Columns, predict_tags, score_tags, tell_parts
+from coalign.tasks.texts.tagging import Columns, predict_tags, report_parts, score_tags
 from coalign.training.experiment import Experiment
 from coalign.training.options import Epochs, RunOptions
 
@@ -58,7 +58,7 @@ class Recipe:
             length = check_length(self.max_length, source)
             model = self.start.model(experiment, BertTagger, source, classes=len(names), max_text_length=length)
             encoded = encode_tagged(tokenizer, sentences, names, length)
-            tell_parts(encoded.cut)
+            report_parts(encoded.cut)
             columns = {"word": self.word_column, "tag": self.tag_column}
             kind = {"task": "tagging", "labels": names, "columns": columns, "scheme": self.scheme}
             about = kind | {"start": self.start.start}

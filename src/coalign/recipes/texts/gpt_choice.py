@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from coalign.arguments import OptionalName
 from coalign.data.texts.choices import read_choices
-from coalign.evaluation.texts import encode_questions, tell
+from coalign.evaluation.texts import encode_questions, report_problems
 from coalign.models.gpt.heads import GptMultipleChoice
 from coalign.recipes.texts._gpt import FINE_TUNING, PAPER, GptStart
 from coalign.tasks.texts.multiple_choice import Choices, measure
@@ -36,7 +36,7 @@ class Recipe:
         with Experiment("gpt-choice", self.options) as experiment:
             model, tokenizer = self.start.model(experiment, GptMultipleChoice, lambda: texts, choices=rows.choices)
             encoded = encode_questions(model, tokenizer, rows.rows)
-            tell(rows.problems, len(rows), encoded.cut)
+            report_problems(rows.problems, len(rows), encoded.cut)
             about = {"task": "multiple-choice", "choices": rows.choices}
             self.start.train(experiment, model, tokenizer, encoded, self.schedule, about)
             if dev is not None and experiment.first:

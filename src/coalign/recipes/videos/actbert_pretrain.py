@@ -11,7 +11,7 @@ from tyro.conf import arg
 from coalign.data.core.batches import Batches
 from coalign.data.regions.files import open_regions
 from coalign.data.videos.clip_features import ClipFeatures, feature_name
-from coalign.data.videos.moments import ActionLabels, Moments, Told, read_action_labels, verb_labels
+from coalign.data.videos.moments import ActionLabels, Moments, NarratedMoment, read_action_labels, verb_labels
 from coalign.data.videos.regions import VideoRegions
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -68,19 +68,19 @@ class Recipe:
         with Experiment("actbert-pretrain", self.options) as experiment:
             videos = self.narrated.videos(experiment)
             features, regions = ClipFeatures(self.features), VideoRegions(open_regions(self.regions))
-            told = {feature_name(video.path, self.narrated.data): video.narrations for video in videos.videos}
-            kept = {name: narrations for name, narrations in told.items() if name in features and name in regions}
+            narrated = {feature_name(video.path, self.narrated.data): video.narrations for video in videos.videos}
+            kept = {name: narrations for name, narrations in narrated.items() if name in features and name in regions}
             if not kept:
                 raise InputError(
                     f"none of the videos in {self.narrated.data} has features in {self.features} and regions"
                 )
-            if len(kept) < len(told):
-                say(f"{len(told) - len(kept)} of {len(told)} videos lack features or regions and are left out")
+            if len(kept) < len(narrated):
+                say(f"{len(narrated) - len(kept)} of {len(narrated)} videos lack features or regions and are left out")
             if self.actions is not None and self.verbs:
                 raise InputError("give --actions or --verbs, not both")
             labels = verb_labels(kept, [verb.lower() for verb in self.verbs]) if self.verbs else None
             labels = read_action_labels(self.actions) if self.actions is not None else labels
-            items = [Told(name, narration) for name, narrations in kept.items() for narration in narrations]
+            items = [NarratedMoment(name, narration) for name, narrations in kept.items() for narration in narrations]
             sample = regions.within(items[0].video, items[0].narration.start, items[0].narration.end, 1)
             model, tokenizer = self.model(
                 experiment, [item.narration.text for item in items], features.width, sample, labels

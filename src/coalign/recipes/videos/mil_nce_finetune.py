@@ -10,7 +10,7 @@ from coalign.data.core.batches import Batches
 from coalign.data.videos.captions import Captioned, CaptionedClips, read_captioned
 from coalign.data.videos.files import TRAIN_SPLITS
 from coalign.errors import InputError
-from coalign.evaluation.videos import VideoFolder, found_videos
+from coalign.evaluation.videos import VideoFolder, open_videos
 from coalign.flags import OptionalName, say
 from coalign.models.mil_nce.model import MilNceModel
 from coalign.recipes._start import weights_flag
@@ -37,7 +37,7 @@ class Recipe:
 
     def run(self) -> None:
         splits = TRAIN_SPLITS if self.split is None else (self.split,)
-        found = read_captioned(self.data, found_videos(self.data, self.videos), splits)
+        found = read_captioned(self.data, open_videos(self.data, self.videos), splits)
         if found.missing:
             say(f"{self.data}: {found.missing} of its videos are not there; left out")
         with Experiment("mil-nce-finetune", self.options) as experiment:

@@ -121,14 +121,14 @@ class Recipe:
         if self.data is None:
             raise InputError("texts need --data, a folder of videos with subtitles, or use --mode video")
         videos: NarratedVideos = usable_videos(self.data, experiment, self.captions, self.max_broken)
-        told = {feature_name(video.path, self.data): video.narrations for video in videos.videos}
+        narrated = {feature_name(video.path, self.data): video.narrations for video in videos.videos}
         if features is None:
-            return told
-        kept = {name: narrations for name, narrations in told.items() if name in features}
+            return narrated
+        kept = {name: narrations for name, narrations in narrated.items() if name in features}
         if not kept:
             raise InputError(f"{self.features}: has features of none of the videos in {self.data}")
-        if len(kept) < len(told):
-            say(f"{len(told) - len(kept)} of {len(told)} videos have no features in {self.features} and are left out")
+        if len(kept) < len(narrated):
+            say(f"{len(narrated) - len(kept)} of {len(narrated)} videos lack features in {self.features}; left out")
         return kept
 
     def model(self, experiment: Experiment, book: VisualWordBook, texts: list[str]) -> tuple[VideoBert, Tokenizer]:

@@ -22,7 +22,7 @@ from coalign.evaluation.texts import (
     encode_items,
     open_run,
     outputs,
-    tell,
+    report_problems,
     write_predictions,
 )
 from coalign.metrics.texts import class_metrics, score_metrics
@@ -63,7 +63,7 @@ class Evaluate:
             split=self.split,
             prefer="test",
         )
-        tell(rows.problems, len(rows))
+        report_problems(rows.problems, len(rows))
         return measure(model, tokenizer, rows, config["labels"], self.batch_size, self.out)
 
 
@@ -86,7 +86,7 @@ def measure(
     labelled = [number for number, row in enumerate(rows.rows) if row.label is not None]
     truth = targets([rows.rows[number] for number in labelled], names)  # refuses an unknown label before any work
     encoded = encode_items(model, tokenizer, [row.texts for row in rows.rows])
-    tell((), len(rows), encoded.cut)
+    report_problems((), len(rows), encoded.cut)
     logits = torch.cat(outputs(model, encoded, lambda e, _: e.pooled["logits"], batch_size, rows.name))
     ids = [row.id for row in rows.rows]
     if names is None:

@@ -20,7 +20,7 @@ from coalign.evaluation.texts import (
     encode_questions,
     open_run,
     outputs,
-    tell,
+    report_problems,
     write_predictions,
 )
 
@@ -51,7 +51,7 @@ class Evaluate:
         check_out(self.out, self.overwrite)
         model, tokenizer, _ = open_run(self.run, "multiple-choice")
         rows = read_choices(self.data, split=self.split, prefer="test")
-        tell(rows.problems, len(rows))
+        report_problems(rows.problems, len(rows))
         return measure(model, tokenizer, rows, self.batch_size, self.out)
 
 
@@ -63,7 +63,7 @@ def measure(
         wanted = model.config.choices
         raise InputError(f"{rows.name}: has {rows.choices} endings a question, the model chooses of {wanted}")
     encoded = encode_questions(model, tokenizer, rows.rows)
-    tell((), len(rows), encoded.cut)
+    report_problems((), len(rows), encoded.cut)
     logits = torch.cat(outputs(model, encoded, lambda e, _: e.pooled["logits"], batch_size, rows.name))
     predicted: list[int] = logits.argmax(1).tolist()
     chances = [{"probabilities": p} for p in logits.softmax(1).tolist()]

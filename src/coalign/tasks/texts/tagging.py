@@ -80,7 +80,7 @@ def predict_tags(
 ) -> list[list[str]]:
     """The tag of every word."""
     encoded = encode_tagged(tokenizer, sentences, None, needed(model.input_spec.text, "texts").max_length)
-    tell_parts(encoded.cut)
+    report_parts(encoded.cut)
     found = outputs(
         model,
         encoded,
@@ -92,7 +92,7 @@ def predict_tags(
     return [[names[number] for number in islice(tags, len(sentence.words))] for sentence in sentences]
 
 
-def tell_parts(cuts: int) -> None:
+def report_parts(cuts: int) -> None:
     """Says that sentences were longer than the model reads at once."""
     if cuts:
         say(f"{cuts} times a sentence was longer than the model reads at once, and was read in parts (--max-length)")

@@ -15,7 +15,7 @@ from coalign.data.videos.actions import read_actions
 from coalign.data.videos.files import Found
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, report_missing, span_vectors
+from coalign.evaluation.videos import VideoFolder, open_videos, reads_clips, report_missing, span_vectors
 
 DATA_HELP = (
     "A folder of UCF101's trainlist01.txt and testlist01.txt or of HMDB51's *_test_split1.txt; or a .csv with "
@@ -51,7 +51,7 @@ class Evaluate:
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import LinearSVC
 
-        train, test = read_actions(self.data, found_videos(self.data, self.videos), self.split)
+        train, test = read_actions(self.data, open_videos(self.data, self.videos), self.split)
         classes = sorted({item.label for item in train.items})
         if len(classes) < 2:
             raise InputError(f"{self.data}: the training videos show one action, {classes[0]!r}; two are needed")

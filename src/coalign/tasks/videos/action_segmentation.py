@@ -20,7 +20,7 @@ from coalign.data.videos.actions import SegmentedVideo, read_coin
 from coalign.data.videos.files import TEST_SPLITS, TRAIN_SPLITS, VideoFiles
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, every_second, fit_linear, found_videos, reads_clips, report_missing
+from coalign.evaluation.videos import VideoFolder, every_second, fit_linear, open_videos, reads_clips, report_missing
 from coalign.metrics.videos import frame_accuracy
 from coalign.progress import with_progress
 
@@ -45,7 +45,7 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Trains the linear layer and measures it."""
-        files = found_videos(self.data, self.videos)
+        files = open_videos(self.data, self.videos)
         train, test = (self._found(files, splits) for splits in (TRAIN_SPLITS, TEST_SPLITS))
         model = reads_clips(load_run(self.run), self.run).model
         labels = sorted({label for item in train.items for label, _, _ in item.segments})

@@ -19,7 +19,7 @@ from coalign.data.images.decode import BadSample
 from coalign.data.videos.actions import TaskVideo, read_crosstask
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, every_second, found_videos, reads_clips, report_missing, text_vectors
+from coalign.evaluation.videos import VideoFolder, every_second, open_videos, reads_clips, report_missing, text_vectors
 from coalign.files import write_table
 from coalign.metrics.videos import assign_in_order, mean_recall, step_hits, steps_by_second
 from coalign.progress import with_progress
@@ -52,7 +52,7 @@ class Evaluate:
         """Measures the run."""
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
-        found = read_crosstask(self.data, found_videos(self.data, self.videos), self.listed)
+        found = read_crosstask(self.data, open_videos(self.data, self.videos), self.listed)
         loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
         steps = {item.task: text_vectors(loaded, item.steps) for item in found.items}

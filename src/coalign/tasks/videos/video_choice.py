@@ -15,7 +15,7 @@ from coalign.data.core.quarantine import Quarantine
 from coalign.data.videos.captions import read_choices
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, report_missing, span_vectors, text_vectors
+from coalign.evaluation.videos import VideoFolder, open_videos, reads_clips, report_missing, span_vectors, text_vectors
 from coalign.files import replacing
 
 DATA_HELP = (
@@ -46,7 +46,7 @@ class Evaluate:
         """Measures the run."""
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
-        found = read_choices(self.data, found_videos(self.data, self.videos))
+        found = read_choices(self.data, open_videos(self.data, self.videos))
         loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
         spans = [item.span for item in found.items]

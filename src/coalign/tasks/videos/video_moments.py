@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from coalign.arguments import OptionalPath, RunFolder, load_run, run_config, say
 from coalign.data.videos.clip_features import ClipFeatures, feature_name
-from coalign.data.videos.moments import ActionLabels, Moments, Told, read_action_labels
+from coalign.data.videos.moments import ActionLabels, Moments, NarratedMoment, read_action_labels
 from coalign.data.videos.narrated import open_narrated
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
@@ -70,7 +70,10 @@ class Evaluate:
         opened = open_narrated(self.data, captions=self.captions)
         narrations = {feature_name(video.path, self.data): video.narrations for video in opened.videos}
         items = [
-            Told(name, n) for name, found in narrations.items() if name in features and name in regions for n in found
+            NarratedMoment(name, n)
+            for name, found in narrations.items()
+            if name in features and name in regions
+            for n in found
         ]
         if not items:
             raise InputError(f"none of the videos in {self.data} has features in {self.features} and regions")
@@ -115,7 +118,7 @@ class Evaluate:
             extra = {"gallery": len(chosen), "chance_recall_1": 1 / len(chosen)}
         return TaskResult(metrics, len(items), extra)
 
-    def draw(self, items: Sequence[Told], scores: Tensor) -> None:
+    def draw(self, items: Sequence[NarratedMoment], scores: Tensor) -> None:
         """Some texts, a row each: their own moment, and the likeliest ones; green is right."""
         from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
         from coalign.analysis.runs.visual_words import Frames
@@ -185,13 +188,13 @@ def hidden_actions(model: Any, batch: Batch) -> Tensor:
     return torch.stack([model.action_head(seen.tokens["actions"].values[known]).argmax(1), labels[known]], 1).cpu()
 
 
-def different(items: Sequence[Told]) -> list[Told]:
+def different(items: Sequence[NarratedMoment]) -> list[NarratedMoment]:
     """One item of each text."""
     return list({item.narration.text.lower(): item for item in reversed(items)}.values())[::-1]
 
 
 @torch.no_grad()
-def match_all(model: Any, make: Moments, items: Sequence[Told], batch_size: int) -> Tensor:
+def match_all(model: Any, make: Moments, items: Sequence[NarratedMoment], batch_size: int) -> Tensor:
     """[N, N] how well each text goes with each item's moment, by the matching head."""
     device, count = next(model.parameters()).device, len(items)
     batch = make(list(items)).to(device)

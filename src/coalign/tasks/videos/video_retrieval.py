@@ -16,7 +16,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.videos.captions import Captioned, read_captioned
 from coalign.data.videos.files import TEST_SPLITS, Found
 from coalign.evaluation.result import TaskResult
-from coalign.evaluation.videos import VideoFolder, found_videos, reads_clips, report_missing, span_vectors, text_vectors
+from coalign.evaluation.videos import VideoFolder, open_videos, reads_clips, report_missing, span_vectors, text_vectors
 from coalign.retrieval.metrics import CUTS, chance_recall, summarise, vector_ranks
 
 DATA_HELP = (
@@ -49,7 +49,7 @@ class Evaluate:
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         splits = TEST_SPLITS if self.split is None else (self.split,)
-        found = read_captioned(self.data, found_videos(self.data, self.videos), splits)
+        found = read_captioned(self.data, open_videos(self.data, self.videos), splits)
         loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
         similar, owners, count = similarities(
