@@ -3,8 +3,9 @@ contrast of both with a queue (Li et al. 2021, sections 3.1 to 3.3; Li et al. 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
 from coalign.layers.momentum import MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
+from coalign.objectives.matching import draw_negative_pairs
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import Batch, ImageSpec, InputSpec, Model, Packed, Record, TextSpec
@@ -60,50 +62,33 @@ class PairTowers(nn.Module):
         return F.normalize(self.text_projection(text.first), dim=-1)
 
 
-class PairSettings(Protocol):
-    """What the data of a configuration's model depends on."""
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """Settings of the contrast with a queue, of the momentum copies that fill it, and of the pixels."""
 
-    @property
-    def image(self) -> VitConfig: ...
-    @property
-    def mean(self) -> tuple[float, float, float]: ...
-    @property
-    def std(self) -> tuple[float, float, float]: ...
-    @property
-    def max_text_length(self) -> int: ...
-
-
-class MomentumSettings(Protocol):
-    """What the momentum contrast reads of a configuration."""
-
-    @property
-    def embed_dim(self) -> int: ...
-    @property
-    def queue_size(self) -> int: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def warm_momentum(self) -> bool: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def clamp_temperature(self) -> bool: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def alpha_steps(self) -> int: ...
-    @property
-    def distill(self) -> bool: ...
-    @property
-    def targets(self) -> str: ...
-    @property
-    def locked(self) -> bool: ...
+    embed_dim: int = 256
+    queue_size: int = 65536
+    momentum: float = 0.995
+    temperature: float = 0.07
+    clamp_temperature: bool = True
+    alpha: float = 0.4
+    alpha_steps: int = 0
+    """Steps over which alpha grows from 0 to its value (the originals: the first epoch, or two)."""
+    warm_momentum: bool = False
+    """The momentum grows to its value as (step + 1) / (step + 10): a copy of fresh weights is of no use for long."""
+    distill: bool = True
+    targets: Literal["pairs", "ids"] = "pairs"
+    max_text_length: int = 30
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    locked: bool = False
+    """The image tower is not trained, its projection is."""
 
 
 class MomentumPairs(Model, Generic[T]):
     """Towers, their momentum copy, the temperature and the queue; a step of training before and after its losses."""
 
-    def __init__(self, towers: T, settings: MomentumSettings) -> None:
+    def __init__(self, towers: T, settings: PairConfig) -> None:
         super().__init__()
         self.settings = settings
         self.online = towers
@@ -164,6 +149,13 @@ class MomentumPairs(Model, Generic[T]):
         )
         return own, momentum, found
 
+    def draw_negatives(
+        self, batch: Batch, contrast: Similarities, generator: torch.Generator | None, floor: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Hard negatives of a batch's images and texts by name, drawn by their similarity within the batch."""
+        i2t, t2i = (s[:, : len(batch)] for s in (contrast.similarity_i2t, contrast.similarity_t2i))
+        return draw_negative_pairs(i2t, t2i, self.same_items(batch), generator, floor=floor)
+
     def same_items(self, batch: Batch) -> Tensor:
         """[B, B] which pairs of a batch are the same item, and so no negatives of each other."""
         size = len(batch)
@@ -172,7 +164,13 @@ class MomentumPairs(Model, Generic[T]):
         return torch.eye(size, dtype=torch.bool, device=self.temperature.device)
 
 
-def pair_spec(config: PairSettings, vocab_size: int, separator: bool) -> InputSpec:
+def both_ways(loss: Callable[[Tensor, Tensor], Tensor], found: Similarities) -> Tensor:
+    """The mean of the contrast of images with texts and of texts with images."""
+    i2t, t2i = loss(found.similarity_i2t, found.target_i2t), loss(found.similarity_t2i, found.target_t2i)
+    return (i2t + t2i) / 2
+
+
+def pair_spec(config: PairConfig, image: VitConfig, vocab_size: int, separator: bool) -> InputSpec:
     """The image tower's pixels; whether texts end in [SEP] is the original tokenizer's matter."""
     text = TextSpec(vocab_size, config.max_text_length, separator)
-    return InputSpec(text, ImageSpec(config.image.image, config.mean, config.std))
+    return InputSpec(text, ImageSpec(image.image, config.mean, config.std))

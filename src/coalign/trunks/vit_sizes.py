@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.trunks.vit import SIZES, VitConfig
+from coalign.trunks.vit import SIZES, VitConfig, sides
 
 Weights = Mapping[str, Tensor]
 """Tensors by name; only their shapes are read, so they may lie on the meta device."""
@@ -41,6 +42,24 @@ def transformers_trunk(weights: Weights, hints: SizeHints | None = None, prefix:
     names = ("embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings", "encoder.layer.{}.")
     patch, positions, block = (prefix + name for name in names)
     return _trunk(weights, hints or SizeHints(), (patch, positions, block), "intermediate.dense.weight")
+
+
+def block_sizes(described: Mapping[str, Any], eps: float, dim: int = 768, heads: int = 12) -> dict[str, Any]:
+    """The sizes of blocks in Hugging Face's description of a tower; absent ones are these, or BERT base's."""
+    return {
+        "dim": described.get("hidden_size", dim),
+        "depth": described.get("num_hidden_layers", 12),
+        "heads": described.get("num_attention_heads", heads),
+        "hidden_dim": described.get("intermediate_size", 4 * dim),
+        "eps": described.get("layer_norm_eps", eps),
+    }
+
+
+def tower_sizes(described: Mapping[str, Any], image_size: int, patch_size: int, eps: float) -> dict[str, Any]:
+    """Fields of `VitConfig` in Hugging Face's description of an image tower; absent ones are these."""
+    size, patch = sides(described.get("image_size", image_size)), sides(described.get("patch_size", patch_size))
+    image = {"image_size": size[0], "image_width": size[1], "patch_size": patch[0], "patch_width": patch[1]}
+    return image | block_sizes(described, eps)
 
 
 def _trunk(weights: Weights, hints: SizeHints, names: tuple[str, str, str], up: str) -> VitConfig:

@@ -34,22 +34,8 @@ from coalign.ops.masking import IGNORED, Drawn, mask_features, mask_tokens
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, layer_rules
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    Regions,
-    RegionSpec,
-    StreamSpec,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, Regions, System, Text
+from coalign.types.spec import RegionSpec, StreamSpec, TextSpec
 
 SIZES = {
     "base": ActBertConfig(),

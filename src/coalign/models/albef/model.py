@@ -13,7 +13,7 @@ positive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -28,11 +28,11 @@ from coalign.models.albef.trunk import SIZES, AlbefConfig, Towers, input_spec_of
 from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
-from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
+from coalign.objectives.matching import Matching, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
 from coalign.ops.masking import Drawn, mask_tokens, predicted_rows
-from coalign.trunks.pair_towers import MomentumPairs
+from coalign.trunks.pair_towers import MomentumPairs, both_ways
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System
 
@@ -57,9 +57,7 @@ class Albef(Aligning, MomentumPairs[Towers]):
         With `record`: "image.{i}.attention", "text.{i}.attention", "fusion.{i}.cross_attention" and "...hidden".
         """
         kept: Record | None = {} if record else None
-        tokens: dict[str, Packed] = {}
-        vectors: dict[str, Tensor] = {}
-        pooled: dict[str, Tensor] = {}
+        tokens, vectors, pooled = dict[str, Packed](), dict[str, Tensor](), dict[str, Tensor]()
         if batch.images is not None:
             tokens["image"] = self.online.image(batch.images, record=kept)
             vectors["image"] = self.online.image_vector(tokens["image"])
@@ -151,12 +149,11 @@ class Albef(Aligning, MomentumPairs[Towers]):
         wanted = self.config.objectives if draws.only is None else draws.only
         alpha = draws.choices.get("alpha", self.alpha)
         own, momentum, contrast = self.contrast(batch, alpha)
-        chosen = self.draw(batch, contrast, draws.generator, draws.choices, wanted, draws.on_host)
+        chosen = self.draw(batch, contrast, draws, wanted)
         drawn = Drawn(chosen, batch.text.ids.layout.device)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
-            i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)
-            losses["itc"] = (i2t + self.itc(contrast.similarity_t2i, contrast.target_t2i)) / 2
+            losses["itc"] = both_ways(self.itc, contrast)
         if "itm" in wanted:
             texts, images, labels = matched_pairs(drawn)
             losses["itm"] = self.itm(
@@ -174,21 +171,12 @@ class Albef(Aligning, MomentumPairs[Towers]):
         self.queue.stage(self.shared_ids(batch), image=momentum.image_vector, text=momentum.text_vector)
         return losses
 
-    def draw(
-        self,
-        batch: Batch,
-        contrast: Similarities,
-        generator: torch.Generator | None,
-        choices: Mapping[str, Tensor],
-        wanted: Sequence[str],
-        host: torch.Generator | None,
-    ) -> dict[str, Tensor]:
+    def draw(self, batch: Batch, contrast: Similarities, draws: Draws, wanted: Sequence[str]) -> dict[str, Tensor]:
         """Every random choice of a step, by name: negatives for ITM, on the device; hidden words for MLM, on the host.
         `choices` go first."""
-        drawn, size = dict(choices), len(batch)
+        drawn = dict(draws.choices)
         if "itm" in wanted and "neg_image_index" not in drawn:
-            i2t, t2i = contrast.similarity_i2t[:, :size], contrast.similarity_t2i[:, :size]
-            drawn |= draw_negative_pairs(i2t, t2i, self.same_items(batch), generator)
+            drawn |= self.draw_negatives(batch, contrast, draws.generator)
         if "mlm" in wanted and "mlm_input_ids" not in drawn:
             ids = text_of(batch.host).ids
             drawn["mlm_input_ids"], drawn["mlm_labels"] = mask_tokens(
@@ -197,7 +185,7 @@ class Albef(Aligning, MomentumPairs[Towers]):
                 probability=self.config.mask_probability,
                 mask_id=self.config.mask_id,
                 vocab_size=self.config.text.vocab_size,
-                generator=host,
+                generator=draws.on_host,
             )
         return drawn
 

@@ -13,7 +13,7 @@ from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import momentum_update
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig
-from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD, PairTowers, pair_spec
+from coalign.trunks.pair_towers import PairConfig, PairTowers, pair_spec
 from coalign.trunks.vit import VitConfig
 from coalign.types import InputSpec, Model, Packed, Record
 
@@ -21,35 +21,18 @@ T = TypeVar("T", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class AlbefConfig:
+class AlbefConfig(PairConfig):
     """Sizes and settings; the defaults are the paper's pre-training (section 4.1, appendix A)."""
 
     image: VitConfig = field(default_factory=lambda: VitConfig(image_size=256))
     text: BertConfig = field(default_factory=lambda: BertConfig(context_dim=768, cross_from=6))
-    embed_dim: int = 256
-    queue_size: int = 65536
-    momentum: float = 0.995
-    temperature: float = 0.07
-    clamp_temperature: bool = True
-    alpha: float = 0.4
-    alpha_steps: int = 0
-    """Steps over which alpha grows from 0 to its value (the original: the first epoch)."""
-    warm_momentum: bool = False
-    """The momentum grows to its value as (step + 1) / (step + 10): a copy of fresh weights is of no use for long."""
-    distill: bool = True
     objectives: tuple[Literal["itc", "itm", "mlm"], ...] = ("itc", "itm", "mlm")
-    targets: Literal["pairs", "ids"] = "pairs"
     mask_probability: float = 0.15
-    max_text_length: int = 30
     separator: bool = False
     cls_id: int = 101
     mask_id: int = 103
     alignment_block: int | None = None
     """The fusion block whose cross-attention shows word-patch alignment; the paper's is the third."""
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    locked: bool = False
-    """The image tower is not trained, its projection is."""
 
 
 SIZES = {
@@ -95,7 +78,7 @@ class Towers(PairTowers):
 
 def input_spec_of(config: AlbefConfig) -> InputSpec:
     """Texts begin with [CLS] and end without [SEP], as the original's tokenizer has it."""
-    return pair_spec(config, config.text.vocab_size, config.separator)
+    return pair_spec(config, config.image, config.text.vocab_size, config.separator)
 
 
 class Followed(Model, Generic[T]):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coalign.errors import InputError
-from coalign.layers.captioning import Captioning
-from coalign.models.blip.model import Blip, Matches
+from coalign.models.blip.model import Blip, Captions, Matches
 from coalign.models.blip.names import (
     caption_original,
     caption_transformers,
@@ -50,7 +49,7 @@ class BlipMatching(Matches, Model):
         return {"matching": self.classify(self.encode(batch).pooled["match_logits"], batch.labels.require("label"))}
 
 
-class BlipCaptioner(Captioning, Model):
+class BlipCaptioner(Captions, Model):
     """An image encoder and a decoder of its own (section 5.2)."""
 
     def __init__(self, config: BlipConfig) -> None:
@@ -62,22 +61,6 @@ class BlipCaptioner(Captioning, Model):
     @property
     def input_spec(self) -> InputSpec:
         return input_spec_of(self.config)
-
-    @property
-    def begin(self) -> int:
-        return self.config.decode_id
-
-    @property
-    def end(self) -> int:
-        return self.config.sep_id
-
-    @property
-    def prompt(self) -> Sequence[int]:
-        return self.config.prompt
-
-    @property
-    def longest(self) -> int:
-        return self.config.text.positions
 
     def memory(self, images: Images) -> Packed:
         return self.towers.image(images)

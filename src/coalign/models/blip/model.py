@@ -12,10 +12,9 @@ filter`: CapFilt, section 3.3). Departure: an item's result never depends on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from coalign.errors import InputError
@@ -26,10 +25,10 @@ from coalign.models.blip.names import original
 from coalign.models.blip.trunk import SIZES, BlipConfig, BlipTowers, TiedDecoder, begun, input_spec_of
 from coalign.objectives.causal_lm import CausalLM
 from coalign.objectives.contrastive import Contrastive
-from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
+from coalign.objectives.matching import Matching, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.masking import Drawn, next_tokens
-from coalign.trunks.pair_towers import MomentumPairs
+from coalign.trunks.pair_towers import MomentumPairs, both_ways
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System
 
@@ -107,21 +106,11 @@ class Matches(Aligning):
         )
 
 
-class Blip(Matches, Captioning, MomentumPairs[BlipTowers]):
-    """The pre-training model, which also searches, re-ranks, shows alignment and writes captions."""
+class Captions(Captioning):
+    """The ids that captions begin with and end with, as BLIP has them."""
 
-    def __init__(self, config: BlipConfig) -> None:
-        super().__init__(BlipTowers(config), config)
-        self.config = config
-        self.match_head = nn.Linear(config.text.dim, 2)
-        self.decoder = TiedDecoder(config.text) if "lm" in config.objectives else None
-        self.itc, self.itm, self.lm = Contrastive(), Matching(), CausalLM(smoothing=config.smoothing)
+    config: BlipConfig
 
-    @property
-    def towers(self) -> BlipTowers:
-        return self.online
-
-    # -------------------------------------------------------------------------------------------------- captions
     @property
     def begin(self) -> int:
         return self.config.decode_id
@@ -138,6 +127,22 @@ class Blip(Matches, Captioning, MomentumPairs[BlipTowers]):
     def longest(self) -> int:
         return self.config.text.positions
 
+
+class Blip(Matches, Captions, MomentumPairs[BlipTowers]):
+    """The pre-training model, which also searches, re-ranks, shows alignment and writes captions."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__(BlipTowers(config), config)
+        self.config = config
+        self.match_head = nn.Linear(config.text.dim, 2)
+        self.decoder = TiedDecoder(config.text) if "lm" in config.objectives else None
+        self.itc, self.itm, self.lm = Contrastive(), Matching(), CausalLM(smoothing=config.smoothing)
+
+    @property
+    def towers(self) -> BlipTowers:
+        return self.online
+
+    # -------------------------------------------------------------------------------------------------- captions
     def memory(self, images: Images) -> Packed:
         return self.online.image(images)
 
@@ -162,11 +167,10 @@ class Blip(Matches, Captioning, MomentumPairs[BlipTowers]):
         ids = text_of(batch).ids
         wanted = self.config.objectives if draws.only is None else draws.only
         own, momentum, contrast = self.contrast(batch, draws.choices.get("alpha", self.alpha))
-        drawn = self.draw(batch, contrast, draws.generator, draws.choices, wanted)
+        drawn = self.draw(batch, contrast, draws, wanted)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
-            i2t = self.itc(contrast.similarity_i2t, contrast.target_i2t)
-            losses["itc"] = (i2t + self.itc(contrast.similarity_t2i, contrast.target_t2i)) / 2
+            losses["itc"] = both_ways(self.itc, contrast)
         if "itm" in wanted:
             texts, images, labels = matched_pairs(drawn)
             losses["itm"] = self.itm(self.match_head(self.online.fuse_first(ids, own.image, texts, images)), labels)
@@ -178,20 +182,12 @@ class Blip(Matches, Captioning, MomentumPairs[BlipTowers]):
         self.queue.stage(self.shared_ids(batch), image=momentum.image_vector, text=momentum.text_vector)
         return losses
 
-    def draw(
-        self,
-        batch: Batch,
-        contrast: Similarities,
-        generator: torch.Generator | None,
-        choices: Mapping[str, Tensor],
-        wanted: Sequence[str],
-    ) -> dict[str, Tensor]:
+    def draw(self, batch: Batch, contrast: Similarities, draws: Draws, wanted: Sequence[str]) -> dict[str, Tensor]:
         """Every random choice of a step, by name: the negatives of ITM. `choices` go first."""
-        if "itm" not in wanted or "neg_image_index" in choices:
-            return dict(choices)
-        i2t, t2i = (s[:, : len(batch)] for s in (contrast.similarity_i2t, contrast.similarity_t2i))
-        floor = self.config.negative_floor
-        return dict(choices) | draw_negative_pairs(i2t, t2i, self.same_items(batch), generator, floor=floor)
+        drawn = dict(draws.choices)
+        if "itm" in wanted and "neg_image_index" not in drawn:
+            drawn |= self.draw_negatives(batch, contrast, draws.generator, self.config.negative_floor)
+        return drawn
 
 
 SYSTEM = System(
@@ -200,9 +196,9 @@ SYSTEM = System(
     paper="Li et al., ICML 2022, arXiv 2201.12086",
     model=Blip,
     config=BlipConfig,
+    objectives=("itc", "itm", "lm"),
     sizes=SIZES,
     weights={"original": original},
-    objectives=("itc", "itm", "lm"),
     position_tables=dict.fromkeys(("online.image.positions", "momentum.image.positions", "image.positions"), "bicubic"),
     with_image_size=lambda config, size: replace(config, image=config.image.at(size)),
 )

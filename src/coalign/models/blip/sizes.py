@@ -12,8 +12,8 @@ from torch import Tensor
 from coalign.errors import InputError
 from coalign.models.blip.heads import BlipCaptioner, BlipMatching, BlipVqa
 from coalign.models.blip.trunk import BlipConfig, text_tower
-from coalign.trunks.vit import VitConfig, sides
-from coalign.trunks.vit_sizes import count, grid_of
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_sizes import block_sizes, count, grid_of, tower_sizes
 
 Weights = Mapping[str, Tensor]
 
@@ -80,31 +80,15 @@ def of_config(described: Mapping[str, Any]) -> BlipConfig | None:
     if described.get("model_type") != "blip":
         return None
     text, image = described.get("text_config") or {}, described.get("vision_config") or {}
-    (height, across), patch = sides(image.get("image_size", 384)), sides(image.get("patch_size", 16))
-    width = image.get("hidden_size", 768)
+    tower = VitConfig(**tower_sizes(image, 384, 16, 1e-5), activation=image.get("hidden_act", "gelu"))
     return BlipConfig(
-        VitConfig(
-            image_size=height,
-            image_width=across,
-            patch_size=patch[0],
-            patch_width=patch[1],
-            dim=width,
-            depth=image.get("num_hidden_layers", 12),
-            heads=image.get("num_attention_heads", 12),
-            hidden_dim=image.get("intermediate_size", 3072),
-            eps=image.get("layer_norm_eps", 1e-5),
-            activation=image.get("hidden_act", "gelu"),
-        ),
+        tower,
         text_tower(
             vocab_size=text.get("vocab_size", 30524),
-            dim=text.get("hidden_size", 768),
-            depth=text.get("num_hidden_layers", 12),
-            heads=text.get("num_attention_heads", 8),
-            hidden_dim=text.get("intermediate_size", 3072),
             positions=text.get("max_position_embeddings", 512),
-            eps=text.get("layer_norm_eps", 1e-12),
             activation=text.get("hidden_act", "gelu"),
-            context_dim=width,
+            context_dim=tower.dim,
+            **block_sizes(text, 1e-12, heads=8),
         ),
         embed_dim=described.get("image_text_hidden_size", 256),
         sep_id=text.get("sep_token_id", 102),

@@ -14,7 +14,7 @@ from coalign.layers.heads import MaskedLMHead
 from coalign.layers.transformer import Context, TransformerBlock
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
-from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD, PairTowers, pair_spec
+from coalign.trunks.pair_towers import PairConfig, PairTowers, pair_spec
 from coalign.trunks.vit import VitConfig
 from coalign.types import InputSpec, Packed, Record
 
@@ -26,7 +26,7 @@ def text_tower(**sizes: object) -> BertConfig:
 
 
 @dataclass(frozen=True)
-class BlipConfig:
+class BlipConfig(PairConfig):
     """Sizes and settings; the defaults are the paper's pre-training with ViT-B (section 4.1).
 
     The word table's last `markers` rows stand for no word: [DEC], which begins what the decoder reads, and [ENC],
@@ -35,33 +35,17 @@ class BlipConfig:
 
     image: VitConfig = field(default_factory=VitConfig)
     text: BertConfig = field(default_factory=text_tower)
-    embed_dim: int = 256
-    queue_size: int = 57600
-    momentum: float = 0.995
-    temperature: float = 0.07
-    clamp_temperature: bool = True
-    alpha: float = 0.4
-    alpha_steps: int = 0
-    """Steps over which alpha grows from 0 to its value (the original: the first two epochs)."""
-    warm_momentum: bool = False
-    """The momentum grows to its value as (step + 1) / (step + 10): a copy of fresh weights is of no use for long."""
-    distill: bool = True
+    queue_size: int = field(default=57600, kw_only=True)
     objectives: tuple[Literal["itc", "itm", "lm"], ...] = ("itc", "itm", "lm")
-    targets: Literal["pairs", "ids"] = "pairs"
     smoothing: float = 0.1
     negative_floor: float = 1e-4
     """The summand of the probabilities by which hard negatives are drawn."""
-    max_text_length: int = 30
     sep_id: int = 102
     markers: int = 2
     encode_marker: bool = True
     """Whether [ENC] begins texts that are matched; the original's class for matching alone keeps [CLS]."""
     prompt: tuple[int, ...] = ()
     """The ids that captions begin with ("a picture of")."""
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    locked: bool = False
-    """The image tower is not trained, its projection is."""
 
     @property
     def decode_id(self) -> int:
@@ -183,4 +167,4 @@ def begun(ids: Packed, marker: int) -> Packed:
 
 def input_spec_of(config: BlipConfig) -> InputSpec:
     """Texts begin with [CLS] and end with [SEP]; markers are no part of the vocabulary."""
-    return pair_spec(config, config.text.vocab_size - config.markers, separator=True)
+    return pair_spec(config, config.image, config.text.vocab_size - config.markers, separator=True)

@@ -30,20 +30,8 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    Images,
-    ImageSpec,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    System,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System
+from coalign.types.spec import ImageSpec, TextSpec
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

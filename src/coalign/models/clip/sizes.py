@@ -13,8 +13,7 @@ from coalign.errors import InputError
 from coalign.models.clip.model import Clip, ClipConfig, image_tower
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit import sides
-from coalign.trunks.vit_sizes import count, grid_of
+from coalign.trunks.vit_sizes import block_sizes, count, grid_of, tower_sizes
 
 Weights = Mapping[str, Tensor]
 
@@ -103,30 +102,14 @@ def of_config(described: Mapping[str, Any]) -> ClipConfig | None:
     if described.get("model_type") != "clip":
         return None
     text, image = described.get("text_config") or {}, described.get("vision_config") or {}
-    (height, across), patch = sides(image.get("image_size", 224)), sides(image.get("patch_size", 32))
     end = text.get("eos_token_id", 49407)
     return ClipConfig(
-        image_tower(
-            image_size=height,
-            image_width=across,
-            patch_size=patch[0],
-            patch_width=patch[1],
-            dim=image.get("hidden_size", 768),
-            depth=image.get("num_hidden_layers", 12),
-            heads=image.get("num_attention_heads", 12),
-            hidden_dim=image.get("intermediate_size", 3072),
-            eps=image.get("layer_norm_eps", 1e-5),
-            activation=image.get("hidden_act", "quick_gelu"),
-        ),
+        image_tower(**tower_sizes(image, 224, 32, 1e-5), activation=image.get("hidden_act", "quick_gelu")),
         TextConfig(
             text.get("vocab_size", 49408),
             text.get("max_position_embeddings", 77),
-            text.get("hidden_size", 512),
-            text.get("num_hidden_layers", 12),
-            text.get("num_attention_heads", 8),
-            text.get("intermediate_size", 2048),
-            text.get("layer_norm_eps", 1e-5),
-            text.get("hidden_act", "quick_gelu"),
+            **block_sizes(text, 1e-5, 512, 8),
+            activation=text.get("hidden_act", "quick_gelu"),
         ),
         described.get("projection_dim", 512),
         end=None if end == 2 else end,  # 2 stands in old files, and means the largest id

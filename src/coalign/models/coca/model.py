@@ -32,21 +32,9 @@ from coalign.ops.masking import IGNORED, next_tokens
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.reading import text_of
 from coalign.trunks.vit import VitTrunk
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    Images,
-    ImageSpec,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    System,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System
 from coalign.types.packed import to_device
+from coalign.types.spec import ImageSpec, TextSpec
 
 
 class Coca(Aligning, Captioning, Model):

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
-from coalign.trunks.vit import VitConfig, sides
-from coalign.trunks.vit_sizes import SizeHints, count, grid_of
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_sizes import SizeHints, count, grid_of, tower_sizes
 
 
 def of_weights(weights: Mapping[str, Tensor], hints: SizeHints | None = None) -> DinoV2Config | None:
@@ -60,17 +60,10 @@ def of_config(described: Mapping[str, Any]) -> DinoV2Config | None:
     dim, gated = described.get("hidden_size", 768), bool(described.get("use_swiglu_ffn"))
     hidden = int(dim * described.get("mlp_ratio", 4))
     registers = described.get("num_register_tokens", 4) if described["model_type"] != "dinov2" else 0
-    (height, width), patch = sides(described.get("image_size", 224)), sides(described.get("patch_size", 14))
+    sizes = tower_sizes(described, 224, 14, 1e-6)
+    sizes["hidden_dim"] = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
     trunk = VitConfig(
-        image_size=height,
-        image_width=width,
-        patch_size=patch[0],
-        patch_width=patch[1],
-        dim=dim,
-        depth=described.get("num_hidden_layers", 12),
-        heads=described.get("num_attention_heads", 12),
-        hidden_dim=(int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden,
-        eps=described.get("layer_norm_eps", 1e-6),
+        **sizes,
         registers=registers,
         layer_scale=1e-5,
         gated=gated,

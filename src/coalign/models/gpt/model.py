@@ -21,20 +21,8 @@ from coalign.errors import InputError
 from coalign.objectives.causal_lm import CausalLM
 from coalign.ops.masking import Drawn, next_tokens
 from coalign.trunks.gpt import SIZES, GptConfig, GptTrunk, authors_rules, hugging_face, joint_rules, transformers_rules
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Layout,
-    Model,
-    Packed,
-    Record,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Layout, Model, Packed, Record, System, Text
+from coalign.types.spec import TextSpec
 
 
 class Gpt(Model):

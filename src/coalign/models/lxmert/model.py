@@ -42,21 +42,8 @@ from coalign.ops.detections import detected_attributes, detected_objects, draw_a
 from coalign.ops.masking import Drawn, mask_features, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    Regions,
-    RegionSpec,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, Regions, System, Text
+from coalign.types.spec import RegionSpec, TextSpec
 
 Objective = Literal["mlm", "itm", "objects", "attributes", "features", "answers"]
 

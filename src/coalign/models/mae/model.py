@@ -38,20 +38,8 @@ from coalign.trunks.vit import (
     transformers_rules,
 )
 from coalign.trunks.vit_sizes import SizeHints, count, timm_trunk, transformers_trunk
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    Head,
-    Images,
-    ImageSpec,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    System,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Model, Packed, Record, System
+from coalign.types.spec import ImageSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

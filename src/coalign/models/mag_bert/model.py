@@ -28,20 +28,8 @@ from coalign.ops.attention import Mask
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, alias_rules, init_bert, trunk_rules
 from coalign.trunks.reading import stream_of, text_of
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    StreamSpec,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, System, Text
+from coalign.types.spec import StreamSpec, TextSpec
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,8 @@ from coalign.objectives.mil_nce import MilNce
 from coalign.ops.alignment import AlignmentRecord, Rows
 from coalign.ops.collectives import gather
 from coalign.trunks.reading import text_of
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    System,
-    TextSpec,
-    VideoSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, System
+from coalign.types.spec import TextSpec, VideoSpec
 
 
 @dataclass(frozen=True)

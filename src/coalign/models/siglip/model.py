@@ -30,20 +30,8 @@ from coalign.objectives.sigmoid import SigmoidContrastive
 from coalign.ops.patches import patches_of_sizes
 from coalign.trunks.text import TextConfig, TextTrunk, last_rows
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    Images,
-    ImageSpec,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    System,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System
+from coalign.types.spec import ImageSpec, TextSpec
 
 
 def image_tower(**sizes: Any) -> VitConfig:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from coalign.models.siglip.model import Siglip, SiglipConfig, image_tower, text_tower
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit import VitConfig, sides
-from coalign.trunks.vit_sizes import count, grid_of
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_sizes import block_sizes, count, grid_of, tower_sizes
 
 Weights = Mapping[str, Tensor]
 
@@ -168,34 +168,20 @@ def of_config(described: Mapping[str, Any]) -> SiglipConfig | None:
         return None
     text, image = described.get("text_config") or {}, described.get("vision_config") or {}
     any_shape = described["model_type"] == "siglip2" and "num_patches" in image
-    patch = sides(image.get("patch_size", 16))
-    size = sides(image.get("image_size", 224))
+    sizes = tower_sizes(image, 224, 16, 1e-6)
     if any_shape:
         side = math.isqrt(image["num_patches"])
-        size = (side * patch[0], side * patch[1])
+        sizes |= {"image_size": side * sizes["patch_size"], "image_width": side * sizes["patch_width"]}
     vocab_size = text.get("vocab_size", 32000)
-    tower = image_tower(
-        image_size=size[0],
-        image_width=size[1],
-        patch_size=patch[0],
-        patch_width=patch[1],
-        dim=image.get("hidden_size", 768),
-        depth=image.get("num_hidden_layers", 12),
-        heads=image.get("num_attention_heads", 12),
-        hidden_dim=image.get("intermediate_size", 3072),
-        eps=image.get("layer_norm_eps", 1e-6),
-        activation=_ACTIVATIONS.get(image.get("hidden_act", "gelu_pytorch_tanh"), "gelu_tanh"),
-        any_shape=any_shape,
+    activation, own_activation = (
+        _ACTIVATIONS.get(tower.get("hidden_act", "gelu_pytorch_tanh"), "gelu_tanh") for tower in (image, text)
     )
+    tower = image_tower(**sizes, activation=activation, any_shape=any_shape)
     own = text_tower(
         vocab_size=vocab_size,
         positions=text.get("max_position_embeddings", 64),
-        dim=text.get("hidden_size", 768),
-        depth=text.get("num_hidden_layers", 12),
-        heads=text.get("num_attention_heads", 12),
-        hidden_dim=text.get("intermediate_size", 3072),
-        eps=text.get("layer_norm_eps", 1e-6),
-        activation=_ACTIVATIONS.get(text.get("hidden_act", "gelu_pytorch_tanh"), "gelu_tanh"),
+        **block_sizes(text, 1e-6),
+        activation=own_activation,
     )
     width = text.get("projection_size", own.dim)
     return SiglipConfig(tower, own, width, text.get("pad_token_id", _padding(vocab_size, any_shape, Facts())))

@@ -41,20 +41,8 @@ from coalign.ops.packing import real_cells
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Record,
-    Regions,
-    RegionSpec,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Record, Regions, System, Text
+from coalign.types.spec import RegionSpec, TextSpec
 
 Objective = Literal["mlm", "mrfr", "mrc", "mrckl", "itm"]
 

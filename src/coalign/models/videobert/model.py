@@ -36,20 +36,9 @@ from coalign.ops.packing import insert_row
 from coalign.ops.pairing import draw_partners
 from coalign.trunks.bert import SIZES as BERT_SIZES
 from coalign.trunks.bert import BertConfig, BertTrunk, init_bert
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    StreamSpec,
-    System,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, System
 from coalign.types.packed import to_device
+from coalign.types.spec import StreamSpec, TextSpec
 
 
 @dataclass(frozen=True)

@@ -36,21 +36,9 @@ from coalign.ops.masking import IGNORED, Drawn, mask_features, mask_tokens, pred
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import draw_partners, draw_rows, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    Regions,
-    RegionSpec,
-    System,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, Regions, System
 from coalign.types.packed import to_device
+from coalign.types.spec import RegionSpec, TextSpec
 
 
 def _layers(count: int) -> VilbertConfig:

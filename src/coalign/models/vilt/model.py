@@ -43,22 +43,9 @@ from coalign.ops.patches import choose_patches, pack_patches, patches_of_pixels,
 from coalign.ops.transport import Transport, transport
 from coalign.trunks.bert import init_bert
 from coalign.trunks.vit import VitConfig
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    Images,
-    ImageSpec,
-    InputSpec,
-    Model,
-    Packed,
-    Record,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System, Text
 from coalign.types.packed import change_tensors, to_device
+from coalign.types.spec import ImageSpec, TextSpec
 
 
 @dataclass(frozen=True)

@@ -33,20 +33,8 @@ from coalign.ops.alignment import AlignmentRecord, log_odds
 from coalign.ops.masking import IGNORED, Drawn, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert, trunk_rules, word_head_rules
-from coalign.types import (
-    FREE,
-    Batch,
-    Draws,
-    Encoding,
-    InputSpec,
-    Model,
-    Record,
-    Regions,
-    RegionSpec,
-    System,
-    Text,
-    TextSpec,
-)
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Record, Regions, System, Text
+from coalign.types.spec import RegionSpec, TextSpec
 
 SPECIAL_IDS = (0, 101, 102)
 """[PAD], [CLS] and [SEP] of the uncased BERT vocabulary."""
