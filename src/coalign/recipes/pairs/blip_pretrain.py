@@ -23,9 +23,9 @@ class Recipe:
     )
     pairs: Pairs
     start: Start = Start()
+    objectives: Objectives = ()
     pixels: Pixels = Pixels()
     tower: Tower = Tower()
-    objectives: Objectives = ()
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.05)
     options: RunOptions = RunOptions(out=Path("runs/blip-pretrain"))
 

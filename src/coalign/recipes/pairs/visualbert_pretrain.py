@@ -24,8 +24,8 @@ class Recipe:
     )
     pairs: Pairs
     regions: RegionData
-    start: Start = Start()
     objectives: Objectives = ()
+    start: Start = Start()
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
     options: RunOptions = RunOptions(out=Path("runs/visualbert-pretrain"))
 
