@@ -22,7 +22,7 @@ from coalign.errors import InputError
 from coalign.evaluation.texts import check_out
 from coalign.files import replace_file
 from coalign.progress import with_progress
-from coalign.types import Batch, Encoding, InputSpec, Trainable
+from coalign.types import Batch, Encoding, InputSpec, Model
 
 ANSWERS = "answers.json"
 """The file in a run that says what the head's classes mean."""
@@ -117,7 +117,7 @@ def through(
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
     device, outputs = found.device, list[Tensor]()
     model = found.model
-    encode = model.encode_pooled if read is logits and isinstance(model, Trainable) else model.encode
+    encode = model.encode_pooled if read is logits and isinstance(model, Model) else model.encode
     for batch in with_progress(loader, description, len(loader), True):
         moved = batch.to(device)
         outputs += [part.float().cpu() for part in read(encode(moved), moved)]
