@@ -57,7 +57,7 @@ class Recorded(nn.Module):
         assert isinstance(layer, nn.Linear)
         task = kind(replace(config, classes=layer.out_features)).eval()
         task.trunk, task.head = self.bert.trunk, layer
-        task.pooler = self.bert.pooler if kind.pooled else None
+        task.pooler = self.bert.pooler if kind.has_pooler else None
         return task
 
 

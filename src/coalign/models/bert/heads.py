@@ -206,7 +206,7 @@ class BertMultipleChoice(BertTask):
 def task_transformers(config: BertTaskConfig, task: type[BertTask]) -> StateMap:
     """Hugging Face's BertForSequenceClassification, ...TokenClassification, ...QuestionAnswering, ...MultipleChoice."""
     head = "qa_outputs" if task is BertSpans else "classifier"
-    pooler = Rename("bert.pooler.dense.{p}", "pooler.dense.{p}") if task.pooled else Carry("bert.pooler.{rest}")
+    pooler = Rename("bert.pooler.dense.{p}", "pooler.dense.{p}") if task.has_pooler else Carry("bert.pooler.{rest}")
     rules = [
         *alias_rules("bert."),
         *trunk_rules("bert.", "trunk.", config.trunk),
@@ -221,7 +221,7 @@ def task_original(config: BertTaskConfig, task: type[BertTask]) -> StateMap:
     del config  # their names do not depend on sizes
     head = "cls/squad/output" if task is BertSpans else "output"
     pooler: list[Rule] = (
-        dense_rules("bert/pooler/dense", "pooler.dense") if task.pooled else [Carry("bert/pooler/dense/{p}")]
+        dense_rules("bert/pooler/dense", "pooler.dense") if task.has_pooler else [Carry("bert/pooler/dense/{p}")]
     )
     rules = [
         *tensorflow_rules("trunk."),
