@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,6 +70,9 @@ def command(
     if browser:
         webbrowser.open(link)
     quiet: Any = {"log_level": "warning", "server_header": False, "date_header": False, "lifespan": "off"}
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # uvicorn sends it again when it is done; studies end with us
     try:
         uvicorn.Server(uvicorn.Config(served, **quiet, timeout_graceful_shutdown=2)).run(sockets=[listening])
     finally:
