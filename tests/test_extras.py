@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "anyio": "starlette",
     "markupsafe": "jinja2",
+    "mlflow": "mlflow-skinny",
 }
 WHOLE = ("analysis/datasets", "serve")
 """Rooms of which nothing works without their extra, so that they import it at the top of their files."""

@@ -70,9 +70,8 @@ def command(
     if browser:
         webbrowser.open(link)
     quiet: Any = {"log_level": "warning", "server_header": False, "date_header": False, "lifespan": "off"}
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # uvicorn sends it again when it is done; studies end with us
+    # uvicorn sends the signal again when it is done: the processes of studies end with this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         uvicorn.Server(uvicorn.Config(served, **quiet, timeout_graceful_shutdown=2)).run(sockets=[listening])
     finally:
