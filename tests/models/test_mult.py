@@ -155,7 +155,7 @@ def test_bad_input_is_named():
         MulT(replace(CONFIG, targets=("smell",)))
     with pytest.raises(InputError, match="two or more streams"):
         MulT(replace(CONFIG, streams=STREAMS[:1]))
-    with pytest.raises(InputError, match="labels.label is missing"):
+    with pytest.raises(InputError, match=r"labels\.label is missing"):
         model.losses(batch)
 
 

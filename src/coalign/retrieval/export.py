@@ -21,7 +21,7 @@ from coalign.errors import InputError
 from coalign.extras import optional
 from coalign.files import replacing
 from coalign.retrieval.embed import vectors_of
-from coalign.types import Batch, Encoding, Images, Layout, Packed, Text
+from coalign.types import Batch, Encoding, Images, Layout, Packed, Text, needed
 
 onnx = optional("onnx")
 onnxruntime = optional("onnxruntime")
@@ -62,15 +62,16 @@ def inputs_of(loaded: Loaded, part: Part, batch_size: int, length: int | None = 
     """
     spec, generator = loaded.spec, torch.Generator().manual_seed(0)
     if part == "image":
-        if spec.image_size is None:
+        if spec.image is None or spec.image.resize in ("proportion", "patches"):
             raise InputError(f"{type(loaded.model).__name__} reads no pictures of one size, so it has no image tower")
-        sides = (spec.image_size,) * 2 if isinstance(spec.image_size, int) else tuple(spec.image_size)
-        return {"pixels": torch.randn(batch_size, 3, *sides, generator=generator)}
-    longest = length or spec.max_text_length
+        return {"pixels": torch.randn(batch_size, 3, *spec.image.size, generator=generator)}
+    longest = length or (None if spec.text is None else spec.text.max_length)
     if longest is None:
         raise InputError(f"{type(loaded.model).__name__} reads no texts, so it has no text tower")
     words = [f"{'a ' * (1 + item % 7)}" for item in range(batch_size)]
-    return padded_text(loaded.vocabulary.encode(words, longest, spec.separator), longest, batch_size)
+    return padded_text(
+        loaded.vocabulary.encode(words, longest, needed(spec.text, "texts").separator), longest, batch_size
+    )
 
 
 def padded_text(text: Text, length: int, batch_size: int) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -63,7 +63,8 @@ def command(
         raise InputError(f"{missing[0]}: no such picture")
     if out is not None:
         new_file(out, overwrite, (".jsonl", ".csv"))
-    loaded = load_run(run, system, **({} if vocab is None else {"vocab": vocab}))
+    options: dict[str, Any] = {} if vocab is None else {"vocab": vocab}
+    loaded = load_run(run, system, **options)
     writer = Writer(loaded, writing)
     if data is not None:
         source = open_source(data, images=images, split=split).grouped()

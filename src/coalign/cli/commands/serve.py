@@ -70,8 +70,7 @@ def command(
     if browser:
         webbrowser.open(link)
     quiet: Any = {"log_level": "warning", "server_header": False, "date_header": False, "lifespan": "off"}
-    # uvicorn sends the signal again when it is done: the processes of studies end with this one
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, end)
     try:
         uvicorn.Server(uvicorn.Config(served, **quiet, timeout_graceful_shutdown=2)).run(sockets=[listening])
     finally:
@@ -89,3 +88,9 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}, port {port}: {error}; give another --port or --host") from None
     return listening
+
+
+def end(number: int, frame: object) -> None:
+    """Ends this process, and with it those of studies: uvicorn sends a signal again when it is done."""
+    del frame
+    sys.exit(128 + number)

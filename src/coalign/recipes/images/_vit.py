@@ -59,6 +59,7 @@ def mae_start(start: str, size: str) -> tuple[MaeConfig, State]:
         raise InputError(f"{start}: has the tensors of no known masked auto-encoder")
     if "mask_token" in tensors or "decoder.mask_token" in tensors:
         whole = load(start, "mae").model
+        assert isinstance(whole, Mae)
         return whole.config, whole.state_dict()
     return config, mae.encoder(mae.fine_tuning(config)).load(tensors).state
 

@@ -70,8 +70,8 @@ class Evaluate:
             raise InputError("--out draws frames: it needs --videos; or give a .csv")
         features = ClipFeatures(self.features)
         clips, missing = read_clips(self.data, self.slots, features)
-        text = tokenizer.encode([self.template], model.config.max_text_length)
-        masks = int((text.ids.values == model.config.mask_id).sum())
+        text = tokenizer.encode_for([self.template], loaded.spec)
+        masks = int((text.ids.values == tokenizer.mask_id).sum())
         if masks != len(self.slots):
             raise InputError(f"--template has {masks} [MASK], and there are {len(self.slots)} slots: {self.slots}")
         seen = torch.cat(
