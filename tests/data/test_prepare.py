@@ -13,9 +13,10 @@ from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Regions, RegionSpec, TextSpec
+from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Model, Regions, RegionSpec, TextSpec
 
 
+@Model.register
 class Reader:
     """As much of a model as `prepare` reads."""
 

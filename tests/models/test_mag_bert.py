@@ -128,7 +128,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="14 rows for 15 pieces"):
         short = Packed.from_items([torch.zeros(6, 5), torch.zeros(3, 5), torch.zeros(5, 5)])
         model.encode(replace(batch, series=Series({**streams, "visual": short})))
-    with pytest.raises(InputError, match="'label'"):
+    with pytest.raises(InputError, match=r"labels\.label is missing"):
         model.losses(batch)
 
 

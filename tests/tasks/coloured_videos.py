@@ -11,7 +11,7 @@ from torch import nn
 from coalign.data.loaded import Loaded
 from coalign.data.videos.write import write_video
 from coalign.data.words.word_list import WordList
-from coalign.types import Batch, Encoding, InputSpec, TextSpec, VideoSpec
+from coalign.types import Batch, Encoding, InputSpec, Model, TextSpec, VideoSpec
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
 
@@ -27,6 +27,7 @@ def coloured_video(path: Path, *stretches: tuple[str, float], fps: float = 5.0) 
     return write_video(path, frames, fps)
 
 
+@Model.register
 class ColourClips(nn.Module):
     """The vector of a clip is its mean colour, that of a text the sum of its colours'."""
 

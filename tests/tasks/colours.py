@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from coalign.data.words.tokenizer import Tokenizer
-from coalign.types import Batch, Encoding, ImageSpec, InputSpec, Packed, TextSpec
+from coalign.types import Batch, Encoding, ImageSpec, InputSpec, Model, Packed, TextSpec
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -21,6 +21,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 TOKENIZER = Tokenizer.train([*COLOURS, "a thing"], 100, min_frequency=1)
 
 
+@Model.register
 class ColourModel(nn.Module):
     config = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.error import URLError
 
 import torch
@@ -31,6 +31,7 @@ NMS = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@runtime_checkable
 class Network(Protocol):
     """A detector: pictures [3, H, W] with pixels in [0, 1] to the regions of each; `width` features a region."""
 

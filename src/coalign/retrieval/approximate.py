@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,6 +44,7 @@ class Approximate:
         replace_file(folder / FILE, lambda part: part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8"))
 
 
+@runtime_checkable
 class Searched(Protocol):
     """What is asked of an index."""
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from coalign.errors import InputError
 from coalign.files import replace_file
@@ -16,6 +16,7 @@ from coalign.files import replace_file
 MetricRecord = dict[str, Any]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What else gets the numbers of a training."""
 

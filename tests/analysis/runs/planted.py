@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Encoding, ImageSpec, InputSpec, RegionSpec, TextSpec
+from coalign.types import Batch, Encoding, ImageSpec, InputSpec, Model, RegionSpec, TextSpec
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -35,6 +35,7 @@ def pictures() -> list[tuple[Image.Image, str]]:
     return [(Image.new("RGB", (30, 20), colour), f"a {name} thing") for name, colour in COLOURS.items()]
 
 
+@Model.register
 class Planted(nn.Module):
     """Its score is the mean, over the colours that the text names, of the share of the picture that has the colour.
 

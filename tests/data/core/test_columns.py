@@ -56,9 +56,9 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_large_table_is_looked_over_once(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "LARGE", 10)
     looks: list[int] = []
-    look = quarantine._look
+    look = quarantine._check
     monkeypatch.setattr(
-        quarantine, "_look", lambda source, index, *rest: looks.append(index) or look(source, index, *rest)
+        quarantine, "_check", lambda source, index, *rest: looks.append(index) or look(source, index, *rest)
     )
     for _ in range(2):
         listed = Quarantine()

@@ -10,11 +10,12 @@ from coalign.data.loaded import Loaded
 from coalign.data.pairs.frozen import FrozenFeatures, RandomCrops, Views
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
-from coalign.types import Images, ImageSpec, InputSpec, Packed, Text, TextSpec
+from coalign.types import Images, ImageSpec, InputSpec, Model, Packed, Text, TextSpec
 
 WORDS = ["red", "green", "blue", "square", "thing", "dark"]
 
 
+@Model.register
 class Parts(nn.Module):
     """A stem that averages 4 x 4 cells, and text states that are two numbers of each word piece."""
 

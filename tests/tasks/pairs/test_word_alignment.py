@@ -18,7 +18,7 @@ from coalign.evaluation.visual import VisualTask
 from coalign.tasks.pairs import word_alignment
 from coalign.tasks.pairs._alignment import WordMap
 from coalign.tasks.pairs.referring_alignment import Evaluate as Referring
-from coalign.types import Batch, Encoding, InputSpec, RegionSpec, TextSpec
+from coalign.types import Batch, Encoding, InputSpec, Model, RegionSpec, TextSpec
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 SPEC = InputSpec(text=TextSpec(max_length=20), regions=RegionSpec(2))
@@ -40,6 +40,7 @@ def test_a_map_on_regions_is_that_of_the_region_that_is_the_box() -> None:
     assert WordMap(torch.zeros(2, 0), torch.zeros(0, 4)).on(boxes).tolist() == [[0.0] * 3] * 2
 
 
+@Model.register
 class Pointing(nn.Module):
     """Draws "red" to the first region and any other word to the last; its attention errs in every word."""
 
