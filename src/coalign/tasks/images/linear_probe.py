@@ -64,7 +64,6 @@ class Evaluate(ClassifiedImages):
         result = result_of(scores, labels, classes, quarantine.broken)
         return TaskResult(result.metrics, result.count, {**result.extra, "trained on": len(x), "strength": strength})
 
-    @torch.no_grad()
     def features(self, loaded: Loaded, data: Checked, quarantine: Quarantine) -> tuple[Tensor, Tensor, Tensor]:
         """Features [N, D], class numbers [N] and places [N]: of an image the pooled vector, or its rows' mean."""
         how: dict[str, Any] = {"workers": self.workers, "quarantine": quarantine}
@@ -72,7 +71,8 @@ class Evaluate(ClassifiedImages):
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for batch in with_progress(loader, "encoding", len(loader), shows_progress()):
             assert batch.ids is not None
-            seen = loaded.encode(Batch(images=batch.images))
+            with torch.no_grad():  # a decorator would have the help import torch
+                seen = loaded.encode(Batch(images=batch.images))
             pooled = seen.pooled["image"] if "image" in seen.pooled else seen.tokens["image"].mean()
             parts.append((pooled.float().cpu(), batch.labels.require("label"), batch.ids))
         if not parts:
