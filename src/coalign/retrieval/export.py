@@ -21,7 +21,7 @@ from coalign.errors import InputError
 from coalign.extras import optional
 from coalign.files import replacing
 from coalign.retrieval.embed import vectors_of
-from coalign.types import Batch, Encoding, Images, Layout, Packed, Text, needed
+from coalign.types import Batch, Encoding, Images, Layout, Model, Packed, Text, needed
 
 onnx = optional("onnx")
 onnxruntime = optional("onnxruntime")
@@ -140,6 +140,7 @@ class OnnxTower:
         return torch.from_numpy(self._session.run(None, {name: x.numpy() for name, x in given.items()})[0])
 
 
+@Model.register
 class OnnxModel:
     """Exported towers in the place of a model that embeds: `dataclasses.replace(loaded, model=OnnxModel(...))`."""
 

@@ -21,7 +21,7 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 FILE = "tracker.txt"
 
 
-def open_tracker(name: TrackerName, folder: Path) -> Tracker:
+def open_tracker(name: str, folder: Path) -> Tracker:
     """A tracker of the run in the folder, whose config.json stands already.
 
     Raises:

@@ -11,6 +11,7 @@ from coalign.errors import InputError
 from coalign.retrieval.querybank import Querybank
 from coalign.retrieval.rerank import Reranking
 from coalign.tasks.pairs.retrieval import evaluate_pairs
+from coalign.types import Model
 
 BOTH = ("image_to_text", "text_to_image")
 
@@ -77,10 +78,15 @@ def test_nothing_readable_is_an_error(loaded, tmp_path):
         evaluate_pairs(loaded, open_source(tmp_path / "pairs.csv"))
 
 
+@Model.register
+class Plain(torch.nn.Linear):
+    """A model without anything."""
+
+
 def test_a_model_that_cannot_match_or_read_says_so(loaded, tmp_path):
     source = open_source(write_table(tmp_path))
     with pytest.raises(InputError, match="no matching head"):
-        evaluate_pairs(Loaded(torch.nn.Linear(1, 1)), source, reranking=Reranking())
+        evaluate_pairs(Loaded(Plain(1, 1)), source, reranking=Reranking())
     with pytest.raises(InputError, match="no vocabulary"):
         evaluate_pairs(replace(loaded, tokenizer=None), source)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.analysis.runs.alignment import AlignmentMap
-from coalign.analysis.runs.pointing import mosaics, read_mosaic
+from coalign.analysis.runs.pointing import mosaics, name_in, read_mosaic
 from coalign.analysis.runs.report import Alignment, Group, Retrieval
 from coalign.analysis.runs.retrieval_samples import group_recalls, sampled_retrievals
 from coalign.checkpoints import read_tensors
@@ -158,10 +158,13 @@ def retrieval_samples(
 
 def aligned_samples(loaded: Loaded, tests: Mapping[str, Source], seed: int, count: int) -> list[Alignment]:
     """Maps of names on mosaics of 2 x 2 pictures, `count` of each test drawn by the seed, each name marked right where
-    its map points at its own picture: the grid pointing game (`coalign.analysis.runs.pointing`)."""
+    its map points at its own picture: the grid pointing game (`coalign.analysis.runs.pointing`). A test of fewer than
+    four names has none."""
     size = max(needed(loaded.spec.image, "images").size)
     samples: list[Alignment] = []
     for part, source in tests.items():
+        if len({name_in(text) for text in source.first_texts()}) < 4:
+            continue
         for mosaic in mosaics(source, 2, count, seed, size=size):
             maps, right = read_mosaic(loaded, mosaic)
             marked = [f"{name} ({'right' if own else 'wrong'})" for name, own in zip(maps.words, right, strict=True)]
