@@ -68,7 +68,7 @@ def test_the_commands(
     run: Path, films: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in (index_command, search_command):
-        monkeypatch.setattr(command, "load_run", lambda _, half: ColourClips.loaded())
+        monkeypatch.setattr(command, "load_run", lambda _, half=False: ColourClips.loaded())
     assert index_command.command(run, Pairs(str(films)), step=1.0) == 0
     assert "16 moments" in capsys.readouterr().out
     assert search_command.command(run, "something blue", k=3, open=True) == 0
