@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,20 +21,8 @@ from coalign.data.prepare import prepare
 from coalign.errors import InputError
 from coalign.files import replacing, write_table
 from coalign.flags import say
-from coalign.ops.generation import Generation
+from coalign.layers.captioning import Captioning
 from coalign.types import Batch, Images
-
-
-@runtime_checkable
-class Captioner(Protocol):
-    """A model that writes captions (`layers.captioning.Captioning`)."""
-
-    @property
-    def longest(self) -> int: ...
-
-    def captions(
-        self, images: Images, how: Generation, prompt: Sequence[int] | None, generator: torch.Generator | None
-    ) -> list[list[int]]: ...
 
 
 class Writer:
@@ -45,7 +33,7 @@ class Writer:
     """
 
     def __init__(self, loaded: Loaded, writing: Writing) -> None:
-        if not isinstance(loaded.model, Captioner):
+        if not isinstance(loaded.model, Captioning):
             raise InputError(f"{loaded.source}: a {type(loaded.model).__name__} writes no captions; blip and coca do")
         self.loaded, self.model, self.words = loaded, loaded.model, loaded.vocabulary
         self.how = writing.settings(self.model.longest)
