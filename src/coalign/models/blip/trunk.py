@@ -106,24 +106,6 @@ class BlipTowers(PairTowers):
         return fuse_pairs(self.text.encoder, 0, images, texts, pairs)
 
 
-class TextDecoder(nn.Module):
-    """A causal BERT whose blocks attend to rows of a memory, and its word head."""
-
-    def __init__(self, text: BertConfig) -> None:
-        super().__init__()
-        self.trunk = BertTrunk(text)
-        self.words = MaskedLMHead(text.dim, text.vocab_size, eps=text.eps)
-
-    def forward(self, ids: Packed, memory: Packed, items: Tensor | None = None) -> Packed:
-        """States of texts that begin with [DEC]; text i looks at item i of the memory, or at `items[i]`."""
-        context = Context(memory.values, Mask.between(ids, memory, items))
-        return self.trunk(ids, mask=Mask.within(ids, causal=1), context=context)
-
-    def logits(self, rows: Tensor) -> Tensor:
-        """Logits [n, V] of the word after these states."""
-        return self.words(rows, self.trunk.embedding.word.weight)
-
-
 class SelfAttention(nn.Module):
     """A block's self-attention with its norm: all that a tied decoder has of its own."""
 
@@ -147,7 +129,8 @@ class TiedDecoder(nn.Module):
         self.apply(init_bert)
 
     def forward(self, encoder: BertTrunk, ids: Packed, memory: Packed, items: Tensor | None = None) -> Packed:
-        """As of `TextDecoder`, with the blocks and embeddings of `encoder`."""
+        """States of texts that begin with [DEC], by the embeddings and blocks of `encoder`, whose configuration is this
+        decoder's; each word sees those before it. Text i looks at item i of the memory, or at `items[i]`."""
         mask, x = Mask.within(ids, causal=1), encoder.embedding(ids)
         context = Context(memory.values, Mask.between(ids, memory, items))
         for own, block in zip(self.blocks, encoder.encoder.blocks, strict=True):
