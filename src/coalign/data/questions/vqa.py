@@ -62,8 +62,7 @@ what'll what're what's what've when's where'd where's where've who'd who'd've wh
 won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"""
 _MENDED = {
     word[:at] + word[at + 1 :]: word for word in _CONTRACTIONS.split() for at in range(len(word)) if word[at] == "'"
-}
-_MENDED["somebody'd"] = "somebodyd"  # the authors' slip
+} | {"somebody'd": "somebodyd"}  # the authors' slip
 _TO_TEN = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_TO_TEN.split())}
 _ARTICLES = ("a", "an", "the")
