@@ -59,6 +59,17 @@ def test_what_an_exported_tower_cannot_do_is_said(loaded, towers, tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"nothing")
     with pytest.raises(InputError, match="is no tower"):
         OnnxTower(tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="not trained"):
+        OnnxModel(loaded.spec, towers).losses(coalign.prepare(loaded, texts=WORDS))
+
+
+def test_a_model_that_compares_by_products_is_refused(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(loaded.model), "similarity", "dot", raising=False)
+    with pytest.raises(InputError, match="of any length"):
+        export(loaded, "text", tmp_path / "text.pt2")
+    with pytest.raises(InputError, match="of any length"):
+        OnnxModel.of(loaded, [])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_torch_program_is_held_against_the_model(loaded, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from coalign.errors import InputError
 from coalign.extras import optional
 from coalign.files import replacing
 from coalign.retrieval.embed import vectors_of
-from coalign.types import Batch, Encoding, Images, Layout, Model, Packed, Text, needed
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Layout, Model, Packed, Text, needed
 
 onnx = optional("onnx")
 onnxruntime = optional("onnxruntime")
@@ -90,8 +90,10 @@ def export(loaded: Loaded, part: Part, out: Path, batch_size: int = 1, length: i
     """Writes the tower of a modality as .onnx or .pt2; returns the largest difference from the model's own vectors.
 
     Raises:
-        InputError: The model has no such tower; the ending is unknown; what is exported differs by more than `LARGEST`.
+        InputError: The model has no such tower, or its similarity is no cosine; the ending is unknown; what is
+            exported differs by more than `LARGEST`.
     """
+    _check_unit(loaded.model)
     given = inputs_of(loaded, part, batch_size, length)
     tower = Tower(loaded.model.eval().cpu(), part)
     wanted = tower(*given.values())
@@ -113,6 +115,11 @@ def export(loaded: Loaded, part: Part, out: Path, batch_size: int = 1, length: i
         if not difference <= LARGEST:
             raise InputError(f"{out}: what was exported differs from the model by {difference:.1e}; nothing is written")
     return difference
+
+
+def _check_unit(model: Model) -> None:
+    if getattr(model, "similarity", "cosine") != "cosine":
+        raise InputError(f"{type(model).__name__} compares vectors of any length; towers give unit vectors")
 
 
 class OnnxTower:
@@ -140,20 +147,27 @@ class OnnxTower:
         return torch.from_numpy(self._session.run(None, {name: x.numpy() for name, x in given.items()})[0])
 
 
-@Model.register
-class OnnxModel:
+class OnnxModel(Model):
     """Exported towers in the place of a model that embeds: `dataclasses.replace(loaded, model=OnnxModel(...))`."""
 
-    def __init__(self, spec: Any, towers: Mapping[str, OnnxTower]) -> None:
-        self.input_spec, self._towers = spec, towers
+    def __init__(self, spec: InputSpec, towers: Mapping[str, OnnxTower]) -> None:
+        super().__init__()
+        self._spec, self._towers = spec, towers
 
     @classmethod
-    def of(cls, spec: Any, files: Sequence[Path]) -> OnnxModel:
-        """The towers in these files, which `export` wrote."""
-        return cls(spec, {tower.part: tower for tower in map(OnnxTower, files)})
+    def of(cls, loaded: Loaded, files: Sequence[Path]) -> OnnxModel:
+        """The towers in these files, which `export` wrote. Errors: `InputError` where the model's similarity is no
+        cosine."""
+        _check_unit(loaded.model)
+        return cls(loaded.spec, {tower.part: tower for tower in map(OnnxTower, files)})
 
-    def parameters(self) -> list[nn.Parameter]:
-        return []
+    @property
+    def input_spec(self) -> InputSpec:
+        return self._spec
+
+    def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
+        del batch, draws
+        raise InputError("exported towers are not trained; train the run that they were exported from")
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Vectors of the parts that the batch has. Errors: `InputError` where no tower of a part was given."""

@@ -59,7 +59,7 @@ def command(
     if onnx:
         from coalign.retrieval.export import OnnxModel
 
-        loaded = replace(loaded, model=OnnxModel.of(loaded.spec, onnx))
+        loaded = replace(loaded, model=OnnxModel.of(loaded, onnx))
     source = pairs.open()
     if (chosen := Part.chosen(part)) is not None:
         from coalign.retrieval.parts import Parts
