@@ -113,7 +113,7 @@ class Head:
 
 @dataclass(frozen=True)
 class System:
-    """One published system, as its file in `models/` declares it. The registry collects these.
+    """One published system, as its folder in `models/` declares it. The registry collects these.
 
     `weights` are the state maps by layout name (see `checkpoints`), each a function of the configuration; `heads` are
     the task models by task name. `for_layout` changes the configuration to what the authors of a layout computed with
@@ -121,8 +121,8 @@ class System:
     size resizes, and how, or a function of the configuration that says how; `with_image_size` is the configuration of
     that size. `of_weights` reads a configuration off the names and shapes of a file that is none of `sizes`,
     `of_config` off the config.json that lies beside it; `to_config` writes that of a model, and of the names of its
-    classes where it has some, so that the layout "transformers" is a folder. A module `<paper>_sizes` beside the
-    system's may offer them as `OF_WEIGHTS`, `OF_CONFIG` and `TO_CONFIG`.
+    classes where it has some, so that the layout "transformers" is a folder. `sizes.py` in the
+    paper's folder may offer them as `OF_WEIGHTS`, `OF_CONFIG` and `TO_CONFIG`.
     """
 
     name: str
