@@ -31,7 +31,8 @@ from coalign.training.run import Run
 def trained(split: ConceptSplit, style: str, seed: int, given: argparse.Namespace) -> Loaded:
     """The quick start's model after `given.steps` steps on one style."""
     loaded = compact(given.steps, seed)
-    frozen = FrozenFeatures(loaded, EmojiPairs(split.train, (style,), parts=3, seed=seed), replace(VIEWS, seed=seed))
+    views = replace(VIEWS, seed=seed, sides=tuple(given.sides), mosaics=given.views_in_mosaics)
+    frozen = FrozenFeatures(loaded, EmojiPairs(split.train, (style,), parts=3, seed=seed), views)
     loaded.model.standardise(frozen.grids[:, 0])
     every = {name: count for name, count in SETTINGS["every"].items() if name in given.objectives}
     settings: Any = {**SETTINGS, "objectives": tuple(given.objectives), "every": every, "threads": given.threads}
@@ -50,6 +51,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--mosaics", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sides", type=int, nargs="+", default=list(VIEWS.sides), help="of the mosaics of training")
+    parser.add_argument("--views-in-mosaics", type=int, default=VIEWS.mosaics, help="how often a picture is in one")
     parser.add_argument("--objectives", nargs="+", default=list(SETTINGS["objectives"]))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -13,7 +13,7 @@ from coalign.types import Batch
 
 scenes, captions = lab.scenes_and_captions(320, things=(2, 2))
 model = lab.fresh("visualbert", captions)
-width = model.spec.region_width
+width = model.spec.regions.width
 print(f"regions of {width} numbers; {captions[0]!r}")
 lab.show(lab.pictures([[scene.draw(96) for scene in scenes[:4]]], ["a scene", "another", "", ""]), "02_scenes")
 

@@ -22,7 +22,7 @@ ids = torch.tensor([kinds[caption] for caption in captions])
 
 # %%
 def batch_of(rows):
-    text = model.vocabulary.encode([captions[i] for i in rows], model.spec.max_text_length)
+    text = model.vocabulary.encode_for([captions[i] for i in rows], model.spec)
     images = type(prepared.images)(pixels=prepared.images.pixels[rows])
     return Batch(text=text, images=images, ids=ids[rows])
 

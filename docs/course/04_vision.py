@@ -15,7 +15,7 @@ scenes, _ = lab.scenes_and_captions(256, things=(1, 2))
 torch.manual_seed(0)
 model = coalign.create("mae", size="tiny")
 config = model.model.config
-side = model.spec.image_size
+side = model.spec.image.size[0]
 pixels = coalign.prepare(model, images=[scene.draw(side) for scene in scenes]).images.pixels
 print(f"pictures of {side} pixels, {pixels.shape}")
 
@@ -23,7 +23,7 @@ print(f"pictures of {side} pixels, {pixels.shape}")
 # %%
 def painted(picture):
     """Pixels as the model reads them, back in 0 to 1."""
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (model.spec.mean, model.spec.std))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (model.spec.image.mean, model.spec.image.std))
     return (picture * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 

@@ -60,8 +60,8 @@ def command(
         method: cross_attention is what one layer attends to; rollout multiplies the attention of all layers; grad_cam
             weights one layer's by what made image and text match, relevance all layers'; transport is the plan that
             carries the words to the patches or regions at least cost; similarity compares the words' states with the
-            patches'; occlusion hides each place and measures what the score loses. auto is the one that points best
-            for the system, of those that the model has.
+            patches'; occlusion hides each place and measures what the score loses. auto is the first that the system
+            names.
         layer: One layer in place of the default, counted from 0 among those in which words and places meet.
         head: One head in place of the mean over heads.
         back: The other way: how much each place draws on each word.

@@ -25,7 +25,7 @@ def command(
     Args:
         file: The authors' file (.pth, .pt, .bin, .safetensors, .npz ...), a Hugging Face folder, or one of our runs.
         out: The .safetensors file to write. With --to transformers and no ending: the folder that Hugging Face's
-            library loads, of systems whose config.json is known (bert).
+            library loads, of systems whose config.json is known: bert, clip, siglip, blip and others.
         system: Whose weights these are; `coalign systems` lists the names.
         to: The layout to write: original, transformers ...
         head: The task model in the file. By default found by names and shapes.
