@@ -11,7 +11,7 @@ from coalign.checkpoints import Carry, Default, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.models.albef.trunk import AlbefConfig
 from coalign.trunks.bert import BertConfig, trunk_rules, word_head_rules
-from coalign.trunks.vit import timm_rules
+from coalign.trunks.vit_names import timm_rules
 
 TOWERS = (("online.", ""), ("momentum.", "_m"))
 """Ours, and what the authors' names of it end in."""

@@ -8,7 +8,7 @@ from coalign.checkpoints import Carry, Default, Rename, Split, StateMap, Tie
 from coalign.checkpoints.statemap import Rule
 from coalign.models.blip.trunk import BlipConfig
 from coalign.trunks.bert import BertConfig, trunk_rules, word_head_rules
-from coalign.trunks.vit import timm_rules
+from coalign.trunks.vit_names import timm_rules
 
 TOWERS = (("online.", ""), ("momentum.", "_m"))
 """Ours, and what the authors' names of it end in."""

@@ -8,7 +8,8 @@ from coalign.checkpoints import Carry, Rename, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit import VitConfig, clip_block_rules, flat_tables, openai_block_rules, openai_rules
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_names import clip_block_rules, flat_tables, openai_block_rules, openai_rules
 
 
 @runtime_checkable

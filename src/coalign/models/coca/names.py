@@ -5,7 +5,7 @@ from __future__ import annotations
 from coalign.checkpoints import Rename, Split, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.models.coca.trunk import CocaConfig
-from coalign.trunks.vit import fused_attention_rules, openai_block_rules, openai_rules
+from coalign.trunks.vit_names import fused_attention_rules, openai_block_rules, openai_rules
 
 
 def open_clip(config: CocaConfig) -> StateMap:

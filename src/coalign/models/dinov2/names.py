@@ -6,7 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from coalign.checkpoints import Alias, Rename, Split, StateMap
 from coalign.checkpoints.statemap import Rule
-from coalign.trunks.vit import VitConfig, timm_rules, transformers_rules
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_names import timm_rules, transformers_rules
 
 
 @runtime_checkable

@@ -29,14 +29,8 @@ from coalign.models.vit.model import Vit
 from coalign.models.vit.names import timm as classifier
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.ops.attention import Mask
-from coalign.trunks.vit import (
-    VitConfig,
-    VitTrunk,
-    timm_block_rules,
-    timm_rules,
-    transformers_block_rules,
-    transformers_rules,
-)
+from coalign.trunks.vit import VitConfig, VitTrunk
+from coalign.trunks.vit_names import timm_block_rules, timm_rules, transformers_block_rules, transformers_rules
 from coalign.trunks.vit_sizes import SizeHints, count, timm_trunk, transformers_trunk
 from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Model, Packed, Record, System
 from coalign.types.spec import ImageSpec

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 from coalign.checkpoints import Carry, Layers, Rename, Reshape, Split, StateMap, Transpose, View
 from coalign.checkpoints.statemap import Rule
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit import (
-    VitConfig,
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_names import (
     clip_block_rules,
     flax_attention_rules,
     flax_block_rules,

@@ -9,7 +9,8 @@ import torch
 from coalign.checkpoints import Alias, Carry, Default, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.trunks.bert import embedding_rules
-from coalign.trunks.vit import VitConfig, timm_rules
+from coalign.trunks.vit import VitConfig
+from coalign.trunks.vit_names import timm_rules
 
 
 @runtime_checkable

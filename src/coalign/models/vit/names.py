@@ -8,13 +8,7 @@ from __future__ import annotations
 from coalign.checkpoints import Alias, Rename, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
 from coalign.models.vit.config import VitClassifierConfig
-from coalign.trunks.vit import (
-    flax_block_rules,
-    flax_dense_rules,
-    flax_norm_rules,
-    timm_rules,
-    transformers_rules,
-)
+from coalign.trunks.vit_names import flax_block_rules, flax_dense_rules, flax_norm_rules, timm_rules, transformers_rules
 
 
 def google_rules(dim: int, heads: int, numbers: tuple[int, int, int]) -> list[Rule]:
