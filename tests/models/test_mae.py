@@ -10,6 +10,7 @@ import coalign
 from coalign.checkpoints import read_tensors
 from coalign.models.mae import model as mae
 from coalign.models.mae.model import Mae, MaeConfig
+from coalign.models.mae.sizes import of_weights
 from coalign.models.vit.model import Vit
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Draws, Images, Labels
@@ -142,8 +143,8 @@ def test_a_file_tells_its_sizes(tmp_path):
     save_file(mae.original(config).export(Mae(config).state_dict()), tmp_path / "mae.safetensors")
     assert coalign.load(tmp_path / "mae.safetensors", "mae").model.config == config
     shapes = mae.original(mae.SIZES["tiny"]).export(Mae(mae.SIZES["tiny"]).state_dict())
-    assert mae.of_weights({n: t for n, t in shapes.items() if "decoder" not in n}).trunk == mae.SIZES["tiny"].trunk
-    assert mae.of_weights({}) is None
+    assert of_weights({n: t for n, t in shapes.items() if "decoder" not in n}).trunk == mae.SIZES["tiny"].trunk
+    assert of_weights({}) is None
 
 
 def test_encodes_whole_images():

@@ -24,7 +24,7 @@ from coalign.flags import configure
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.models.mae.model import SIZES as MAE_SIZES
 from coalign.models.mae.model import Mae
-from coalign.models.mae.model import original as mae_original
+from coalign.models.mae.names import original as mae_original
 from coalign.models.vit import model as vit
 from coalign.models.vit.config import VitClassifierConfig
 from coalign.models.vit.model import Vit

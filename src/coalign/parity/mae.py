@@ -9,16 +9,9 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
-from coalign.models.mae.model import (
-    Mae,
-    MaeConfig,
-    encoder,
-    fine_tuning,
-    linear_probe,
-    of_weights,
-    original,
-    transformers,
-)
+from coalign.models.mae.model import Mae, MaeConfig, fine_tuning, linear_probe
+from coalign.models.mae.names import encoder, original, transformers
+from coalign.models.mae.sizes import of_weights
 from coalign.models.vit.model import Vit
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.parity.case import Case, Described

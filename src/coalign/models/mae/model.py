@@ -11,7 +11,6 @@ Nothing departs from the original but the order of work: predictions for the los
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,19 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from coalign.checkpoints import Alias, Carry, Rename, StateMap
-from coalign.checkpoints.statemap import Rule
 from coalign.layers.initialise import zero_bias
 from coalign.layers.sincos import sincos_positions
 from coalign.layers.transformer import BlockConfig, Encoder
+from coalign.models.mae.names import encoder, original, transformers
 from coalign.models.vit.config import VitClassifierConfig
 from coalign.models.vit.model import Vit
 from coalign.models.vit.names import timm as classifier
 from coalign.objectives.reconstruction import Reconstruction
 from coalign.ops.attention import Mask
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.trunks.vit_names import timm_block_rules, timm_rules, transformers_block_rules, transformers_rules
-from coalign.trunks.vit_sizes import SizeHints, count, timm_trunk, transformers_trunk
 from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Model, Packed, Record, System
 from coalign.types.spec import ImageSpec
 
@@ -266,66 +262,6 @@ def linear_probe(config: MaeConfig, classes: int = 1000) -> VitClassifierConfig:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- checkpoints
-def original(config: MaeConfig) -> StateMap:
-    """The authors' whole auto-encoder ("visualize" files, runs of main_pretrain.py)."""
-    del config
-    return StateMap(decoder_rules("", "decoder_blocks", timm_block_rules), timm_rules("", "trunk."))
-
-
-def encoder(config: VitClassifierConfig) -> StateMap:
-    """The authors' pre-training files into a classifier: the encoder alone, or the whole, whose decoder is carried."""
-    return StateMap(Carry("decoder_{rest}"), Carry("mask_token"), classifier(config).rules)
-
-
-def transformers(config: MaeConfig) -> StateMap:
-    """Hugging Face's ViTMAEForPreTraining."""
-    del config
-    return StateMap(
-        Alias("decoder.decoder_encoder.layer.{rest}", "decoder.decoder_layers.{rest}"),  # saved by transformers 5
-        decoder_rules("decoder.", "decoder_layers", transformers_block_rules),
-        transformers_rules("vit.", "trunk."),
-    )
-
-
-def decoder_rules(prefix: str, blocks: str, block_rules: Callable[[str, str], list[Rule]]) -> list[Rule]:
-    return [
-        Rename(f"{prefix}mask_token", "mask_token"),
-        Rename(f"{prefix}decoder_pos_embed", "positions"),
-        Rename(f"{prefix}decoder_embed.{{p}}", "to_decoder.{p}"),
-        Rename(f"{prefix}decoder_norm.{{p}}", "decoder.norm.{p}"),
-        Rename(f"{prefix}decoder_pred.{{p}}", "predict.{p}"),
-        *block_rules(f"{prefix}{blocks}.{{i}}.", "decoder.blocks.{i}."),
-    ]
-
-
-def of_weights(
-    weights: Mapping[str, Tensor], hints: SizeHints | None = None, decoder_heads: int | None = None
-) -> MaeConfig | None:
-    """The sizes of a file: of the whole auto-encoder, or of an encoder with the paper's decoder beside it.
-
-    The decoder's heads, which shapes do not tell, are those of the size in `SIZES`, or else the paper's 16.
-    """
-    if "decoder.mask_token" in weights:
-        trunk = transformers_trunk(weights, hints, "vit.")
-        decoder, blocks, up = "decoder.", "decoder_layers", "intermediate.dense"
-    elif "patch_embed.proj.weight" in weights:
-        trunk = timm_trunk(weights, hints)
-        decoder, blocks, up = "", "decoder_blocks", "mlp.fc1"
-    else:
-        return None
-    if f"{decoder}decoder_embed.weight" not in weights:
-        return MaeConfig(trunk)
-    found = MaeConfig(
-        trunk,
-        decoder_dim=weights[f"{decoder}decoder_embed.weight"].shape[0],
-        decoder_depth=count(weights, f"{decoder}{blocks}.{{}}."),
-        decoder_hidden_dim=weights[f"{decoder}{blocks}.0.{up}.weight"].shape[0],
-    )
-    known = [c for c in SIZES.values() if replace(found, trunk=c.trunk, decoder_heads=c.decoder_heads) == c]
-    return replace(found, decoder_heads=decoder_heads or (known[0].decoder_heads if known else 16))
-
-
 SYSTEM = System(
     name="mae",
     title="MAE: masked autoencoders",
@@ -341,5 +277,4 @@ SYSTEM = System(
     },
     position_tables={"trunk.positions": "bicubic", "positions": "bicubic"},
     with_image_size=lambda config, size: replace(config, trunk=config.trunk.at(size)),
-    of_weights=of_weights,
 )

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.models.mae import model as mae
-from coalign.models.mae.model import Mae, MaeConfig
+from coalign.models.mae.model import Mae, MaeConfig, fine_tuning
+from coalign.models.mae.names import encoder
+from coalign.models.mae.sizes import of_weights
 from coalign.models.vit.config import VitClassifierConfig
 from coalign.models.vit.model import Vit
 from coalign.recipes._start import sized, weights_flag
@@ -38,7 +39,7 @@ def vit_start(start: str, size: str, layout: str | None) -> tuple[VitClassifierC
         return sized("vit", size), {}
     model = (load(start) if is_run(start) else load(start, "vit", layout=layout)).model
     if isinstance(model, Mae):
-        return mae.fine_tuning(model.config), model.state_dict()
+        return fine_tuning(model.config), model.state_dict()
     if not isinstance(model, Vit):
         raise InputError(f"{start}: holds a {type(model).__name__}, not a ViT")
     return model.config, model.state_dict()
@@ -54,14 +55,14 @@ def mae_start(start: str, size: str) -> tuple[MaeConfig, State]:
             raise InputError(f"{start}: holds a {type(model).__name__}, not what mae-pretrain makes")
         return model.config, model.state_dict()
     tensors = read_tensors(start)
-    config = mae.of_weights(tensors)
+    config = of_weights(tensors)
     if config is None:
         raise InputError(f"{start}: has the tensors of no known masked auto-encoder")
     if "mask_token" in tensors or "decoder.mask_token" in tensors:
         whole = load(start, "mae").model
         assert isinstance(whole, Mae)
         return whole.config, whole.state_dict()
-    return config, mae.encoder(mae.fine_tuning(config)).load(tensors).state
+    return config, encoder(fine_tuning(config)).load(tensors).state
 
 
 def classifier(config: VitClassifierConfig, state: State, source: str, image_size: int | None) -> Vit:
