@@ -22,13 +22,13 @@ from coalign.checkpoints import read_tensors
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
+from coalign.types.spec import IMAGENET_MEAN, IMAGENET_STD
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 NMS = 0.5
 """Of boxes of one class that overlap by more, the surest stays (Faster R-CNN's own choice)."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @runtime_checkable

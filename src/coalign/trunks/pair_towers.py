@@ -18,10 +18,9 @@ from coalign.objectives.matching import draw_negative_pairs
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import Batch, ImageSpec, InputSpec, Model, Packed, Record, TextSpec
+from coalign.types.spec import CLIP_MEAN, CLIP_STD
 
 T = TypeVar("T", bound="PairTowers")
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, eq=False)

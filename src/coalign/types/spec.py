@@ -12,6 +12,12 @@ Targets = Literal["class", "scores", "choice", "binary", "region", "overlaps", "
 Channels = tuple[float, float, float]
 T = TypeVar("T")
 
+# The mean and deviation of pixels on [0, 1] by which published models normalise.
+CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class TextSpec:

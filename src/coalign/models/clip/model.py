@@ -31,9 +31,7 @@ from coalign.trunks.contrast import both_ways
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System
-from coalign.types.spec import ImageSpec, TextSpec
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from coalign.types.spec import CLIP_MEAN, CLIP_STD, ImageSpec, TextSpec
 
 
 def image_tower(**sizes: Any) -> VitConfig:
@@ -56,8 +54,8 @@ class ClipConfig:
     resnet: ResNetConfig | None = None
     end: int | None = None
     bias: bool = False
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
     locked: bool = False
 
     @property

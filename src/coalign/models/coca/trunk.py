@@ -11,10 +11,10 @@ from torch.nn.parameter import Parameter
 from coalign.errors import InputError
 from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
 from coalign.ops.attention import Mask
-from coalign.trunks.pair_towers import CLIP_MEAN, CLIP_STD
 from coalign.trunks.text import TextConfig, init_by_depth
 from coalign.trunks.vit import VitConfig
 from coalign.types import Layout, Packed, Record
+from coalign.types.spec import CLIP_MEAN, CLIP_STD
 
 
 def image_tower(**sizes: object) -> VitConfig:

@@ -20,8 +20,7 @@ from coalign.errors import InputError
 from coalign.models.dinov2.names import original, transformers
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, ImageSpec, InputSpec, Model, Packed, Record, System
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from coalign.types.spec import IMAGENET_MEAN, IMAGENET_STD
 
 
 def tower(dim: int, depth: int, heads: int, hidden_dim: int, *, registers: int = 0, gated: bool = False) -> VitConfig:
@@ -79,7 +78,7 @@ class DinoV2(Model):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(image=ImageSpec(self.config.trunk.image, MEAN, STD, "crop", keep=0.875))
+        return InputSpec(image=ImageSpec(self.config.trunk.image, IMAGENET_MEAN, IMAGENET_STD, "crop", keep=0.875))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """Rows "image" after the final norm (class token, registers, patches), the class token's as the vector.

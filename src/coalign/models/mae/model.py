@@ -29,9 +29,7 @@ from coalign.objectives.reconstruction import Reconstruction
 from coalign.ops.attention import Mask
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Head, Images, InputSpec, Model, Packed, Record, System
-from coalign.types.spec import ImageSpec
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from coalign.types.spec import IMAGENET_MEAN, IMAGENET_STD, ImageSpec
 
 
 @dataclass(frozen=True)

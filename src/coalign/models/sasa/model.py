@@ -25,6 +25,7 @@ from coalign.checkpoints.statemap import Rule
 from coalign.layers.local_attention import AttentionStem, Border, LocalAttention, Positions
 from coalign.objectives.classification import Classification
 from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Model, Packed, Record, System
+from coalign.types.spec import IMAGENET_MEAN, IMAGENET_STD
 
 EXPANSION = 4
 
@@ -145,7 +146,7 @@ class Sasa(Model):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec(image=ImageSpec.square(self.config.image_size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        return InputSpec(image=ImageSpec.square(self.config.image_size, IMAGENET_MEAN, IMAGENET_STD))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """The cells of the last map as rows "image", their mean, class "logits", and the mean at unit length.
