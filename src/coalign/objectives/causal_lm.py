@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coalign.objectives.reduce import Reduction, reduced
+from coalign.ops.packing import summed
 
 
 class CausalLM(nn.Module):
@@ -32,7 +33,6 @@ class CausalLM(nn.Module):
         """`items` [n] is the sequence of each row, out of `count`; a sequence without a row has the loss 0."""
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
         if items is not None:
-            total = losses.new_zeros(count).index_add(0, items, losses)
-            words = losses.new_zeros(count).index_add(0, items, losses.new_ones(losses.shape))
-            losses = total / words.clamp(min=1)
+            words = summed(losses.new_ones(losses.shape), items, count)
+            losses = summed(losses, items, count) / words.clamp(min=1)
         return reduced(losses, self.reduction)

@@ -24,6 +24,11 @@ def insert_row(x: Packed, rows: Shaped[Tensor, "b ..."], place: int) -> Packed:
     return Packed(out.index_copy(0, old, x.values).index_copy(0, new, rows.to(out.dtype)), longer)
 
 
+def summed(values: Shaped[Tensor, "n ..."], items: Int[Tensor, " n"], count: int) -> Shaped[Tensor, "count ..."]:
+    """The sum of the values of each of `count` items; `items` says whose each value is. Of none: 0."""
+    return values.new_zeros(count, *values.shape[1:]).index_add(0, items, values)
+
+
 def moved_rows(layout: Layout, rows: Int[Tensor, " n"], place: int) -> Int[Tensor, " n"]:
     """Where these rows of a batch are after `insert_row(..., place)`."""
     return rows + layout.item[rows] + (layout.position[rows] >= place)
@@ -45,8 +50,8 @@ def resample(x: Packed, steps: Layout) -> Packed:
     step = layout.position * steps.lengths[layout.item] // layout.lengths[layout.item].clamp(min=1)
     known = steps.lengths[layout.item] > 0
     place = (steps.first[layout.item] + step)[known]
-    total = rows.new_zeros(steps.total, rows.shape[1]).index_add(0, place, rows[known])
-    count = rows.new_zeros(steps.total).index_add(0, place, rows.new_ones(place.shape[0]))
+    total = summed(rows[known], place, steps.total)
+    count = summed(rows.new_ones(place.shape[0]), place, steps.total)
     lengths = layout.lengths[steps.item]
     lies_in = layout.first[steps.item] + steps.position * lengths // steps.lengths[steps.item].clamp(min=1)
     padded = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])  # the last row is for items that have none

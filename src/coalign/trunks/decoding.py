@@ -12,6 +12,7 @@ from coalign.layers.transformer import Context
 from coalign.objectives.causal_lm import CausalLM
 from coalign.ops.attention import Mask
 from coalign.ops.masking import next_tokens, predicted_rows
+from coalign.ops.packing import summed
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import Images, Packed
@@ -67,8 +68,3 @@ class DecodingTowers(nn.Module):
         """[B, k] the loss of the candidates `chosen` [B, k] for each item."""
         items = torch.arange(len(chosen), device=chosen.device).repeat_interleave(chosen.shape[1])
         return self.text_losses(candidates.select(chosen.flatten()), states, items, loss).view(chosen.shape)
-
-
-def summed(losses: Tensor, items: Tensor, count: int) -> Tensor:
-    """[count] the sum of the losses [n] of each of `items` [n]."""
-    return losses.new_zeros(count).index_add(0, items, losses)

@@ -29,6 +29,7 @@ from coalign.objectives.causal_lm import CausalLM
 from coalign.objectives.contrastive import Contrastive
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows, cosines
 from coalign.ops.masking import IGNORED, next_tokens
+from coalign.ops.packing import summed
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.reading import text_of
 from coalign.trunks.vit import VitTrunk
@@ -184,7 +185,7 @@ class Coca(Aligning, Captioning, Model):
         """[B] the loss of each caption, summed over its words."""
         rows, labels = self.labelled(ids)
         each = F.cross_entropy(self.decoder.logits(decoded.values[rows]), labels, reduction="none")
-        return each.new_zeros(len(ids)).index_add(0, ids.layout.item[rows], each)
+        return summed(each, ids.layout.item[rows], len(ids))
 
 
 def with_image_size(config: CocaConfig, size: Any) -> CocaConfig:
