@@ -163,7 +163,7 @@ class MomentumPairs(Model, Generic[T]):
         return torch.eye(size, dtype=torch.bool, device=self.temperature.device)
 
 
-def both_ways(loss: Callable[[Tensor, Tensor], Tensor], found: Similarities) -> Tensor:
+def mean_contrast(loss: Callable[[Tensor, Tensor], Tensor], found: Similarities) -> Tensor:
     """The mean of the contrast of images with texts and of texts with images."""
     i2t, t2i = loss(found.similarity_i2t, found.target_i2t), loss(found.similarity_t2i, found.target_t2i)
     return (i2t + t2i) / 2

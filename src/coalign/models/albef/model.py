@@ -32,7 +32,7 @@ from coalign.objectives.matching import Matching, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
 from coalign.ops.masking import Drawn, mask_tokens, predicted_rows
-from coalign.trunks.pair_towers import MomentumPairs, both_ways
+from coalign.trunks.pair_towers import MomentumPairs, mean_contrast
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System
 
@@ -153,7 +153,7 @@ class Albef(Aligning, MomentumPairs[Towers]):
         drawn = Drawn(chosen, batch.text.ids.layout.device)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
-            losses["itc"] = both_ways(self.itc, contrast)
+            losses["itc"] = mean_contrast(self.itc, contrast)
         if "itm" in wanted:
             texts, images, labels = matched_pairs(drawn)
             losses["itm"] = self.itm(

@@ -28,7 +28,7 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.matching import Matching, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.masking import Drawn, next_tokens
-from coalign.trunks.pair_towers import MomentumPairs, both_ways
+from coalign.trunks.pair_towers import MomentumPairs, mean_contrast
 from coalign.trunks.reading import text_of
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Packed, Record, System
 
@@ -170,7 +170,7 @@ class Blip(Matches, Captions, MomentumPairs[BlipTowers]):
         drawn = self.draw(batch, contrast, draws, wanted)
         losses: dict[str, Tensor] = {}
         if "itc" in wanted:
-            losses["itc"] = both_ways(self.itc, contrast)
+            losses["itc"] = mean_contrast(self.itc, contrast)
         if "itm" in wanted:
             texts, images, labels = matched_pairs(drawn)
             losses["itm"] = self.itm(self.match_head(self.online.fuse_first(ids, own.image, texts, images)), labels)
