@@ -1,9 +1,13 @@
 """The command line as a user types it: what it prints, what it writes, and how it fails."""
 
+import dataclasses
+import importlib
+import inspect
 import json
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -80,17 +84,34 @@ def call_json(capsys, *words: object):
 
 
 # ------------------------------------------------------------------------------------------------ help and failures
+def flags_of(kind) -> dict[str, list[str]]:
+    """Type and default of each field, as words."""
+    hints, found = typing.get_type_hints(kind, include_extras=True), {}
+    for field in dataclasses.fields(kind):
+        known = field.default_factory is dataclasses.MISSING
+        value = field.default if known else field.default_factory()
+        found[field.name] = [re.sub(r" at 0x\w+", "", repr(part)) for part in (hints[field.name], value)]
+    return found
+
+
 def test_helps_and_the_list_of_systems_come_without_torch():
-    """In one process: the list of commands without tyro too, then every flag there is, with torch out of reach."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
+    """In one process: the list of commands without tyro too, then every flag there is, with torch out of reach. The
+    flags are those of the modules read whole."""
+    script = inspect.getsource(flags_of) + WITHOUT_TORCH
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for command in command_names():
         assert f"coalign {command}" in done.stdout
     assert "usage: coalign train vilt-pretrain" in done.stdout and "arXiv 2107.07651" in done.stdout
+    alone = json.loads(done.stdout.splitlines()[-1])
+    for path, flags in alone.items():
+        module, _, kind = path.rpartition(".")
+        assert flags == flags_of(getattr(importlib.import_module(module), kind)), path
+    assert "deferral.Later" not in str(alone) and sum(map(len, alone.values())) > 300
 
 
 WITHOUT_TORCH = """
-import sys, typing
+import dataclasses, json, re, sys, typing
 import coalign.extraction, coalign.recipes, coalign.tasks
 from coalign.cli.main import main
 from coalign.deferral import flags_alone, value_of
@@ -113,13 +134,16 @@ assert "tyro" not in sys.modules
 for words in ("train --help", "evaluate --help", "extract --help", "systems", "train vilt-pretrain --help",
               "evaluate --task retrieval --help", "search --help", "quickstart --help"):
     says(*words.split())
+flags = {}
 for package, kind in ("recipes", "Recipe"), ("tasks", "Evaluate"), ("extraction", "Extract"):
     found = summaries(f"coalign.{package}", kind)
     assert len(found) > 3 and all(said.strip() for said in found.values())
     for name in found:
+        home = homes(f"coalign.{package}")[name]
         with flags_alone():
-            typing.get_type_hints(value_of(homes(f"coalign.{package}")[name], kind))
+            flags[f"{home}.{kind}"] = flags_of(value_of(home, kind))
 assert not any(name.startswith("coalign.recipes.pairs.") for name in sys.modules)
+print(json.dumps(flags))
 """
 
 
@@ -160,6 +184,36 @@ class Recipe:
     width: int = wide() if WIDTH == 3 else nowhere.x
 class Other(nowhere.Base): ...
 """
+
+
+COUNTED = """
+from coalign.recipes.lazy_base import *
+
+CALLS = []
+def pair():
+    CALLS.append(1)
+    return len(CALLS), len(CALLS)
+FIRST, SECOND = pair()
+TABLE = {}
+"""
+
+
+def test_flags_alone_run_whole_what_cannot_be_read_by_names(tmp_path, monkeypatch):
+    (tmp_path / "lazy_base.py").write_text(
+        "class Base: width = 5\nclass Wide(Base): width = 7\nif Base is None: LOST = 1\n"
+    )
+    apart = COUNTED.replace("import *", "import Base")
+    (tmp_path / "lazy_apart.py").write_text(apart + "class Recipe(Base): ...\n")
+    (tmp_path / "lazy_whole.py").write_text(COUNTED + 'TABLE["k"] = FIRST\nCALLS.append(2)\nclass Recipe(Wide): ...\n')
+    monkeypatch.setattr(coalign.recipes, "__path__", [*coalign.recipes.__path__, str(tmp_path)])
+    with flags_alone():
+        assert [value_of("coalign.recipes.lazy_apart", name) for name in ("FIRST", "SECOND")] == [1, 1]
+        assert value_of("coalign.recipes.lazy_apart", "Recipe").width == 5
+        with pytest.raises(ModuleNotFoundError, match="LOST"):
+            value_of("coalign.recipes.lazy_base", "LOST")
+        assert value_of("coalign.recipes.lazy_whole", "TABLE") == {"k": 1}
+        assert value_of("coalign.recipes.lazy_whole", "CALLS") == [1, 2]
+        assert value_of("coalign.recipes.lazy_whole", "Recipe").width == 7
 
 
 def test_flags_alone_run_only_what_the_name_stands_on(tmp_path, monkeypatch):
