@@ -1,5 +1,6 @@
 """Making, loading and converting by name."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -55,6 +56,24 @@ def test_another_image_size_resizes_the_positions(tmp_path):
     larger = load(tmp_path / "a.safetensors", "albef", image_size=96).model
     assert larger.online.image.positions.shape[1] == 1 + 36
     assert torch.equal(larger.online.image.positions[:, 0], model.online.image.positions[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("system", "head", "field"),
+    [("clip", None, "image"), ("siglip", None, "image"), ("blip", "matching", "image"), ("dinov2", None, "trunk")],
+)
+def test_a_config_of_squares_is_not_written_of_other_images(system, head, field):
+    config = dataclasses.replace(coalign.create(system, "tiny").model.config)
+    tower = dataclasses.replace(getattr(config, field), depth=1)
+    side = tower.patch_size
+    write = find(system).to_config
+    for shape, fits in (((2 * side, 2 * side), True), ((2 * side, 4 * side), False)):
+        model = coalign.create(system, dataclasses.replace(config, **{field: tower.at(shape)}), head).model
+        if fits:
+            assert json.dumps(write(model, None)).count(f'"image_size": {2 * side}') == 1
+        else:
+            with pytest.raises(InputError, match=f"{2 * side} x {4 * side}"):
+                write(model, None)
 
 
 def test_what_does_not_fit_is_said(tmp_path):

@@ -33,7 +33,7 @@ def config_of(described: Described) -> BlipConfig:
         c.get("num_attention_heads"),
         c.get("vision_eps") or 1e-6,
         c.get("layer_norm_eps") or 1e-12,
-        images_of(c),
+        images=images_of(c),
     )
     config = of_weights(described.weights, facts)
     if config is None:

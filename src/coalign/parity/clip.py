@@ -24,7 +24,7 @@ def config_of(described: Described) -> ClipConfig:
     c = described.config
     gelu = c.get("quick_gelu", c.get("hidden_act", "quick_gelu") == "quick_gelu")
     facts = Facts(
-        c.get("vision_heads"), c.get("transformer_heads"), bool(gelu), eps_of(c), end_of(described), images_of(c)
+        c.get("vision_heads"), c.get("transformer_heads"), bool(gelu), eps_of(c), end_of(described), images=images_of(c)
     )
     config = of_weights(described.weights, facts)
     if config is None:

@@ -26,7 +26,12 @@ def config_of(described: Described) -> CocaConfig:
     c = described.config
     heads = c.get("text_heads")
     facts = Facts(
-        c.get("vision_heads"), heads, c.get("decoder_heads", heads), c.get("pooler_heads"), eps_of(c), images_of(c)
+        c.get("vision_heads"),
+        heads,
+        c.get("decoder_heads", heads),
+        c.get("pooler_heads"),
+        eps_of(c),
+        images=images_of(c),
     )
     config = of_weights(described.weights, facts)
     if config is None:

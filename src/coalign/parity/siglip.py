@@ -34,7 +34,7 @@ def config_of(described: Described) -> SiglipConfig:
         eps_of(c, 1e-6),
         c.get("pad"),
         sides(patch) if patch else None,
-        images,
+        images=images,
     )
     config = of_weights(described.weights, facts)
     if config is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,16 @@ class SizeHints:
     heads: int | None = None
     eps: float = 1e-6
     images: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class PairHints:
+    """Of a model of image and text beside shapes: heads (64 wide where None), and heights and widths of images, of
+    which the first that the position table fits is the model's."""
+
+    image_heads: int | None = None
+    text_heads: int | None = None
+    images: tuple[tuple[int, int], ...] = field(default=(), kw_only=True)
 
 
 def timm_trunk(weights: Weights, hints: SizeHints | None = None) -> VitConfig:
@@ -60,6 +70,32 @@ def tower_sizes(described: Mapping[str, Any], image_size: int, patch_size: int, 
     size, patch = sides(described.get("image_size", image_size)), sides(described.get("patch_size", patch_size))
     image = {"image_size": size[0], "image_width": size[1], "patch_size": patch[0], "patch_width": patch[1]}
     return image | block_sizes(described, eps)
+
+
+def described_blocks(own: Any, activation: str | None = None) -> dict[str, Any]:
+    """Hugging Face's description of a tower's blocks, which `block_sizes` reads; `activation` is its name there."""
+    return {
+        "hidden_size": own.dim,
+        "num_hidden_layers": own.depth,
+        "num_attention_heads": own.heads,
+        "intermediate_size": own.hidden_dim,
+        "layer_norm_eps": own.eps,
+        "hidden_act": activation or own.activation,
+    }
+
+
+def described_square(image: VitConfig) -> dict[str, int]:
+    """Hugging Face's description of the sides of an image tower's images and patches, one number each.
+
+    Errors: `InputError` for others than squares, which its library does not read.
+    """
+    for what, (height, width) in (("images", image.image), ("patches", image.patch)):
+        if height != width:
+            raise InputError(
+                f"Hugging Face's library reads square {what} with this model, and these have {height} x {width} "
+                "pixels; convert to another layout"
+            )
+    return {"image_size": image.image_size, "patch_size": image.patch_size}
 
 
 def _trunk(weights: Weights, hints: SizeHints, names: tuple[str, str, str], up: str) -> VitConfig:

@@ -13,21 +13,25 @@ from coalign.errors import InputError
 from coalign.models.blip.heads import BlipCaptioner, BlipMatching, BlipVqa
 from coalign.models.blip.trunk import BlipConfig, text_tower
 from coalign.trunks.vit import VitConfig
-from coalign.trunks.vit_sizes import block_sizes, count, grid_of, tower_sizes
+from coalign.trunks.vit_sizes import (
+    PairHints,
+    block_sizes,
+    count,
+    described_blocks,
+    described_square,
+    grid_of,
+    tower_sizes,
+)
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Sizes beside shapes: heads (64 wide where None), eps, and sizes of images, of which the first that the table
-    of positions fits is the model's."""
+class Facts(PairHints):
+    """Sizes beside shapes."""
 
-    image_heads: int | None = None
-    text_heads: int | None = None
     image_eps: float = 1e-6
     text_eps: float = 1e-12
-    images: tuple[tuple[int, int], ...] = ()
 
 
 def of_weights(weights: Weights, facts: Facts | None = None) -> BlipConfig | None:
@@ -98,7 +102,8 @@ def of_config(described: Mapping[str, Any]) -> BlipConfig | None:
 def to_config(model: BlipMatching | BlipCaptioner | BlipVqa, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Hugging Face's config.json.
 
-    Errors: `InputError` for a question answerer whose image and text are not equally wide, which its library lacks.
+    Errors: `InputError` for what its library lacks: images that are no squares, and a question answerer whose image
+    and text are not equally wide.
     """
     del classes
     kinds = {
@@ -110,21 +115,11 @@ def to_config(model: BlipMatching | BlipCaptioner | BlipVqa, classes: Sequence[s
     if isinstance(model, BlipVqa) and image.dim != text.dim:
         raise InputError(f"Hugging Face's library reads images as wide as texts: these are {image.dim} and {text.dim}")
 
-    def part(own: Any) -> dict[str, Any]:
-        return {
-            "hidden_size": own.dim,
-            "num_hidden_layers": own.depth,
-            "num_attention_heads": own.heads,
-            "intermediate_size": own.hidden_dim,
-            "layer_norm_eps": own.eps,
-            "hidden_act": own.activation,
-        }
-
     return {
         "architectures": [kinds[type(model)]],
         "model_type": "blip",
         "image_text_hidden_size": config.embed_dim,
-        "vision_config": {"image_size": image.image_size, "patch_size": image.patch_size, **part(image)},
+        "vision_config": {**described_square(image), **described_blocks(image)},
         "text_config": {
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.positions,
@@ -132,7 +127,7 @@ def to_config(model: BlipMatching | BlipCaptioner | BlipVqa, classes: Sequence[s
             "bos_token_id": config.decode_id,
             "sep_token_id": config.sep_id,
             "pad_token_id": 0,
-            **part(text),
+            **described_blocks(text),
         },
     }
 

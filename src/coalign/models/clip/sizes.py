@@ -13,22 +13,26 @@ from coalign.errors import InputError
 from coalign.models.clip.model import Clip, ClipConfig, image_tower
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit_sizes import block_sizes, count, grid_of, tower_sizes
+from coalign.trunks.vit_sizes import (
+    PairHints,
+    block_sizes,
+    count,
+    described_blocks,
+    described_square,
+    grid_of,
+    tower_sizes,
+)
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Sizes beside shapes: heads (64 wide where None, as OpenAI's code has it), GELU, eps, the end marker's id, and
-    sizes of images of which the first that the position table fits is the model's."""
+class Facts(PairHints):
+    """Sizes beside shapes: GELU, eps and the end marker's id too. Heads are 64 wide in OpenAI's code."""
 
-    image_heads: int | None = None
-    text_heads: int | None = None
     quick_gelu: bool = True
     eps: float = 1e-5
     end: int | None = None
-    images: tuple[tuple[int, int], ...] = ()
 
 
 def of_weights(weights: Weights, facts: Facts | None = None) -> ClipConfig | None:
@@ -117,9 +121,9 @@ def of_config(described: Mapping[str, Any]) -> ClipConfig | None:
 
 
 def to_config(model: Clip, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Hugging Face's config.json; its library has no ResNet in this place.
+    """Hugging Face's config.json; its library has no ResNet in this place, and squares alone.
 
-    Errors: `InputError` for a model with one.
+    Errors: `InputError` for a model of another kind.
     """
     del classes
     config = model.config
@@ -127,27 +131,18 @@ def to_config(model: Clip, classes: Sequence[str] | None = None) -> dict[str, An
         raise InputError("Hugging Face's library knows no CLIP with a ResNet")
     image, text = config.image, config.text
 
-    def part(own: Any) -> dict[str, Any]:
-        return {
-            "hidden_size": own.dim,
-            "num_hidden_layers": own.depth,
-            "num_attention_heads": own.heads,
-            "intermediate_size": own.hidden_dim,
-            "layer_norm_eps": own.eps,
-            "hidden_act": own.activation,
-            "projection_dim": config.embed_dim,
-        }
-
+    projection = {"projection_dim": config.embed_dim}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.embed_dim,
-        "vision_config": {"image_size": image.image_size, "patch_size": image.patch_size, **part(image)},
+        "vision_config": {**described_square(image), **described_blocks(image), **projection},
         "text_config": {
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.positions,
             "eos_token_id": 2 if config.end is None else config.end,
-            **part(text),
+            **described_blocks(text),
+            **projection,
         },
     }
 

@@ -9,22 +9,18 @@ from torch import Tensor
 
 from coalign.models.coca.trunk import CocaConfig, image_tower
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit_sizes import count, grid_of
+from coalign.trunks.vit_sizes import PairHints, count, grid_of
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Sizes beside shapes: heads (64 wide where None), eps, and sizes of images, of which the first that the table
-    of positions fits is the model's."""
+class Facts(PairHints):
+    """Sizes beside shapes: the decoder's and the pooler's heads and eps too."""
 
-    image_heads: int | None = None
-    text_heads: int | None = None
     decoder_heads: int | None = None
     pooler_heads: int | None = None
     eps: float = 1e-5
-    images: tuple[tuple[int, int], ...] = ()
 
 
 def of_weights(weights: Weights, facts: Facts | None = None) -> CocaConfig | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
 from coalign.trunks.vit import VitConfig
-from coalign.trunks.vit_sizes import SizeHints, count, grid_of, tower_sizes
+from coalign.trunks.vit_sizes import SizeHints, count, described_square, grid_of, tower_sizes
 
 
 def of_weights(weights: Mapping[str, Tensor], hints: SizeHints | None = None) -> DinoV2Config | None:
@@ -72,7 +72,7 @@ def of_config(described: Mapping[str, Any]) -> DinoV2Config | None:
 
 
 def to_config(model: DinoV2, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Hugging Face's config.json."""
+    """Hugging Face's config.json. Errors: `InputError` for images that are no squares, which it is not written for."""
     del classes
     config = model.config
     c = config.trunk
@@ -80,8 +80,7 @@ def to_config(model: DinoV2, classes: Sequence[str] | None = None) -> dict[str, 
     return {
         "architectures": [f"{name}Model"],
         "model_type": "dinov2_with_registers" if c.registers else "dinov2",
-        "image_size": c.image_size,
-        "patch_size": c.patch_size,
+        **described_square(c),
         "hidden_size": c.dim,
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,

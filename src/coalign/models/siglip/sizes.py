@@ -13,7 +13,15 @@ from torch import Tensor
 from coalign.models.siglip.model import Siglip, SiglipConfig, image_tower, text_tower
 from coalign.trunks.text import TextConfig
 from coalign.trunks.vit import VitConfig
-from coalign.trunks.vit_sizes import block_sizes, count, grid_of, tower_sizes
+from coalign.trunks.vit_sizes import (
+    PairHints,
+    block_sizes,
+    count,
+    described_blocks,
+    described_square,
+    grid_of,
+    tower_sizes,
+)
 
 Weights = Mapping[str, Tensor]
 
@@ -22,15 +30,12 @@ BIG_VOCABULARY = 100_000
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Sizes beside shapes: heads, eps, the padding id, patch and image sizes."""
+class Facts(PairHints):
+    """Sizes beside shapes: eps, the padding id and the sides of a patch too."""
 
-    image_heads: int | None = None
-    text_heads: int | None = None
     eps: float = 1e-6
     padding: int | None = None
     patch: tuple[int, int] | None = None
-    images: tuple[tuple[int, int], ...] = ()
 
 
 def of_weights(weights: Weights, facts: Facts | None = None) -> SiglipConfig | None:
@@ -188,35 +193,31 @@ def of_config(described: Mapping[str, Any]) -> SiglipConfig | None:
 
 
 def to_config(model: Siglip, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Hugging Face's config.json."""
+    """Hugging Face's config.json. Errors: `InputError` for images that are no squares, which its library lacks."""
     del classes
     config = model.config
     image, text = config.image, config.text
     kind = "siglip2" if image.any_shape else "siglip"
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
 
-    def part(own: VitConfig | TextConfig) -> dict[str, Any]:
-        return {
-            "hidden_size": own.dim,
-            "num_hidden_layers": own.depth,
-            "num_attention_heads": own.heads,
-            "intermediate_size": own.hidden_dim,
-            "layer_norm_eps": own.eps,
-            "hidden_act": names[own.activation],
-        }
-
-    size = {"num_patches": math.prod(image.grid_size)} if image.any_shape else {"image_size": image.image_size}
+    size = described_square(image)
+    if image.any_shape:
+        size = {"num_patches": math.prod(image.grid_size), "patch_size": size["patch_size"]}
     return {
         "architectures": ["Siglip2Model" if image.any_shape else "SiglipModel"],
         "model_type": kind,
-        "vision_config": {"model_type": f"{kind}_vision_model", "patch_size": image.patch_size, **size, **part(image)},
+        "vision_config": {
+            "model_type": f"{kind}_vision_model",
+            **size,
+            **described_blocks(image, names[image.activation]),
+        },
         "text_config": {
             "model_type": f"{kind}_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.positions,
             "projection_size": config.embed_dim,
             "pad_token_id": config.padding,
-            **part(text),
+            **described_blocks(text, names[text.activation]),
         },
     }
 
