@@ -13,7 +13,7 @@ import pytest
 from coalign.cli.commands import compare
 from coalign.compare import comparison as _comparison
 from coalign.compare.comparison import Comparison, Contender, at, made
-from coalign.compare.plans import Plan, Stage, pairs_plan, world_plan
+from coalign.compare.plans import Plan, Stage, lesson, pairs_plan, world_plan
 from coalign.compare.text_only import text_only
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
@@ -39,7 +39,8 @@ class FakeRecipe:
         CALLS.append(f"train {self.out.relative_to(self.out.parents[2])}")
         self.out.mkdir(parents=True)
         value = 0.5 + self.bonus + self.seed / 10 + (self.start is not None) / 4
-        (self.out / "config.json").write_text(json.dumps({"system": self.system, "value": value}))
+        about = {"system": self.system, "value": value, "steps": self.steps}
+        (self.out / "config.json").write_text(json.dumps({**about, "start": self.start}, default=str))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,47 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert all("b/" in call or call.startswith("evaluate") for call in CALLS[before:])
     with pytest.raises(InputError, match="another plan"):
         Comparison(contenders, plan(), tmp_path).run()
+
+
+def test_a_curriculum_goes_on_from_the_weights_of_its_lessons(tmp_path: Path) -> None:
+    """Each training starts from the one before, with its own data and steps, and what sets fresh weights is not said
+    again; the table's figures are the last one's."""
+    chosen = replace(plan(), curriculum=({"steps": 7, "data": "few"}, {}))
+    comparison = Comparison([Contender("a:bonus=0.1")], chosen, tmp_path)
+    comparison.run()
+    folder = tmp_path / "a_bonus=0.1" / "seed-0"
+    trained = [call for call in CALLS if call.startswith("train") and "tuned" not in call]
+    assert trained == [f"train a_bonus=0.1/seed-0/{name}" for name in ("lesson-1", "lesson-2", "pretrain")]
+    values = [json.loads((folder / name / "config.json").read_text()) for name in ("lesson-1", "lesson-2", "pretrain")]
+    assert [(each["value"], each["steps"], each["start"]) for each in values] == [
+        (pytest.approx(0.6), 7, None),
+        (0.75, 3, str(folder / "lesson-1")),
+        (0.75, 3, str(folder / "lesson-2")),
+    ]
+    assert comparison.figures(Contender("a:bonus=0.1"))["as it is"] == [0.75]
+    with pytest.raises(InputError, match="another plan"):
+        Comparison([Contender("a:bonus=0.1")], plan(), tmp_path).run()
+
+
+def test_lessons_are_worlds_or_pairs(tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text("{}")
+    files = {"data": str(tmp_path / "captions_train.json"), "regions": str(tmp_path / "regions")}
+    assert lesson(str(tmp_path)) == files and lesson(f"{tmp_path}:20") == {**files, "steps": 20}
+    assert lesson("c:/pairs.csv") == {"data": "c:/pairs.csv"} and lesson("a.csv:5") == {"data": "a.csv", "steps": 5}
+    with pytest.raises(InputError, match="0 steps"):
+        lesson("a.csv:0")
+
+
+def test_what_the_table_shows_does_not_make_another_plan(tmp_path: Path) -> None:
+    """A folder of an older coalign, whose table showed less, goes on."""
+    Comparison([Contender("a")], plan(), tmp_path).run()
+    file = tmp_path / "plan.json"
+    older = json.loads(file.read_text())
+    del older["curriculum"], older["stages"][1]["figures"]["other"]
+    file.write_text(json.dumps(older))
+    before = len(CALLS)
+    Comparison([Contender("a")], plan(), tmp_path).run()
+    assert CALLS[before:] == []
 
 
 def test_a_system_without_the_head_is_passed_over(tmp_path: Path) -> None:

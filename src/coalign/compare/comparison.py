@@ -19,6 +19,7 @@ from typing import Any
 
 import tyro
 
+from coalign.arguments import Pairs
 from coalign.compare.plans import Plan, Settings, Stage
 from coalign.compare.text_only import text_only
 from coalign.errors import InputError
@@ -27,6 +28,12 @@ from coalign.flags import field_names, required_names
 from coalign.recipes import find_recipe
 from coalign.registry import find, load
 from coalign.tasks import find_task
+from coalign.training.options import RunOptions, Schedule
+
+CONTINUED = frozenset(
+    (*field_names(Pairs), *field_names(Schedule), *field_names(RunOptions), "regions", "max_missing", "objectives")
+)
+"""What a training that starts from another's weights is given; the rest sets fresh weights."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Comparison:
         for contender in self.contenders:
             self._check(contender)
         file, text = self.out / "plan.json", json.dumps(asdict(self.plan), indent=1, default=str) + "\n"
-        if file.exists() and file.read_text("utf-8") != text:
+        if file.exists() and Plan.read(file).work() != self.plan.work():
             raise InputError(f"{file}: a comparison of another plan is in this folder; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
@@ -103,10 +110,22 @@ class Comparison:
                     )
 
     def _settings(self, contender: Contender, seed: int) -> Settings:
-        """The settings of the contender's pre-training."""
-        fields = field_names(find_recipe(contender.recipe))
-        shared = {name: value for name, value in self.plan.pretrain.items() if name in fields}
-        return {**shared, **contender.settings, "seed": seed, "out": self._folder(contender, seed) / "pretrain"}
+        """The settings of the contender's pre-training, the first where there is a curriculum."""
+        return self._trainings(contender, seed)[0]
+
+    def _trainings(self, contender: Contender, seed: int) -> list[Settings]:
+        """The settings of the curriculum's trainings and of the last, which is the run's "pretrain"."""
+        fields, folder = field_names(find_recipe(contender.recipe)), self._folder(contender, seed)
+        made: list[Settings] = []
+        for number, lesson in enumerate((*self.plan.curriculum, {})):
+            known = {name: value for name, value in {**self.plan.pretrain, **lesson}.items() if name in fields}
+            settings = {**known, **contender.settings, **{name: lesson[name] for name in lesson if name in fields}}
+            if made:
+                kept = {name: value for name, value in settings.items() if name in CONTINUED}
+                settings = {**kept, "start": made[-1]["out"]}
+            last = number == len(self.plan.curriculum)
+            made.append({**settings, "seed": seed, "out": folder / ("pretrain" if last else f"lesson-{number + 1}")})
+        return made
 
     def _folder(self, contender: Contender, seed: int) -> Path:
         return self.out / contender.folder / f"seed-{seed}"
@@ -120,7 +139,8 @@ class Comparison:
         folder, done = self._folder(contender, seed), self.results(contender, seed)
         start = folder / "pretrain"
         if "parameters" not in done:
-            _quietly(made(find_recipe(contender.recipe), self._settings(contender, seed)).run)
+            for settings in self._trainings(contender, seed):
+                _quietly(made(find_recipe(contender.recipe), settings).run)
             model = load(start).model
             done["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             self._keep(folder, done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """`pretrain` are the settings that every recipe is given as far as it has them."""
+    """`pretrain` are the settings that every recipe is given as far as it has them.
+
+    `curriculum` are trainings before it, in order, each with what differs from `pretrain` (other data, other steps);
+    fresh weights are those of the first, and every other one starts from the one before.
+    """
 
     pretrain: Settings
     stages: tuple[Stage, ...]
+    curriculum: tuple[Settings, ...] = ()
+
+    def work(self) -> Settings:
+        """What is computed, whatever of it the table shows: two plans of equal work may share a folder."""
+        said = asdict(self)
+        for stage in said["stages"]:
+            del stage["figures"], stage["chance"]
+        return json.loads(json.dumps(said, default=str))
 
     @staticmethod
     def read(path: Path) -> Plan:
@@ -52,6 +64,23 @@ class Plan:
         if not isinstance(read, Plan):
             raise InputError(f"{path}: not a plan of a comparison: an object with pretrain and stages was expected")
         return read
+
+
+def lesson(entry: str) -> Settings:
+    """What differs in a training on "DATA" or "DATA:STEPS"; the data are a world's folder, or pairs.
+
+    Raises:
+        InputError: the steps are no number above 0.
+    """
+    name, colon, last = entry.rpartition(":")
+    data, steps = (name, last) if colon and last.isdigit() else (entry, "")
+    if steps and not int(steps):
+        raise InputError(f"{entry}: a training of 0 steps; leave it out of the curriculum")
+    own: Settings = {"steps": int(steps)} if steps else {}
+    world = Path(data)
+    if (world / "world.json").is_file():
+        return own | {"data": str(world / "captions_train.json"), "regions": str(world / "regions")}
+    return own | {"data": data}
 
 
 def pairs_plan(data: str, held_out: str, seen: dict[str, str], pretrain: dict[str, Any]) -> Plan:
@@ -71,6 +100,10 @@ RECALL = {"to text": "model.image_to_text.R@1", "to image": "model.text_to_image
 
 
 RANDOM = {name: path.replace("model", "chance") for name, path in RECALL.items()}
+
+
+MAPS = ("attention", "transport", "rollout", "grad_cam", "relevance", "similarity")
+"""The maps of words that a model may have in one pass, as the table calls them."""
 
 
 def world_plan(
@@ -105,7 +138,8 @@ def world_plan(
     vqa = {"questions": "questions_{}.json", "annotations": "annotations_{}.json"}
     refs = str(world / "refs.json")
     expressions = {split: {"data": refs, "split": REFS[split], **seen} for split in splits}
-    both = {"attention": "cross_attention", "transport": "transport"}
+    maps = {name: name for name in MAPS} | {"attention": "cross_attention"}
+    both = {name: maps[name] for name in ("attention", "transport")}
     stages: Sequence[Stage] = (
         Stage(
             "VQA",
@@ -145,8 +179,8 @@ def world_plan(
             "words to boxes",
             "word-alignment",
             sets(data="words_{}.jsonl"),
-            {name: f"metrics.choice, {way}" for name, way in both.items()},
-            dict.fromkeys(both, "chance"),
+            {name: f"metrics.choice, {way}" for name, way in maps.items()},
+            dict.fromkeys(maps, "chance"),
         ),
         Stage(
             "hard negatives",

@@ -121,6 +121,32 @@ def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: 
             assert held and all(torch.allclose(t, made[1][f"online.{n}"], atol=1e-6) for n, t in held.items())
 
 
+def test_albef_starts_from_trained_towers_and_trains_them_on(world: Path, tmp_path: Path) -> None:
+    """The picture tower of an MAE and the halves of a BERT, with its vocabulary; the cross-attentions are fresh."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a red circle and a blue star\nthe red circle is left of the blue star\n\n" * 40)
+    short = {"steps": 1, "batch_size": 4}
+    mae, bert, out = tmp_path / "mae", tmp_path / "bert", tmp_path / "albef"
+    configure(find_recipe("mae-pretrain"), data=str(world / "images"), size="mini", out=mae, **short).run()
+    configure(find_recipe("bert-pretrain"), data=str(texts), out=bert, max_length=24, **short).run()
+    recipe = find_recipe("albef-pretrain")
+    towers = {"image_tower": mae, "train_image_tower": True, "text_tower": bert}
+    configure(recipe, **settings(world, "albef", out, lr=1e-12, steps=1, **towers)).run()
+    found, pictures, words = coalign.load(out), coalign.load(mae).model, coalign.load(bert).model
+    albef: Any = found.model
+    assert found.vocabulary.vocab_size == words.config.trunk.vocab_size
+    for own in (albef.online, albef.momentum):
+        for part, given in ((own.image, pictures.trunk), (own.text, words.trunk), (own.words, words.words)):
+            kept = part.state_dict()
+            assert all(torch.allclose(tensor, kept[name], atol=1e-6) for name, tensor in given.state_dict().items())
+    assert all(parameter.requires_grad for parameter in albef.online.image.parameters())
+    assert albef.config.text.cross_from == words.config.trunk.depth // 2 == 1
+    with pytest.raises(InputError, match="--text-tower: sets fresh weights"):
+        configure(recipe, **settings(world, "albef", tmp_path / "b", start=out, text_tower=bert)).run()
+    with pytest.raises(InputError, match="there is none"):
+        configure(recipe, **settings(world, "albef", tmp_path / "b", train_image_tower=True)).run()
+
+
 def test_the_temperature_of_albef_learns_slowly(world: Path, tmp_path: Path) -> None:
     """At the full rate it runs away, since it is one number and small models take large rates."""
     recipe = find_recipe("albef-pretrain")

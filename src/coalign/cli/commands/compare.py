@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ def command(
     regions: OptionalPath = None,
     images: OptionalPath = None,
     vocab: OptionalPath = None,
+    curriculum: Annotated[tuple[str, ...], arg(metavar="DATA[:STEPS] ...")] = (),
     steps: int = 500,
     batch_size: int = 64,
     lr: float = 5e-4,
@@ -57,6 +59,8 @@ def command(
         regions: Region features of all images, which systems that read regions need.
         images: The folder of the pictures, for systems that read pictures.
         vocab: A vocabulary for all. By default each learns the same one from the training texts.
+        curriculum: Worlds, or pairs, to pre-train on before, in order, each from the weights of the one before; of
+            --steps steps where none are said. Few things of a scene first, then more.
         steps: Of each pre-training.
         batch_size: Of each pre-training.
         lr: Of each pre-training.
@@ -70,7 +74,7 @@ def command(
         seeds: Each recipe is run with each of these.
     """
     from coalign.compare.comparison import Comparison, Contender
-    from coalign.compare.plans import Plan, pairs_plan, world_plan
+    from coalign.compare.plans import Plan, lesson, pairs_plan, world_plan
 
     if not recipes:
         raise InputError("name the recipes to compare, such as uniter-pretrain vilt-pretrain")
@@ -89,6 +93,7 @@ def command(
         seen = {"regions": regions, "images": images}
         given = {name: str(value) for name, value in seen.items() if value is not None}
         chosen = pairs_plan(data, held_out, given, budget | ({} if vocab is None else {"vocab": str(vocab)}))
+    chosen = replace(chosen, curriculum=(*chosen.curriculum, *map(lesson, curriculum)))
     comparison = Comparison([Contender(label) for label in dict.fromkeys(recipes)], chosen, out, seeds, say)
     comparison.run()
     if json:

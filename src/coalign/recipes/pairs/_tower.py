@@ -1,4 +1,4 @@
-"""A frozen picture tower of another model in a pre-training."""
+"""Towers of other models in a pre-training: pictures, frozen or trained on, and a text tower that is trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from coalign.errors import InputError
-from coalign.flags import OptionalName, OptionalPath, as_flags, option_group
+from coalign.flags import OptionalName, OptionalPath, Switch, as_flags, option_group
 from coalign.registry import load
 from coalign.trunks.vit import VitTrunk
 from coalign.types import needed
@@ -21,17 +21,18 @@ PLACES = ("trunk", "image", "online.image", "momentum.image")
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """A trunk, and the mean and deviation of the pixels that it reads."""
+    """A trunk, the mean and deviation of the pixels that it reads, and whether it is not trained."""
 
     trunk: VitTrunk
     pixels: Mapping[str, tuple[float, ...]]
+    locked: bool = True
 
     def configure(self, config: Any) -> Any:
-        """The configuration of a model whose image tower this is, locked."""
+        """The configuration of a model whose image tower this is."""
         text = config.text
         if hasattr(text, "context_dim"):  # text blocks that look at the image's rows
             text = replace(text, context_dim=self.trunk.config.dim)
-        return replace(config, image=self.trunk.config, text=text, locked=True, **self.pixels)
+        return replace(config, image=self.trunk.config, text=text, locked=self.locked, **self.pixels)
 
     def put_into(self, model: nn.Module) -> None:
         """Gives the model's image tower, and its momentum copy, these weights."""
@@ -44,12 +45,16 @@ class Frozen:
 @option_group
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """A picture tower that is not trained."""
+    """A picture tower that has been trained already."""
 
     image_tower: OptionalPath = None
-    """A frozen picture tower in place of the size's own: a run, the authors' file, or a Hugging Face folder."""
+    """A frozen picture tower in place of the size's own: a run (of mae-pretrain, say), the authors' file, or a Hugging
+    Face folder."""
     image_tower_system: OptionalName = None
     """Whose file that is, where it is no run: vit, mae, dinov2, clip, albef or blip."""
+
+    train_image_tower: Switch = False
+    """Train that tower on from its weights."""
 
     def open(self, image_size: int | None = None) -> Frozen | None:
         """The tower that was asked for, its positions resized where another size of images is.
@@ -58,9 +63,10 @@ class Tower:
             InputError: The weights are no ViT's with a class token, or only its system is given.
         """
         if self.image_tower is not None:
-            return frozen_tower(self.image_tower, self.image_tower_system, image_size)
-        if self.image_tower_system is not None:
-            raise InputError("--image-tower-system says whose file --image-tower is, and there is none")
+            found = frozen_tower(self.image_tower, self.image_tower_system, image_size)
+            return replace(found, locked=not self.train_image_tower)
+        if self.image_tower_system is not None or self.train_image_tower:
+            raise InputError("--image-tower-system and --train-image-tower are about --image-tower, and there is none")
         return None
 
     def flags(self) -> list[str]:

@@ -1,12 +1,17 @@
-"""Pre-train ALBEF on your own pairs of images and texts, from pixels and fresh weights."""
+"""Pre-train ALBEF on your own pairs of images and texts, from pixels; towers may be trained already."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from coalign.arguments import Pairs
+from coalign.errors import InputError
+from coalign.evaluation.bert_weights import starting_weights
+from coalign.flags import OptionalPath
+from coalign.models.bert.model import Bert
 from coalign.recipes._start import Start
 from coalign.recipes.pairs._pretraining import SLOWLY, Objectives, Pixels, pretrain
 from coalign.recipes.pairs._tower import Tower
@@ -25,22 +30,52 @@ class Recipe:
     start: Start = Start()
     pixels: Pixels = Pixels()
     tower: Tower = Tower()
+    text_tower: OptionalPath = None
+    """A BERT to start from with its vocabulary, such as a run of bert-pretrain: its first half of blocks reads the
+    text, its second half also looks at the picture, by cross-attentions that start fresh."""
     objectives: Objectives = ()
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
     options: RunOptions = RunOptions(out=Path("runs/albef-pretrain"))
 
     def run(self) -> None:
         with Experiment("albef-pretrain", self.options) as experiment:
-            source = self.pairs.open("train", experiment.quarantine)
-            model, tokenizer = self.pixels.model(experiment, "albef", source, self.start, self.tower, self.config)
+            source, bert = self.pairs.open("train", experiment.quarantine), self.bert()
+            start = self.start if bert is None else replace(self.start, vocab=self.start.vocab or self.text_tower)
+            configure = partial(self.config, bert=bert)
+            model, tokenizer = self.pixels.model(experiment, "albef", source, start, self.tower, configure)
+            if bert is not None:
+                put_bert_into(model, bert)
             loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
             pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives, lr_multipliers=SLOWLY)
 
-    def config(self, size: Any) -> Any:
+    def bert(self) -> Bert | None:
+        """The text tower to start from. Raises InputError where it is no BERT, or other weights bring their own."""
+        if self.text_tower is None:
+            return None
+        if self.start.start is not None:
+            raise InputError(f"--text-tower: sets fresh weights, and {self.start.start} brings its own")
+        model, _ = starting_weights(str(self.text_tower), self.start.vocab)
+        if not isinstance(model, Bert) or model.config.trunk.depth < 2:
+            raise InputError(f"{self.text_tower}: is no pre-trained BERT of two blocks or more")
+        return model
+
+    def config(self, size: Any, bert: Bert | None = None) -> Any:
         """The size with these settings; the distillation's weight grows over a third of the steps."""
+        text = size.text
+        if bert is not None:
+            own = bert.config.trunk
+            text = replace(own, context_dim=size.image.dim, cross_from=own.depth // 2)
         return replace(
             size,
-            text=replace(size.text, **self.start.dropouts()),
+            text=replace(text, **self.start.dropouts()),
             alpha_steps=max(self.schedule.steps * 3 // 10, 1),
             warm_momentum=True,
         )
+
+
+def put_bert_into(model: Any, bert: Bert) -> None:
+    """Gives the text tower, its predictor of words, and the momentum copy of both, BERT's weights."""
+    model.online.text.load_state_dict(bert.trunk.state_dict(), strict=False)  # it lacks the cross-attentions
+    if bert.words is not None and model.online.words is not None:
+        model.online.words.load_state_dict(bert.words.state_dict())
+    model.momentum.load_state_dict(model.online.state_dict())
