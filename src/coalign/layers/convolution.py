@@ -48,8 +48,10 @@ class ConvNorm(nn.Module):
         self.linear = linear
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
-        x = self.norm(self.conv(pad_same(x, self.conv.kernel_size[0], self.conv.stride[0])))
-        return x if self.linear else F.relu6(x)
+        x = self.norm(conv_same(self.conv, x))
+        if self.linear:
+            return x
+        return F.relu6(x) if torch.is_grad_enabled() else x.clamp_(0, 6)
 
     def fold(self) -> None:
         """Takes the norm into the convolution, in place: the same numbers in eval mode, in one pass over the map."""
@@ -58,13 +60,14 @@ class ConvNorm(nn.Module):
             self.norm = nn.Identity()
 
 
-def pad_same(x: Float[Tensor, "b c h w"], kernel: int, stride: int) -> Tensor:
-    """TensorFlow's "SAME": the output has ceil(size / stride) cells, an odd row or column of zeros goes to the end."""
-    before_after: list[int] = []
-    for size in (x.shape[3], x.shape[2]):
-        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-        before_after += [total // 2, total - total // 2]
-    return F.pad(x, before_after) if any(before_after) else x
+def conv_same(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Tensor:
+    """A convolution padded as TensorFlow's "SAME": ceil(size / stride) cells, an odd row or column of zeros goes to the
+    end. Even padding is the convolution's own: a copy of the map would cost as much as a depthwise one."""
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    height, width = (max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:])
+    own = (height // 2, width // 2)
+    x = F.pad(x, (0, width % 2, 0, height % 2)) if width % 2 or height % 2 else x
+    return F.conv2d(x, conv.weight, conv.bias, stride, own, 1, conv.groups)
 
 
 class InvertedResidual(nn.Module):

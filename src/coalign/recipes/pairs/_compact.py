@@ -120,7 +120,7 @@ def linear_baseline(
 ) -> dict[str, Recall]:
     """Recall of two linear maps on pooled frozen features (`coalign.retrieval.linear_maps`) on parts of a test, given
     by their rows. `settings` are those of the maps' training."""
-    network = EfficientNetLite0.pretrained()
+    network = EfficientNetLite0.pretrained().folded()
     images, tests = (pooled_images(network, part.source, part.spec) for part in (train, test))
     ids = torch.from_numpy(train.source.ids)
     maps = train_linear_maps(images, F.normalize(train.texts_by_item(), dim=-1), ids, seed=seed, **settings)
