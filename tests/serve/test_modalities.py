@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from serve_runs import BOXES, SPEAKERS, region_run, stream_run, video_run
 from starlette.testclient import TestClient
 
+from coalign.analysis.runs.scores import match_scores
+from coalign.arguments import load_run
 from coalign.data.pairs.sources import open_source
+from coalign.data.prepare import prepare
 from coalign.data.regions.files import open_regions
 from coalign.serve.app import app
 
@@ -22,8 +26,21 @@ def test_words_onto_regions(tmp_path):
         assert said["kind"] == "boxes" and np.allclose(said["boxes"], BOXES) and said["places"] == 3
         assert len(client.get(said["bytes"]).content) == 3 * (1 + said["layers"] * said["heads"]) * (8 + 3)
         assert client.get("/api/image/1").status_code == 200
-        refused = client.get("/api/search", params={"text": "red"})
-        assert refused.status_code == 400 and "cannot be searched with" in refused.json()["error"]
+        found = client.get("/api/search", params={"text": "a red square"}).json()
+        loaded, regions = load_run(run), open_regions(file)
+        names = [str(tmp_path / name) for name in ("a.png", "b.png")]
+        batch = prepare(loaded, regions=[regions[name] for name in names], texts=["a red square"] * 2)
+        with torch.no_grad():
+            odds = match_scores(loaded.model, loaded.encode(batch))
+        assert [a["row"] for a in found["answers"]] == odds.argsort(descending=True).tolist()
+        assert [a["score"] for a in found["answers"]] == pytest.approx(odds.sort(descending=True).values.tolist())
+        assert found["total"] == 2 and {a["p_match"] for a in found["answers"]} == {None}
+        shown = client.get("/api/map").json()
+        assert shown["choices"] == ["image"] and len(client.get(shown["bytes"]).content) == 2 * 12
+        assert client.get("/api/findings").json() == {"state": "none", "findings": []}
+        for asked in ({"like": 1}, {"text": "red", "minus": "blue"}, {"text": "red", "rerank": 1}):
+            refused = client.get("/api/search", params=asked)
+            assert refused.status_code == 400 and "without one" in refused.json()["error"]
     with TestClient(app([run], open_source(table)), base_url=BASE) as client:
         refused = client.post("/api/align", json={"row": 1, "text": "a red square"})
         assert refused.status_code == 400 and "--regions" in refused.json()["error"]
@@ -47,6 +64,10 @@ def test_moments_of_videos(videos):
             assert a is b or a["file"] != b["file"] or a["end"] <= b["start"] or b["end"] <= a["start"]
     part = videos.get(found[0]["video"], headers={"range": "bytes=0-99"})
     assert part.status_code == 206 and len(part.content) == 100 and part.headers["content-type"] == "video/mp4"
+    assert videos.get("/api/rows").json()["columns"] == {"video": ["one.mp4", "two.mp4"]}
+    assert videos.get("/api/map").json()["choices"] == ["image"]
+    said = videos.post("/api/align", json={"row": found[0]["row"], "text": "green red"}).json()
+    assert said["words"] == ["green", "red"] and said["kind"] == "moments"
     film = videos.get(found[0]["image"], params={"film": 4, "side": 256})
     assert film.headers["content-type"] == "image/webp"
     assert videos.get("/api/search", params={"text": "green", "rerank": 1}).status_code == 400

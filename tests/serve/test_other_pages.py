@@ -45,9 +45,14 @@ def test_words_onto_boxes(page):
     page.locator("[data-word='1']").hover()
     page.wait_for_timeout(60)
     assert np.abs(drawn(page) - values[1]).max() < 1e-4
-    page.expected = "status of 400"  # which the browser itself writes to the console
     page.goto(f"{page.address}/?screen=search&run=regions&text=red")
-    expect(page.locator(".error")).to_contain_text("cannot be searched with")
+    expect(page.locator(".card .score")).to_have_count(2)
+    expect(page.get_by_text("no index: the model has read the words")).to_be_visible()
+    page.goto(f"{page.address}/?screen=data&run=regions")
+    expect(page.get_by_text("2 points, principal components")).to_be_visible()
+    page.expected = "status of 400"  # which the browser itself writes to the console
+    page.goto(f"{page.address}/?screen=search&run=regions&like=1")
+    expect(page.locator(".error")).to_contain_text("no index; without one")
 
 
 def test_moments_are_played_from_their_second(page):
@@ -55,9 +60,11 @@ def test_moments_are_played_from_their_second(page):
     first = page.request.get(f"{page.address}/api/search?run=films&text=green&k=1").json()["answers"][0]
     card = page.locator(".card").first
     expect(card.locator(".play")).to_contain_text(first["file"])
+    before = card.bounding_box()
     card.locator(".play").click()
     video = card.locator("video")
     expect(video).to_be_visible()
+    assert card.bounding_box() == before  # the video takes the place of the picture
     assert video.get_attribute("src").endswith(f"#t={first['start']:g},{first['end']:g}")
     wait_until(page, "document.querySelector('video').readyState > 0")
     assert page.evaluate("document.querySelector('video').duration") == pytest.approx(8, abs=0.5)

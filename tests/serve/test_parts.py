@@ -24,6 +24,7 @@ from coalign.retrieval.index import Index
 from coalign.serve.calibration import Calibration, calibrate
 from coalign.serve.gallery import IndexGallery
 from coalign.serve.marks import Marks, marked_table
+from coalign.serve.sessions import best_first
 from coalign.serve.study import findings_of
 from coalign.serve.worker import Busy, Worker
 
@@ -76,6 +77,40 @@ def test_what_waits_side_by_side_is_done_together():
     assert sizes == [8]
 
 
+def test_what_can_wait_is_done_while_no_job_waits():
+    worker, gate, order = Worker("test"), threading.Event(), list[object]()
+
+    def steps():
+        for number in range(3):
+            order.append(number)
+            yield
+            if number == 0:
+                gate.wait(10)
+
+    async def ask():
+        await worker.call(worker.later, steps())
+        while not order:
+            await asyncio.sleep(0.01)
+        job = asyncio.ensure_future(worker.call(order.append, "job"))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await job
+        while len(order) < 4:
+            await asyncio.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(lambda: asyncio.run(ask())).result(20)
+    worker.close()
+    assert order == [0, 1, "job", 2]  # a job waits for the step that is being taken, and for no other
+
+
+def test_the_best_are_those_of_a_whole_sort():
+    scores = torch.randint(0, 40, (500,), generator=torch.Generator().manual_seed(0)).float()
+    whole = scores.argsort(descending=True, stable=True)
+    for count in (0, 1, 17, 250, 500):
+        assert torch.equal(best_first(scores, count), whole[:count])
+
+
 def test_maps_as_bytes_keep_each_row_within_a_step():
     heads = torch.rand(3, 2, 4, 12, generator=torch.Generator().manual_seed(1)) * torch.logspace(-4, 2, 12)
     maps = Maps(("a", "b", "c", "d"), "x", ("x",), heads[0, 0], heads, grid=(3, 4))
@@ -94,7 +129,8 @@ def test_an_index_knows_its_pairs(tmp_path):
     index.append(torch.eye(4).repeat(2, 1)[:6].flip(0), [*reversed(entries)], "text")
     gallery = IndexGallery(Index.open(tmp_path / "index"))
     assert [gallery.partner(row) for row in range(12)] == [*range(11, 5, -1), *range(5, -1, -1)]
-    assert gallery.having("kind", "a").tolist() == [True, False] * 3 + [False, True] * 3
+    assert gallery.having([("kind", "a")]).tolist() == [True, False] * 3 + [False, True] * 3
+    assert not gallery.having([("kind", "a"), ("kind", "b")]).any() and not gallery.having([("kind", "c")]).any()
     assert torch.equal(gallery.vector(1), torch.eye(4)[1])
 
 

@@ -187,7 +187,7 @@ def _sample(source: Source, index: int) -> Sample | None:
 
 def entry_of(sample: Sample, text: str, thumbnail: bool = True) -> Entry:
     """The entry of a sample: the path of its picture, or a thumbnail where the picture is no file of its own."""
-    image, meta = sample.image, {"file": sample.where.file, "row": sample.where.row}
+    image, meta = sample.image, {**sample.columns, "file": sample.where.file, "row": sample.where.row}
     if isinstance(image, str | os.PathLike):
         return Entry(text, str(Path(image).absolute()), meta=meta)
     if not thumbnail or (isinstance(image, Tensor) and image.is_floating_point()):

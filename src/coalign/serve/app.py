@@ -155,7 +155,8 @@ class Service(DataAddresses):
         answers = [self.answer(session, gallery, answer) for answer in page.answers]
         following = query.offset + len(answers)
         more = following if following < page.total and answers else None
-        return JSONResponse({"run": session.name, "answers": answers, "total": page.total, "next": more})
+        said = {"run": session.name, "answers": answers, "total": page.total, "next": more}
+        return JSONResponse({**said, "calibrating": page.calibrating})
 
     async def align(self, request: Request) -> Response:
         pair = await self._pair(request)

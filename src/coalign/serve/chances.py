@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from coalign.data.images.pictures import Picture
+from coalign.data.inputs import Modality as Pairable
 from coalign.data.inputs import encode
 from coalign.data.loaded import Loaded
 from coalign.retrieval.rerank import Reranking
@@ -22,6 +23,8 @@ from coalign.serve.queries import Weighed
 
 CALIBRATION_PAIRS = 48
 """Pairs of the index by which re-ranked scores are calibrated; each is a pass of the fusion layers over a list."""
+FEW = 1000
+"""Rows below which their vectors are taken out of the index's, to be compared alone."""
 
 
 class Chances:
@@ -33,16 +36,36 @@ class Chances:
         loaded: Callable[[], Loaded],
         index: Callable[[], IndexGallery],
         reranking: Callable[[], Reranking],
+        later: Callable[[Iterator[None]], None],
     ) -> None:
         self._run, self._loaded, self._index, self._reranking = run, loaded, index, reranking
-        self._known: dict[tuple[Modality, Modality, bool], Calibration | None] = {}
+        self._later = later
+        self._known: dict[tuple[Modality, Modality], Calibration | None] = {}
+        self._reranked: dict[tuple[Modality, Modality], Calibration | None] = {}
+        self._pending: set[tuple[Modality, Modality]] = set()
 
-    def calibration(self, asked: Modality, answers: Modality, reranked: bool = False) -> Calibration | None:
+    def calibration(self, asked: Modality, answers: Modality) -> Calibration | None:
         """P(match) of a score of one modality against another; None where the index holds no pairs of both."""
-        key = (asked, answers, reranked)
+        key = (asked, answers)
         if key not in self._known:
-            self._known[key] = self._calibrated_reranking(*key[:2]) if reranked else self._calibrated(*key[:2])
+            self._known[key] = self._calibrated(*key)
         return self._known[key]
+
+    def of_reranked(
+        self, asked: Pairable, answers: Pairable, scores: Sequence[float]
+    ) -> tuple[list[float | None], bool]:
+        """P(match) of re-ranked scores, and whether it is still being calibrated.
+
+        The calibration re-ranks as many lists as `CALIBRATION_PAIRS`, so it is done while nothing else waits; until
+        then no score has a P(match).
+        """
+        key = (asked, answers)
+        if key not in self._reranked and key not in self._pending:
+            self._pending.add(key)
+            self._later(self._calibrating_reranking(asked, answers))
+        calibration = self._reranked.get(key)
+        none: list[float | None] = [None] * len(scores)
+        return (none if calibration is None else calibration(np.array(scores)).tolist()), key in self._pending
 
     @torch.no_grad()
     def of_pair(self, text: str, row: int | None, picture: Picture | None) -> float | None:
@@ -95,30 +118,33 @@ class Chances:
         rows = torch.tensor([row for row, _ in said])
         return calibrate(vectors, candidates.vectors, ids[rows], ids[candidates.rows])
 
-    def _calibrated_reranking(self, asked: Modality, answers: Modality) -> Calibration | None:
-        gallery = self._index()
-        if asked == "video" or answers == "video" or asked == answers:
-            return None
-        queries, candidates = gallery.part(asked), gallery.part(answers)
-        if not len(queries.rows):
-            return None
-        drawn = torch.randperm(len(queries.rows), generator=torch.Generator().manual_seed(0))[:CALIBRATION_PAIRS]
+    def _calibrating_reranking(self, asked: Pairable, answers: Pairable) -> Iterator[None]:
+        """Calibrates re-ranked scores, a list a step."""
         scores: list[float] = []
         matches: list[bool] = []
-        for place in drawn.tolist():
-            row = int(queries.rows[place])
-            content = gallery.item(row).text if asked == "text" else gallery.picture(row)
-            if not content:
-                continue
-            best = (candidates.vectors @ queries.vectors[place]).topk(min(self._reranking().k, len(candidates.rows)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            hits = [gallery.hit(int(candidates.rows[i]), score) for i, score in pairs]
-            with torch.no_grad():
-                encoding = encode(self._loaded(), asked, [content])
-            ranked = rerank(self._loaded(), encoding, asked, hits, answers, self._reranking())
-            scores += [hit.score for hit in ranked]
-            matches += [bool(gallery.pairs[hit.row] == gallery.pairs[row]) for hit in ranked]
-        return Calibration.fit(np.array(scores), np.array(matches))
+        try:
+            gallery = self._index()
+            queries, candidates = gallery.part(asked), gallery.part(answers)
+            drawn = torch.randperm(len(queries.rows), generator=torch.Generator().manual_seed(0))[:CALIBRATION_PAIRS]
+            for place in drawn.tolist():
+                yield
+                row = int(queries.rows[place])
+                content = gallery.item(row).text if asked == "text" else gallery.picture(row)
+                if not content:
+                    continue
+                best = (candidates.vectors @ queries.vectors[place]).topk(
+                    min(self._reranking().k, len(candidates.rows))
+                )
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                hits = [gallery.hit(int(candidates.rows[i]), score) for i, score in pairs]
+                with torch.no_grad():
+                    encoding = encode(self._loaded(), asked, [content])
+                    ranked = rerank(self._loaded(), encoding, asked, hits, answers, self._reranking())
+                scores += [hit.score for hit in ranked]
+                matches += [bool(gallery.pairs[hit.row] == gallery.pairs[row]) for hit in ranked]
+        finally:
+            self._reranked[asked, answers] = Calibration.fit(np.array(scores), np.array(matches))
+            self._pending.discard((asked, answers))
 
     def of_terms(
         self, terms: Sequence[Weighed], answers: Modality, rows: Tensor
@@ -139,7 +165,9 @@ class Chances:
             part = gallery.part(against)
             held = rows if against == answers else gallery.partners(against)[rows]
             places = torch.searchsorted(part.rows, held.clamp(min=0)).clamp(max=len(part.rows) - 1)
-            chance = calibration((part.vectors[places] @ vector).numpy())
+            few = len(rows) < FEW
+            scores = part.vectors[places] @ vector if few else (part.vectors @ vector)[places]
+            chance = calibration(scores.numpy())
             chance = np.where((held >= 0).numpy(), chance, 0.0)
             found = found * (chance if weighed.term.sign > 0 else 1 - chance)
         return found

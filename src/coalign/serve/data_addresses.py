@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -16,7 +18,7 @@ from coalign.serve.marks import KINDS, marked_table
 from coalign.serve.queries import Answer
 from coalign.serve.served import MOST_ROWS, Served
 from coalign.serve.sessions import Session
-from coalign.serve.study import FEW, Of, findings_of, lay_out, principal, vectors_of
+from coalign.serve.study import FEW, Floats, Of, choices_of, findings_of, lay_out, principal
 from coalign.serve.training import training_of
 from coalign.serve.uploads import Fields, read_json
 
@@ -40,9 +42,9 @@ class DataAddresses(Served):
     ) -> dict[str, Any]:
         gallery = session.gallery
         shown: Sequence[int] = wanted or gallery.shown
-        for name, value in where:
-            column = gallery.column(name)
-            shown = [row for row in shown if column[row] == value]
+        if where:
+            kept = gallery.having(where)
+            shown = [row for row in shown if kept[row]]
         listed = [self.answer(session, gallery, Answer(row, 0.0, None)) for row in shown[offset : offset + k]]
         return {
             "run": session.name,
@@ -58,12 +60,17 @@ class DataAddresses(Served):
         fields = Fields.of_query(request)
         session = self.session(fields)
         await self.opened(session)
-        of: Any = fields.choice("of", ("image", "text", "both"), "image")
-        return JSONResponse(await run_in_threadpool(self._map, session, of))
+        choices = choices_of(session.gallery) if isinstance(session.gallery, IndexGallery) else ["image"]
+        of: Any = fields.choice("of", ("image", "text", "both"), choices[0] if choices else "image")
+        if isinstance(session.gallery, IndexGallery):
+            rows, vectors = await run_in_threadpool(session.map_vectors, of)
+        else:  # which the model is asked for
+            rows, vectors = await session.worker.call(session.map_vectors, of)
+        said = await run_in_threadpool(self._map, session, of, rows, vectors)
+        return JSONResponse({**said, "choices": choices})
 
-    def _map(self, session: Session, of: Of) -> dict[str, Any]:
-        gallery = session.index
-        rows, vectors = vectors_of(gallery, of)
+    def _map(self, session: Session, of: Of, rows: npt.NDArray[np.int64], vectors: Floats) -> dict[str, Any]:
+        gallery = session.gallery
         job = None if len(rows) < FEW else self.studies.start(("map", session.name, of), lay_out, vectors)
         is_laid_out = job is not None and job.done() and job.exception() is None
         key = f"map-{session.name}-{of}-{'umap' if is_laid_out else 'pca'}"
@@ -71,12 +78,9 @@ class DataAddresses(Served):
             places = job.result() if job is not None and is_laid_out else principal(vectors)
             self.maps.put(key, rows.astype("<i4").tobytes() + places.astype("<f4").tobytes())
         columns: dict[str, Any] = {}
-        for number, (name, values) in enumerate(gallery.columns.items()):
-            known = gallery.values[name]
-            code = {value: place for place, value in enumerate(known)}
+        for number, (name, known) in enumerate(gallery.values.items()):
             column = f"codes-{session.name}-{of}-{number}"
-            codes = bytes(255 if (value := values[row]) is None else code[value] for row in rows.tolist())
-            self.maps.put(column, codes)
+            self.maps.put(column, gallery.codes[name][rows].tobytes())
             columns[name] = {"values": known, "codes": f"/api/bytes/{column}"}
         method = "UMAP" if is_laid_out else "principal components"
         said = {
@@ -92,8 +96,9 @@ class DataAddresses(Served):
         fields = Fields.of_query(request)
         session = self.session(fields)
         await self.opened(session)
-        key, run = ("findings", session.name), session.index.index.path.parent
-        job = self.studies.start(key, findings_of, run) if request.method == "POST" else None
+        key = ("findings", session.name)
+        wanted = request.method == "POST" and len(session.index)
+        job = self.studies.start(key, findings_of, session.run) if wanted else None
         job = job or self.studies.job(key)
         if job is None:
             return JSONResponse({"state": "none", "findings": []})

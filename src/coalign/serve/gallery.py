@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,8 +26,10 @@ from coalign.retrieval.index import Hit, Index
 
 Modality = Literal["image", "text", "video"]
 MODALITIES: tuple[Modality, ...] = ("image", "text", "video")
-FEW = 60
+FEW = 120
 """Values up to which a column is offered as a filter."""
+NONE = 255
+"""The code of a row that has no value in a column."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,11 @@ class Part:
     vectors: Tensor
 
 
-class Rows:
+class Rows(ABC):
     """What every gallery has: columns of values, None where a row has none."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @cached_property
     def columns(self) -> Mapping[str, Sequence[str | None]]:
@@ -64,15 +71,28 @@ class Rows:
         """The values of each column, in order."""
         return {name: sorted({v for v in own if v is not None}) for name, own in self.columns.items()}
 
-    def column(self, name: str) -> Sequence[str | None]:
-        """The values of one column by row.
+    @cached_property
+    def codes(self) -> Mapping[str, npt.NDArray[np.uint8]]:
+        """[N] by column the place of each row's value among `values`, `NONE` where it has none."""
+        places = {name: {value: place for place, value in enumerate(known)} for name, known in self.values.items()}
+        return {
+            name: np.array([NONE if value is None else places[name][value] for value in own], np.uint8)
+            for name, own in self.columns.items()
+        }
+
+    def having(self, where: Sequence[tuple[str, str]]) -> npt.NDArray[np.bool_]:
+        """[N] whether a row has the given values of the given columns.
 
         Raises:
             InputError: There is no such column; the message lists those there are.
         """
-        if name not in self.columns:
-            raise InputError(f"no column {name!r} to filter by; there are: {', '.join(self.columns) or 'none'}")
-        return self.columns[name]
+        found = np.ones(len(self), np.bool_)
+        for name, value in where:
+            if name not in self.columns:
+                raise InputError(f"no column {name!r} to filter by; there are: {', '.join(self.columns) or 'none'}")
+            known = self.values[name]
+            found &= self.codes[name] == known.index(value) if value in known else False
+        return found
 
 
 class IndexGallery(Rows):
@@ -172,10 +192,6 @@ class IndexGallery(Rows):
             self._partners[modality] = first.masked_fill(first == none, -1)
         return self._partners[modality]
 
-    def having(self, name: str, value: str) -> Tensor:
-        """[N] whether a row has that value in that column. Errors as of `column`."""
-        return torch.tensor([own == value for own in self.column(name)])
-
     @cached_property
     def shown(self) -> Sequence[int]:
         """The rows that are listed: one a picture."""
@@ -188,6 +204,10 @@ class IndexGallery(Rows):
         metas = [json.loads(meta) for meta in self._table["meta"].to_pylist()]
         names = dict.fromkeys(name for meta in metas[:1000] for name in meta)
         kept = {name: [meta.get(name) for meta in metas] for name in names if name not in ("row", "start", "end")}
+        if "video" in kept:  # a file is known by its name, where two are not called alike
+            named = {path: Path(str(path)).name for path in kept["video"] if path is not None}
+            if len(set(named.values())) == len(named):
+                kept["video"] = [named.get(path) for path in kept["video"]]
         kept = {name: [None if v is None else str(v) for v in values] for name, values in kept.items()}
         by_place: dict[tuple[str, str], dict[str, str | None]] = {}
         for file in {meta["file"] for meta in metas if isinstance(meta.get("file"), str)}:
@@ -233,6 +253,16 @@ class PairGallery(Rows):
     def shown(self) -> Sequence[int]:
         """All rows."""
         return range(len(self))
+
+    @cached_property
+    def columns(self) -> Mapping[str, Sequence[str | None]]:
+        """The columns of the table that was given."""
+        by_place = _table_columns(Path(self._source.name))
+        names = dict.fromkeys(name for own in by_place.values() for name in own)
+        places = (
+            [(where.file, str(where.row)) for where in (self._source[row].where for row in self._rows)] if names else []
+        )
+        return few_valued({name: [by_place.get(place, {}).get(name) for place in places] for name in names})
 
     @property
     def counts(self) -> dict[Modality, int]:

@@ -27,7 +27,8 @@ SEARCH = (
 )
 NOTE = (
     "P(match) is the share of right answers at a score, measured by searching for the index's own texts among its own "
-    "pictures (isotonic regression); of several terms the product. It is null where the index holds no pairs."
+    "pictures (isotonic regression); of several terms the product. It is null where the index holds no "
+    "pairs, and of re-ranked answers while `calibrating`."
 )
 
 
@@ -55,7 +56,7 @@ def description() -> dict[str, Any]:
         paths.setdefault(path, {})[method] = said
 
     picture = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
-    answers = '{"answers": [{"row", "score", "p_match", "text", "image"}], "total", "next"}'
+    answers = '{"answers": [{"row", "score", "p_match", "text", "image"}], "total", "next", "calibrating"}'
     add("/api/health", "get", "Whether the server is up, and its runs.", (), None, '{"status": "ok", "runs"}')
     add("/api/search", "get", f"Ranked answers to words or rows. {NOTE}", SEARCH, None, answers)
     add("/api/search", "post", "Ranked answers to a picture, with words or without.", SEARCH, picture, answers)

@@ -47,10 +47,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Page:
-    """Answers from `offset` on, of `total` that there are."""
+    """Answers from `offset` on, of `total` that there are; `calibrating` says that their P(match) is still to come."""
 
     answers: list[Answer] = field(default_factory=list[Answer])
     total: int = 0
+    calibrating: bool = False
 
 
 @dataclass(frozen=True, eq=False)

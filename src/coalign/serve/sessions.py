@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -21,10 +22,12 @@ from coalign.retrieval.index import Index
 from coalign.retrieval.moments import without_overlaps
 from coalign.retrieval.rerank import Reranking
 from coalign.retrieval.search import rerank
+from coalign.serve import unindexed
 from coalign.serve.chances import Chances
 from coalign.serve.gallery import Gallery, IndexGallery, Modality, PairGallery
 from coalign.serve.queries import Answer, Page, Prepared, Query, Term, Texts, Weighed
 from coalign.serve.streams import Streams
+from coalign.serve.study import Floats, Of, vectors_of
 from coalign.serve.worker import BOUND, Worker
 
 
@@ -43,9 +46,10 @@ class Session:
         self.name, self.run = name, run
         self.config = run_config(run)
         self._source, self._region_file = source, regions
+        self._joint: tuple[npt.NDArray[np.int64], Floats] | None = None
         self.streams = Streams(run, series)
         self.worker = Worker(name, bound)
-        self.chances = Chances(run, lambda: self.loaded, lambda: self.index, lambda: self.reranking)
+        self.chances = Chances(run, lambda: self.loaded, lambda: self.index, lambda: self.reranking, self.worker.later)
 
     @cached_property
     def loaded(self) -> Loaded:
@@ -84,6 +88,9 @@ class Session:
     # ------------------------------------------------------------------------------------------------------ searching
     def search_all(self, queries: Sequence[Query]) -> list[Page | Exception]:
         """A page, or what is wrong, of each query; texts are encoded and compared with the index together."""
+        gallery = self.gallery
+        if isinstance(gallery, PairGallery):
+            return [self._read(gallery, query) for query in queries]
         found: list[Page | Exception] = [Page()] * len(queries)
         prepared: dict[int, Prepared] = {}
         try:
@@ -120,6 +127,33 @@ class Session:
             )
         return Texts({text: place for place, text in enumerate(distinct)}, whole)
 
+    def _read(self, gallery: PairGallery, query: Query) -> Page | Exception:
+        """The pairs that were given, by how well the model finds a text to fit each."""
+        words = [term.value for term in query.terms if term.kind == "text"]
+        if len(words) != 1 or len(query.terms) > 1 or query.rerank or query.answers != "image":
+            return InputError(
+                f"{self.run / 'index'}: no index; without one a run is searched with words alone, for pictures, and "
+                "without re-ranking"
+            )
+        try:
+            kept = gallery.having(query.where)
+            rows = [row for row in gallery.shown[: unindexed.MOST] if kept[row]]
+            scores = unindexed.scores(self.loaded, gallery, rows, words[0])
+        except InputError as error:
+            return error
+        best = best_first(scores, len(rows))[query.offset :][: query.k].tolist()
+        return Page([Answer(rows[place], float(scores[place]), None) for place in best], len(rows))
+
+    def map_vectors(self, of: Of) -> tuple[npt.NDArray[np.int64], Floats]:
+        """Rows [n] and vectors [n, d] that a map shows; without an index those of the first pairs, kept."""
+        gallery = self.gallery
+        if isinstance(gallery, IndexGallery):
+            return vectors_of(gallery, of)
+        if self._joint is None:
+            rows = gallery.shown[: unindexed.MOST]
+            self._joint = np.array(rows), unindexed.joint_vectors(self.loaded, gallery, rows).numpy()
+        return self._joint
+
     def _prepared(self, query: Query, texts: Texts) -> Prepared:
         gallery = self.index
         if not gallery.count(query.answers):
@@ -135,9 +169,7 @@ class Session:
     def _page(self, query: Query, prepared: Prepared, rows: Tensor, scores: Tensor) -> Page:
         count = len(rows)
         if query.where or query.least > 0:
-            kept = torch.ones(count, dtype=torch.bool)
-            for name, value in query.where:
-                kept &= self.index.having(name, value)[rows]
+            kept = torch.from_numpy(self.index.having(query.where))[rows]
             chances = self.chances.of_terms(prepared.terms, query.answers, rows) if query.least > 0 else None
             if chances is not None:
                 kept &= torch.from_numpy(chances >= query.least)
@@ -146,19 +178,21 @@ class Session:
             if query.rerank:
                 raise InputError("videos are searched without re-ranking")
             return self._moments(query, prepared, rows, scores, count)
-        reranked = self._reranked(query, prepared, rows, scores, count) if query.rerank and count else []
+        reranked: list[Answer] = []
+        is_pending, passed = False, 0
+        if query.rerank and count:
+            best = best_first(scores, min(max(query.k, self.reranking.k), count))
+            passed = len(best)  # further pages follow in the order of their similarity
+            if query.offset < passed:
+                reranked, is_pending = self._reranked(query, prepared, rows[best], scores[best])
         ended = min(query.offset + query.k, count)
-        places = scores.argsort(descending=True, stable=True)[:ended].tolist()  # equal scores: one order on all pages
-        if reranked:  # the others follow in the order of their similarity
-            first = {answer.row for answer in reranked}
-            places = [place for place in places if int(rows[place]) not in first]
-        rest = places[max(query.offset - len(reranked), 0) :]
+        rest = best_first(scores, ended)[max(query.offset, passed) :]
         chances = self.chances.of_terms(prepared.terms, query.answers, rows[rest])
         answers = [
             Answer(int(rows[place]), float(scores[place]), None if chances is None else float(chances[i]))
-            for i, place in enumerate(rest)
+            for i, place in enumerate(rest.tolist())
         ]
-        return Page([*reranked[query.offset :], *answers][: query.k], count)
+        return Page([*reranked[query.offset :], *answers][: query.k], count, is_pending)
 
     def _vector(self, term: Term, texts: Texts) -> tuple[Modality, Tensor]:
         """The modality of a term and its vector [d], of unit length where the index is of cosines."""
@@ -176,23 +210,19 @@ class Session:
             vector = normalize(vector, dim=0)
         return modality, vector
 
-    def _reranked(self, query: Query, prepared: Prepared, rows: Tensor, scores: Tensor, count: int) -> list[Answer]:
+    def _reranked(self, query: Query, prepared: Prepared, rows: Tensor, scores: Tensor) -> tuple[list[Answer], bool]:
+        """The answers in `rows` [n] by their scores after re-ranking; whether their P(match) is still to come."""
         first, *more = prepared.terms
         if more or first.term.kind == "row" or first.term.sign < 0:
             raise InputError("re-ranking is of one text or one picture; leave out the other terms, or re-ranking")
-        if query.answers == "video" or first.modality == "video":
+        asked, value, answers = first.modality, first.term.value, query.answers
+        if answers == "video" or asked == "video":
             raise InputError("videos are searched without re-ranking")
-        asked, value = first.modality, first.term.value
         encoding = prepared.texts.encoding(value) if asked == "text" else encode(self.loaded, "image", [value])
-        best = scores.topk(min(max(query.k, self.reranking.k), count))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        hits = [self.index.hit(int(rows[place]), score) for place, score in pairs]
-        ranked = rerank(self.loaded, encoding, asked, hits, query.answers, self.reranking)
-        calibration = self.chances.calibration(asked, query.answers, True)
-        chances = None if calibration is None else calibration(np.array([hit.score for hit in ranked]))
-        return [
-            Answer(hit.row, hit.score, None if chances is None else float(chances[i])) for i, hit in enumerate(ranked)
-        ]
+        hits = [self.index.hit(row, score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
+        ranked = rerank(self.loaded, encoding, asked, hits, answers, self.reranking)
+        chances, is_pending = self.chances.of_reranked(asked, answers, [hit.score for hit in ranked])
+        return [Answer(h.row, h.score, chance) for h, chance in zip(ranked, chances, strict=True)], is_pending
 
     def _moments(self, query: Query, prepared: Prepared, rows: Tensor, scores: Tensor, count: int) -> Page:
         """Moments that do not overlap: of clips that share time the best one stands."""
@@ -211,6 +241,15 @@ class Session:
         )
         found = [Answer(h.row, h.score, None if chances is None else float(chances[i])) for i, h in enumerate(page)]
         return Page(found, len(kept) if taken >= count else count)
+
+
+def best_first(scores: Tensor, count: int) -> Tensor:
+    """[count] the places of the best of `scores` [N]. Equal ones keep their order, so that pages join to the whole."""
+    if not count:
+        return torch.empty(0, dtype=torch.int64)
+    least = scores.topk(count, sorted=False).values.min()
+    places = (scores >= least).nonzero().squeeze(1)
+    return places[scores[places].argsort(descending=True, stable=True)[:count]]
 
 
 def open_sessions(

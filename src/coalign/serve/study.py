@@ -190,6 +190,14 @@ class Studies:
                 process.terminate()
 
 
+def choices_of(gallery: IndexGallery) -> list[Of]:
+    """What a map of the index may show; one alone of an index of moments."""
+    if gallery.count("video"):
+        return ["image"]
+    found: list[Of] = [of for of in ("image", "text") if gallery.count(of)]
+    return [*found, "both"] if len(found) > 1 else found
+
+
 def vectors_of(gallery: IndexGallery, of: Of) -> tuple[npt.NDArray[np.int64], Floats]:
     """The rows [n] that a map shows and their vectors [n, d]: of pictures (or moments), of texts, or of both."""
     wanted: list[Modality] = ["image", "text"] if of == "both" else [of]

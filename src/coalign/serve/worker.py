@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+log = logging.getLogger("coalign.serve")
 T = TypeVar("T")
 A = TypeVar("A")
 
@@ -36,6 +39,7 @@ class Worker:
 
     def __init__(self, name: str, bound: int = BOUND) -> None:
         self._queue: queue.Queue[_Job | None] = queue.Queue(bound)
+        self._later: deque[Iterator[object]] = deque()
         self._thread = threading.Thread(target=self._work, name=f"serve {name}", daemon=True)
         self._thread.start()
 
@@ -53,6 +57,10 @@ class Worker:
         to it together. An exception among its results is raised where it belongs."""
         return await self._submit(_Job(function, argument, True))
 
+    def later(self, steps: Iterator[object]) -> None:
+        """Takes `steps` one at a time whenever no job waits. To be called in the worker's own thread."""
+        self._later.append(steps)
+
     def close(self) -> None:
         """Ends the thread after the job that it is at."""
         self._queue.put(None)
@@ -67,7 +75,7 @@ class Worker:
     def _work(self) -> None:
         held: _Job | None = None
         while True:
-            first = self._queue.get() if held is None else held
+            first = self._next() if held is None else held
             held = None
             if first is None:
                 return
@@ -85,6 +93,24 @@ class Worker:
                     break
                 jobs.append(following)
             self._do([job for job in jobs if job.done.set_running_or_notify_cancel()])
+
+    def _next(self) -> _Job | None:
+        """The job that has waited longest; until there is one, steps are taken of what can wait."""
+        while self._later:
+            try:
+                return self._queue.get_nowait()
+            except queue.Empty:
+                self._step()
+        return self._queue.get()
+
+    def _step(self) -> None:
+        try:
+            next(self._later[0])
+        except StopIteration:
+            self._later.popleft()
+        except Exception:
+            log.exception("%s: a computation in the background ended", self._thread.name)
+            self._later.popleft()
 
     @staticmethod
     def _do(jobs: Sequence[_Job]) -> None:

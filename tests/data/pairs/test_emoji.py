@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from coalign.data.pairs import emoji
-from coalign.data.pairs.emoji import STYLES, EmojiConcept, EmojiDataError, load_emoji, split_concepts
+from coalign.data.pairs.emoji import STYLES, EmojiConcept, EmojiDataError, EmojiPairs, load_emoji, split_concepts
+from coalign.retrieval.search import entry_of
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,11 @@ def test_split_refuses_impossible_fractions(concepts: list[EmojiConcept]) -> Non
         split_concepts(concepts, unseen_fraction=1.5)
     with pytest.raises(ValueError, match="add up to more than 1"):
         split_concepts(concepts, unseen_fraction=0.6, development_fraction=0.6)
+
+
+def test_an_index_of_drawings_can_be_filtered(concepts: list[EmojiConcept]) -> None:
+    apple = next(concept for concept in concepts if concept.name == "red apple")
+    sample = EmojiPairs([apple], ("noto", "twemoji"))[1]
+    meta = entry_of(sample, sample.texts[0], thumbnail=False).meta
+    assert {"group": "Food & Drink", "subgroup": "food-fruit", "style": "twemoji"}.items() <= meta.items()
+    assert (meta["file"], meta["row"]) == ("twemoji", "1f34e")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -54,7 +54,8 @@ class Sample:
     `image` is a reference that nobody has decoded yet (see `decode.ImageLike`), or features computed beforehand: a
     floating-point tensor [C, h, w], or [V, C, h, w] for V augmented views, of which training picks one.
     Samples of the same image share `id`. `note` says what had to be mended to read it. `features`, of the same shapes,
-    are those of an image that is there too: models read them, and the image is shown.
+    are those of an image that is there too: models read them, and the image is shown. `columns` are further values of
+    the row, which an index keeps for its answers to be filtered by.
     """
 
     image: ImageLike
@@ -63,6 +64,7 @@ class Sample:
     where: Where
     note: str = ""
     features: Tensor | None = None
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Source(ABC):

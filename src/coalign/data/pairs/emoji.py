@@ -193,7 +193,7 @@ class EmojiPairs(Source):
     """Drawings of concepts with their words, one style after the other. Drawings of one concept share an id.
 
     A drawing's texts are the concept's full text, then its name, then `parts` texts of the name and some of the
-    keywords, drawn at random.
+    keywords, drawn at random. Its columns are the concept's group and subgroup, and the style.
     """
 
     def __init__(self, concepts: Sequence[EmojiConcept], styles: Sequence[str], parts: int = 0, seed: int = 0) -> None:
@@ -202,7 +202,13 @@ class EmojiPairs(Source):
         generator = torch.Generator().manual_seed(seed)
         texts = [texts_about(concept, parts, generator) for concept in concepts]
         self._samples = [
-            Sample(torch.from_numpy(concept.images[style]).permute(2, 0, 1), texts[id], id, Where(style, concept.key))
+            Sample(
+                torch.from_numpy(concept.images[style]).permute(2, 0, 1),
+                texts[id],
+                id,
+                Where(style, concept.key),
+                columns={"group": concept.group, "subgroup": concept.subgroup, "style": style},
+            )
             for style in styles
             for id, concept in enumerate(concepts)
         ]

@@ -91,7 +91,8 @@ class WordList(Tokenizer):
         """The sentences as a batch's text; one without a known word is empty."""
         items = [self.ids(sentence, max_words) for sentence in sentences]
         values = torch.tensor([word for item in items for word in item], dtype=torch.int64)
-        return Text(Packed(values, Layout.of([len(item) for item in items])))
+        numbers = torch.tensor([number for item in items for number in range(len(item))], dtype=torch.int64)
+        return Text(Packed(values, Layout.of([len(item) for item in items])), words=numbers)
 
     def encode(
         self,

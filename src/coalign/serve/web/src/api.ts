@@ -30,6 +30,7 @@ export interface Found {
   answers: Answer[];
   total: number;
   next: number | null;
+  calibrating?: boolean;
 }
 
 export interface Rows {

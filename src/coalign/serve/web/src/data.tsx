@@ -3,21 +3,22 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { bytes, json, query, type Answer, type Rows } from "./api";
 import type { Screen } from "./app";
+import { Grid } from "./grid";
 import { drawCloud, inside, nearest, PALETTE, parseCloud, toMap, type Cloud, type View } from "./scatter";
-import { Grid } from "./search";
 
-interface MapSaid { run: string; of: string; method: string; pending: boolean; count: number; bytes: string; columns: Record<string, { values: string[]; codes: string }>; }
+interface MapSaid { run: string; of: string; method: string; pending: boolean; count: number; bytes: string; choices: string[]; columns: Record<string, { values: string[]; codes: string }>; }
 interface Finding { kind: string; severity: number; title: string; detail: string; rows: number[]; subject: string; }
 interface Findings { state: "none" | "pending" | "done" | "failed"; error?: string; findings: Finding[]; }
 interface Mark { row: number; mark: string; text: string; }
 interface Marks { file: string | null; marks: Mark[]; }
 
 const SIDE = 720;
+const OF: Record<string, string> = { image: "pictures", text: "texts", both: "both" };
 const SEVERITY: Record<number, string> = { 3: "mend", 2: "know", 1: "note" };
 
 export function Data({ state, change, runs }: Screen) {
   const run = state.run ?? runs[0]?.name ?? "";
-  const of = state.of ?? "image";
+  const of = state.of ?? "";
   const [said, setSaid] = useState<MapSaid | null>(null);
   const [cloud, setCloud] = useState<Cloud | null>(null);
   const [codes, setCodes] = useState<Record<string, Uint8Array>>({});
@@ -32,19 +33,22 @@ export function Data({ state, change, runs }: Screen) {
   useEffect(() => {
     let current = true;
     let timer = 0;
+    let had = "";
     const ask = async (): Promise<void> => {
       try {
         const next = await json<MapSaid>(`/api/map?${query({ run, of })}`);
         if (!current) return;
+        if (next.pending) timer = window.setTimeout(ask, 2000);
+        setSaid(next);
+        if (next.bytes === had) return; // what is drawn already
+        had = next.bytes;
         const data = await bytes(next.bytes);
         const found: Record<string, Uint8Array> = {};
         for (const [name, column] of Object.entries(next.columns)) found[name] = new Uint8Array(await bytes(column.codes));
         if (!current) return;
-        setSaid(next);
         setCloud(parseCloud(data, next.count));
         setCodes(found);
         setError("");
-        if (next.pending) timer = window.setTimeout(ask, 2000);
       } catch (problem) {
         if (current) setError((problem as Error).message);
       }
@@ -83,9 +87,9 @@ export function Data({ state, change, runs }: Screen) {
   return (
     <section aria-label="Data">
       <div class="options">
-        <label>map of <select id="of" value={of} onChange={(e) => change({ of: e.currentTarget.value })}>
-          <option value="image">pictures</option><option value="text">texts</option><option value="both">both</option>
-        </select></label>
+        {said && said.choices.length > 1 && <label>map of <select id="of" value={said.of} onChange={(e) => change({ of: e.currentTarget.value })}>
+          {said.choices.map((one) => <option key={one} value={one}>{OF[one]}</option>)}
+        </select></label>}
         <label>colour by <select id="colour" value={colour} onChange={(e) => change({ colour: e.currentTarget.value || "none" })}>
           <option value="none">nothing</option>
           {Object.keys(columns).map((name) => <option key={name} value={name}>{name}</option>)}
@@ -109,7 +113,7 @@ export function Data({ state, change, runs }: Screen) {
             )}
             <div class="box">
               <h2>Findings</h2>
-              {!findings || findings.state === "none" ? (
+              {said && said.choices.length < 2 ? <p class="soft">Findings are of an index of pictures with their texts, which this is not.</p> : !findings || findings.state === "none" ? (
                 <>
                   <p class="soft">Likely mismatches, duplicates, leaks, hubs, words that no picture shows: what stands out in this set.</p>
                   <button type="button" id="analyze" onClick={() => json<Findings>(`/api/findings?${query({ run })}`, { method: "POST" }).then(setFindings, (e: Error) => setError(e.message))}>analyse this set</button>

@@ -30,43 +30,71 @@ export function toMap(view: View, side: number, x: number, y: number): [number, 
 // Told apart on a light and on a dark ground; the first five also without red and green.
 export const PALETTE = ["#3b73c9", "#e8772e", "#7b4fb5", "#2a9d8f", "#d1477a", "#b8901f", "#5aa02c", "#c0392b", "#4aa8d8", "#8b6f4e", "#7a8190", "#a05fbf"];
 
-// `codes` [n] number each point's colour (255: none); `faded` says which are drawn pale.
-export function drawCloud(
-  canvas: HTMLCanvasElement,
-  cloud: Cloud,
-  view: View,
-  codes: Uint8Array | null,
-  chosen: Set<number> | null,
-): void {
+const PALE = "#9d9da8";
+const SQUARES = 20_000; // points above which they are drawn as squares, pixel by pixel: discs cost a hundred times that
+
+// The side of a point in pixels.
+export function pointSize(side: number, count: number, scale: number): number {
+  return Math.max(side / 350, Math.min(side / 70, (side / Math.sqrt(count)) * 0.45 * Math.sqrt(scale)));
+}
+
+// `codes` [n] number each point's colour (255: none); of `chosen` rows all others are drawn pale.
+export function drawCloud(canvas: HTMLCanvasElement, cloud: Cloud, view: View, codes: Uint8Array | null, chosen: Set<number>): void {
   const context = canvas.getContext("2d")!;
   const side = canvas.width;
   context.clearRect(0, 0, side, side);
   const count = cloud.rows.length;
-  const size = Math.max(side / 350, Math.min(side / 70, (side / Math.sqrt(count)) * 0.45 * Math.sqrt(view.scale)));
-  const round = count <= 20_000; // discs cost ten times what squares do
+  const size = pointSize(side, count, view.scale);
+  if (count > SQUARES) {
+    const image = context.createImageData(side, side);
+    drawSquares(new Uint32Array(image.data.buffer), side, cloud, view, codes, chosen, Math.max(Math.round(size), 2));
+    context.putImageData(image, 0, 0);
+    return;
+  }
   context.globalAlpha = 0.8;
   const groups = new Map<number, number[]>(); // one fill style a group: changing it is what costs
   for (let i = 0; i < count; i++) {
-    const pale = chosen && chosen.size > 0 && !chosen.has(cloud.rows[i]!);
+    const pale = chosen.size > 0 && !chosen.has(cloud.rows[i]!);
     const code = pale ? 1000 : (codes?.[i] ?? 0);
     let group = groups.get(code);
     if (!group) groups.set(code, (group = []));
     group.push(i);
   }
   for (const [code, members] of [...groups].sort((a, b) => b[0] - a[0])) {
-    context.fillStyle = code >= 255 ? "#9995" : PALETTE[code % PALETTE.length]!;
-    if (round) context.beginPath();
+    context.fillStyle = code >= 255 ? `${PALE}99` : PALETTE[code % PALETTE.length]!;
+    context.beginPath();
     for (const i of members) {
       const [x, y] = toScreen(view, side, cloud.places[2 * i]!, cloud.places[2 * i + 1]!);
-      const own = chosen?.has(cloud.rows[i]!) ? 1.8 * size : size;
+      const own = chosen.has(cloud.rows[i]!) ? 1.8 * size : size;
       if (x < -own || y < -own || x > side + own || y > side + own) continue;
-      if (!round) context.fillRect(x - own / 2, y - own / 2, own, own);
-      else {
-        context.moveTo(x + own / 2, y);
-        context.arc(x, y, own / 2, 0, 2 * Math.PI);
+      context.moveTo(x + own / 2, y);
+      context.arc(x, y, own / 2, 0, 2 * Math.PI);
+    }
+    context.fill();
+  }
+}
+
+// Points as squares into the pixels [side, side] of an image (RGBA, little-endian); the pale ones first, under the others.
+export function drawSquares(pixels: Uint32Array, side: number, cloud: Cloud, view: View, codes: Uint8Array | null, chosen: Set<number>, size: number): void {
+  const pack = (hex: string, alpha: number): number => ((alpha << 24) | (parseInt(hex.slice(5, 7), 16) << 16) | (parseInt(hex.slice(3, 5), 16) << 8) | parseInt(hex.slice(1, 3), 16)) >>> 0;
+  const colours = PALETTE.map((hex) => pack(hex, 230));
+  const pale = pack(PALE, 150);
+  const [dx, dy] = toScreen(view, side, 0, 0);
+  const unit = toScreen(view, side, 1, 0)[0] - dx;
+  for (const round of [0, 1]) {
+    for (let i = 0; i < cloud.rows.length; i++) {
+      const code = codes ? codes[i]! : 0;
+      const isPale = code === 255 || (chosen.size > 0 && !chosen.has(cloud.rows[i]!));
+      if (isPale !== (round === 0)) continue;
+      const left = Math.round(dx + cloud.places[2 * i]! * unit - size / 2);
+      const top = Math.round(dy + cloud.places[2 * i + 1]! * unit - size / 2);
+      if (left <= -size || top <= -size || left >= side || top >= side) continue;
+      const colour = isPale ? pale : colours[code % colours.length]!;
+      const [right, bottom] = [Math.min(left + size, side), Math.min(top + size, side)];
+      for (let y = Math.max(top, 0); y < bottom; y++) {
+        for (let x = Math.max(left, 0); x < right; x++) pixels[y * side + x] = colour;
       }
     }
-    if (round) context.fill();
   }
 }
 

@@ -1,23 +1,25 @@
 // Search: words, pictures, rows, added and taken away; answers as a grid that goes on while one scrolls.
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { json, query, type Answer, type Found, type Rows } from "./api";
 import type { Screen } from "./app";
+import { Grid, useSight } from "./grid";
 
 const PAGE = 48;
+let left = { key: "", top: 0 }; // how far an earlier query was scrolled when its screen was left
 
 export function Search({ state, change, runs, upload, setUpload }: Screen) {
   const run = state.run ?? runs[0]?.name ?? "";
   const [about, setAbout] = useState<Rows | null>(null);
-  const [answers, setAnswers] = useState<Answer[]>([]);
+  const [pages, setPages] = useState<Map<number, Answer[]>>(new Map());
   const [total, setTotal] = useState(0);
-  const [next, setNext] = useState<number | null>(null);
+  const [calibrating, setCalibrating] = useState(false);
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   const [typed, setTyped] = useState(state.text ?? "");
   const [minus, setMinus] = useState(state.minus ?? "");
-  const end = useRef<HTMLDivElement>(null);
-  const asked = useRef(0);
+  const list = useRef<HTMLUListElement>(null);
+  const asked = useRef({ number: 0, pages: new Set<number>() });
 
   const filters = Object.keys(about?.columns ?? {}).filter((name) => state[`where.${name}`]);
   const where = filters.map((name) => `${name}:${state[`where.${name}`]}`);
@@ -28,54 +30,78 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
     if (run) json<Rows>(`/api/rows?${query({ run, k: PAGE })}`).then(setAbout, (e: Error) => setError(e.message));
   }, [run]);
 
-  async function load(offset: number): Promise<void> {
-    const number = offset === 0 ? ++asked.current : asked.current;
+  async function ask(offset: number): Promise<Found> {
+    if (isQuery) {
+      const address = `/api/search?${query({
+        run, text: state.text, minus: state.minus, like: state.like, unlike: state.unlike, rerank: state.rerank === "1",
+        least: state.least, answers: state.answers, where, offset, k: PAGE,
+      })}`;
+      return json<Found>(address, upload ? { method: "POST", body: upload } : {});
+    }
+    const rows = await json<Rows>(`/api/rows?${query({ run, where, offset, k: PAGE })}`);
+    const following = offset + rows.rows.length;
+    return { run, answers: rows.rows, total: rows.total, next: following < rows.total ? following : null };
+  }
+
+  // page 0 begins anew; others are added to what is there
+  async function load(page: number): Promise<void> {
+    if (page === 0) asked.current = { number: asked.current.number + 1, pages: new Set() };
+    const { number, pages: wanted } = asked.current;
+    if (wanted.has(page)) return;
+    wanted.add(page);
     setBusy(true);
     try {
-      let found: Found;
-      if (isQuery) {
-        const address = `/api/search?${query({
-          run, text: state.text, minus: state.minus, like: state.like, unlike: state.unlike, rerank: state.rerank === "1",
-          least: state.least, answers: state.answers, where, offset, k: PAGE,
-        })}`;
-        found = await json<Found>(address, upload ? { method: "POST", body: upload } : {});
-      } else {
-        const rows = await json<Rows>(`/api/rows?${query({ run, where, offset, k: PAGE })}`);
-        const following = offset + rows.rows.length;
-        found = { run, answers: rows.rows, total: rows.total, next: following < rows.total ? following : null };
-      }
-      if (number !== asked.current) return;
-      setAnswers((before) => (offset ? [...before, ...found.answers] : found.answers));
-      setTotal(found.total);
-      setNext(found.next);
+      const found = await ask(page * PAGE);
+      if (number !== asked.current.number) return;
+      setPages((before) => new Map([...(page ? before : []), [page, found.answers] as const]));
+      setTotal(found.next === null && found.answers.length ? page * PAGE + found.answers.length : found.total);
+      setCalibrating(found.calibrating === true);
       setError("");
     } catch (problem) {
-      if (number !== asked.current) return;
+      if (number !== asked.current.number) return;
       setError((problem as Error).message);
-      setAnswers(offset ? answers : []);
-      setNext(null);
+      if (!page) setPages(new Map());
+      if (!page) setTotal(0);
     } finally {
-      if (number === asked.current) setBusy(false);
+      if (number === asked.current.number) setBusy(false);
     }
   }
 
   useEffect(() => {
-    if (about) void load(0);
+    if (!about) return;
+    const top = left.key === key ? left.top : 0;
+    void load(0).then(() => requestAnimationFrame(() => requestAnimationFrame(() => scrollTo(0, top)))); // once the cards are measured
   }, [key, about !== null]);
-
   useEffect(() => {
-    const target = end.current;
-    if (!target || next === null) return;
-    const watch = new IntersectionObserver((seen) => {
-      if (seen.some((one) => one.isIntersecting) && !busy) void load(next);
-    }, { rootMargin: "600px" });
-    watch.observe(target);
-    return () => watch.disconnect();
-  }, [next, busy]);
+    const keep = (): void => void (left = { key, top: scrollY });
+    addEventListener("scroll", keep, { passive: true });
+    return () => removeEventListener("scroll", keep);
+  }, [key]);
+  useEffect(() => { // P(match) of re-ranked answers comes when it is calibrated
+    if (!calibrating) return;
+    const timer = setTimeout(() => void load(0), 1500);
+    return () => clearTimeout(timer);
+  }, [calibrating, pages]);
+
+  const count = pages.size ? total : 0;
+  const seen = useSight(list, count);
+  const answers = useMemo(
+    () => [...Array(Math.max(Math.min(seen.last, count) - seen.first, 0)).keys()].map((i) => {
+      const at = seen.first + i;
+      return pages.get(Math.floor(at / PAGE))?.[at % PAGE];
+    }),
+    [pages, seen, count],
+  );
+  useEffect(() => {
+    if (!count) return;
+    const [from, to] = [Math.floor(seen.first / PAGE), Math.floor(Math.max(Math.min(seen.last, count) - 1, 0) / PAGE)];
+    const timer = setTimeout(() => { for (let page = from; page <= to; page++) if (page) void load(page); }, 60); // not of what is only scrolled over
+    return () => clearTimeout(timer);
+  }, [seen, count, pages]);
 
   useEffect(() => setTyped(state.text ?? ""), [state.text]);
   useEffect(() => setMinus(state.minus ?? ""), [state.minus]);
-  const hasChance = answers.some((answer) => typeof answer.p_match === "number");
+  const hasChance = answers.some((answer) => typeof answer?.p_match === "number");
 
   return (
     <section aria-label="Search">
@@ -91,19 +117,19 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
           Search for
           <input id="text" type="search" value={typed} placeholder="words, or drop or paste a picture" maxLength={2000} onInput={(e) => setTyped(e.currentTarget.value)} />
         </label>
-        <label class="less">
+        {about?.searchable !== false && <label class="less">
           but not
           <input id="minus" type="search" value={minus} maxLength={2000} onInput={(e) => setMinus(e.currentTarget.value)} />
-        </label>
+        </label>}
         <button type="submit" class="main">Search</button>
         <PictureButton take={setUpload} />
       </form>
       <div class="options">
-        <label><input type="checkbox" checked={state.rerank === "1"} onChange={(e) => change({ rerank: e.currentTarget.checked ? "1" : "" })} /> re-rank</label>
-        <label title="Leave out answers whose P(match) is smaller">
+        {about?.searchable !== false && <label><input type="checkbox" checked={state.rerank === "1"} onChange={(e) => change({ rerank: e.currentTarget.checked ? "1" : "" })} /> re-rank</label>}
+        {about?.searchable !== false && <label title="Leave out answers whose P(match) is smaller">
           P(match) at least <output>{Number(state.least ?? 0).toFixed(2)}</output>
           <input id="least" type="range" min="0" max="0.95" step="0.05" value={state.least ?? "0"} onChange={(e) => change({ least: e.currentTarget.value === "0" ? "" : e.currentTarget.value })} />
-        </label>
+        </label>}
         {Object.entries(about?.columns ?? {}).map(([name, values]) => (
           <label key={name}>
             {name}
@@ -123,9 +149,11 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
       )}
       {error && <p class="error" role="alert">{error}</p>}
       <p class="count" role="status">
-        {busy && !answers.length ? "searching…" : `${total.toLocaleString("en")} ${isQuery ? "answers" : "rows"}`}
+        {!about && !error ? "reading…" : busy && !answers.length ? "searching…" : `${total.toLocaleString("en")} ${isQuery ? "answers" : "rows"}`}
         {!isQuery && (state.unlike || state.minus) && " (add words or a picture for these to be taken away from)"}
-        {isQuery && answers.length > 0 && !hasChance && " (no P(match): the index holds no pairs of text and picture)"}
+        {calibrating && " (P(match) of re-ranked answers is being calibrated…)"}
+        {isQuery && answers.length > 0 && !hasChance && !calibrating && about?.searchable && " (no P(match): the index holds no pairs of text and picture)"}
+        {isQuery && about && !about.searchable && " (no index: the model has read the words with each of the first 500 rows)"}
       </p>
       {!busy && !error && about && !answers.length && (
         <div class="empty"><strong>No answers</strong>
@@ -134,52 +162,8 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
           <p><button type="button" onClick={() => change({ least: "", ...Object.fromEntries(filters.map((name) => [`where.${name}`, ""])) })}>without the filters</button></p>
         </div>
       )}
-      <Grid answers={answers} change={change} run={run} />
-      <div ref={end} class="end" aria-hidden="true" />
+      <Grid answers={answers} change={change} run={run} list={list} first={seen.first} total={count} before={seen.before} after={seen.after} alike={about?.searchable !== false} />
     </section>
-  );
-}
-
-export function Grid({ answers, change, run, chosen, choose }: {
-  answers: Answer[]; run: string; change: Screen["change"]; chosen?: Set<number>; choose?: (row: number) => void;
-}) {
-  function step(event: KeyboardEvent): void {
-    const list = event.currentTarget as HTMLElement;
-    const cards = [...list.querySelectorAll<HTMLElement>(".card > .open")];
-    const at = cards.indexOf(document.activeElement as HTMLElement);
-    if (at < 0) return;
-    const top = cards[0]!.getBoundingClientRect().top;
-    const columns = cards.findIndex((card) => card.getBoundingClientRect().top > top + 4);
-    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns < 0 ? cards.length : columns, ArrowUp: columns < 0 ? -cards.length : -columns }[event.key];
-    const target = by === undefined ? undefined : cards[at + by];
-    if (target) {
-      event.preventDefault();
-      target.focus();
-    }
-  }
-  return (
-    <ul class="grid" onKeyDown={step}>
-      {answers.map((answer) => (
-        <li class={`card${chosen?.has(answer.row) ? " chosen" : ""}${answer.video ? " moment" : ""}`} key={`${run} ${answer.row}`}>
-          <button type="button" class="open" title="why" onClick={() => change({ screen: "why", row: String(answer.row), words: answer.text, run, runs: "", pin: "" }, true)}>
-            <img src={`${answer.image}${answer.image.includes("?") ? "&" : "?"}side=256`} alt="" loading="lazy" />
-            <span class="caption">{answer.text || `row ${answer.row}`}</span>
-          </button>
-          {answer.video && <Moment answer={answer} />}
-          {typeof answer.score === "number" && (
-            <span class="figures">
-              {typeof answer.p_match === "number" && <span title="P(match): the share of right answers at this score">P {answer.p_match.toFixed(2)} <progress max={1} value={answer.p_match} aria-label="P(match)" /></span>}
-              <span class="score" title="score">{answer.score.toFixed(3)}</span>
-            </span>
-          )}
-          <span class="actions">
-            <button type="button" class="quiet" onClick={() => change({ screen: "search", like: String(answer.row), text: "", minus: "", unlike: "", run }, true)}>more like this</button>
-            <button type="button" class="quiet" title="take this one away from the query" onClick={() => change({ screen: "search", unlike: String(answer.row), run }, true)}>less</button>
-            {choose && <button type="button" class="quiet" aria-pressed={chosen?.has(answer.row) ?? false} onClick={() => choose(answer.row)}>mark</button>}
-          </span>
-        </li>
-      ))}
-    </ul>
   );
 }
 
@@ -201,19 +185,4 @@ function Thumb({ file }: { file: File }) {
     return () => URL.revokeObjectURL(made);
   }, [file]);
   return address ? <img src={address} alt="" /> : null;
-}
-
-export function Moment({ answer }: { answer: Answer }) {
-  const [open, setOpen] = useState(false);
-  const span = `${clock(answer.start ?? 0)}–${clock(answer.end ?? 0)}`;
-  return open ? (
-    <video controls autoplay muted src={`${answer.video}#t=${answer.start},${answer.end}`} aria-label={`${answer.file}, ${span}`} />
-  ) : (
-    <button type="button" class="play" onClick={() => setOpen(true)}>▶ {span} <span class="file">{answer.file}</span></button>
-  );
-}
-
-export function clock(seconds: number): string {
-  const tenths = Math.round(seconds * 10);
-  return `${Math.floor(tenths / 600)}:${String(Math.floor((tenths % 600) / 10)).padStart(2, "0")}.${tenths % 10}`;
 }

@@ -9,6 +9,8 @@ import { named, Panel, type Shown } from "./panel";
 import { PictureButton } from "./search";
 import { Streams } from "./streams";
 
+const FRAMES = 6; // of a film strip at least, also where the model sees fewer moments
+
 export function Why(screen: Screen) {
   const { state, runs } = screen;
   const name = (state.run ?? state.runs ?? "").split(",")[0] || runs[0]?.name || "";
@@ -60,7 +62,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
       setShown(found);
       setUploaded(image);
       setBusy(false);
-      const film = found.find((one) => one.maps)?.maps?.kind === "moments" ? found.find((one) => one.maps)!.maps!.places : "";
+      const film = found.find((one) => one.maps)?.maps?.kind === "moments" ? Math.max(found.find((one) => one.maps)!.maps!.places, FRAMES) : "";
       const address = image ?? `/api/image/${row}?${query({ run: chosen[0], side: film ? 1024 : 512, film })}`;
       const blob = image ? upload! : await fetch(address).then((answer) => (answer.ok ? answer.blob() : null));
       const bitmap = blob ? await createImageBitmap(blob).catch(() => null) : null;

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { query } from "../src/api";
 import { asMultiples, colour, css, decode, extent, placeAt, placeBox, rowsOf, strength, svg, values, wordsAt, type Said } from "../src/heat";
-import { inside, nearest, parseCloud, toMap, toScreen } from "../src/scatter";
+import { inSight } from "../src/grid";
+import { drawSquares, inside, nearest, parseCloud, toMap, toScreen } from "../src/scatter";
 import { parse } from "../src/state";
 import { weightsOf } from "../src/streams";
 import { fromBase64 } from "../src/viewer";
@@ -102,6 +103,25 @@ test("a lasso takes the points within it", () => {
   assert.ok(Math.abs(back[0] - 0.5) < 1e-6 && Math.abs(back[1] - 0.5) < 1e-6);
   assert.equal(nearest(cloud, view, 700, x + 3, y, 12), 1);
   assert.equal(nearest(cloud, view, 700, x + 300, y, 12), -1);
+});
+
+test("many points are squares of pixels, the pale ones under the others, those outside not at all", () => {
+  const cloud = { rows: Int32Array.from([7, 8, 9]), places: Float32Array.from([0.5, 0.5, 0.5, 0.5, 5, 5]) };
+  const pixels = new Uint32Array(100 * 100);
+  const whole = { x: 0, y: 0, scale: 1 };
+  drawSquares(pixels, 100, cloud, whole, Uint8Array.from([1, 0, 0]), new Set([7]), 2);
+  const drawn = [...pixels.keys()].filter((i) => pixels[i]);
+  assert.deepEqual(drawn, [4949, 4950, 5049, 5050]);
+  assert.ok(drawn.every((i) => pixels[i] === 0xe62e77e8)); // the second colour, though row 8 comes later: it is not chosen
+});
+
+test("of many cards those in sight are there, and room for the others", () => {
+  assert.deepEqual(inSight(100_000, 5, 300, 0, 900), { first: 0, last: 25, before: 0, after: 300 * 19_995 });
+  assert.deepEqual(inSight(100_000, 5, 300, 300_000, 300_900), { first: 4990, last: 5025, before: 299_400, after: 300 * 18_995 });
+  assert.deepEqual(inSight(7, 5, 300, -200, 700), { first: 0, last: 7, before: 0, after: 0 });
+  assert.deepEqual(inSight(7, 5, 300, 5000, 6000), { first: 5, last: 7, before: 300, after: 0 });
+  assert.deepEqual(inSight(0, 5, 300, 0, 900), { first: 0, last: 0, before: 0, after: 0 });
+  assert.equal(inSight(10 ** 8, 2, 300, 0, 900).after, 300 * 49_995); // as far as a browser lays out
 });
 
 test("addresses", () => {

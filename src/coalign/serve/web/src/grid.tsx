@@ -1,0 +1,115 @@
+// Answers as a grid of cards. Of many only those in sight are there, so that a hundred thousand scroll as ten do.
+
+import type { Ref, RefObject } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Answer } from "./api";
+import type { Screen } from "./app";
+
+const OVERSCAN = 2; // rows above and below what is in sight
+const MOST_PIXELS = 15_000_000; // browsers lay nothing out below some 16 million
+
+export interface Seen { first: number; last: number; before: number; after: number; }
+export const FIRST: Seen = { first: 0, last: 24, before: 0, after: 0 };
+
+// Which of `count` cards are in sight between `top` and `bottom` (pixels from the grid's upper edge), in rows of `columns`
+// cards that are `height` apart.
+export function inSight(count: number, columns: number, height: number, top: number, bottom: number): Seen {
+  const rows = Math.min(Math.ceil(count / columns), Math.floor(MOST_PIXELS / height));
+  const from = Math.min(Math.max(Math.floor(top / height) - OVERSCAN, 0), Math.max(rows - 1, 0));
+  const to = Math.max(Math.min(Math.ceil(bottom / height) + OVERSCAN, rows), Math.min(from + 1, rows));
+  return { first: from * columns, last: Math.min(to * columns, count), before: from * height, after: (rows - to) * height };
+}
+
+// The cards in sight of a grid of `count`, as the page is scrolled; rows are as high and as far apart as the first ones.
+export function useSight(list: RefObject<HTMLUListElement | null>, count: number): Seen {
+  const [seen, setSeen] = useState(FIRST);
+  const measured = useRef({ columns: 1, height: 0 });
+  useEffect(() => {
+    let frame = 0;
+    const look = (): void => {
+      frame = 0;
+      const grid = list.current;
+      if (!grid) return;
+      const cards = grid.querySelectorAll<HTMLElement>(":scope > .card");
+      const real = grid.querySelector<HTMLElement>(":scope > .card:not(.coming)");
+      const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+      if (real) measured.current = { columns, height: real.offsetHeight + Number.parseFloat(getComputedStyle(grid).rowGap) };
+      if (!cards.length || !measured.current.height) return setSeen(FIRST);
+      const top = -grid.getBoundingClientRect().top;
+      const next = inSight(count, columns, measured.current.height, top, top + innerHeight);
+      setSeen((own) => (Object.keys(next) as (keyof Seen)[]).every((name) => own[name] === next[name]) ? own : next);
+    };
+    const ask = (): void => { frame ||= requestAnimationFrame(look); };
+    look();
+    const watch = new ResizeObserver(ask); // also when the first cards get their height
+    if (list.current) watch.observe(list.current);
+    addEventListener("scroll", ask, { passive: true });
+    addEventListener("resize", ask);
+    return () => { cancelAnimationFrame(frame); watch.disconnect(); removeEventListener("scroll", ask); removeEventListener("resize", ask); };
+  }, [count, list.current]);
+  return seen;
+}
+
+// `first` is the place of the first answer among all `total`; `before` and `after` are heights in pixels of what is not
+// there. An answer that is still to come is undefined.
+export function Grid({ answers, change, run, chosen, choose, list, first = 0, total = answers.length, before = 0, after = 0, alike = true }: {
+  answers: (Answer | undefined)[]; run: string; change: Screen["change"]; chosen?: Set<number>; choose?: (row: number) => void;
+  list?: Ref<HTMLUListElement>; first?: number; total?: number; before?: number; after?: number; alike?: boolean;
+}) {
+  function step(event: KeyboardEvent): void {
+    const list = event.currentTarget as HTMLElement;
+    const cards = [...list.querySelectorAll<HTMLElement>(".card > .open")];
+    const at = cards.indexOf(document.activeElement as HTMLElement);
+    if (at < 0) return;
+    const top = cards[0]!.getBoundingClientRect().top;
+    const columns = cards.findIndex((card) => card.getBoundingClientRect().top > top + 4);
+    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns < 0 ? cards.length : columns, ArrowUp: columns < 0 ? -cards.length : -columns }[event.key];
+    const target = by === undefined ? undefined : cards[at + by];
+    if (target) {
+      event.preventDefault();
+      target.focus();
+    }
+  }
+  return (
+    <ul class="grid" ref={list ?? null} onKeyDown={step} style={{ paddingTop: `${before}px`, paddingBottom: `${after}px` }}>
+      {answers.map((answer, i) => answer ? (
+        <Card key={`${run} ${answer.row}`} answer={answer} change={change} run={run} chosen={chosen} choose={choose} total={total} place={first + i + 1} alike={alike} />
+      ) : <li class="card coming" key={`place ${first + i}`} aria-hidden="true" />)}
+    </ul>
+  );
+}
+
+function Card({ answer, run, change, chosen, choose, total, place, alike }: {
+  answer: Answer; run: string; change: Screen["change"]; chosen: Set<number> | undefined; choose: ((row: number) => void) | undefined; total: number; place: number; alike: boolean;
+}) {
+  const [playing, setPlaying] = useState(false);
+  const span = `${clock(answer.start ?? 0)}–${clock(answer.end ?? 0)}`;
+  return (
+    <li class={`card${chosen?.has(answer.row) ? " chosen" : ""}${answer.video ? " moment" : ""}`} aria-setsize={total} aria-posinset={place}>
+      {playing && <video controls autoplay muted src={`${answer.video}#t=${answer.start},${answer.end}`} aria-label={`${answer.file}, ${span}`} />}
+      <button type="button" class="open" title="why" onClick={() => change({ screen: "why", row: String(answer.row), words: answer.text, run, runs: "", pin: "" }, true)}>
+        {!playing && <img src={`${answer.image}${answer.image.includes("?") ? "&" : "?"}side=256`} alt="" loading="lazy" />}
+        <span class="caption">{answer.text || `row ${answer.row}`}</span>
+      </button>
+      {answer.video && <button type="button" class="play" onClick={() => setPlaying(!playing)}>{playing ? "■" : "▶"} {span} <span class="file">{answer.file}</span></button>}
+      {typeof answer.score === "number" && (
+        <span class="figures">
+          {typeof answer.p_match === "number" && <span title="P(match): the share of right answers at this score">P {answer.p_match.toFixed(2)} <progress max={1} value={answer.p_match} aria-label="P(match)" /></span>}
+          <span class="score" title="score">{answer.score.toFixed(3)}</span>
+        </span>
+      )}
+      {(alike || choose) && <span class="actions">
+        {alike && <>
+          <button type="button" class="quiet" onClick={() => change({ screen: "search", like: String(answer.row), text: "", minus: "", unlike: "", run }, true)}>more like this</button>
+          <button type="button" class="quiet" title="take this one away from the query" onClick={() => change({ screen: "search", unlike: String(answer.row), run }, true)}>less</button>
+        </>}
+        {choose && <button type="button" class="quiet" aria-pressed={chosen?.has(answer.row) ?? false} onClick={() => choose(answer.row)}>mark</button>}
+      </span>}
+    </li>
+  );
+}
+
+export function clock(seconds: number): string {
+  const tenths = Math.round(seconds * 10);
+  return `${Math.floor(tenths / 600)}:${String(Math.floor((tenths % 600) / 10)).padStart(2, "0")}.${tenths % 10}`;
+}
