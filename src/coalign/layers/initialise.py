@@ -32,3 +32,11 @@ def init_xavier(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     zero_bias(module)
+
+
+def init_tied(module: nn.Module) -> None:
+    """`init_xavier`, and embeddings normal with deviation 1/√width, so that the logits of a table that is also the
+    output layer start with deviation 1 on normalised states."""
+    init_xavier(module)
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)

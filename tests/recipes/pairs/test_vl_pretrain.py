@@ -121,6 +121,17 @@ def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: 
             assert held and all(torch.allclose(t, made[1][f"online.{n}"], atol=1e-6) for n, t in held.items())
 
 
+def test_the_share_of_hidden_words_is_that_of_the_flag(world: Path, tmp_path: Path) -> None:
+    recipe = find_recipe("vilt-pretrain")
+    configure(recipe, **settings(world, "vilt", tmp_path / "run", steps=1, mask_probability=0.4)).run()
+    assert coalign.load(tmp_path / "run").model.config.mask_probability == 0.4
+    with pytest.raises(InputError, match="between 0 and 1"):
+        configure(recipe, **settings(world, "vilt", tmp_path / "b", mask_probability=40.0)).run()
+    clip = find_recipe("clip-pretrain")
+    with pytest.raises(InputError, match="clip learns from no hidden words"):
+        configure(clip, **settings(world, "vilt", tmp_path / "b", mask_probability=0.4)).run()
+
+
 def test_albef_starts_from_trained_towers_and_trains_them_on(world: Path, tmp_path: Path) -> None:
     """The picture tower of an MAE and the halves of a BERT, with its vocabulary; the cross-attentions are fresh."""
     texts = tmp_path / "texts.txt"

@@ -74,6 +74,16 @@ def test_pretraining_learns_and_is_measured_beside_frequencies(pretrained, corpu
     assert result.count == len(losses)
 
 
+def test_fresh_weights_may_follow_the_width(corpus, tmp_path):
+    """0.02 everywhere, as in the paper; or Xavier's deviation, 1/√width of the embeddings."""
+    for how, layers, table in (("paper", 0.02, 0.02), ("xavier", (2 / (128 + 512)) ** 0.5, 128**-0.5)):
+        given = {**SMALL, "steps": 1, "lr": 1e-12, "initialiser": how}
+        configure(gpt_pretrain.Recipe, data=str(corpus), out=tmp_path / how, **given).run()
+        trunk = load(tmp_path / how).model.trunk
+        assert trunk.encoder.blocks[0].feed_forward.up.weight.std().item() == pytest.approx(layers, rel=0.05)
+        assert trunk.word.weight.std().item() == pytest.approx(table, rel=0.05)
+
+
 def test_pretraining_goes_on_with_the_corpus_it_has(pretrained, corpus, tmp_path):
     whole = tmp_path / "whole"
     recipe = configure(gpt_pretrain.Recipe, data=str(corpus), out=whole, steps=12, save_every=6, **SMALL)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import planted
 import pytest
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,23 @@ def test_words_are_counted_by_every_way_the_model_has(folder: Path) -> None:
     assert found["metrics"]["pointing, transport"] == pytest.approx(2 / 3)
     assert found["metrics"]["choice, cross_attention"] == pytest.approx(1 / 3)
     assert (found["chance"], found["words"], found["count"]) == (0.5, 3, 2)
+
+
+def test_occlusion_finds_the_box_that_the_score_hangs_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model whose score counts the regions of the colours that the text names; only the first text is read."""
+    found = planted.loaded(by_region=True)
+    monkeypatch.setattr(VisualTask, "load", lambda _: found)
+    looks = torch.tensor([planted.COLOURS["green"], planted.COLOURS["red"]]) / 255
+    write_shard(folder / "seen.safetensors", [1], [{"features": looks, "boxes": torch.tensor([LEFT, RIGHT])}])
+    right = {"image": "1.png", "words": ["a", "red", "thing"], "boxes": [None, RIGHT, None]}
+    wrong = {"image": "1.png", "words": ["green", "red"], "boxes": [RIGHT, LEFT]}
+    file = folder / "words.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (right, wrong, right)))
+    given = {"run": folder, "data": file, "regions": folder / "seen.safetensors"}
+    metrics = [word_alignment.Evaluate(**given, occlusion=True, limit=n).evaluate().metrics for n in (1, None)]
+    assert [each["choice, occlusion"] for each in metrics] == [1.0, 0.5]
+    assert metrics[0]["choice, similarity"] == 1.0
+    assert "choice, occlusion" not in word_alignment.Evaluate(**given).evaluate().metrics
 
 
 def test_expressions_go_to_the_box_their_words_draw_on(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from coalign.data.core.batches import Batches
 from coalign.data.texts.documents import Documents, open_documents
@@ -14,6 +14,7 @@ from coalign.data.texts.token_file import TokenFile, collate_windows
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath
+from coalign.layers.initialise import init_tied
 from coalign.models.gpt.model import Gpt
 from coalign.recipes.texts._gpt import From, pretrained_of, scaled_lr, size_of, vocabulary
 from coalign.registry import describe
@@ -54,6 +55,9 @@ class Recipe:
     max_length: int = 256
     """The most pieces of a window, without --from."""
     dropout: float = 0.1
+    initialiser: Literal["paper", "xavier"] = "paper"
+    """How weights start without --from: with the paper's deviation of 0.02, which suits a width of 768; or by their
+    width (Xavier-uniform layers, embeddings of 1/√width), with which small ones learn from context much sooner."""
     schedule: Schedule = Schedule(steps=2000, batch_size=64, lr=None, warmup=0.02, weight_decay=0.01)
     options: RunOptions = RunOptions(out=Path("runs/gpt-pretrain"))
 
@@ -86,7 +90,12 @@ class Recipe:
         config = replace(
             size_of(self.size), vocab_size=tokenizer.vocab_size, positions=self.max_length, dropout=self.dropout
         )
-        return experiment.seeded(lambda: Gpt(config)), tokenizer
+
+        def make() -> Gpt:
+            model = Gpt(config)
+            return model.apply(init_tied) if self.initialiser == "xavier" else model
+
+        return experiment.seeded(make), tokenizer
 
     def corpus(self) -> dict[str, object]:
         """The identity of corpus and vocabulary; the file of ids is used again as long as this is the same."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from coalign.analysis.runs.alignment import Aligner, Method, methods_of, word_maps
+from coalign.analysis.runs.occlusion import occlusion
 from coalign.data.core.batches import Batches
 from coalign.data.loaded import Loaded
 from coalign.data.questions.items import Item, ItemCollate
@@ -77,17 +78,22 @@ def methods_in_passes(model: object) -> list[Method]:
 def read_maps(
     found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, method: Method
 ) -> Iterator[WordMap]:
-    """The map of each item's text on its image, in the items' order."""
+    """The map of each item's text on its image, in the items' order, by a method of the model or by occlusion."""
     bare = [Item(item.id, item.images, item.texts) for item in items]
     collate = ItemCollate(found.spec, found.vocabulary, pictures)
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
     model, device = found.model, found.device
-    assert isinstance(model, Aligner)
     for batch in with_progress(loader, "aligning", len(loader), True):
         assert batch.text is not None and batch.text.words is not None
         words = batch.text.words.split(batch.text.ids.host_lengths.tolist())
         boxes: list[Tensor | None] = [None] * len(words)
         if batch.regions is not None:
             boxes = list(batch.regions.boxes[:, :4].split(batch.regions.features.host_lengths.tolist()))
-        for pieces, numbers, own in zip(model.alignment(batch.to(device), method=method), words, boxes, strict=True):
-            yield WordMap(word_maps(pieces.detach().float().cpu(), numbers), own)
+        placed = batch.to(device)
+        if method == "occlusion":
+            maps = occlusion(model, placed)
+        else:
+            assert isinstance(model, Aligner)
+            pieces = model.alignment(placed, method=method)
+            maps = [word_maps(own.detach(), numbers.to(device)) for own, numbers in zip(pieces, words, strict=True)]
+        yield from (WordMap(own.float().cpu(), places) for own, places in zip(maps, boxes, strict=True))

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coalign.analysis.runs.alignment import methods_of
+from coalign.arguments import OptionalInt, Switch
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.questions.items import Item
 from coalign.errors import InputError
@@ -35,12 +37,16 @@ class Evaluate(VisualTask):
     """Aligns the words of captions with boxes, and counts how often the right box is the one.
 
     "choice": the box, among those that the data names in the image, on which the word draws most; "pointing": the patch
-    or region on which it draws most has its middle in the right box. By every method of the model but
-    occlusion. "chance" is of "choice".
+    or region on which it draws most has its middle in the right box. By every method of the model;
+    "chance" is of "choice".
     """
 
     data: Path
     """JSON lines with image, words, and boxes: for each word its box (x1, y1, x2, y2 in fractions), or null."""
+    occlusion: Switch = False
+    """By occlusion too, which takes a pass a word and place."""
+    limit: OptionalInt = None
+    """No more texts than this, the first ones."""
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
@@ -48,13 +54,14 @@ class Evaluate(VisualTask):
         pictures = self.pictures(found.spec)
         read = read_truth(self.data)
         kept = {item.id for item in self.present([truth.item for truth in read], pictures)}
-        truths = [truth for truth in read if truth.item.id in kept]
+        truths = [truth for truth in read if truth.item.id in kept][: self.limit]
         for truth in truths:
             said = str(truth.item.texts[0])
             if len(found.vocabulary.words(said)) != truth.length:
                 raise InputError(f"{truth.item.id}: the vocabulary takes {said!r} for other words than the data")
         metrics: dict[str, float] = {}
-        for method in methods_in_passes(found.model):
+        methods = methods_of(found.model) if self.occlusion else methods_in_passes(found.model)
+        for method in methods:
             maps = read_maps(found, [truth.item for truth in truths], pictures, self.batch_size, method)
             metrics |= {f"{name}, {method}": value for name, value in measured(truths, maps).items()}
         words = [len(truth.boxes) for truth in truths for _ in truth.words]
