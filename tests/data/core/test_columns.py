@@ -12,6 +12,7 @@ from coalign.data.core import quarantine, strings, verdicts
 from coalign.data.core.columns import PairsBuilder
 from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.pairs.sources import open_source
+from coalign.errors import InputError
 
 
 @pytest.mark.parametrize("in_memory", [0, 1 << 20])
@@ -64,13 +65,28 @@ def test_a_large_table_is_looked_over_once(table: Path, monkeypatch: pytest.Monk
         listed = Quarantine()
         checked = check_source(open_source(table), quarantine=listed)
         assert checked.indices == (3,) and listed.broken == 1
-    assert sorted(looks) == list(range(10))
+    assert sorted(looks) == [0, 1, 2, 3, 3, *range(4, 10)]  # the one with a problem again: it may have been mended
     (kept,) = (table.parent / "cache").rglob("*.json")
     kept.write_text("{")
-    assert check_source(open_source(table)).indices == (3,) and len(looks) == 20  # damaged: looked over again
+    assert check_source(open_source(table)).indices == (3,) and len(looks) == 21  # damaged: looked over again
     table.write_text(table.read_text() + "9.png,another\n")
     check_source(open_source(table))
-    assert len(looks) == 31
+    assert len(looks) == 32
+
+
+def test_what_is_remembered_of_a_large_table_does_not_outlive_the_mending(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "LARGE", 10)
+    kept = table.parent / "cache" / "coalign" / "checks"
+    with pytest.raises(InputError, match="1 of 10 samples"):
+        check_source(open_source(table), limit=0.05)
+    assert not kept.exists()  # of data that is refused nothing is kept
+    assert check_source(open_source(table)).indices == (3,)
+    Image.new("RGB", (4, 4)).save(table.parent / "3.png")
+    assert check_source(open_source(table), limit=0.05).indices == ()
+    (found,) = kept.glob("*.json")
+    assert found.read_text() == "[]"
 
 
 def test_of_a_very_large_table_some_samples_are_looked_at(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

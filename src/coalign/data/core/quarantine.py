@@ -107,8 +107,8 @@ def check_source(
 ) -> Preflight:
     """Looks over every sample before training: is the file there, does its header read, is there a text.
 
-    Of more than `MOST` samples so many are looked at, spread evenly. What was found in a large file is kept and not
-    looked for again at the next start (`coalign.data.core.verdicts`).
+    Of more than `MOST` samples so many are looked at, spread evenly. What was found in a large file that is used is
+    kept, and the next start looks at the samples with problems alone (`coalign.data.core.verdicts`).
 
     Args:
         source: What to check.
@@ -131,11 +131,9 @@ def check_source(
     step = max(1, -(-len(looked) // thorough)) if thorough > 0 else 0
     decoded = looked[::step] if step else range(0)
     verdict = Verdict.on(source, [max_pixels, thorough])
-    problems = None if verdict is None else verdict.read()
-    if problems is None:
-        problems = _look_over(source, looked, decoded, max_pixels, threads, progress)
-        if verdict is not None:
-            verdict.write(problems)
+    kept = None if verdict is None else verdict.read()
+    again = looked if kept is None else [index for index, _ in kept if index in looked]  # what was mended since is used
+    problems = _look_over(source, again, decoded, max_pixels, threads, progress)
     quarantine.add_all(problem for _, problem in problems)
     found = [(index, problem) for index, problem in problems if not problem.used]
     indices = tuple(index for index, _ in found)
@@ -144,16 +142,18 @@ def check_source(
     _judge(source.name, broken, len(looked) + len(rejected), limit, (broken_of_decoded, len(decoded)), quarantine.path)
     if len(indices) == len(looked):
         raise InputError(f"{source.name}: no sample is usable: {_reasons(broken)}")
+    if verdict is not None and problems != kept:
+        verdict.write(problems)
     return Preflight(source.without(indices), total, len(broken), indices)
 
 
 def _look_over(
-    source: Source, looked: range, decoded: range, max_pixels: int, threads: int, progress: bool
+    source: Source, looked: Sequence[int], decoded: range, max_pixels: int, threads: int, progress: bool
 ) -> list[tuple[int, Problem]]:
     """The problems of the samples `looked`, of which `decoded` are decoded whole, by number."""
     seen: dict[tuple[str, bool], str] = {}
 
-    def check(run: range) -> list[tuple[int, Problem]]:
+    def check(run: Sequence[int]) -> list[tuple[int, Problem]]:
         looks = ((index, _check(source, index, max_pixels, index in decoded, seen)) for index in run)
         return [(index, problem) for index, problem in looks if problem is not None]
 

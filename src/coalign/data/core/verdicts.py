@@ -18,11 +18,14 @@ from coalign.files import read_json, replace_file
 LARGE = 100_000
 """Samples from which on a verdict is kept. Smaller data is looked over at every start."""
 
+FORMAT = 2
+"""Of what is kept, and of the checks: what another one found is not read. 1 kept verdicts on data that was refused."""
+
 
 @dataclass(frozen=True)
 class Verdict:
     """Where the verdict on a source is kept: by its file, when that was changed, some of its samples, and how they were
-    looked at. What happens to pictures afterwards changes nothing in it: training replaces what it cannot read."""
+    looked at. Pictures that break afterwards change nothing in it: training replaces what it cannot read."""
 
     path: Path
 
@@ -33,7 +36,8 @@ class Verdict:
         if len(source) < LARGE or not file.exists():
             return None
         stat = file.stat()
-        key = digest([str(file.absolute()), stat.st_size, stat.st_mtime_ns, fingerprint(_Samples(source)), *settings])
+        about = [FORMAT, str(file.absolute()), stat.st_size, stat.st_mtime_ns, fingerprint(_Samples(source))]
+        key = digest([*about, *settings])
         base = os.environ.get("XDG_CACHE_HOME")
         return Verdict((Path(base) if base else Path.home() / ".cache") / "coalign" / "checks" / f"{key}.json")
 
