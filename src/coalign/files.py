@@ -10,6 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -131,8 +134,7 @@ def replacing(path: Path) -> Generator[Path]:
     """A temporary name beside `path`. What is written there is synchronised and takes the place of `path` if the block
     succeeds; a reader, or a crash at any moment, finds the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part.{os.getpid()}.{path.name}")
-    part.unlink(missing_ok=True)
+    part = _beside(path)
     try:
         yield part
         _share(part)
@@ -141,6 +143,12 @@ def replacing(path: Path) -> Generator[Path]:
         sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name that no other process has, be it of another container, whose number may be the same."""
+    host = re.sub(r"[^\w-]", "-", platform.node())[:20]
+    return path.with_name(f".part.{host}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}")
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -168,8 +176,7 @@ def _cell(value: Any) -> Any:
 
 def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """Makes a folder whose files `fill` writes. It gets its name when all of them are on disk."""
-    part = path.with_name(f".part.{os.getpid()}.{path.name}")
-    shutil.rmtree(part, ignore_errors=True)
+    part = _beside(path)
     part.mkdir(parents=True)
     try:
         fill(part)
@@ -222,11 +229,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, held: str) -> Generator[IO[Any]]:
+def locked(folder: Path, held: str, wait: bool = False) -> Generator[IO[Any]]:
     """Keeps other processes out of a folder meanwhile, by its file `.lock`; a killed process leaves no lock behind.
 
     Raises:
-        InputError: Another process holds it; `held` says what it does.
+        InputError: Another process holds it; `held` says what it does. With `wait` it is waited for instead.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
@@ -236,7 +243,7 @@ def locked(folder: Path, held: str) -> Generator[IO[Any]]:
             yield file
             return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise InputError(f"{folder}: another process {held} in this folder") from error
         yield file
