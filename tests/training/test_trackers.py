@@ -10,7 +10,7 @@ import pytest
 
 from coalign.errors import InputError
 from coalign.training.run import Run
-from coalign.training.tracking import read_metrics, truncate_metrics
+from coalign.training.tracking import MetricsWriter, read_metrics, truncate_metrics
 
 RECORDS: list[dict[str, Any]] = [
     {"step": 10, "loss": 2.0, "losses": {"itc": 1.5}},
@@ -82,3 +82,38 @@ def test_a_tracker_that_is_not_there_is_named(run, monkeypatch):
 def test_without_a_tracker_there_is_metrics_alone(run):
     write(run, None, RECORDS)
     assert sorted(path.name for path in Path(run.folder).iterdir()) == ["config.json", "metrics.jsonl"]
+
+
+def test_a_tracker_that_fails_is_said_once_and_the_training_goes_on(tmp_path, capsys):
+    class Away:
+        def log(self, values: Any, step: int) -> None:
+            raise ConnectionError("the server is away")
+
+        def close(self) -> None:
+            raise ConnectionError("the server is away")
+
+    given = [Away(), Away()]
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", given)
+    for record in RECORDS:
+        writer.write(record)
+    writer.close()
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20]
+    said = capsys.readouterr().err
+    assert said.count("Away: the server is away") == 2 and len(given) == 2
+
+
+def test_a_tracker_takes_no_number_of_another(run, monkeypatch):
+    started = SimpleNamespace(info=SimpleNamespace(run_id="f" * 32))
+    asked: list[Any] = []
+    mlflow = SimpleNamespace(
+        set_experiment=str, log_params=dict, end_run=dict, start_run=lambda **named: asked.append(named) or started
+    )
+    wandb = SimpleNamespace(init=lambda **named: asked.append(named) or SimpleNamespace(finish=dict))
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for tracker in ("mlflow", "wandb", "mlflow"):
+        write(run, tracker, [])
+    assert [asked[0]["run_id"], asked[2]["run_id"]] == [None, "f" * 32] and len(asked[1]["id"]) == 12
+    (run.folder / "tracker-mlflow.txt").rename(run.folder / "tracker.txt")  # as runs of before have it
+    write(run, "mlflow", [])
+    assert asked[3]["run_id"] == "f" * 32

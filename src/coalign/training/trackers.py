@@ -18,7 +18,10 @@ from coalign.files import read_json, replace_file
 from coalign.training.tracking import Tracker, read_metrics, step_of
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
-FILE = "tracker.txt"
+FORMER = "tracker.txt"
+"""The file of a run's number before each tracker had its own."""
+DRAWN = 12
+"""Digits of a number that is drawn here."""
 
 
 def open_tracker(name: str, folder: Path) -> Tracker:
@@ -63,7 +66,7 @@ class WandB:
 
     def __init__(self, folder: Path) -> None:
         wandb = optional("wandb")
-        about: Any = {"name": folder.name, "config": _config(folder), "id": _number(folder), "resume": "allow"}
+        about: Any = {"name": folder.name, "config": _config(folder), "id": _number(folder, "wandb"), "resume": "allow"}
         self._run: Any = wandb.init(project=_environment("WANDB_PROJECT"), dir=str(folder), **about)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -79,11 +82,10 @@ class MLflow:
     def __init__(self, folder: Path) -> None:
         self._mlflow = optional("mlflow")
         self._mlflow.set_experiment(_environment("MLFLOW_EXPERIMENT_NAME"))
-        kept = folder / FILE
-        known = kept.read_text("utf-8") if kept.is_file() else None
+        known = _known(folder, "mlflow")
         started: Any = self._mlflow.start_run(run_id=known, run_name=None if known else folder.name)
         if known is None:
-            _keep(folder, started.info.run_id)
+            _keep(folder, "mlflow", started.info.run_id)
             self._mlflow.log_params({name: str(value)[:500] for name, value in _config(folder).items()})
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -98,7 +100,11 @@ class Trackio:
 
     def __init__(self, folder: Path) -> None:
         self._trackio = optional("trackio")
-        about: Any = {"name": f"{folder.name}-{_number(folder)}", "config": _config(folder), "resume": "allow"}
+        about: Any = {
+            "name": f"{folder.name}-{_number(folder, 'trackio')}",
+            "config": _config(folder),
+            "resume": "allow",
+        }
         self._trackio.init(project=_environment("TRACKIO_PROJECT"), embed=False, **about)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -118,12 +124,22 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _number(folder: Path) -> str:
+def _number(folder: Path, tracker: str) -> str:
     """The run's number in the tracker, drawn once."""
-    kept = folder / FILE
-    return kept.read_text("utf-8") if kept.is_file() else _keep(folder, uuid.uuid4().hex[:12])
+    return _known(folder, tracker) or _keep(folder, tracker, uuid.uuid4().hex[:DRAWN])
 
 
-def _keep(folder: Path, number: str) -> str:
-    replace_file(folder / FILE, lambda part: part.write_text(number, encoding="utf-8"))
+def _known(folder: Path, tracker: str) -> str | None:
+    """The number that is kept of the run in a tracker."""
+    kept, former = folder / f"tracker-{tracker}.txt", folder / FORMER
+    if kept.is_file():
+        return kept.read_text("utf-8")
+    number = former.read_text("utf-8") if former.is_file() else None
+    if number is None or (len(number) == DRAWN) == (tracker == "mlflow"):  # MLflow gives numbers of its own, longer
+        return None
+    return number
+
+
+def _keep(folder: Path, tracker: str, number: str) -> str:
+    replace_file(folder / f"tracker-{tracker}.txt", lambda part: part.write_text(number, encoding="utf-8"))
     return number

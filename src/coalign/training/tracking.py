@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coalign.errors import InputError
 from coalign.files import replace_file
+from coalign.flags import say
 
 MetricRecord = dict[str, Any]
 
@@ -29,7 +30,7 @@ class MetricsWriter:
     """Appends records to a file. A record is on disk, for other processes to read, when `write` returns."""
 
     def __init__(self, path: Path, trackers: Sequence[Tracker] = ()) -> None:
-        self.path, self.trackers = path, trackers
+        self.path, self.trackers = path, [*trackers]
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -41,8 +42,8 @@ class MetricsWriter:
                 self._file.close()  # what is left in its buffer cannot be written either
             raise InputError(f"{self.path}: cannot be written: {error}; what was there before is whole") from error
 
-        for tracker in self.trackers:
-            tracker.log(numbers(record), step_of(record))
+        for tracker in [*self.trackers]:
+            self._told(tracker, lambda tracker=tracker: tracker.log(numbers(record), step_of(record)))
 
     def sync(self) -> None:
         """Returns when the records would outlive a power cut."""
@@ -50,8 +51,18 @@ class MetricsWriter:
 
     def close(self) -> None:
         self._file.close()
-        for tracker in self.trackers:
-            tracker.close()
+        for tracker in [*self.trackers]:
+            self._told(tracker, tracker.close)
+
+    def _told(self, tracker: Tracker, tell: Callable[[], None]) -> None:
+        """Tells a tracker something. One that fails, such as when its server is away, is said and left out from then
+        on: the training does not stop for it."""
+        try:
+            tell()
+        except Exception as error:
+            self.trackers.remove(tracker)
+            reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+            say(f"{type(tracker).__name__}: {reason}; the training goes on without it, {self.path} has all numbers")
 
 
 def read_metrics(path: Path | str) -> list[MetricRecord]:
