@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 from toy import ToyModel, resumable, train
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.files import replace_file, replace_folder
+from coalign.files import remove_parts, replace_file, replace_folder, replacing
+from coalign.training import checkpoint, sharded
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, damage, is_whole, load_checkpoint, save_checkpoint
 from coalign.training.loop import Callback
@@ -224,3 +225,45 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(tmp_path: Path) ->
     assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-7"
     assert train(tmp_path, resumable(14)).resumed_from == 7
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with replacing(path) as first, replacing(path) as second:  # as of two containers whose processes have one number
+        first.write_text("whole")
+        second.write_text("also whole")
+        assert first != second
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+    remove_parts(tmp_path)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.two.weight = self.one.weight
+
+
+def test_the_first_process_alone_holds_a_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded.dist, "barrier", lambda: None)
+    model = Tied()
+    optimiser = trained(model)
+    held = sharded.Whole(model, optimiser)
+    assert len(held.tensors) == 5 and len(held.state) == 5 and all(held.state.values())
+    monkeypatch.setattr(sharded, "rank", lambda: 1)
+    other = sharded.Whole(model, optimiser)
+    assert other.tensors == {} and not any(other.state.values())
+
+
+def test_a_sharded_model_lacks_nothing_but_tied_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "is_sharded", lambda model: True)
+    model, other = Tied(), Tied()
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "two.weight"}
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint._load_weights(other, tmp_path / "model.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != "three.bias"}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(KeyError, match=r"three.bias is not in model.safetensors"):
+        checkpoint._load_weights(other, tmp_path / "model.safetensors")

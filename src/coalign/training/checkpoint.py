@@ -140,6 +140,11 @@ def _load_weights(model: nn.Module, file: Path) -> None:
 
     tied = StateDictOptions(full_state_dict=True, strict=False)  # a tied weight is in the file once
     tensors: dict[str, Any] = load_file(file)
+    parameters = model.state_dict(keep_vars=True)
+    held = {id(tensor) for name, tensor in parameters.items() if name in tensors}
+    missing = [name for name, tensor in parameters.items() if id(tensor) not in held]
+    if missing:  # asked here: torch fills them in from the model without a word
+        raise KeyError(f"{missing[0]} is not in {file.name}")
     found = set_model_state_dict(model, tensors, options=tied)
     if found.unexpected_keys:
         raise KeyError(found.unexpected_keys[0])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coalign.errors import InputError
 from coalign.layers.transformer import TransformerBlock
-from coalign.ops.collectives import in_group, world_size
+from coalign.ops.collectives import in_group, rank, world_size
 
 
 def shard(module: nn.Module, model: nn.Module, device: torch.device) -> nn.Module:
@@ -78,7 +78,10 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 class Whole:
-    """What a checkpoint writes of a sharded model and its optimiser: whole tensors on the host, by all processes."""
+    """What a checkpoint writes of a sharded model and its optimiser: whole tensors on the host of the first process.
+
+    All processes gather them together; the others keep none, so that a machine's memory holds one copy of the model.
+    """
 
     def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -86,11 +89,20 @@ class Whole:
         for name, tensor in model.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:  # a tied weight once
                 seen[id(tensor)] = name
-                self.tensors[name] = whole(tensor)
+                _keep(self.tensors, name, tensor)
         self.param_groups = optimiser.param_groups
-        self.state = {
-            parameter: {key: whole(value) for key, value in optimiser.state.get(parameter, {}).items()}
-            for group in optimiser.param_groups
-            for parameter in group["params"]
-        }
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        for parameter in (parameter for group in optimiser.param_groups for parameter in group["params"]):
+            kept = self.state.setdefault(parameter, {})
+            for key, value in optimiser.state.get(parameter, {}).items():
+                _keep(kept, key, value)
         dist.barrier()
+
+
+def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    """Puts a whole tensor among those that are kept, on the first process; all of them call it."""
+    if rank() == 0:
+        kept[name] = whole(tensor)
+    elif _is_shard(tensor):
+        shard: Any = tensor
+        shard.full_tensor()  # its part in the gathering; what comes of it is let go at once
