@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,26 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(extraction, "BROKEN", 0.05)
     with pytest.raises(InputError, match="1 broken"):
         Extract(data=str(folder / "in"), out=tmp_path / "other").run()
+
+
+def test_a_shard_without_one_sound_picture_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures(tmp_path, 11)
+    (folder / "in" / "p9.png").write_bytes(b"no picture")  # the last by name
+    counted = Counted(99)
+    uses(monkeypatch, counted)
+    for _ in range(2):
+        Extract(data=str(folder / "in"), out=tmp_path / "out", shard=10).run()
+        assert "regions of 10 pictures in 2 shards" in capsys.readouterr().out
+    assert counted.seen == 10 and len(open_regions(tmp_path / "out")) == 10
+
+
+def test_parts_that_begin_at_once_write_one_list(tmp_path: Path) -> None:
+    parts = [Extract(data="in", out=tmp_path / "out", part=f"{n}/8") for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda part: part._begin(["a", "b"]), parts))
+    assert json.loads((tmp_path / "out" / "regions.json").read_text())["ids"] == ["a", "b"]
 
 
 def test_what_cannot_be_extracted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 from torchvision.transforms import v2
 from tyro.conf import Positional, arg
@@ -25,7 +25,7 @@ from coalign.data.questions.pictures import image_of, picture_files
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import locked, read_json, replace_file
 
 SETTINGS = "regions.json"
 BROKEN = 0.1
@@ -83,24 +83,19 @@ class Extract:
         shards = [pictures[start : start + self.shard] for start in range(0, len(pictures), self.shard)]
         console, hidden = Console(stderr=True), not sys.stderr.isatty()
         own = Part.chosen(self.part) or Part(0, 1)
-        todo = [(n, shards[n]) for n in own.span(len(shards)) if not self._file(n).exists()]
+        todo = [(n, shards[n]) for n in own.span(len(shards)) if not self._is_there(n)]
         total = sum(len(part) for _, part in todo)
-        seen = ((number, id, found) for number, part in todo for id, found in self._regions(part, network, quarantine))
-        ids: list[str] = []
-        regions: list[RegionSet] = []
-        current: int | None = None
-        for number, id, found in track(seen, "extracting", total, console=console, transient=True, disable=hidden):
-            if current not in (None, number):
-                self._write(current, ids, regions)
-                ids, regions = [], []
-            current = number
-            ids.append(id)
-            regions.append(found)
-        if current is not None:
-            self._write(current, ids, regions)
+        with Progress(console=console, transient=True, disable=hidden) as bar:
+            task = bar.add_task("extracting", total=total)
+            for number, part in todo:
+                found: list[tuple[str, RegionSet]] = []
+                for entry in self._regions(part, network, quarantine):
+                    found.append(entry)
+                    bar.advance(task)
+                self._write(number, found)
         if quarantine.broken > BROKEN * len(pictures):
             raise InputError(f"{self.data}: {quarantine.summary()}; see {quarantine.path}")
-        missing = sum(not self._file(number).exists() for number in range(len(shards)))
+        missing = sum(not self._is_there(number) for number in range(len(shards)))
         if missing:
             done = f"part {own.number} of {own.of} is done"
             print(f"{self.out}: {done}; {missing} of {len(shards)} shards are missing")
@@ -133,13 +128,14 @@ class Extract:
             "ids": list(ids),
         }
         file = self.out / SETTINGS
-        if file.exists():
-            if json.loads(file.read_text("utf-8")) != settings:
-                raise InputError(f"{self.out}: holds regions of other pictures or settings; give another folder")
-            return
-        if self.out.exists() and any(not file.name.startswith(".") for file in self.out.iterdir()):
+        others = self.out.exists() and any(not file.name.startswith(".") for file in self.out.iterdir())
+        if others and not file.exists():
             raise InputError(f"{self.out}: exists already and is no stopped extraction; give a new folder")
-        replace_file(file, lambda part: part.write_text(json.dumps(settings) + "\n", "utf-8"))
+        with locked(self.out, "is beginning", wait=True):  # of several parts that begin at once one writes
+            if not file.exists():
+                replace_file(file, lambda part: part.write_text(json.dumps(settings) + "\n", "utf-8"))
+            elif read_json(file) != settings:
+                raise InputError(f"{self.out}: holds regions of other pictures or settings; give another folder")
 
     def _network(self) -> Any:
         from coalign.extraction.detector import Detector, faster_rcnn, grid_network
@@ -173,5 +169,15 @@ class Extract:
     def _file(self, number: int) -> Path:
         return self.out / f"regions-{number:05d}.safetensors"
 
-    def _write(self, number: int, ids: Sequence[str], regions: Sequence[RegionSet]) -> None:
-        write_shard(self._file(number), ids, regions)
+    def _none(self, number: int) -> Path:
+        return self.out / f"regions-{number:05d}.none"
+
+    def _is_there(self, number: int) -> bool:
+        return self._file(number).exists() or self._none(number).exists()
+
+    def _write(self, number: int, found: Sequence[tuple[str, RegionSet]]) -> None:
+        """Writes a shard; where none of its pictures can be read, an empty file that says so."""
+        if found:
+            write_shard(self._file(number), [id for id, _ in found], [regions for _, regions in found])
+        else:
+            replace_file(self._none(number), lambda part: part.touch())
