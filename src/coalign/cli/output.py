@@ -36,6 +36,13 @@ def new_file(path: Path, overwrite: bool, endings: Sequence[str]) -> None:
         raise InputError(f"{path}: exists already; give another name, or --overwrite")
 
 
+def not_the_data(path: Path, data: str | Path) -> None:
+    """Refuses to write a file in the place of the data, under whatever name."""
+    given = Path(data)
+    if given.exists() and (path.resolve() == given.resolve() or (path.exists() and path.samefile(given))):
+        raise InputError(f"{path}: is the data itself, which is never overwritten; give another name")
+
+
 def named_list(things: Mapping[str, str]) -> str:
     """A line for each of several things: its name and what is said of it."""
     width = max(map(len, things), default=0)

@@ -3,8 +3,10 @@ et al. 2022, section 3.3)."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from coalign.data.images.decode import BadSample, ImageLike
 from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
-from coalign.files import replacing, write_table
+from coalign.files import replacing
 from coalign.flags import say
 from coalign.layers.captioning import Captioning
 from coalign.types import Batch, Images
@@ -72,6 +74,32 @@ def match_probabilities(loaded: Loaded, images: Images, texts: Sequence[str]) ->
     return match_scores(loaded.model, encoding).float().sigmoid().cpu()
 
 
+def samples_of(source: Source) -> Iterator[Sample]:
+    """The samples of a source in order; those that it cannot give are said and left out."""
+    for index in range(len(source)):
+        try:
+            sample = source[index]
+        except BadSample as error:
+            say(f"{error}; left out")
+            continue
+        yield sample
+
+
+def named(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """The samples whose pictures a list can name; others, whose file names are no text, are said and left out.
+
+    Raises:
+        InputError: Pictures have no file of their own.
+    """
+    for sample in samples:
+        try:
+            file_of(sample.image).encode()
+        except UnicodeEncodeError:
+            say(f"{sample.where}: the name of {file_of(sample.image)!a} is no text in UTF-8; left out")
+            continue
+        yield sample
+
+
 def in_batches(loaded: Loaded, samples: Iterable[Sample], size: int) -> Iterator[tuple[list[Sample], Images]]:
     """Samples with their pictures as the model reads them; those that cannot be read are said and left out."""
     waiting: list[tuple[Sample, Images]] = []
@@ -111,14 +139,15 @@ def judge(loaded: Loaded, source: Source, writer: Writer | None, batch_size: int
 
     Errors: `InputError` for pictures that have no file of their own, which no list can name.
     """
-    samples = (source[index] for index in range(len(source)))
-    for part, images in in_batches(loaded, samples, batch_size):
+    for part, images in in_batches(loaded, named(samples_of(source)), batch_size):
         pairs = [(i, text, "data") for i, sample in enumerate(part) for text in sample.texts]
         if writer is not None:
             own = images if writer.loaded is loaded else prepare(writer.loaded, images=[s.image for s in part]).images
             assert own is not None
             written = enumerate(writer.write(own))
             pairs += [(i, text, "model") for i, text in written if text and text not in part[i].texts]
+        if not pairs:
+            continue
         scores: list[Tensor] = []
         for begin in range(0, len(pairs), batch_size):
             chosen = pairs[begin : begin + batch_size]
@@ -142,11 +171,16 @@ def file_of(image: ImageLike) -> str:
     )
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a .jsonl or .csv, whole or not at all."""
-    if path.suffix.lower() == ".csv":
-        names = list(rows[0]) if rows else ["image", "text"]
-        write_table(path, [names, *([row[name] for name in names] for row in rows)])
-        return
-    with replacing(path) as part:
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+@contextmanager
+def rows_file(path: Path, names: Sequence[str]) -> Generator[Callable[[Mapping[str, Any]], object]]:
+    """What writes rows into a .jsonl or .csv as they come; the file gets its name when all of them are there.
+
+    A .csv has the texts as they are: it is read as pairs again.
+    """
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            table = csv.writer(file)
+            table.writerow(names)
+            yield lambda row: table.writerow([row[name] for name in names])
+        else:
+            yield lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")

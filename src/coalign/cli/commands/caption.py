@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ from coalign.arguments import (
     shows_progress,
 )
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, answer, new_file
+from coalign.cli.output import Json, answer, new_file, not_the_data
 from coalign.errors import InputError
 
 HELP = Help("a trained run", "RUN IMAGE ...", "captions of pictures, by a blip or coca", 25)
@@ -53,7 +55,7 @@ def command(
     """
     from coalign.data.core.samples import Sample, Where
     from coalign.data.pairs.sources import open_source
-    from coalign.evaluation.captions import Writer, file_of, in_batches, write_rows
+    from coalign.evaluation.captions import Writer, file_of, in_batches, named, rows_file, samples_of
     from coalign.progress import with_progress
 
     if bool(pictures) == (data is not None):
@@ -63,25 +65,29 @@ def command(
         raise InputError(f"{missing[0]}: no such picture")
     if out is not None:
         new_file(out, overwrite, (".jsonl", ".csv"))
+        for given in (*pictures, *([] if data is None else [data])):
+            not_the_data(out, given)
     options: dict[str, Any] = {} if vocab is None else {"vocab": vocab}
     loaded = load_run(run, system, **options)
     writer = Writer(loaded, writing)
     if data is not None:
         source = open_source(data, images=images, split=split).grouped()
-        samples, count = (source[index] for index in range(len(source))), len(source)
+        samples, count = samples_of(source), len(source)
     else:
-        named = enumerate(pictures, 1)
-        samples, count = (Sample(path, (), n, Where(str(path), n)) for n, path in named), len(pictures)
-    rows: list[dict[str, str]] = []
-    batches = in_batches(loaded, samples, batch_size)
-    for part, seen in with_progress(batches, "captioning", -(-count // batch_size), shows_progress()):
-        texts = writer.write(seen)
-        rows += [{"image": file_of(s.image), "text": text} for s, text in zip(part, texts, strict=True)]
-    if not rows:
-        raise InputError(f"{data or pictures[0]}: no picture can be read")
+        listed = enumerate(pictures, 1)
+        samples, count = (Sample(path, (), n, Where(str(path), n)) for n, path in listed), len(pictures)
+    rows: list[Mapping[str, str]] = []
+    done = 0
+    batches = in_batches(loaded, named(samples), batch_size)
+    with nullcontext(rows.append) if out is None else rows_file(out, ("image", "text")) as write:
+        for part, seen in with_progress(batches, "captioning", -(-count // batch_size), shows_progress()):
+            for sample, text in zip(part, writer.write(seen), strict=True):
+                write({"image": file_of(sample.image), "text": text})
+            done += len(part)
+        if not done:
+            raise InputError(f"{data or pictures[0]}: no picture can be read")
     if out is not None:
-        write_rows(out, rows)
-        answer(json, {"out": str(out), "captions": len(rows)}, f"{len(rows)} captions: {out}")
+        answer(json, {"out": str(out), "captions": done}, f"{done} captions: {out}")
     else:
         answer(json, {"captions": rows}, "\n".join(f"{row['image']}  {row['text']}" for row in rows))
     return 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from coalign.arguments import DRAWN, OptionalPath, Pairs, RunFolder, Switch, Writing, load_run, shows_progress
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, answer, new_file
+from coalign.cli.output import Json, answer, new_file, not_the_data
 from coalign.errors import InputError
 
 HELP = Help("your own data", "RUN --data PAIRS --out FILE", "noisy pairs without what does not match", 42)
@@ -40,7 +41,7 @@ def command(
         overwrite: Replace the files if they exist.
         batch_size: Pictures at a time.
     """
-    from coalign.evaluation.captions import Writer, judge, write_rows
+    from coalign.evaluation.captions import Writer, judge, rows_file
     from coalign.progress import with_progress
 
     if not 0 <= threshold <= 1:
@@ -48,8 +49,7 @@ def command(
     for file in (out, dropped):
         if file is not None:
             new_file(file, overwrite, (".jsonl", ".csv"))
-            if Path(pairs.data).exists() and file.resolve() == Path(pairs.data).resolve():
-                raise InputError(f"{file}: is the data itself, which is never overwritten; give another name")
+            not_the_data(file, pairs.data)
     if dropped is not None and dropped.resolve() == out.resolve():
         raise InputError(f"{out}: --out and --dropped are the same file; give two names")
     loaded = load_run(run)
@@ -58,15 +58,20 @@ def command(
     judged = with_progress(
         judge(loaded, source, writer, batch_size), "judging", -(-len(source) // batch_size), shows_progress()
     )
-    found = [pair for part in judged for pair in part]
-    kept = [pair for pair in found if pair.score >= threshold]
-    if not found:
-        raise InputError(f"{pairs.data}: no picture can be read")
-    write_rows(out, [pair.row() for pair in kept])
-    if dropped is not None:
-        write_rows(dropped, [pair.row() for pair in found if pair.score < threshold])
-    counts = {f"{name}, {origin}": sum(pair.origin == origin for pair in some)
-              for name, some in (("kept", kept), ("seen", found)) for origin in ("data", "model")}  # fmt: skip
+    names = ("image", "text", "origin", "score")
+    counts = {f"{name}, {origin}": 0 for name in ("kept", "seen") for origin in ("data", "model")}
+    with ExitStack() as files:
+        write = files.enter_context(rows_file(out, names))
+        leave = None if dropped is None else files.enter_context(rows_file(dropped, names))
+        for pair in (pair for part in judged for pair in part):
+            counts[f"seen, {pair.origin}"] += 1
+            if pair.score >= threshold:
+                counts[f"kept, {pair.origin}"] += 1
+                write(pair.row())
+            elif leave is not None:
+                leave(pair.row())
+        if not any(counts.values()):
+            raise InputError(f"{pairs.data}: no picture with a text can be read")
     words = f"kept {counts['kept, data']} of {counts['seen, data']} texts of the data"
     if writer is not None:
         words += f" and {counts['kept, model']} of {counts['seen, model']} captions"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from coalign.arguments import SEARCHED, Pairs, RunFolder, Writing, load_run, shows_progress
 from coalign.errors import InputError
-from coalign.evaluation.captions import Writer, in_batches
+from coalign.evaluation.captions import Writer, in_batches, samples_of
 from coalign.evaluation.result import TaskResult
 from coalign.metrics.captions import cider
 from coalign.progress import with_progress
@@ -35,7 +35,7 @@ class Evaluate:
         writer, source = Writer(loaded, self.writing), self.pairs.open(prefer="test").grouped()
         captions: list[str] = []
         references: list[tuple[str, ...]] = []
-        batches = in_batches(loaded, (source[index] for index in range(len(source))), self.batch_size)
+        batches = in_batches(loaded, samples_of(source), self.batch_size)
         steps = -(-len(source) // self.batch_size)
         for part, images in with_progress(batches, "captioning", steps, shows_progress()):
             captions += writer.write(images)
