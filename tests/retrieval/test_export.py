@@ -1,5 +1,6 @@
 """Exported towers: the same vectors as the model's, from ONNX Runtime and from torch's programs, packed or padded."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,12 @@ def test_what_an_exported_tower_cannot_do_is_said(loaded, towers, tmp_path):
         OnnxTower(tmp_path / "other.onnx")
     with pytest.raises(InputError, match="not trained"):
         OnnxModel(loaded.spec, towers).losses(coalign.prepare(loaded, texts=WORDS))
+    onnx = pytest.importorskip("onnx")
+    foreign = onnx.load(towers["image"].path)
+    onnx.helper.set_model_props(foreign, {"coalign": "{}"})
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(InputError, match="is no tower"):
+        OnnxTower(tmp_path / "foreign.onnx")
 
 
 def test_a_model_that_compares_by_products_is_refused(loaded, tmp_path, monkeypatch):
@@ -70,6 +77,16 @@ def test_a_model_that_compares_by_products_is_refused(loaded, tmp_path, monkeypa
     with pytest.raises(InputError, match="of any length"):
         OnnxModel.of(loaded, [])
     assert not list(tmp_path.iterdir())
+
+
+def test_towers_of_other_weights_are_refused(loaded, towers):
+    files = [towers["image"].path, towers["text"].path]
+    assert not list(OnnxModel.of(loaded, files).parameters())
+    changed = replace(loaded, model=copy.deepcopy(loaded.model))
+    with torch.no_grad():
+        next(changed.model.parameters()).add_(1e-3)
+    with pytest.raises(InputError, match=r"image.onnx: was exported from other weights"):
+        OnnxModel.of(changed, files)
 
 
 def test_a_torch_program_is_held_against_the_model(loaded, tmp_path, monkeypatch):

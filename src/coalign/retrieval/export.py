@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +86,15 @@ def padded_text(text: Text, length: int, batch_size: int) -> dict[str, Tensor]:
     return {"ids": torch.cat([ids, ids[:1].expand(more, -1)]), "mask": torch.cat([mask, mask[:1].expand(more, -1)])}
 
 
+def weights_digest(model: Any) -> str:
+    """A model's parameters and buffers, with their names, in 32 hexadecimal digits (BLAKE2b)."""
+    found = blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 @torch.no_grad()
 def export(loaded: Loaded, part: Part, out: Path, batch_size: int = 1, length: int | None = None) -> float:
     """Writes the tower of a modality as .onnx or .pt2; returns the largest difference from the model's own vectors.
@@ -98,15 +108,16 @@ def export(loaded: Loaded, part: Part, out: Path, batch_size: int = 1, length: i
     tower = Tower(loaded.model.eval().cpu(), part)
     wanted = tower(*given.values())
     program: Any = torch.export.export(tower, tuple(given.values()), strict=False)
+    shapes = {name: list(tensor.shape) for name, tensor in given.items()}
+    about = json.dumps({"part": part, "shapes": shapes, "weights": weights_digest(loaded.model)})
     with replacing(out) as path:
         if out.suffix == ".pt2":
-            torch.export.save(program, path)
+            torch.export.save(program, path, extra_files={"coalign": about})
             found: Tensor = torch.export.load(path).module()(*given.values())
         elif out.suffix == ".onnx":
             written: Any = torch.onnx.export(program, input_names=list(given), output_names=["vectors"])
             proto: Any = written.model_proto
-            about = {"part": part, "shapes": {name: list(tensor.shape) for name, tensor in given.items()}}
-            onnx.helper.set_model_props(proto, {"coalign": json.dumps(about)})
+            onnx.helper.set_model_props(proto, {"coalign": about})
             path.write_bytes(proto.SerializeToString())
             found = OnnxTower(path).run(given)
         else:
@@ -128,15 +139,17 @@ class OnnxTower:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
+        self.path = path
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             about = json.loads(self._session.get_modelmeta().custom_metadata_map["coalign"])
+            self.part: Part = about["part"]
+            self.shapes: dict[str, list[int]] = about["shapes"]
+            self.weights: str | None = about.get("weights")  # of none that was exported before digests were kept
         except Exception as error:  # the library raises classes of its own
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: is no tower that coalign export wrote ({error})") from error
-        self.part: Part = about["part"]
-        self.shapes: dict[str, list[int]] = about["shapes"]
 
     @property
     def batch_size(self) -> int:
@@ -156,10 +169,21 @@ class OnnxModel(Model):
 
     @classmethod
     def of(cls, loaded: Loaded, files: Sequence[Path]) -> OnnxModel:
-        """The towers in these files, which `export` wrote. Errors: `InputError` where the model's similarity is no
-        cosine."""
+        """The towers in these files, which `export` wrote of this model.
+
+        Raises:
+            InputError: The model's similarity is no cosine; a tower is of other weights.
+        """
         _check_unit(loaded.model)
-        return cls(loaded.spec, {tower.part: tower for tower in map(OnnxTower, files)})
+        towers = {file: OnnxTower(file) for file in files}
+        weights = weights_digest(loaded.model)
+        for file, tower in towers.items():
+            if tower.weights not in (None, weights):
+                raise InputError(
+                    f"{file}: was exported from other weights than those of {loaded.source}, such as before more "
+                    f"training; export it again: coalign export RUN {file} --part {tower.part} --overwrite"
+                )
+        return cls(loaded.spec, {tower.part: tower for tower in towers.values()})
 
     @property
     def input_spec(self) -> InputSpec:
