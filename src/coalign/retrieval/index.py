@@ -7,7 +7,7 @@ continued. Search is exact unless an approximate index is built and asked for.
 
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isqrt
@@ -30,6 +30,8 @@ pa = optional("pyarrow")
 pq = optional("pyarrow.parquet")
 
 TABLE = "items"
+JOINED = "joined.json"
+"""The file that says of an index of joined parts how many rows they have, and what they were (`parts.py`)."""
 SIMILARITY = "similarity"
 COLUMNS = ["row", "modality", "text", "image", "thumbnail", "meta"]
 LARGE, REBUILT = 100_000, 1.5
@@ -86,7 +88,8 @@ class Index:
         kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
         schema = schema_of(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
-        (path / APPROXIMATE).unlink(missing_ok=True)
+        for name in (APPROXIMATE, JOINED):
+            (path / name).unlink(missing_ok=True)
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
     def finish(self) -> None:
@@ -136,14 +139,14 @@ class Index:
 
     @staticmethod
     @contextmanager
-    def writing(path: str | Path) -> Generator[None]:
-        """Keeps other processes from adding to the index in a folder meanwhile.
+    def writing(path: str | Path, wait: bool = False) -> Generator[None]:
+        """Keeps other processes from adding to the index in a folder meanwhile; with `wait` the others are waited for.
 
         Raises:
             InputError: Another one does; the folder holds something that is no index.
         """
         _refuse_others(Path(path))
-        with locked(Path(path), "is indexing"):
+        with locked(Path(path), "is indexing", wait):
             yield
 
     def __len__(self) -> int:
@@ -183,8 +186,9 @@ class Index:
         self._table.add(pa.Table.from_arrays(columns, schema=schema_of(self.width)))
         known.update(key_of(entry) for entry in entries)
 
-    def append_files(self, files: Sequence[Path]) -> None:
-        """Adds the rows of tables of vectors (`vector_table` with thumbnails), file after file, by one commit."""
+    def append_files(self, files: Sequence[Path], read: Callable[[int], object] | None = None) -> None:
+        """Adds the rows of tables of vectors (`vector_table` with thumbnails), file after file, by one commit; `read`
+        gets their number before it."""
         schema, first = schema_of(self.width), self.count()
 
         def batches() -> Iterator[Any]:
@@ -199,6 +203,8 @@ class Index:
                         vectors = checked(flat.view(-1, self.width), self.similarity)
                         columns = [rows, *(kept.column(name) for name in schema.names[1:-1]), _lists(vectors)]
                         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+            if read is not None:
+                read(row - first)
 
         self._table.add(pa.RecordBatchReader.from_batches(schema, batches()))
         self._keys.clear()
@@ -309,9 +315,10 @@ def _lists(vectors: Tensor) -> Any:
 
 def _refuse_others(path: Path) -> None:
     """Refuses a folder that holds something else than an index, or a file."""
-    if _holds_index(path) or not path.exists():
+    if not path.exists():
         return
-    if not path.is_dir() or any(file.name != ".lock" for file in path.iterdir()):
+    others = not path.is_dir() or any(file.name != ".lock" for file in path.iterdir())
+    if others and not _holds_index(path):  # asked last: another process may be making the index now
         raise InputError(f"{path} exists and is not an index; give a path that is new or empty")
 
 

@@ -67,10 +67,12 @@ def table_schema(width: int, thumbnails: bool = False) -> Any:
     return pa.schema([*strings, *pictures, pa.field("vector", pa.list_(pa.float32(), width))])
 
 
-def join_tables(path: Path, parts: Sequence[Path]) -> int:
-    """The tables of vectors end to end as one, without their thumbnails; returns the number of its rows."""
+def join_tables(path: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> int:
+    """The tables of vectors end to end as one that keeps `about` (JSON) and no thumbnails; returns its rows' number."""
     names = ["modality", "text", "image", "meta", "vector"]
-    schema = pa.schema([pq.read_schema(parts[0]).field(name) for name in names])
+    schema = pa.schema(
+        [pq.read_schema(parts[0]).field(name) for name in names], {ABOUT: json.dumps(dict(about)).encode()}
+    )
     rows = 0
     with replacing(path) as whole, pq.ParquetWriter(whole, schema) as writer:
         for part in parts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ from safetensors.torch import save_file
 
 import coalign
 from coalign.cli.main import main
+from coalign.data.core.samples import Sample, Where
+from coalign.data.images.decode import BadSample
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.captions import judge, rows_file
 from coalign.metrics.captions import cider
 from coalign.models.blip.model import Blip
 from coalign.models.blip.trunk import BlipConfig, text_tower
@@ -129,12 +134,45 @@ def test_what_cannot_be_done_is_said(run: Path, pictures: Path, tmp_path: Path, 
             "no matching head",
         ),
         (["filter", str(run), "--data", data, "--out", data, "--overwrite"], "is the data itself"),
+        (["caption", str(run), "--data", data, "--out", data, "--overwrite"], "is the data itself"),
         (["filter", str(run), "--data", data, "--out", str(tmp_path / "a.txt")], "should end in"),
         (["filter", str(run), "--data", data, "--out", str(tmp_path / "a.csv"), "--threshold", "2"], "from 0 to 1"),
     ):
         assert status(words) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_lists_are_read_as_they_were_written(tmp_path: Path, ending: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    texts = ["@ann: hello", "=1+1", "+ and -", "-1", "'quoted", 'a, "b"']
+    out = tmp_path / f"out.{ending}"
+    with rows_file(out, ("image", "text")) as write:
+        for text in texts:
+            write({"image": str(tmp_path / "a.png"), "text": text})
+        assert not out.exists()
+    source = open_source(out)
+    assert [source[n].texts for n in range(len(source))] == [(text,) for text in texts]
+
+
+def test_what_cannot_be_read_or_named_does_not_end_a_long_run(
+    run: Path, pictures: Path, tmp_path: Path, capsys
+) -> None:
+    class Rows(list[Sample]):
+        def __getitem__(self, index: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]
+            if index == 0:
+                raise BadSample("row 1: a damaged page", "t.parquet")
+            return super().__getitem__(index)
+
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(pictures / "red.png", odd)
+    files = [odd, odd, pictures / "red.png", pictures / "blue.png"]
+    rows = Rows(Sample(file, (said("red"),) if n < 3 else (), n, Where("t", n)) for n, file in enumerate(files))
+    found = [pair for part in judge(coalign.load(run), rows, None, 1) for pair in part]  # pyright: ignore[reportArgumentType]
+    assert [(Path(pair.image).name, pair.text) for pair in found] == [("red.png", said("red"))]
+    err = capsys.readouterr().err
+    assert "t.parquet: row 1: a damaged page; left out" in err and "is no text in UTF-8; left out" in err
 
 
 def test_captions_are_measured(run: Path, pictures: Path) -> None:
@@ -165,3 +203,19 @@ def test_cider_is_the_formula() -> None:
         cider(["a", "b"], [["a"], []])
     with pytest.raises(InputError, match="1 captions of 2 pictures"):
         cider(["a"], references)
+
+
+def test_a_model_of_a_hub_is_indexed_where_out_says(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("lancedb")
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub"), "snapshot_download", lambda *_, **__: str(run))
+    given = ["hf://ann/blip", "--data", str(pictures / "right.jsonl")]
+    assert status(["index", *given]) == 2 and "--out FOLDER" in capsys.readouterr().err
+    assert status(["index", *given, "--out", str(tmp_path / "index")]) == 0
+    assert status(["embed", *given, "--out", str(tmp_path / "t.parquet"), "--part", "0/1"]) == 0
+    assert status(["embed", *given, "--out", str(tmp_path / "t.parquet"), "--part", "0/1"]) == 0  # it is there
+    assert capsys.readouterr().out.count("12 rows: ") == 2
+    assert status(["embed", *given, "--out", str(tmp_path / "t.parquet")]) == 2
+    assert status(["push", "hf://ann/blip", "ann/other", "--licence", "mit"]) == 2
+    assert "is on a hub already" in capsys.readouterr().err

@@ -49,26 +49,30 @@ def command(
             default each process of torchrun has its part.
         onnx: Towers of `coalign export RUN FILE`, of image and text, that compute in the model's place.
     """
+    from coalign.checkpoints.hub import local_folder
     from coalign.data.core.parts import Part
     from coalign.retrieval.embed import vector_width
     from coalign.retrieval.search import embed_pairs
     from coalign.retrieval.vector_table import vector_table
 
-    new_file(out, overwrite, (".parquet",))
+    chosen = Part.chosen(part)
+    new_file(out, overwrite or chosen is not None, (".parquet",))  # another process may have joined
     loaded = load_run(run, half=not onnx)
     if onnx:
         from coalign.retrieval.export import OnnxModel
 
         loaded = replace(loaded, model=OnnxModel.of(loaded, onnx))
     source = pairs.open()
-    if (chosen := Part.chosen(part)) is not None:
+    if chosen is not None:
         from coalign.retrieval.parts import Parts
 
-        parts = Parts.beside(out, run, source)
+        parts = Parts.beside(out, local_folder(run), source)
+        if out.exists() and not overwrite:
+            parts.check(out)
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": True}
         added = parts.embed(loaded, source, chosen, overwrite=overwrite, **options)
         there = len(parts.there(chosen))
-        rows = parts.join_table(out, chosen) if there == chosen.of else None
+        rows = parts.join_table(out, chosen, overwrite=overwrite) if there == chosen.of else None
         words = f"{rows} rows: {out}" if rows else f"{there} of {chosen.of} parts are there: {parts.folder}"
         answer(json, {"out": str(out), **added, "parts": there, "rows": rows}, words)
         return 0

@@ -8,6 +8,7 @@ from typing import Any
 from coalign.arguments import OptionalFloat, OptionalName, OptionalPath, Pairs, RunFolder, Switch, load_run, say
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, answer
+from coalign.errors import InputError
 
 HELP = Help("a trained run", "RUN --data PAIRS", "embed a corpus and make it searchable", 10)
 
@@ -36,11 +37,14 @@ def command(
             By default each process of torchrun has its part.
         step: Of videos: seconds from one clip's beginning to the next. By default half a clip's length.
     """
+    from coalign.checkpoints.hub import local_folder
     from coalign.data.core.parts import Part
     from coalign.retrieval.search import index_pairs
 
-    loaded = load_run(run, half=True)
+    if out is None and str(run).startswith("hf:/"):
+        raise InputError(f"{run}: is on a hub, where no index is kept; name a folder for it: --out FOLDER")
     path = out or run / "index"
+    loaded, run = load_run(run, half=True), local_folder(run)
     if loaded.spec.video is not None:
         return _videos(run, loaded, Path(pairs.data), path, step, overwrite, max(batch_size // 8, 1), json)
     if (chosen := Part.chosen(part)) is not None:
@@ -78,7 +82,8 @@ def _part(
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": True}
     added = parts.embed(loaded, source, part, overwrite=overwrite, **options)
     there = len(parts.there(part))
-    rows = parts.join_index(path, vector_width(loaded), part) if there == part.of else None
+    whole = there == part.of
+    rows = parts.join_index(path, vector_width(loaded), part, overwrite=overwrite) if whole else None
     words = f"{added['image']} images and {added['text']} texts; {there} of {part.of} parts are there: {parts.folder}"
     words = words if rows is None else f"{rows} rows joined from {part.of} parts: {path}"
     answer(json, {"index": str(path), **added, "parts": there, "rows": rows}, words)

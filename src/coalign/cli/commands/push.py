@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from coalign.arguments import OptionalName, RunFolder, Switch
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, answer
+from coalign.errors import InputError
 
 HELP = Help("a trained run", "RUN USER/NAME", "to a Hugging Face hub, with a card written from the run", 60)
 
@@ -41,6 +42,8 @@ def command(
     from coalign.checkpoints.hub import push_folder
     from coalign.evaluation.card import staged
 
+    if str(run).startswith("hf:/"):
+        raise InputError(f"{run}: is on a hub already; give the folder of a run")
     with staged(run, name, licence, trained_on, show, run / "push" if dry_run else None) as folder:
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         pinned = None if dry_run else push_folder(name, folder, f"coalign push {run.name}", private, revision)

@@ -39,6 +39,7 @@ def command(
     """
     import uvicorn
 
+    from coalign.checkpoints.hub import local_folder
     from coalign.data.regions.files import open_regions
     from coalign.serve.app import app
     from coalign.serve.security import is_loopback
@@ -50,6 +51,7 @@ def command(
         token = secrets.token_urlsafe(24)
     if token is not None and len(token) < 8:
         raise InputError("--token has fewer than 8 characters; give a longer one")
+    runs = tuple(map(local_folder, runs))
     reads_streams = [bool(run_config(run).get("series")) for run in runs]
     served = app(
         runs,
