@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_model
 
 import coalign
+from coalign.checkpoints.hub import push_folder
 from coalign.cli.main import main
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -34,6 +35,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.private: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -72,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             said = json.loads(body)
             name = f"{said['organization']}/{said['name']}" if said.get("organization") else said["name"]
             known, there = name in self.server.repositories, f"{self.server.address}/{name}"
+            if not known and (said.get("private") or said.get("visibility") == "private"):
+                self.server.private.add(name)
             self.server.repositories.setdefault(name, [])
             return self.reply({"url": there, "id": name, "error": "exists" * known}, 409 if known else 200)
         if path == "/api/validate-yaml":
@@ -144,7 +148,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply([{"type": "file", "path": p, "size": len(d), "oid": "0"} for p, d in found[1].items()])
         files = [{"rfilename": path} for path in found[1]]
         return self.reply(
-            {"id": name, "modelId": name, "sha": found[0], "siblings": files, "tags": [], "private": False}
+            {
+                "id": name,
+                "modelId": name,
+                "sha": found[0],
+                "siblings": files,
+                "tags": [],
+                "private": name in self.server.private,
+            }
         )
 
     def resolve(self, commits: list[Any], revision: str, file: str) -> None:
@@ -270,3 +281,15 @@ def test_only_what_holds_no_code_is_fetched(hub, run, tmp_path):
     coalign.load("hf://ann/small")
     fetched = [line for line in hub.asked if "/resolve/" in line]
     assert fetched and not any(line.endswith((".bin", ".pt", ".md", ".png")) for line in fetched)
+
+
+def test_what_is_to_be_private_is_not_pushed_where_everybody_reads_it(hub, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    hub.repositories["ann/shown"] = []
+    with pytest.raises(InputError, match=r"ann/shown: exists already and is public; nothing is uploaded"):
+        push_folder("ann/shown", tmp_path / "model", "first", private=True)
+    assert hub.repositories["ann/shown"] == [] and not hub.objects
+    push_folder("ann/own", tmp_path / "model", "first", private=True)
+    push_folder("ann/own", tmp_path / "model", "second", private=True)
+    assert hub.private == {"ann/own"} and "config.json" in hub.repositories["ann/own"][-1][1]

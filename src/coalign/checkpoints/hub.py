@@ -43,13 +43,19 @@ def push_folder(name: str, folder: Path, message: str, private: bool, revision: 
     the revision that pins them.
 
     Raises:
-        InputError: The name is not of the form user/name; the hub cannot be reached or refuses.
+        InputError: The name is not of the form user/name; the hub cannot be reached or refuses; with `private` the
+            repository is there and is public.
     """
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
         raise InputError(f"{name}: the name of a model is user/name")
     with _Hub(f"hf://{name}"):
         client: Any = hub.HfApi(endpoint=_endpoint(), library_name="coalign")
         client.create_repo(name, private=private, exist_ok=True)
+        if private and not client.repo_info(name).private:  # one that was there stays as public as it was
+            raise InputError(
+                f"{name}: exists already and is public; nothing is uploaded. Make it private on the hub, give another "
+                "name, or leave out --private"
+            )
         done = client.upload_folder(repo_id=name, folder_path=folder, commit_message=message, revision=revision)
     return str(done.oid)
 
