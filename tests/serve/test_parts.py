@@ -4,7 +4,8 @@ import asyncio
 import json
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from coalign.serve.calibration import Calibration, calibrate
 from coalign.serve.gallery import IndexGallery
 from coalign.serve.marks import Marks, marked_table
 from coalign.serve.sessions import best_first
-from coalign.serve.study import findings_of
+from coalign.serve.study import Studies, findings_of
 from coalign.serve.worker import Busy, Worker
 
 
@@ -213,3 +214,25 @@ def test_built_pages_name_nothing_outside():
         text = path.read_text()
         addresses = set(re.findall(r"https?://[\w./-]+", text)) - {"http://www.w3.org/2000/svg"}
         assert all(a.startswith("http://www.w3.org/") for a in addresses), (path.name, addresses)
+
+
+def test_studies_go_on_with_a_new_process_when_theirs_died():
+    class Dead(ThreadPoolExecutor):
+        """A pool whose process dies at its first job."""
+
+        def submit(self, function, /, *arguments, **named):
+            if getattr(self, "died", False):
+                raise BrokenProcessPool("its process died")
+            self.died = True
+            job = Future()
+            job.set_exception(BrokenProcessPool("its process died"))
+            return job
+
+    pools = [Dead(1), ThreadPoolExecutor(1)]
+    studies = Studies(lambda: pools.pop(0))
+    assert studies.start(("a",), int).exception() is not None
+    assert studies.start(("b",), int, "3").result() == 3  # in a new process
+    assert studies.start(("a",), int, "4").result() == 4  # which may have died for another's sake
+    failed = studies.start(("c",), int, "x")
+    assert isinstance(failed.exception(), ValueError) and studies.start(("c",), int, "5") is failed
+    assert studies.start(("c",), int, "5", again=True).result() == 5

@@ -6,8 +6,9 @@ Both take long and hold the interpreter, so they run in a process of their own.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from functools import cached_property
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -35,6 +36,8 @@ SAMPLE = 20_000
 """Vectors that UMAP lays out; the others are put among them."""
 FEW = 20
 """Vectors below which a map is of principal components."""
+TRIES = 2
+"""How often a study is begun whose process dies."""
 MOST_PAIRS = 4_000
 """Pairs that findings are looked for in."""
 
@@ -168,16 +171,31 @@ class Studies:
         self._make = pool
         self._pool: Executor | None = None
         self._jobs: dict[tuple[Any, ...], Future[Any]] = {}
+        self._begun: Counter[tuple[Any, ...]] = Counter()
         self._lock = threading.Lock()
 
-    def start(self, key: tuple[Any, ...], function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """The job of that key, begun if it has not been."""
+    def start(
+        self, key: tuple[Any, ...], function: Callable[..., T], *arguments: Any, again: bool = False
+    ) -> Future[T]:
+        """The job of that key, begun if it has not been; with `again` also if it failed. One whose process died, which
+        another job may have ended, is begun anew `TRIES` times at most."""
         with self._lock:
-            if key not in self._jobs:
-                if self._pool is None:
-                    self._pool = self._make()
-                self._jobs[key] = self._pool.submit(function, *arguments)
-            return self._jobs[key]
+            job = self._jobs.get(key)
+            error = job.exception() if job is not None and job.done() and not job.cancelled() else None
+            died = isinstance(error, BrokenExecutor) and self._begun[key] < TRIES
+            if job is None or died or (again and error is not None):
+                self._begun[key] += 1
+                job = self._jobs[key] = self._submit(function, *arguments)
+            return job
+
+    def _submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        if self._pool is not None:
+            try:
+                return self._pool.submit(function, *arguments)
+            except BrokenExecutor:  # its process died, such as for want of memory
+                self._pool.shutdown(wait=False)
+        self._pool = self._make()
+        return self._pool.submit(function, *arguments)
 
     def job(self, key: tuple[Any, ...]) -> Future[Any] | None:
         return self._jobs.get(key)
