@@ -7,7 +7,9 @@ import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 
 import coalign
 from coalign.cli.main import main
-from coalign.data.core.samples import Sample, Where
+from coalign.data.core.samples import Ids, Sample, Source, Where
 from coalign.data.images.decode import BadSample
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
@@ -159,17 +161,27 @@ def test_lists_are_read_as_they_were_written(tmp_path: Path, ending: str) -> Non
 def test_what_cannot_be_read_or_named_does_not_end_a_long_run(
     run: Path, pictures: Path, tmp_path: Path, capsys
 ) -> None:
-    class Rows(list[Sample]):
-        def __getitem__(self, index: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]
+    class Rows(Source):
+        def __init__(self, rows: list[Sample]) -> None:
+            self.rows = rows
+
+        @property
+        def ids(self) -> Ids:
+            return np.arange(len(self.rows))
+
+        def __len__(self) -> int:
+            return len(self.rows)
+
+        def __getitem__(self, index: int) -> Sample:
             if index == 0:
                 raise BadSample("row 1: a damaged page", "t.parquet")
-            return super().__getitem__(index)
+            return self.rows[index]
 
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     shutil.copy(pictures / "red.png", odd)
     files = [odd, odd, pictures / "red.png", pictures / "blue.png"]
-    rows = Rows(Sample(file, (said("red"),) if n < 3 else (), n, Where("t", n)) for n, file in enumerate(files))
-    found = [pair for part in judge(coalign.load(run), rows, None, 1) for pair in part]  # pyright: ignore[reportArgumentType]
+    rows = Rows([Sample(file, (said("red"),) if n < 3 else (), n, Where("t", n)) for n, file in enumerate(files)])
+    found = [pair for part in judge(coalign.load(run), rows, None, 1) for pair in part]
     assert [(Path(pair.image).name, pair.text) for pair in found] == [("red.png", said("red"))]
     err = capsys.readouterr().err
     assert "t.parquet: row 1: a damaged page; left out" in err and "is no text in UTF-8; left out" in err
@@ -209,7 +221,7 @@ def test_a_model_of_a_hub_is_indexed_where_out_says(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     pytest.importorskip("lancedb")
-    monkeypatch.setattr(pytest.importorskip("huggingface_hub"), "snapshot_download", lambda *_, **__: str(run))
+    monkeypatch.setattr("coalign.checkpoints.hub.hub", SimpleNamespace(snapshot_download=lambda *_, **__: str(run)))
     given = ["hf://ann/blip", "--data", str(pictures / "right.jsonl")]
     assert status(["index", *given]) == 2 and "--out FOLDER" in capsys.readouterr().err
     assert status(["index", *given, "--out", str(tmp_path / "index")]) == 0
