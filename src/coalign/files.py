@@ -16,11 +16,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import IO, Any, Literal, ParamSpec, TypeVar
 
 from coalign.errors import InputError
 
@@ -131,10 +131,12 @@ def _reason(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------------------- writing
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """A temporary name beside `path`. What is written there is synchronised and takes the place of `path` if the block
-    succeeds; a reader, or a crash at any moment, finds the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(path)
+    """A temporary name, in a folder beside `path`, where libraries may have temporary files of their own. What is
+    written there is synchronised and takes the place of `path` if the block succeeds; a reader, or a crash at any
+    moment, finds the old content or the new one."""
+    folder = _beside(path)
+    folder.mkdir(parents=True)
+    part = folder / path.name
     try:
         yield part
         _share(part)
@@ -142,13 +144,16 @@ def replacing(path: Path) -> Generator[Path]:
         part.replace(path)
         sync(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _beside(path: Path) -> Path:
     """A temporary name that no other process has, be it of another container, whose number may be the same."""
-    host = re.sub(r"[^\w-]", "-", platform.node())[:20]
-    return path.with_name(f".part.{host}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}")
+    return path.with_name(f".part.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}")
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node())[:20] or "host"
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -211,9 +216,11 @@ def _share(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def remove_parts(folder: Path) -> None:
-    """Removes what killed processes left half written in a folder; for whoever holds its lock."""
-    for part in [*folder.glob(".part.*"), *folder.glob(".*.part")]:
+def remove_parts(folder: Path, *, own: bool = False, of: str = "") -> None:
+    """Removes what killed processes, or those of this machine (`own`), left half written in a folder, of files of any
+    name or of one; for whoever holds the folder's lock."""
+    found = folder.glob(f".part.{_host() + '.' if own else ''}*{of}")
+    for part in [*found, *([] if own or of else folder.glob(".*.part"))]:
         shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
 
 
@@ -238,12 +245,31 @@ def locked(folder: Path, held: str, wait: bool = False) -> Generator[IO[Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
-            import fcntl
-        except ImportError:  # Windows: no lock
-            yield file
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(file, "EX" if wait else "EX now")
         except OSError as error:
             raise InputError(f"{folder}: another process {held} in this folder") from error
         yield file
+
+
+@contextmanager
+def shared(folder: Path) -> Generator[None]:
+    """Several processes write other files into a folder meanwhile, by its file `.shared`. The first of a host removes
+    what killed ones of that host left half written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".shared").open("w") as file:
+        with suppress(OSError):  # others are at work, or the file system has no locks
+            if _lock(file, "EX now"):
+                remove_parts(folder, own=True)
+        with suppress(OSError):
+            _lock(file, "SH")
+        yield
+
+
+def _lock(file: IO[Any], how: Literal["EX", "EX now", "SH"]) -> bool:
+    """Locks an open file, alone (EX) or with others (SH). False where there are no locks: on Windows."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_SH if how == "SH" else fcntl.LOCK_EX | (fcntl.LOCK_NB if how == "EX now" else 0))
+    return True

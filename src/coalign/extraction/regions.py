@@ -25,7 +25,7 @@ from coalign.data.questions.pictures import image_of, picture_files
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
-from coalign.files import locked, read_json, replace_file
+from coalign.files import locked, read_json, replace_file, shared
 
 SETTINGS = "regions.json"
 BROKEN = 0.1
@@ -79,6 +79,10 @@ class Extract:
             raise InputError("--most, --shard and --batch-size must be at least 1")
         pictures = self._pictures()
         self._begin([id for id, _ in pictures])
+        with shared(self.out):
+            self._extract(pictures)
+
+    def _extract(self, pictures: Sequence[tuple[str, ImageLike]]) -> None:
         quarantine, network = Quarantine(self.out / "quarantine.jsonl"), self._network()
         shards = [pictures[start : start + self.shard] for start in range(0, len(pictures), self.shard)]
         console, hidden = Console(stderr=True), not sys.stderr.isatty()

@@ -18,7 +18,7 @@ from coalign.data.core.samples import Source
 from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.extras import optional
-from coalign.files import guarded, locked, read_json, replace_file
+from coalign.files import guarded, locked, read_json, remove_parts, replace_file, shared
 from coalign.retrieval.embed import vector_width
 from coalign.retrieval.index import ABOUT, JOINED, Index
 from coalign.retrieval.search import about_index, embed_pairs
@@ -53,7 +53,8 @@ class Parts:
         if file.exists() and not overwrite:
             self.check(file)
             return {"image": 0, "text": 0}
-        with vector_table(file, vector_width(loaded), thumbnails=True, about=self.about) as table:
+        width = vector_width(loaded)
+        with shared(self.folder), vector_table(file, width, thumbnails=True, about=self.about) as table:
             added = embed_pairs(loaded, part.source(source.grouped()), table, **options)
         return {"image": added["image"], "text": added["text"]}
 
@@ -108,6 +109,7 @@ class Parts:
             InputError: A part is missing; there is another table, and `overwrite` does not say to replace it.
         """
         with locked(self.folder, "is joining", wait=True):
+            remove_parts(path.parent, own=True, of=f".{path.name}")
             if path.exists() and not overwrite:
                 self.check(path)
                 return pq.read_metadata(path).num_rows

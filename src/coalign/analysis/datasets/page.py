@@ -9,7 +9,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,19 @@ from coalign.analysis.datasets.sections import picture, sections_of
 from coalign.analysis.datasets.series import SeriesStatistics
 from coalign.data.images.pictures import write_text
 from coalign.errors import InputError
-from coalign.files import replacing
+from coalign.files import locked, remove_parts, replacing
 
 HOVER = 56  # longer side in pixels of a picture that is shown with a point of a map
+
+
+@contextmanager
+def report_folder(folder: Path) -> Generator[Path]:
+    """The folder in it for what encoders give, while no other process analyses into `folder` (else `InputError`); what
+    a killed one left half written is removed."""
+    with locked(folder, "is analysing"):
+        for part in (folder, folder / "cache"):
+            remove_parts(part)
+        yield folder / "cache"
 
 
 def write_study(found: Study, folder: Path) -> Path:

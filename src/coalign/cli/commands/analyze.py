@@ -84,7 +84,7 @@ def command(
     from dataclasses import replace
 
     from coalign.analysis.datasets.findings import SEVERITY
-    from coalign.analysis.datasets.page import write_study
+    from coalign.analysis.datasets.page import report_folder, write_study
     from coalign.analysis.datasets.parts import Options
     from coalign.analysis.datasets.slices import load_slices
     from coalign.analysis.datasets.sources import Reading, open_columns
@@ -110,13 +110,13 @@ def command(
         towers = run_towers(run, load_run(run), towers)
     tokenizer = load_tokenizer(minilm_folder()) if len(columns.texts) else None
     chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
-    cache = out / "cache"
-    found = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
-    if other is not None:
-        beside = study(other, towers, chosen, tokenizer=tokenizer, cache=cache, show=_progress)
-        found = replace(found, against=compare_sets(found, beside, seed))
-    found = replace(found, findings=summarise(found))
-    page = write_study(found, out)
+    with report_folder(out) as cache:
+        found = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
+        if other is not None:
+            beside = study(other, towers, chosen, tokenizer=tokenizer, cache=cache, show=_progress)
+            found = replace(found, against=compare_sets(found, beside, seed))
+        found = replace(found, findings=summarise(found))
+        page = write_study(found, out)
     if columns.problems:
         say(f"{data}: {len(columns.problems)} rows could not be read; the first: {columns.problems[0]}")
     if json:
