@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from coalign.errors import InputError
+from coalign.retrieval import checksums
 from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Index
 
@@ -161,3 +162,26 @@ def test_a_large_index_is_searched_approximately_with_a_recall_that_was_measured
     assert sum(len(a & b) for a, b in zip(near, exact, strict=True)) >= 90
     again = Index.create(tmp_path / "index", 16, overwrite=True)
     assert again.approximate is None
+
+
+def test_a_flipped_bit_is_noticed_when_an_index_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "index").finish()
+    files = sorted((tmp_path / "index" / "items.lance" / "data").iterdir(), key=lambda file: file.stat().st_size)
+    index = Index.open(tmp_path / "index")
+    index.append(vectors(1, seed=5), [Entry(text="late")], "text")
+    assert len(Index.open(tmp_path / "index")) == 81  # an indexing that was stopped has files without a digest
+    sound = files[-1].read_bytes()
+    for at in (100, len(sound) // 2):
+        files[-1].write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
+        with pytest.raises(InputError, match=f"{files[-1].name}: is damaged; make the index again"):
+            Index.open(tmp_path / "index")
+    monkeypatch.setattr(checksums, "MOST", 0)
+    Index.open(tmp_path / "index")  # of a large one no more is read than this
+    files[-1].write_bytes(sound)
+    monkeypatch.undo()
+    Index.open(tmp_path / "index").finish()
+    (tmp_path / "index" / "checksums.json").write_text("[]")
+    with pytest.raises(InputError, match=r"checksums.json: is damaged"):
+        Index.open(tmp_path / "index")
+    assert len(Index.create(tmp_path / "index", 8, overwrite=True)) == 0
+    Index.open(tmp_path / "index")

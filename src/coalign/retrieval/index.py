@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from coalign.errors import InputError
 from coalign.extras import optional
-from coalign.files import guarded, locked, reader
+from coalign.files import guarded, locked, reader, remove_parts
 from coalign.retrieval.approximate import FILE as APPROXIMATE
 from coalign.retrieval.approximate import Approximate, tuned
+from coalign.retrieval.checksums import FILE as CHECKSUMS
+from coalign.retrieval.checksums import check, write_checksums
 from coalign.retrieval.embed import Entry
 from coalign.retrieval.index_rows import Similarity, checked, key_of, only, schema_of, unseen
 from coalign.retrieval.vector_table import ABOUT
@@ -34,6 +37,8 @@ JOINED = "joined.json"
 """The file that says of an index of joined parts how many rows they have, and what they were (`parts.py`)."""
 SIMILARITY = "similarity"
 COLUMNS = ["row", "modality", "text", "image", "thumbnail", "meta"]
+KEPT = timedelta(days=7)
+"""How long a version stays that is not the newest."""
 LARGE, REBUILT = 100_000, 1.5
 """Rows above which an index is searched approximately, and the growth after which it is built anew."""
 BATCH = 65_536
@@ -88,18 +93,19 @@ class Index:
         kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
         schema = schema_of(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
-        for name in (APPROXIMATE, JOINED):
+        for name in (APPROXIMATE, JOINED, CHECKSUMS):
             (path / name).unlink(missing_ok=True)
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
     def finish(self) -> None:
-        """What an index needs when rows were added: its pieces merged and, where it is large, an approximate index with
-        settings that find what exact search finds."""
+        """What an index needs when rows were added: its pieces merged, checksums and, where it is large, an approximate
+        index with settings that find what exact search finds."""
         self.compact()
         rows, built = self.count(), self.approximate
         if rows > LARGE and (built is None or rows > REBUILT * built.rows):
             self.build_approximate()
             tuned(self).write(self.path)
+        write_checksums(self.path)
 
     @property
     def approximate(self) -> Approximate | None:
@@ -109,10 +115,11 @@ class Index:
     @classmethod
     @reader
     def open(cls, path: str | Path) -> "Index":
-        """The index in the folder `path`. Raises InputError where there is none."""
+        """The index in the folder `path`. Raises InputError where there is none, or it is damaged."""
         path = Path(path)
         if not _holds_index(path):
             raise InputError(f"{path} is not an index; `coalign index` makes one")
+        check(path)
         return cls(path, _connect(path).open_table(TABLE))
 
     @classmethod
@@ -147,6 +154,7 @@ class Index:
         """
         _refuse_others(Path(path))
         with locked(Path(path), "is indexing", wait):
+            remove_parts(Path(path))
             yield
 
     def __len__(self) -> int:
@@ -305,8 +313,9 @@ class Index:
         self._table.create_index("vector", config=config, replace=True)
 
     def compact(self) -> None:
-        """Merges the pieces that many appends leave behind; search is faster afterwards."""
-        self._table.optimize()
+        """Merges the pieces that many appends leave behind, which makes search faster, and removes what killed
+        processes left; for whoever is `writing`. Versions of the last days stay, for those who are reading them."""
+        self._table.optimize(cleanup_older_than=KEPT, delete_unverified=True)
 
 
 def _lists(vectors: Tensor) -> Any:

@@ -81,7 +81,7 @@ def index_videos(
         shown = with_progress(paths, "indexing videos", len(paths), show_progress)
         clips = _clips(model, shown, hop, Quarantine() if quarantine is None else quarantine)
         added = embed(as_encoder(model), _batches(model, clips, batch_size), index, VIDEO, flush=256)
-        index.compact()
+        index.finish()
     return added
 
 
