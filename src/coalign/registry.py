@@ -28,7 +28,7 @@ import coalign.models
 from coalign.checkpoints import StateMap, read_tensors
 from coalign.checkpoints.hub import local_folder
 from coalign.data.loaded import Loaded
-from coalign.data.words.load import load_tokenizer
+from coalign.data.words.load import load_tokenizer, load_vocabulary
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import read_json, reader
@@ -114,7 +114,8 @@ def load(
     ours = read_description(path)
     if "system" in ours:
         loaded = Loaded(_load_run(path, ours))
-        vocab = vocab or (path if (path / "tokenizer.json").is_file() else None)
+        if vocab is None and (path / "tokenizer.json").is_file():
+            return dataclasses.replace(loaded, tokenizer=load_vocabulary(path), source=source).eval()
     elif system is None:
         raise InputError(f"{path}: not one of our runs; say whose file it is: load(..., system='albef')")
     else:

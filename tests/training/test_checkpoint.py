@@ -147,6 +147,9 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(tmp_path: P
     flip(last / "model.safetensors")
     assert not is_whole(last) and damage(last) == "model.safetensors"
     assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-7"
+    state = tmp_path / "checkpoints" / "step-7" / "state.json"
+    state.write_text(state.read_text().replace('"step": 7', '"step": 5'))
+    assert damage(state.parent) == "state.json"
     flip(tmp_path / "model.safetensors")
     with pytest.raises(InputError, match="checksum"):
         read_tensors(tmp_path / "model.safetensors")

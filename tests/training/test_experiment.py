@@ -14,7 +14,7 @@ from toy import WORDS, ToyModel
 from coalign.data.core.batches import Batches
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
-from coalign.data.words.load import load_tokenizer
+from coalign.data.words.load import load_tokenizer, load_vocabulary
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.training.experiment import Experiment
@@ -112,6 +112,17 @@ def test_other_data_is_gone_on_with_on_purpose(tmp_path: Path) -> None:
     train(out, items(16))
     with pytest.raises(InputError, match="other data"):
         train(out, items(12))
+
+
+def test_a_vocabulary_that_a_run_was_not_trained_with_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, items())
+    assert load_vocabulary(out).vocab_size == 7
+    vocabulary("b", "a").save(out)
+    with pytest.raises(InputError, match="not the one that it was trained with"):
+        load_vocabulary(out)
+    (out / "fingerprints.json").unlink()  # of an older version
+    assert load_vocabulary(out).vocab_size == 7
 
 
 def test_a_run_of_an_older_version_has_no_fingerprints_and_goes_on(tmp_path: Path) -> None:

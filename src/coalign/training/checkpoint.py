@@ -6,7 +6,7 @@ average.safetensors      the averaged weights, where the training keeps them
 random.safetensors       the states of the generators, by rank
 state.json               step, seconds trained, the loaders' positions by rank
 
-Every safetensors file has a digest of itself (see `checkpoints.seal`), which is held against it before it is loaded.
+Every file has a digest of itself (see `checkpoints.seal`), which is held against it before it is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,14 @@ def save_checkpoint(
             sealed(save_file, average.state_dict())(part / "average.safetensors")
         random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
         sealed(save_file, random)(part / "random.safetensors")
-        state = {
+        state: dict[str, Any] = {
             "format": FORMAT,
             "step": progress.step,
             "seconds": progress.seconds,
             "loaders": progress.loaders,
             "files": sorted(file.name for file in part.iterdir()),
         }
+        state["digest"] = _digest(json.loads(json.dumps(state)))  # as it is read again
         (part / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     replace_folder(folder, fill)
@@ -105,9 +107,15 @@ def _state(folder: Path) -> dict[str, Any]:
         state: Any = read_json(path)
         numbers = state["step"], state["seconds"]
         sound = all(isinstance(number, int | float) for number in numbers) and isinstance(state["step"], int)
+        sound = sound and state.get("digest") in (None, _digest(state))  # of none that was written before digests were
         if not sound or not all(isinstance(loader, dict) for loader in state["loaders"]):
             raise ValueError("step, seconds or loaders are not what they should be")
         return {"format": state["format"], "step": state["step"], "seconds": state["seconds"], **state}
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    kept = json.dumps({name: value for name, value in state.items() if name != "digest"}, sort_keys=True)
+    return blake2b(kept.encode(), digest_size=16).hexdigest()
 
 
 def is_whole(folder: Path) -> bool:

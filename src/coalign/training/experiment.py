@@ -24,10 +24,10 @@ from typing import Any, Protocol, TypedDict, TypeVar
 import torch
 from torch import nn
 
-from coalign.data.core.fingerprint import Fingerprint, digest
+from coalign.data.core.fingerprint import Fingerprint
 from coalign.data.core.quarantine import FILE as QUARANTINE
 from coalign.data.core.quarantine import Quarantine
-from coalign.data.words.load import load_tokenizer
+from coalign.data.words.load import FINGERPRINTS, fingerprint_of, load_tokenizer
 from coalign.data.words.tokenizer import FILE as VOCABULARY
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -41,7 +41,6 @@ from coalign.training.run import Run, differences, plain
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
-FINGERPRINTS = "fingerprints.json"
 _ON_PURPOSE = "choose another folder for the run, or go on with it on purpose: --accept-changes"
 
 
@@ -276,17 +275,6 @@ class _NextEpoch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._loader.restart(state["epoch"] + 1)
-
-
-def fingerprint_of(tokenizer: Tokenizer) -> Fingerprint:
-    """The fingerprint of a vocabulary: its pieces, in order."""
-    pieces: list[str] = []
-    for number in range(tokenizer.vocab_size):
-        try:
-            pieces.append(tokenizer.id_to_piece(number))
-        except InputError:  # a number that no piece has
-            pieces.append("")
-    return {"pieces": len(pieces), "content": digest([*pieces, tokenizer.lowercase])}
 
 
 def _text_of(path: Path) -> str | None:

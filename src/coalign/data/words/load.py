@@ -6,16 +6,18 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import models
 
+from coalign.data.core.fingerprint import Fingerprint, digest
 from coalign.data.words.byte_pairs import find_byte_pairs, read_byte_pairs
 from coalign.data.words.clip_pairs import MERGES, read_clip_merges
 from coalign.data.words.tokenizer import FILE, Tokenizer
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import guarded, read_json, reader
 
 
 @reader
@@ -81,3 +83,36 @@ def _lowercase_beside(file: Path, pieces: Iterable[str]) -> bool:
         if isinstance(stored, bool):
             return stored
     return not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+
+
+FINGERPRINTS = "fingerprints.json"
+"""The file of a run that has the fingerprints of its data and its vocabulary."""
+
+
+def fingerprint_of(tokenizer: Tokenizer) -> Fingerprint:
+    """The fingerprint of a vocabulary: its pieces, in order."""
+    pieces: list[str] = []
+    for number in range(tokenizer.vocab_size):
+        try:
+            pieces.append(tokenizer.id_to_piece(number))
+        except InputError:  # a number that no piece has
+            pieces.append("")
+    return {"pieces": len(pieces), "content": digest([*pieces, tokenizer.lowercase])}
+
+
+def load_vocabulary(run: Path) -> Tokenizer:
+    """The vocabulary of a run, held against the fingerprint that the run keeps of it, if it does.
+
+    Raises:
+        InputError: It cannot be read, or is another one.
+    """
+    tokenizer, kept = load_tokenizer(run), run / FINGERPRINTS
+    known: Any = read_json(kept) if kept.is_file() else {}
+    with guarded(kept):
+        before = known.get("vocabulary")
+    if before is not None and before != fingerprint_of(tokenizer):
+        raise InputError(
+            f"{run}: its vocabulary is not the one that it was trained with: damaged, or replaced; give the right one: "
+            "--vocab"
+        )
+    return tokenizer
