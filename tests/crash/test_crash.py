@@ -1,0 +1,30 @@
+"""Killed at an operation on files and started again, work ends as if it had never been killed: here at some of the
+operations of each kind of work; docs/reliability.md has the command for all of them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lancedb")
+
+FIRST, STRIDE = 4, 23
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler")
+def test_killed_at_an_operation_and_started_again(tmp_path: Path) -> None:
+    given = ["--first", str(FIRST), "--stride", str(STRIDE), "--alternate"]
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("crash.py")), str(tmp_path), *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.findall(r"^(\S+), process (\d): (\d+) operations, (\d+) kills, 0 wrong$", done.stdout, re.M)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    works = ("training", "two-processes", "index", "parts", "extraction", "analysis")
+    assert [name for name, process, *_ in found if process == "0"] == [*works]
+    for name, process, operations, kills in found:
+        assert int(operations) >= (30 if process == "0" else 0), name
+        assert int(kills) >= (int(operations) - FIRST) // STRIDE, name  # the last may be missed: threads differ

@@ -1,0 +1,247 @@
+"""What is killed and done again: a training, one of two processes, an index, an index of parts, an extraction, an
+analysis; each of them small, into the folder `run` beside what it reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lancedb  # noqa: F401  (here, once for all forks)
+import numpy as np
+import plotly.graph_objects  # noqa: F401  (likewise)
+import pyarrow.parquet as pq
+import torch
+import torch._dynamo
+from colours import TOKENIZER, ColourModel, write_table
+from PIL import Image
+from safetensors.torch import load_file
+from toy import ToyLoader, ToyModel
+
+from coalign.analysis.datasets import cache
+from coalign.analysis.datasets.cache import Towers
+from coalign.analysis.datasets.columns import Columns
+from coalign.analysis.datasets.page import report_folder, write_study
+from coalign.analysis.datasets.parts import Options
+from coalign.analysis.datasets.study import study
+from coalign.data.core.parts import Part
+from coalign.data.loaded import Loaded
+from coalign.data.pairs.sources import open_source
+from coalign.extraction import regions
+from coalign.extraction.regions import Extract
+from coalign.retrieval.index import Index
+from coalign.retrieval.parts import Parts
+from coalign.retrieval.search import index_pairs
+from coalign.training.distributed import process_group
+from coalign.training.loop import TrainConfig, fit
+from coalign.training.run import Run
+
+torch.set_num_threads(1)
+Image.init()
+STEPS = 2
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def tensors(folder: Path, names: list[str]) -> dict[str, Any]:
+    found = {name: load_file(folder / name) for name in names if name.endswith(".safetensors")}
+    return {name: {key: x.flatten().tolist() for key, x in own.items()} for name, own in found.items()}
+
+
+class Training:
+    """Steps with a checkpoint each."""
+
+    name, processes, outlives_power = "training", 1, True
+
+    def prepare(self, base: Path) -> None: ...
+
+    def start(self, work: Callable[[int], None]) -> None:
+        work(0)
+
+    def do(self, base: Path, process: int) -> None:
+        torch.manual_seed(100)
+        config = TrainConfig(steps=STEPS, lr=0.01, log_every=1, save_every=1, average=0.9, threads=1)
+        fit(ToyModel(), ToyLoader(), config, Run(base / "run", {"system": "toy"}))
+
+    def state(self, base: Path) -> dict[str, Any]:
+        """Its files, its weights, its log without clocks."""
+        folder = base / "run"
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        log = [{key: x for key, x in line.items() if key not in ("seconds", "items_per_second")} for line in lines]
+        names = files(folder)
+        return {"files": names, "log": log, "weights": tensors(folder, names)}
+
+
+class TwoProcesses(Training):
+    """The same by two processes. When one of them dies the other is killed, as torchrun does."""
+
+    name, processes = "two-processes", 2
+
+    def start(self, work: Callable[[int], None]) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        children: list[int] = []
+        for number in range(2):
+            child = os.fork()
+            if child == 0:
+                status = 255
+                try:
+                    here = {"RANK": number, "WORLD_SIZE": 2, "LOCAL_RANK": number, "MASTER_PORT": port}
+                    os.environ.update({name: str(value) for name, value in here.items()}, MASTER_ADDR="127.0.0.1")
+                    with process_group("cpu"):
+                        work(number)
+                    status = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(status)
+            children.append(child)
+        first, status = os.wait()
+        (other,) = {*children} - {first}
+        if status:
+            os.kill(other, signal.SIGKILL)
+        rest = os.waitpid(other, 0)[1]
+        codes = [os.waitstatus_to_exitcode(one) for one in (status, rest)]
+        if -signal.SIGKILL in codes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert codes == [0, 0], codes
+
+
+class Indexing:
+    """Pictures and texts into an index."""
+
+    name, processes, outlives_power = "index", 1, False
+
+    def prepare(self, base: Path) -> None:
+        write_table(base)
+        (base / "of").mkdir()
+        (base / "of" / "model.safetensors").write_bytes(b"weights")
+
+    def start(self, work: Callable[[int], None]) -> None:
+        work(0)
+
+    def do(self, base: Path, process: int) -> None:
+        loaded, source = Loaded(ColourModel().eval(), TOKENIZER), open_source(base / "pairs.csv")
+        index_pairs(base / "of", loaded, source, base / "run", batch_size=2)
+
+    def state(self, base: Path) -> dict[str, Any]:
+        """Its rows, and data that none of its versions has."""
+        index, folder = Index.open(base / "run"), base / "run"
+        rows = index.columns(["row", "modality", "text", "image", "meta"]).sort_by("row").to_pylist()
+        vectors = {name: index.vectors(name, 9).tolist() for name in ("image", "text")}
+        data = folder / "items.lance" / "data"
+        before = {path.name for path in data.iterdir()}
+        index.compact()
+        stray = before - {path.name for path in data.iterdir()}
+        beside = [name for name in files(folder) if not name.startswith("items.lance/")]
+        return {"files": beside, "rows": rows, "vectors": vectors, "stray": sorted(stray)}
+
+
+class IndexingParts(Indexing):
+    """The same by two parts that are joined."""
+
+    name = "parts"
+
+    def do(self, base: Path, process: int) -> None:
+        loaded, source = Loaded(ColourModel().eval(), TOKENIZER), open_source(base / "pairs.csv")
+        parts = Parts.beside(base / "run" / "index", base / "of", source)
+        for number in range(2):
+            parts.embed(loaded, source, Part(number, 2))
+        parts.join_index(base / "run" / "index", 3, Part(0, 2))
+        parts.join_table(base / "run" / "vectors.parquet", Part(0, 2))
+
+    def state(self, base: Path) -> dict[str, Any]:
+        folder = base / "run"
+        names = [name for name in files(folder) if "items.lance/" not in name]
+        tables = {name: pq.read_table(folder / name).to_pylist() for name in names if name.endswith(".parquet")}
+        (folder / "run").symlink_to(folder / "index")
+        found = super().state(folder)
+        (folder / "run").unlink()
+        return {**found, "files": names, "tables": repr(tables)}
+
+
+class Extraction:
+    """Regions of pictures, of which one is broken."""
+
+    name, processes, outlives_power = "extraction", 1, True
+
+    def prepare(self, base: Path) -> None:
+        (base / "in").mkdir()
+        for number in range(4):
+            Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(base / "in" / f"{number}.png")
+        (base / "in" / "2.png").write_bytes(b"no picture")
+
+    def start(self, work: Callable[[int], None]) -> None:
+        work(0)
+
+    def do(self, base: Path, process: int) -> None:
+        regions.BROKEN = 0.5
+        extract = Extract(data=str(base / "in"), out=base / "run", shard=2)
+        object.__setattr__(extract, "_network", lambda: self._network)
+        extract.run()
+
+    @staticmethod
+    def _network(shown: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return [{"features": x.mean((1, 2))[None], "boxes": torch.tensor([[0, 0, 1.0, 1.0]])} for x in shown]
+
+    def state(self, base: Path) -> dict[str, Any]:
+        folder = base / "run"
+        names = files(folder)
+        listed: list[str] = []
+        for line in (folder / "quarantine.jsonl").read_text().splitlines():
+            try:
+                listed.append(json.loads(line))
+            except ValueError:
+                continue  # the stump of a line, which readers pass over
+        settings = (folder / "regions.json").read_text()
+        return {"files": names, "listed": listed, "settings": settings, "shards": tensors(folder, names)}
+
+
+class Tower:
+    """A picture's mean colour, or a text's length."""
+
+    def __init__(self, modality: Any) -> None:
+        self.name = self.key = self.modality = modality
+
+    def encode(self, items: Any) -> dict[str, Any]:
+        if self.modality == "text":
+            return {self.name: np.array([[len(text), text.count("a")] for text in items], np.float32)}
+        return {self.name: np.array([np.asarray(image, np.float32).mean((0, 1)) for image in items], np.float32)}
+
+
+class Analysis:
+    """Texts and pictures into a report, with what the encoders gave kept beside it."""
+
+    name, processes, outlives_power = "analysis", 1, True
+
+    def prepare(self, base: Path) -> None: ...
+
+    def start(self, work: Callable[[int], None]) -> None:
+        work(0)
+
+    def do(self, base: Path, process: int) -> None:
+        cache.CHUNK = 3
+        texts = ["a cat", "a dog on a mat", "two cats", "a tree", "the sea", "a boat at sea"]
+        pictures = [Image.new("RGB", (8, 8), (40 * number, 99, 9 * number)) for number in range(6)]
+        columns = Columns("small", 6, texts, pictures)
+        towers = Towers([Tower("image")], [Tower("text")])
+        with report_folder(base / "run") as kept:
+            write_study(study(columns, towers, Options(points=15, words=20), cache=kept), base / "run")
+
+    def state(self, base: Path) -> dict[str, Any]:
+        folder = base / "run"
+        names = files(folder)
+        tables = {name: pq.read_table(folder / name).to_pylist() for name in names if name.endswith(".parquet")}
+        pages = {name: (folder / name).read_text() for name in ("report.html", "report.json")}
+        return {"files": names, "tables": repr(tables), **pages, "kept": tensors(folder, names)}
+
+
+WORKS = [Training(), TwoProcesses(), Indexing(), IndexingParts(), Extraction(), Analysis()]
