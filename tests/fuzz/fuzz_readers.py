@@ -190,8 +190,8 @@ target(
         *(as_json(f"{n}.json", {"text": ["a"]}) for n in (2, 3)),
     ),
 )(read_pairs(""))
-target("saved", SOURCES, write=both(images, lambda f: write_saved(f)), names=[".arrow", ".json"])(
-    read_pairs("saved", images=None)
+target("saved", SOURCES, write=both(write_saved, lambda f: images(f / "saved")), names=[".arrow", ".json"])(
+    read_pairs("saved")
 )
 
 
