@@ -5,7 +5,7 @@
 Of every work in `works.py`: a first one counts its operations on files (`operations.c`); then, for every operation, one
 is killed there and started again. Its end must be that of the first, and nothing else may lie in its folder. With
 `--power` all that was not synchronised is cut in half by the kill, as by a power cut, where the work promises to
-outlive that; with `--alternate` by every second kill. Prints a line a work: its operations, the kills, and how many
+outlive that; with `--alternate` by every second kill. A stride is longer for works that take longer. Prints a line a work: its operations, the kills, and how many
 ended wrong; and a line for each of those. Exit status 1: some did.
 """
 
@@ -124,12 +124,12 @@ def main() -> int:
     for work in WORKS:
         if (options.only and work.name not in options.only.split(",")) or (options.power and not work.outlives_power):
             continue
-        base = folder / work.name
+        base, stride = folder / work.name, 1 if options.stride == 1 else options.stride * work.cost
         base.mkdir()
         assert in_fork(lambda work=work, base=base: work.prepare(base)) == 0, f"{work.name}: cannot be prepared"
         for process in range(work.processes):
             crashes, kills, wrong = Crashes(work, base, process), 0, 0
-            for number, at in enumerate(range(options.first, crashes.total + 1, options.stride)):
+            for number, at in enumerate(range(options.first, crashes.total + 1, stride)):
                 power = work.outlives_power and (options.power or (options.alternate and number % 2 == 1))
                 killed, said = crashes.kill(at, power)
                 kills += killed

@@ -58,7 +58,7 @@ def tensors(folder: Path, names: list[str]) -> dict[str, Any]:
 class Training:
     """Steps with a checkpoint each."""
 
-    name, processes, outlives_power = "training", 1, True
+    name, processes, outlives_power, cost = "training", 1, True, 1
 
     def prepare(self, base: Path) -> None: ...
 
@@ -82,7 +82,7 @@ class Training:
 class TwoProcesses(Training):
     """The same by two processes. When one of them dies the other is killed, as torchrun does."""
 
-    name, processes = "two-processes", 2
+    name, processes, cost = "two-processes", 2, 2
 
     def start(self, work: Callable[[int], None]) -> None:
         with socket.socket() as found:
@@ -118,7 +118,7 @@ class TwoProcesses(Training):
 class Indexing:
     """Pictures and texts into an index."""
 
-    name, processes, outlives_power = "index", 1, False
+    name, processes, outlives_power, cost = "index", 1, False, 1
 
     def prepare(self, base: Path) -> None:
         write_table(base)
@@ -148,7 +148,7 @@ class Indexing:
 class IndexingParts(Indexing):
     """The same by two parts that are joined."""
 
-    name = "parts"
+    name, cost = "parts", 2
 
     def do(self, base: Path, process: int) -> None:
         loaded, source = Loaded(ColourModel().eval(), TOKENIZER), open_source(base / "pairs.csv")
@@ -171,7 +171,7 @@ class IndexingParts(Indexing):
 class Extraction:
     """Regions of pictures, of which one is broken."""
 
-    name, processes, outlives_power = "extraction", 1, True
+    name, processes, outlives_power, cost = "extraction", 1, True, 1
 
     def prepare(self, base: Path) -> None:
         (base / "in").mkdir()
@@ -220,7 +220,7 @@ class Tower:
 class Analysis:
     """Texts and pictures into a report, with what the encoders gave kept beside it."""
 
-    name, processes, outlives_power = "analysis", 1, True
+    name, processes, outlives_power, cost = "analysis", 1, True, 4
 
     def prepare(self, base: Path) -> None: ...
 
