@@ -5,8 +5,8 @@
 Of every work in `works.py`: a first one counts its operations on files (`operations.c`); then, for every operation, one
 is killed there and started again. Its end must be that of the first, and nothing else may lie in its folder. With
 `--power` all that was not synchronised is cut in half by the kill, as by a power cut, where the work promises to
-outlive that; with `--alternate` by every second kill. A stride is longer for works that take longer. Prints a line a work: its operations, the kills, and how many
-ended wrong; and a line for each of those. Exit status 1: some did.
+outlive that; with `--alternate` by every second kill. A stride is longer for works that take longer. Prints a line a
+work: its operations, the kills, and how many ended wrong; and a line for each of those. Exit status 1: some did.
 """
 
 from __future__ import annotations
