@@ -18,7 +18,9 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 QUERIES = 512
-"""Pairs of the index that are searched for."""
+"""Pairs of the index that are searched for at most."""
+WORK, FEWEST = 20_000_000, 64
+"""Scores that are computed for it, and pairs that are searched for in however large an index."""
 ANSWERS = 32
 """First answers of each that are judged."""
 LEAST, MOST = 0.001, 0.999
@@ -58,7 +60,7 @@ def calibrate(
     if not len(paired):
         return None
     order = torch.randperm(len(paired), generator=torch.Generator().manual_seed(seed))
-    drawn = paired[order[:QUERIES]]
+    drawn = paired[order[: max(min(QUERIES, WORK // len(gallery)), FEWEST)]]
     best = [(queries[part] @ gallery.T).topk(min(ANSWERS, len(gallery)), dim=1) for part in drawn.split(64)]
     indices, scores = torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
     matches = gallery_ids[indices] == query_ids[drawn, None]

@@ -1,6 +1,6 @@
 // Answers as a grid of cards. Of many only those in sight are there, so that a hundred thousand scroll as ten do.
 
-import type { Ref, RefObject } from "preact";
+import type { Ref, RefObject, VNode } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Answer } from "./api";
 import type { Screen } from "./app";
@@ -70,11 +70,20 @@ export function Grid({ answers, change, run, chosen, choose, list, first = 0, to
       target.focus();
     }
   }
+  // A card that is as it was is the same one, and costs nothing to draw again.
+  const known = useRef(new WeakMap<Answer, { as: string; card: VNode }>());
+  const card = (answer: Answer, place: number): VNode => {
+    const as = `${run} ${place} ${total} ${chosen?.has(answer.row)} ${alike}`;
+    let found = choose ? undefined : known.current.get(answer);
+    if (found?.as !== as) {
+      found = { as, card: <Card key={`${run} ${answer.row}`} answer={answer} change={change} run={run} chosen={chosen} choose={choose} total={total} place={place} alike={alike} /> };
+      known.current.set(answer, found);
+    }
+    return found.card;
+  };
   return (
     <ul class="grid" ref={list ?? null} onKeyDown={step} style={{ paddingTop: `${before}px`, paddingBottom: `${after}px` }}>
-      {answers.map((answer, i) => answer ? (
-        <Card key={`${run} ${answer.row}`} answer={answer} change={change} run={run} chosen={chosen} choose={choose} total={total} place={first + i + 1} alike={alike} />
-      ) : <li class="card coming" key={`place ${first + i}`} aria-hidden="true" />)}
+      {answers.map((answer, i) => answer ? card(answer, first + i + 1) : <li class="card coming" key={`place ${first + i}`} aria-hidden="true" />)}
     </ul>
   );
 }

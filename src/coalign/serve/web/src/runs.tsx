@@ -129,7 +129,7 @@ function facts(about: About): [string, string][] {
   const { config, plan } = about;
   const training = (config.training ?? {}) as Record<string, unknown>;
   const said: [string, unknown][] = [
-    ["system", [config.system, config.head].filter(Boolean).join(", ")], ["recipe", config.recipe], ["steps", plan?.planned ?? training.steps],
+    ["system", [config.system, config.head].filter(Boolean).join(", ")], ["recipe", config.recipe], ["steps", (isGroup(about.results as Value) && (about.results as Record<string, unknown>).steps) || (plan?.planned ?? training.steps)],
     ...Object.entries(isGroup(about.results as Value) ? (about.results as Record<string, unknown>) : {}).filter(([, v]) => typeof v === "number").map(([k, v]): [string, unknown] => [k.replaceAll("_", " "), v]).filter(([k]) => k !== "steps" && k !== "seed"),
     ["learning rate", training.lr ?? training.learning_rate], ["optimiser", training.optimiser], ["batch", training.batch_size ?? config.batch_size], ["seed", config.seed ?? training.seed],
   ];

@@ -33,6 +33,8 @@ export const PALETTE = ["#3b73c9", "#e8772e", "#7b4fb5", "#2a9d8f", "#d1477a", "
 const PALE = "#9d9da8";
 const SQUARES = 20_000; // points above which they are drawn as squares, pixel by pixel: discs cost a hundred times that
 
+const images = new WeakMap<HTMLCanvasElement, ImageData>();
+
 // The side of a point in pixels.
 export function pointSize(side: number, count: number, scale: number): number {
   return Math.max(side / 350, Math.min(side / 70, (side / Math.sqrt(count)) * 0.45 * Math.sqrt(scale)));
@@ -42,15 +44,18 @@ export function pointSize(side: number, count: number, scale: number): number {
 export function drawCloud(canvas: HTMLCanvasElement, cloud: Cloud, view: View, codes: Uint8Array | null, chosen: Set<number>): void {
   const context = canvas.getContext("2d")!;
   const side = canvas.width;
-  context.clearRect(0, 0, side, side);
   const count = cloud.rows.length;
   const size = pointSize(side, count, view.scale);
   if (count > SQUARES) {
-    const image = context.createImageData(side, side);
-    drawSquares(new Uint32Array(image.data.buffer), side, cloud, view, codes, chosen, Math.max(Math.round(size), 2));
+    const image = images.get(canvas) ?? context.createImageData(side, side);
+    images.set(canvas, image);
+    const pixels = new Uint32Array(image.data.buffer);
+    pixels.fill(0);
+    drawSquares(pixels, side, cloud, view, codes, chosen, Math.max(Math.round(size), 2));
     context.putImageData(image, 0, 0);
     return;
   }
+  context.clearRect(0, 0, side, side);
   context.globalAlpha = 0.8;
   const groups = new Map<number, number[]>(); // one fill style a group: changing it is what costs
   for (let i = 0; i < count; i++) {
@@ -74,6 +79,17 @@ export function drawCloud(canvas: HTMLCanvasElement, cloud: Cloud, view: View, c
   }
 }
 
+const masks = new WeakMap<Set<number>, { cloud: Cloud; mask: Uint8Array }>(); // a set is asked for at each redrawing
+
+// [n] 1 where a point is not of the chosen rows
+function notChosen(cloud: Cloud, chosen: Set<number>): Uint8Array {
+  const known = masks.get(chosen);
+  if (known?.cloud === cloud) return known.mask;
+  const mask = Uint8Array.from(cloud.rows, (row) => (chosen.has(row) ? 0 : 1));
+  masks.set(chosen, { cloud, mask });
+  return mask;
+}
+
 // Points as squares into the pixels [side, side] of an image (RGBA, little-endian); the pale ones first, under the others.
 export function drawSquares(pixels: Uint32Array, side: number, cloud: Cloud, view: View, codes: Uint8Array | null, chosen: Set<number>, size: number): void {
   const pack = (hex: string, alpha: number): number => ((alpha << 24) | (parseInt(hex.slice(5, 7), 16) << 16) | (parseInt(hex.slice(3, 5), 16) << 8) | parseInt(hex.slice(1, 3), 16)) >>> 0;
@@ -81,18 +97,21 @@ export function drawSquares(pixels: Uint32Array, side: number, cloud: Cloud, vie
   const pale = pack(PALE, 150);
   const [dx, dy] = toScreen(view, side, 0, 0);
   const unit = toScreen(view, side, 1, 0)[0] - dx;
-  for (const round of [0, 1]) {
-    for (let i = 0; i < cloud.rows.length; i++) {
-      const code = codes ? codes[i]! : 0;
-      const isPale = code === 255 || (chosen.size > 0 && !chosen.has(cloud.rows[i]!));
-      if (isPale !== (round === 0)) continue;
-      const left = Math.round(dx + cloud.places[2 * i]! * unit - size / 2);
-      const top = Math.round(dy + cloud.places[2 * i + 1]! * unit - size / 2);
+  const { rows, places } = cloud;
+  const [x0, y0] = [dx - size / 2 + 0.5, dy - size / 2 + 0.5];
+  const others = chosen.size > 0 ? notChosen(cloud, chosen) : null;
+  const rounds = others || codes?.includes(255) ? 2 : 1; // alone where nothing is pale
+  for (let round = 1; round <= rounds; round++) {
+    for (let i = 0; i < rows.length; i++) {
+      const left = Math.floor(x0 + places[2 * i]! * unit), top = Math.floor(y0 + places[2 * i + 1]! * unit);
       if (left <= -size || top <= -size || left >= side || top >= side) continue;
+      const code = codes ? codes[i]! : 0;
+      const isPale = rounds === 2 && (code === 255 || others?.[i] === 1);
+      if (rounds === 2 && isPale !== (round === 1)) continue;
       const colour = isPale ? pale : colours[code % colours.length]!;
-      const [right, bottom] = [Math.min(left + size, side), Math.min(top + size, side)];
-      for (let y = Math.max(top, 0); y < bottom; y++) {
-        for (let x = Math.max(left, 0); x < right; x++) pixels[y * side + x] = colour;
+      const x1 = left < 0 ? 0 : left, x2 = left + size > side ? side : left + size, y2 = top + size > side ? side : top + size;
+      for (let y = top < 0 ? 0 : top; y < y2; y++) {
+        for (let x = x1; x < x2; x++) pixels[y * side + x] = colour;
       }
     }
   }
