@@ -3,13 +3,16 @@
 import base64
 import io
 import json
+import signal
 import threading
 import time
+import webbrowser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -17,6 +20,7 @@ import coalign
 from coalign.analysis.runs.alignment import read_alignment
 from coalign.analysis.runs.maps import explain
 from coalign.arguments import load_run
+from coalign.cli.commands.serve import command
 from coalign.retrieval.index import Index
 from coalign.retrieval.search import search
 from coalign.serve import chances, sessions
@@ -287,6 +291,31 @@ def test_a_token_is_needed_where_there_is_one(run):
     assert client.get("/api/health").status_code == 200  # by the cookie
     named = TestClient(served, base_url="http://evil.example:8765")
     assert named.get("/api/health", headers={"authorization": "Bearer a-long-token"}).status_code == 403
+
+
+def test_the_command_prints_its_link_with_a_token_where_others_can_reach_it(run, monkeypatch, capsys):
+    made, opened = [], []
+
+    def serve(server, sockets):
+        made.append((server.config.app, sockets[0].getsockname()))
+        sockets[0].close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", serve)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    command((run,), port=0, browser=False)
+    (_, (address, port)) = made.pop()
+    assert address == "127.0.0.1" and capsys.readouterr().out == f"coalign serve: http://127.0.0.1:{port}/\n"
+    assert not opened
+    command((run,), port=0, host="0.0.0.0")
+    (served, _), (link,) = made.pop(), opened
+    said, token = capsys.readouterr().out, link.partition("?token=")[2]
+    assert link in said and len(token) > 30
+    client = TestClient(served, base_url="http://192.168.0.7:8765")
+    assert client.get("/api/health").status_code == 401
+    assert client.get("/api/health", headers={"authorization": f"Bearer {token}"}).status_code == 200
+    with pytest.raises(coalign.InputError, match="8 characters"):
+        command((run,), port=0, token="short")
 
 
 def test_a_full_queue_says_so_and_the_rest_is_answered(run, monkeypatch):

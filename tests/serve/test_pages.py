@@ -56,16 +56,17 @@ def test_search_by_picture_and_more_like_this(page, table):
     expect(page.locator(".card .caption").first).to_have_text("a blue square")
     page.go_back()
     expect(page.locator(".term")).to_have_count(0)
-    page.evaluate(
-        """data => {
-            const file = new File([new Uint8Array(data)], "p.png", { type: "image/png" });
-            const transfer = new DataTransfer();
-            transfer.items.add(file);
-            window.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer }));
-        }""",
-        list((table.parent / "grey-square.png").read_bytes()),
-    )
-    expect(page.locator(".card .caption").first).to_have_text("a grey square")
+    for kind, name in (("paste", "grey square"), ("drop", "blue circle")):
+        page.evaluate(
+            """([kind, data]) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([new Uint8Array(data)], "p.png", { type: "image/png" }));
+                window.dispatchEvent(kind === "paste" ? new ClipboardEvent(kind, { clipboardData: transfer })
+                                                      : new DragEvent(kind, { dataTransfer: transfer }));
+            }""",
+            [kind, list((table.parent / f"{name.replace(' ', '-')}.png").read_bytes())],
+        )
+        expect(page.locator(".card .caption").first).to_have_text(f"a {name}")
 
 
 def test_hover_draws_what_the_server_answered(page):
