@@ -12,6 +12,7 @@ import json
 import platform
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from coalign.checkpoints import read_tensors
 
 Form = Callable[[], object]
 AGREE = 1e-6
@@ -128,6 +131,13 @@ def spread(taken: Sequence[float]) -> float:
     """The distance between the quartiles over the median."""
     low, middle, high = quantiles(taken, n=4)
     return round((high - low) / middle, 3)
+
+
+def released(model: Any) -> dict[str, Tensor]:
+    """The weights of a model of transformers by the names of its files, which are not those in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return dict(read_tensors(folder))
 
 
 def version(package: str) -> str:

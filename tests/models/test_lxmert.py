@@ -151,7 +151,7 @@ def test_agrees_with_transformers():
             visual_attention_mask=seen.padding_mask().float(),
         )
         found = ours.encode(batch)
-        words = ours.predict(found.tokens["fused"], torch.arange(ids.layout.total))
+        words = ours.predict(found.tokens["fused"].values)
     torch.testing.assert_close(words, out.prediction_logits[ids.padding_mask()], atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.pooled["match_logits"], out.cross_relationship_score, atol=2e-5, rtol=1e-5)
     answers = ours.answer_head(found.pooled["fused"])

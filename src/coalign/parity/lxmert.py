@@ -11,7 +11,8 @@ from coalign.checkpoints import StateMap
 from coalign.models.lxmert import heads as lxmert_tasks
 from coalign.models.lxmert import names as lxmert_names
 from coalign.models.lxmert.heads import LxmertClassifier, LxmertClassifierConfig
-from coalign.models.lxmert.model import Lxmert, LxmertConfig, Objective
+from coalign.models.lxmert.model import Lxmert, LxmertConfig
+from coalign.models.lxmert.trunk import Objective
 from coalign.ops.masking import IGNORED
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
@@ -113,7 +114,7 @@ def pretraining(case: Case, model: Lxmert, keep_padding: bool) -> Outputs:
         "lang_output": fused,
         "visn_output": regions,
         "pooled_output": pooled,
-        "mlm_logits": fused.with_values(model.predict(fused, torch.arange(fused.layout.total))),
+        "mlm_logits": fused.with_values(model.predict(fused.values)),
         "matched_logits": seen.pooled["match_logits"],
     }
     for name, theirs in (("objects", "obj_scores"), ("attributes", "attr_scores"), ("features", "feat_scores")):
@@ -170,13 +171,14 @@ def task(case: Case, model: LxmertClassifier, keep_padding: bool) -> Outputs:
         features, boxes = (x.transpose(0, 1).flatten(0, 1) for x in (features, boxes))
         mask = None if mask is None else mask.transpose(0, 1).flatten(0, 1)
     batch = Batch(text_of(case, keep_padding), regions=regions_of(features, boxes, mask, keep_padding))
-    seen, pooled, logits = model.read(batch)
+    seen = model.encode(batch)
+    pooled = seen.pooled["fused"]
     theirs = torch.arange(len(pooled)).view(model.config.images, -1).T.flatten()
     out: dict[str, Tensor | Packed] = {
-        "lang_output": seen.text.select(theirs),
-        "visn_output": seen.regions.select(theirs),
+        "lang_output": seen.tokens["fused"].select(theirs),
+        "visn_output": seen.tokens["fused_regions"].select(theirs),
         "pooled_output": pooled[theirs],
-        "logit": logits,
+        "logit": seen.pooled["logits"],
     }
     if "target" in case.inputs:
         labelled = Batch(batch.text, regions=batch.regions, labels=Labels(label=case.inputs["target"]))

@@ -104,6 +104,11 @@ class Layout:
         return self.offsets[:-1]
 
     @cached
+    def host_first(self) -> Tensor:
+        """The same, where asking for it does not wait for the device."""
+        return self.host_lengths.cumsum(0) - self.host_lengths
+
+    @cached
     def offsets32(self) -> Tensor:
         """[B+1] int32, as kernels take them."""
         return self.offsets.int()

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
-from coalign.layers.two_streams import Streams
 from coalign.models.lxmert import model as lxmert
 from coalign.models.lxmert.model import LxmertConfig, LxmertTrunk, answer_head
 from coalign.models.lxmert.names import answer_head_rules, trunk_rules
@@ -18,7 +17,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.soft_answers import SoftAnswers
 from coalign.ops.pairing import side_by_side, take_texts
 from coalign.trunks.bert import init_bert
-from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Model
+from coalign.types import FREE, AnswerSpec, Batch, Draws, Encoding, Head, InputSpec, Model, Regions, Text
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class LxmertClassifier(Model):
     def input_spec(self) -> InputSpec:
         return replace(lxmert.input_spec_of(self.config.lxmert), answers=AnswerSpec(self.config.targets))
 
-    def read(self, batch: Batch) -> tuple[Streams, Tensor, Tensor]:
-        """States of both streams, pooled rows [images · B, d] and logits [B, classes]."""
+    def pairs(self, batch: Batch) -> tuple[Text, Regions]:
+        """Texts and regions image by image: with two images a text, all texts with the first images, then again."""
         if batch.text is None or batch.regions is None:
             raise InputError("LXMERT answers about images: this batch lacks texts or regions")
         size, images, text = len(batch.text.ids), self.config.images, batch.text
@@ -59,21 +58,25 @@ class LxmertClassifier(Model):
             raise InputError(f"{size} texts need {images * size} images' regions, got {len(batch.regions.features)}")
         if images > 1:
             text = take_texts(text, torch.arange(size, device=text.ids.layout.device).repeat(images))
-        seen = self.trunk(text, batch.regions)
-        pooled = self.trunk.pooler(seen.text.first)
-        return seen, pooled, self.head(side_by_side(pooled, images))
+        return text, batch.regions
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """[B, classes] of the pooled rows [images · B, d]."""
+        return self.head(side_by_side(pooled, self.config.images))
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """ "fused" and "fused_regions", pooled "fused" and "logits"."""
         del record
-        seen, pooled, logits = self.read(batch)
-        return Encoding({"fused": seen.text, "fused_regions": seen.regions}, {"fused": pooled, "logits": logits})
+        seen = self.trunk(*self.pairs(batch))
+        pooled = self.trunk.pooler(seen.text.first)
+        tokens = {"fused": seen.text, "fused_regions": seen.regions}
+        return Encoding(tokens, {"fused": pooled, "logits": self.logits(pooled)})
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
         """The answers' cross-entropy; the targets are `labels.label`."""
         del draws
-        _, _, logits = self.read(batch)
         objective = self.soft if self.config.targets == "scores" else self.hard
+        logits = self.logits(self.trunk.pooler(self.trunk.first(*self.pairs(batch))))
         return {"answers": objective(logits, batch.labels.require("label"))}
 
 

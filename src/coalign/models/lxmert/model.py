@@ -15,147 +15,29 @@ regions (the original always has 36 and passes no visual mask); an objective wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
-from coalign.layers.attention import Attention, activation
-from coalign.layers.dropout import Dropout
-from coalign.layers.embeddings import TextEmbedding
-from coalign.layers.heads import ClassifierHead, MaskedLMHead, Pooler
+from coalign.layers.attention import activation
+from coalign.layers.heads import ClassifierHead, MaskedLMHead
 from coalign.layers.joint import with_words
-from coalign.layers.transformer import Encoder, TransformerBlock
-from coalign.layers.two_streams import StreamMasks, Streams
 from coalign.models.lxmert.names import original, transformers
+from coalign.models.lxmert.trunk import SIZES, LxmertConfig, LxmertTrunk
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.masked_region import RegionClassification, RegionRegression
 from coalign.objectives.matching import Matching
 from coalign.objectives.reduce import mean_or
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows, log_odds, two_ways
-from coalign.ops.attention import Mask
-from coalign.ops.boxes import box_numbers
 from coalign.ops.detections import detected_attributes, detected_objects, draw_answers
-from coalign.ops.masking import Drawn, mask_features, mask_tokens
+from coalign.ops.masking import Drawn, mask_features, mask_tokens, predicted_rows
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, Regions, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, System
 from coalign.types.spec import RegionSpec, TextSpec
-
-Objective = Literal["mlm", "itm", "objects", "attributes", "features", "answers"]
-
-
-@dataclass(frozen=True)
-class LxmertConfig:
-    """Sizes and settings; the defaults are the paper's (sections 2 and 3.3). `text.depth` counts language layers."""
-
-    text: BertConfig = field(default_factory=lambda: BertConfig(depth=9))
-    region_depth: int = 5
-    cross_depth: int = 5
-    region_width: int = 2048
-    objects: int = 1600
-    attributes: int = 400
-    answers: int = 9500
-    objectives: tuple[Objective, ...] = ("mlm", "itm", "objects", "attributes", "features", "answers")
-    region_loss_weight: float = 1 / 0.15
-    mask_probability: float = 0.15
-    mismatch_probability: float = 0.5
-    empty_loss: float = 0.0
-    """The loss of an objective that has nothing to predict in a batch; the original's is nan."""
-    max_text_length: int = 20
-    max_regions: int = 36
-    cls_id: int = 101
-    sep_id: int = 102
-    mask_id: int = 103
-
-
-_TINY = BertConfig(dim=128, depth=2, heads=4, hidden_dim=512)
-SIZES = {
-    "base": LxmertConfig(),
-    "tiny": LxmertConfig(text=_TINY, region_depth=1, cross_depth=2),
-}
-
-
-class RegionEmbedding(nn.Module):
-    """(LayerNorm(W feature) + LayerNorm(W box)) / 2 (equation 2)."""
-
-    def __init__(self, width: int, dim: int, eps: float, dropout: float) -> None:
-        super().__init__()
-        self.feature, self.feature_norm = nn.Linear(width, dim), nn.LayerNorm(dim, eps)
-        self.box, self.box_norm = nn.Linear(4, dim), nn.LayerNorm(dim, eps)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """[T, dim] of features [T, width] and boxes [T, 4] in fractions of the image."""
-        if features.shape[-1] != self.feature.in_features:
-            raise InputError(f"regions are {features.shape[-1]} wide, this model reads {self.feature.in_features}")
-        rows = self.feature_norm(self.feature(features)) + self.box_norm(self.box(box_numbers(boxes, 4)))
-        return self.dropout(rows / 2)
-
-
-class CrossBlock(nn.Module):
-    """Cross-attention by one module for both directions, then self-attention and feed-forward a stream (2.2)."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.attention = Attention(config.dim, heads=config.heads, dropout=config.dropout)
-        self.attention_norm = nn.LayerNorm(config.dim, config.eps)
-        self.dropout = Dropout(config.dropout)
-        self.text, self.regions = TransformerBlock(config.block(0)), TransformerBlock(config.block(0))
-
-    def forward(self, seen: Streams, masks: StreamMasks, record: Record | None = None, name: str = "") -> Streams:
-        """Both directions read the rows from before the layer."""
-        t, v = seen.text.values, seen.regions.values
-        to_regions = self.attention(t, masks.text_to_regions, v, record=record, name=f"{name}text_to_regions")
-        to_text = self.attention(v, masks.regions_to_text, t, record=record, name=f"{name}regions_to_text")
-        t = self.attention_norm(t + self.dropout(to_regions))
-        v = self.attention_norm(v + self.dropout(to_text))
-        return Streams(
-            seen.text.with_values(self.text(t, masks.text, record=record, name=f"{name}text.")),
-            seen.regions.with_values(self.regions(v, masks.regions, record=record, name=f"{name}regions.")),
-        )
-
-
-class LxmertTrunk(nn.Module):
-    """The three encoders and the pooler."""
-
-    def __init__(self, config: LxmertConfig) -> None:
-        super().__init__()
-        t = config.text
-        self.embedding = TextEmbedding(
-            t.vocab_size, t.dim, positions=t.positions, types=t.types, eps=t.eps, dropout=t.dropout
-        )
-        self.region_embedding = RegionEmbedding(config.region_width, t.dim, t.eps, t.dropout)
-        self.text = Encoder(t.block(0), t.depth)
-        self.regions = Encoder(t.block(0), config.region_depth)
-        self.cross = nn.ModuleList(CrossBlock(t) for _ in range(config.cross_depth))
-        self.pooler = Pooler(t.dim)
-
-    def read(self, text: Text, record: Record | None = None) -> Packed:
-        """The language encoder alone."""
-        rows = self.embedding(text.ids, text.types)
-        return text.ids.with_values(self.text(rows, Mask.within(text.ids), record=record, name="text."))
-
-    def encode_regions(self, regions: Regions, record: Record | None = None) -> Packed:
-        """The object-relationship encoder alone."""
-        rows = self.region_embedding(regions.features.values, regions.boxes)
-        return regions.features.with_values(
-            self.regions(rows, Mask.within(regions.features), record=record, name="regions.")
-        )
-
-    def fuse(self, text: Packed, regions: Packed, record: Record | None = None) -> Streams:
-        """The cross-modality layers: text i and the regions of image i."""
-        seen = Streams(text, regions)
-        masks = StreamMasks.of(seen)
-        for i, block in enumerate(self.cross):
-            seen = block(seen, masks, record, f"cross.{i}.")
-        return seen
-
-    def forward(self, text: Text, regions: Regions) -> Streams:
-        return self.fuse(self.read(text), self.encode_regions(regions))
 
 
 class RegionHead(nn.Module):
@@ -226,8 +108,8 @@ class Lxmert(Aligning, Model):
 
         Each pair runs the cross-modality layers in both directions: nothing but the two encoders is shared.
         """
-        seen = self.trunk.fuse(texts.select(pairs[:, 1]), images.select(pairs[:, 0]))
-        logits = self.match_head(self.trunk.pooler(seen.text.first))
+        read = self.trunk.fuse_at(texts.select(pairs[:, 1]), images.select(pairs[:, 0]))
+        logits = self.match_head(self.trunk.pooler(read.first))
         return logits[:, 1] - logits[:, 0]
 
     def alignment_record(self, batch: Batch) -> AlignmentRecord:
@@ -260,13 +142,15 @@ class Lxmert(Aligning, Model):
         d = Drawn(drawn, batch.regions.boxes.device)
         text = with_words(take_texts(batch.text, d.host["partner"]), d["mlm_input_ids"])
         features = batch.regions.features.with_values(d["region_features"])
-        seen = self.trunk(text, replace(batch.regions, features=features))
-        pooled = self.trunk.pooler(seen.text.first)
-        scores = self.region_head(seen.regions.values)
+        rows, about_regions = predicted_rows(d.host["mlm_labels"]), {"objects", "attributes", "features"} & set(wanted)
+        words, seen = self.trunk.read(text), self.trunk.encode_regions(replace(batch.regions, features=features))
+        read = self.trunk.fuse_at(words, seen, rows, see_regions=bool(about_regions))
+        pooled = self.trunk.pooler(read.first)
+        scores = self.region_head(read.other) if about_regions else {}
         losses: dict[str, Tensor] = {}
         if "mlm" in wanted:
-            rows = d.rows("mlm_labels")
-            losses["mlm"] = mean_or(self.mlm(self.predict(seen.text, rows), d["mlm_labels"][rows]), c.empty_loss)
+            labels = d["mlm_labels"][d.rows("mlm_labels")]
+            losses["mlm"] = mean_or(self.mlm(self.predict(read.text), labels), c.empty_loss)
         if "itm" in wanted:
             losses["itm"] = self.itm(self.match_head(pooled), d["matched"].long())
         for name in ("objects", "attributes"):
@@ -281,9 +165,9 @@ class Lxmert(Aligning, Model):
             losses["answers"] = mean_or(self.answer(self.answer_head(pooled[rows]), d["answer"][rows]), c.empty_loss)
         return losses
 
-    def predict(self, text: Packed, rows: Tensor) -> Tensor:
-        """Vocabulary logits [n, V] at these rows only."""
-        return self.words(text.values[rows], self.trunk.embedding.word.weight)
+    def predict(self, states: Tensor) -> Tensor:
+        """Vocabulary logits [n, V] of these states [n, dim]."""
+        return self.words(states, self.trunk.embedding.word.weight)
 
     @torch.no_grad()
     def draw(
