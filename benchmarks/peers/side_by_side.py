@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coalign.checkpoints import read_tensors
+from coalign.training.memory import keep_freed_memory
 
 Form = Callable[[], object]
 AGREE = 1e-6
@@ -40,6 +41,7 @@ def arguments(doc: str | None, *, authors: str | None = None) -> argparse.Namesp
         parser.add_argument("--authors", type=Path, required=True, metavar="FOLDER", help=f"a checkout of {authors}")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a training does; the peer has it too
     torch.manual_seed(0)
     return given
 

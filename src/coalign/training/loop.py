@@ -29,6 +29,7 @@ from coalign.training.distributed import (
     from_first,
     overlapped,
 )
+from coalign.training.memory import keep_freed_memory
 from coalign.training.meter import GRADIENT_NORM, Meter, mean_over_ranks
 from coalign.training.objectives import Objectives
 from coalign.training.optimiser import freeze, make_optimiser, parameter_groups, set_lr
@@ -117,6 +118,8 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = device or next(model.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
     cuda = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
