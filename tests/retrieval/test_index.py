@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 
@@ -185,3 +186,17 @@ def test_a_flipped_bit_is_noticed_when_an_index_is_opened(tmp_path: Path, monkey
         Index.open(tmp_path / "index")
     assert len(Index.create(tmp_path / "index", 8, overwrite=True)) == 0
     Index.open(tmp_path / "index")
+
+
+def test_an_index_that_was_killed_while_it_was_made_is_made_and_lost_versions_are_not_taken_for_one(
+    tmp_path: Path,
+) -> None:
+    begun = tmp_path / "begun" / "items.lance" / "_transactions"
+    begun.mkdir(parents=True)
+    (begun / "0.txn").touch()
+    with Index.writing(tmp_path / "begun"):
+        assert len(Index.resume(tmp_path / "begun", 8, {})) == 0
+    filled(tmp_path / "index")
+    shutil.rmtree(tmp_path / "index" / "items.lance" / "_versions")
+    with pytest.raises(InputError, match="is not an index"), Index.writing(tmp_path / "index"):
+        pass

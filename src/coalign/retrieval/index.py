@@ -26,13 +26,13 @@ from coalign.retrieval.approximate import Approximate, tuned
 from coalign.retrieval.checksums import FILE as CHECKSUMS
 from coalign.retrieval.checksums import check, write_checksums
 from coalign.retrieval.embed import Entry
+from coalign.retrieval.index_folder import TABLE, holds_index, refuse_others
 from coalign.retrieval.index_rows import Similarity, checked, key_of, only, schema_of, unseen
 from coalign.retrieval.vector_table import ABOUT
 
 pa = optional("pyarrow")
 pq = optional("pyarrow.parquet")
 
-TABLE = "items"
 JOINED = "joined.json"
 """The file that says of an index of joined parts how many rows they have, and what they were (`parts.py`)."""
 SIMILARITY = "similarity"
@@ -87,9 +87,9 @@ class Index:
         is emptied only with `overwrite`; a folder that holds anything else is refused either way.
         """
         path = Path(path)
-        if _holds_index(path) and not overwrite:
+        if holds_index(path) and not overwrite:
             raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
-        _refuse_others(path)
+        refuse_others(path)
         kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
         schema = schema_of(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ class Index:
     def open(cls, path: str | Path) -> "Index":
         """The index in the folder `path`. Raises InputError where there is none, or it is damaged."""
         path = Path(path)
-        if not _holds_index(path):
+        if not holds_index(path):
             raise InputError(f"{path} is not an index; `coalign index` makes one")
         check(path)
         return cls(path, _connect(path).open_table(TABLE))
@@ -130,7 +130,7 @@ class Index:
 
         Raises InputError where it was made with other vectors: of another width, or with another `about`.
         """
-        if not _holds_index(Path(path)):
+        if not holds_index(Path(path)):
             return cls.create(path, width, about, similarity=similarity)
         index = cls.open(path)
         wanted = {**json.loads(json.dumps(dict(about))), "width": width, "similarity": similarity}
@@ -152,7 +152,7 @@ class Index:
         Raises:
             InputError: Another one does; the folder holds something that is no index.
         """
-        _refuse_others(Path(path))
+        refuse_others(Path(path))
         with locked(Path(path), "is indexing", wait):
             remove_parts(Path(path))
             yield
@@ -322,23 +322,10 @@ def _lists(vectors: Tensor) -> Any:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.numpy().reshape(-1), pa.float32()), vectors.shape[1])
 
 
-def _refuse_others(path: Path) -> None:
-    """Refuses a folder that holds something else than an index, or a file."""
-    if not path.exists():
-        return
-    others = not path.is_dir() or any(file.name != ".lock" for file in path.iterdir())
-    if others and not _holds_index(path):  # asked last: another process may be making the index now
-        raise InputError(f"{path} exists and is not an index; give a path that is new or empty")
-
-
 def _hit(row: Mapping[str, Any]) -> Hit:
     entry = Entry(row["text"], row["image"], row["thumbnail"], json.loads(row["meta"]))
     similarity = 1 - float(row["_distance"])
     return Hit(similarity, int(row["row"]), row["modality"], entry, similarity)
-
-
-def _holds_index(path: Path) -> bool:
-    return (path / f"{TABLE}.lance").is_dir()
 
 
 def _connect(path: Path) -> Any:
