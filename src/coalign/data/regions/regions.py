@@ -43,6 +43,7 @@ class RegionFile(ABC):
         if len(self._exact) < len(self.ids):
             twice = next(id for place, id in enumerate(self.ids) if self._exact[id] != place)
             raise InputError(f"{self.name}: holds image {twice} twice; keep one of them")
+        self._form: tuple[int, frozenset[str]] | None = None
         self._alike: dict[str, int | None] = {}
         for place, id in enumerate(self.ids):
             self._alike[image_key(id)] = None if image_key(id) in self._alike else place
@@ -79,8 +80,17 @@ class RegionFile(ABC):
                 f"{self.name}: has no regions of image {image!r} (it has {len(self)} images, such as {near[0]!r}); "
                 "extract them: coalign extract regions"
             )
-        with guarded(f"{self.name}, image {self.ids[place]}", self.name):
-            return checked(self.read(place), f"{self.name}, image {self.ids[place]}")
+        called = f"{self.name}, image {self.ids[place]}"
+        with guarded(called, self.name):
+            found = checked(self.read(place), called)
+        if len(found["features"]):  # an image without regions may not know more
+            form = (found["features"].shape[1], frozenset(found))
+            (width, names), self._form = self._form or form, self._form or form
+            if form[0] != width:
+                raise InputError(f"{called}: features are {form[0]} wide, those of other images {width}")
+            if form[1] != names:
+                raise InputError(f"{called}: other images have, or lack, {', '.join(sorted(form[1] ^ names))}")
+        return found
 
     @property
     def width(self) -> int:
