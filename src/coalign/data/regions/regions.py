@@ -43,7 +43,7 @@ class RegionFile(ABC):
         if len(self._exact) < len(self.ids):
             twice = next(id for place, id in enumerate(self.ids) if self._exact[id] != place)
             raise InputError(f"{self.name}: holds image {twice} twice; keep one of them")
-        self._form: tuple[int, frozenset[str]] | None = None
+        self._form: dict[str, Any] | None = None
         self._alike: dict[str, int | None] = {}
         for place, id in enumerate(self.ids):
             self._alike[image_key(id)] = None if image_key(id) in self._alike else place
@@ -84,12 +84,11 @@ class RegionFile(ABC):
         with guarded(called, self.name):
             found = checked(self.read(place), called)
         if len(found["features"]):  # an image without regions may not know more
-            form = (found["features"].shape[1], frozenset(found))
-            (width, names), self._form = self._form or form, self._form or form
-            if form[0] != width:
-                raise InputError(f"{called}: features are {form[0]} wide, those of other images {width}")
-            if form[1] != names:
-                raise InputError(f"{called}: other images have, or lack, {', '.join(sorted(form[1] ^ names))}")
+            form: dict[str, Any] = {name: tuple(getattr(value, "shape", ()))[1:] for name, value in found.items()}
+            first = self._form = self._form or form
+            differ = sorted(name for name in form.keys() | first.keys() if form.get(name) != first.get(name))
+            if differ:
+                raise InputError(f"{called}: {', '.join(differ)}: of another width than other images', or not in both")
         return found
 
     @property
