@@ -50,12 +50,12 @@ class Parts:
             InputError: There is a file of other weights or data.
         """
         file = part.file(self.folder, ENDING)
-        if file.exists() and not overwrite:
-            self.check(file)
-            return {"image": 0, "text": 0}
-        width = vector_width(loaded)
-        with shared(self.folder), vector_table(file, width, thumbnails=True, about=self.about) as table:
-            added = embed_pairs(loaded, part.source(source.grouped()), table, **options)
+        with shared(self.folder):
+            if file.exists() and not overwrite:
+                self.check(file)
+                return {"image": 0, "text": 0}
+            with vector_table(file, vector_width(loaded), thumbnails=True, about=self.about) as table:
+                added = embed_pairs(loaded, part.source(source.grouped()), table, **options)
         return {"image": added["image"], "text": added["text"]}
 
     def there(self, part: Part) -> list[Path]:

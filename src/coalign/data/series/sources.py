@@ -37,6 +37,12 @@ def open_series(
     path = Path(source)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    data = _opened(path, padding, by_word, streams, labels)
+    _ = data.widths, data.outputs  # which are errors where utterances disagree, or the task is unknown
+    return data
+
+
+def _opened(path: Path, padding: Padding, by_word: bool, streams: Mapping[str, str] | None, labels: str) -> SeriesData:
     if path.is_dir():
         if is_series_folder(path):
             return read_folder(path)
