@@ -13,16 +13,13 @@ import pkgutil
 import shutil
 import types
 import typing
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import coalign.models
 from coalign.checkpoints import StateMap, read_tensors
@@ -33,6 +30,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import read_json, reader
 from coalign.layers.embeddings import resize_positions
+from coalign.layers.initialise import shapes_alone
 from coalign.models.former import current
 from coalign.types import Head, Model, System
 
@@ -244,7 +242,7 @@ def _load_run(path: Path, described: Mapping[str, Any]) -> Model:
     config = from_plain(offer.config if isinstance(offer, System) else offer.config_type, ours["config"])
     tensors = read_tensors(path / "model.safetensors")
     _check_sizes(path, ours["config"], tensors)
-    with _shapes_alone():  # what does not fit is known before memory is taken
+    with shapes_alone():  # what does not fit is known before memory is taken
         planned = offer.model(config).state_dict()
     wrong = [name for name, tensor in tensors.items() if name in planned and planned[name].shape != tensor.shape]
     if wrong:
@@ -295,7 +293,7 @@ def _load_foreign(
     closest: tuple[int, str] | None = None
     for size_name, config in sizes:
         for head_name in heads:
-            with _shapes_alone():
+            with shapes_alone():
                 model, offer = _build(entry, config, head_name, shapes=shapes)
             for layout_name, names in offer.weights.items():
                 if layout not in (None, layout_name):
@@ -311,27 +309,9 @@ def _load_foreign(
     raise InputError(f"{path}: no size of {entry.name} fits it; closest is {closest[1]}")
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves tensors as they are where random numbers would fill them: on the meta device that imports torch's
-    compiler, which takes seconds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _shapes_alone() -> Generator[None]:
-    """Tensors that are made have shapes and no values."""
-    with torch.device("meta"), _Unfilled():
-        yield
-
-
 def _misfits(model: nn.Module, names: StateMap, shapes: Mapping[str, Tensor]) -> list[str]:
     try:
-        with _shapes_alone():
+        with shapes_alone():
             state = names.load(shapes).state
     except (InputError, RuntimeError, ValueError, IndexError) as error:  # torch's, of a tensor of another rank
         return [(str(error) or type(error).__name__).splitlines()[0]] * max(1, len(shapes))

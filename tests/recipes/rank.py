@@ -1,4 +1,4 @@
-"""What test_processes runs in each process of a group: the recipes in a file of command lines, one after the other."""
+"""Recipes in each process of a group: those in a file of command lines, one after the other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import tyro
 from coalign.recipes import find_recipe
 from coalign.training.distributed import process_group
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder, failures = Path(sys.argv[1]), dict[str, str]()
+
+def run_cases(folder: Path) -> None:
+    failures = dict[str, str]()
     with process_group("cpu"):
         for case in json.loads((folder / "cases.json").read_text()):
             name, *words = case
@@ -26,3 +26,8 @@ if __name__ == "__main__":
                 failures[" ".join(case)] = traceback.format_exc()
                 (folder / f"failures-{dist.get_rank()}.json").write_text(json.dumps(failures))
                 raise
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_cases(Path(sys.argv[1]))

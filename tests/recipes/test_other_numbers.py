@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
@@ -12,8 +11,8 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch._dynamo
-import torch.multiprocessing as mp
 import tyro
+from groups import in_group_of
 from safetensors.torch import load_file
 
 from coalign.data.core.batches import Maker
@@ -39,10 +38,9 @@ class Enough(Exception):  # noqa: N818 - no error
     """Ends a run as a killed machine would, behind a checkpoint."""
 
 
-def process(rank: int, world: int, port: int, out: Path, until: int, line: list[str]) -> None:
+def process(out: Path, until: int, line: list[str]) -> None:
     """One of the processes of a run that is killed at step `until`; it notes which samples it was given where."""
-    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in group.items()} if world > 1 else {})
+    rank = os.environ.get("RANK", "0")
     indices, step = Maker.indices, _Training._train_step
 
     def noted(self: Maker, number: int) -> list[int]:
@@ -64,13 +62,10 @@ def process(rank: int, world: int, port: int, out: Path, until: int, line: list[
 
 def run(world: int, out: Path, until: int, line: list[str] = LINE) -> list[tuple[int, int, list[int]]]:
     """What the processes were given, in the order of places."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     if world == 1:
-        process(0, 1, port, out, until, line)
-    else:  # forked, so that nothing is imported again
-        mp.start_processes(process, args=(world, port, out, until, line), nprocs=world, start_method="fork")
+        process(out, until, line)
+    else:
+        in_group_of(world, process, out, until, line)
     seen = []
     for file in out.parent.glob("seen-*.jsonl"):
         seen.extend(json.loads(line) for line in file.read_text().splitlines())

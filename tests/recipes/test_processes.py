@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from groups import in_group_of
+from rank import run_cases
 from safetensors.torch import load_file
 from small_data import STEPS, WORDS, cases, write_data
 
@@ -25,10 +27,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-def in_two(folder: Path, lines: list[list[str]]) -> None:
-    """Runs the command lines in a group of two processes."""
-    folder.mkdir(exist_ok=True)
+def written(folder: Path, lines: list[list[str]]) -> Path:
+    """A folder with the command lines."""
+    folder.mkdir()
     (folder / "cases.json").write_text(json.dumps(lines))
+    return folder
+
+
+def by_torchrun(folder: Path) -> None:
+    """Runs the command lines in a group of two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
         [*torchrun, str(Path(__file__).with_name("rank.py")), str(folder)], capture_output=True, text=True
@@ -59,7 +66,7 @@ def test_every_recipe_trains_in_two_processes(data: Path, tmp_path: Path) -> Non
     assert ended.value.code == 0
     lines = cases(data, tmp_path / "runs")
     assert {line[0] for line in lines} == set(recipe_names()) - ALONE
-    in_two(tmp_path / "group", lines)
+    by_torchrun(written(tmp_path / "group", lines))
     for name, *_ in lines:
         run = tmp_path / "runs" / name
         state = json.loads((run / "checkpoints" / "step-2" / "state.json").read_text())
@@ -79,7 +86,7 @@ def test_two_processes_with_half_of_each_batch_are_one_with_the_whole(data: Path
         "vit-finetune": ["--data", str(data / "pictures"), "--size", "mini", "--least-area", "1"],
     }
     half = [[n, *words, *STEPS, "--batch-size", "4", "--out", str(tmp_path / "two" / n)] for n, words in exact.items()]
-    in_two(tmp_path / "group", half)
+    in_group_of(2, run_cases, written(tmp_path / "group", half))
     for name, words in exact.items():
         lr = ["--lr", str(json.loads((tmp_path / "two" / name / "config.json").read_text())["training"]["lr"])]
         flags = [*words, *lr, *STEPS, "--batch-size", "8", "--device", "cpu", "--out", str(tmp_path / "one" / name)]

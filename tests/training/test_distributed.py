@@ -1,16 +1,15 @@
-"""Two processes on gloo, started by torchrun as a user does."""
+"""Two processes on gloo."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from groups import in_group_of
 from toy import ToyLoader, ToyModel, resumable
-from toy_ranks import EXACT, STEPS
+from toy_ranks import EXACT, STEPS, train_and_check
 
 from coalign.ops.collectives import gather, rank, world_size
 from coalign.training.distributed import process_group
@@ -18,15 +17,11 @@ from coalign.training.loop import fit
 from coalign.training.run import Run
 from coalign.training.tracking import read_metrics
 
-SCRIPT = Path(__file__).with_name("toy_ranks.py")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run([*torchrun, str(SCRIPT), str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    in_group_of(2, train_and_check, folder)
     return folder
 
 

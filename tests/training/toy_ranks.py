@@ -1,8 +1,7 @@
-"""What test_distributed runs under torchrun: trainings of the toy and checks of the collectives, one folder each."""
+"""What test_distributed runs in two processes: trainings of the toy and checks of the collectives, one folder each."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -54,9 +53,7 @@ def broadcast() -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
+def train_and_check(folder: Path) -> None:
     with process_group("cpu"):
         assert in_group() and world_size() == 2
         results: dict[str, object] = {"gather": gather_rules(), "averaged": averaged(), "broadcast": broadcast()}
@@ -74,7 +71,3 @@ def main() -> None:
             results["resumed from"] = train(folder / "stopped", resumable(STEPS)).resumed_from
         results["models"] = {name: model.state_dict() for name, model in models.items()}
         torch.save(results, folder / f"rank{rank()}.pt")
-
-
-if __name__ == "__main__":
-    main()

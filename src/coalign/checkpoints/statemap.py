@@ -219,6 +219,17 @@ class StateMap:
                 self.rules.append(rule)
             else:
                 self.rules.extend(rule)
+        self._aliases = [rule for rule in self.rules if isinstance(rule, Alias)]
+        self._exact: dict[str, tuple[int, int]] = {}  # names without a pattern, and patterns, by rule and place in it
+        self._patterns: list[tuple[int, int, re.Pattern[str]]] = []
+        for number, rule in enumerate(self.rules):
+            if isinstance(rule, Default | Alias):
+                continue
+            for place, pattern in enumerate(rule.files if isinstance(rule, Rename) else (rule.file,)):
+                if "{" in pattern:
+                    self._patterns.append((number, place, _compile(pattern)))
+                else:
+                    self._exact.setdefault(pattern, (number, place))
 
     def load(self, file: State) -> Loaded:
         """The file's tensors under our names. A name that no rule knows is an error that lists all such names."""
@@ -266,17 +277,20 @@ class StateMap:
         for rule in self.rules:
             if not isinstance(rule, Rename):
                 continue
-            for name in ours:
-                binding = None if name in used else _match(rule.targets[0], name)
-                if binding is None:
+            first = rule.targets[0]
+            pattern = _compile(first)
+            for name in ours if "{" in first else (first,) if first in ours else ():
+                match = None if name in used else pattern.fullmatch(name)
+                if match is None:
                     continue
+                binding = match.groupdict()
                 names = [pattern.format_map(binding) for pattern in rule.targets]
                 if any(part not in ours for part in names):
                     continue
                 used.update(names)
                 tensors = rule.export([ours[part] for part in names])
-                for pattern, tensor in zip(rule.files, tensors, strict=True):
-                    out[pattern.format_map(binding)] = tensor.contiguous()
+                for file, tensor in zip(rule.files, tensors, strict=True):
+                    out[file.format_map(binding)] = tensor.contiguous()
         left = [name for name in ours if name not in used]
         if left:
             raise InputError(f"{len(left)} tensors of ours have no name in this layout: {_some(left)}")
@@ -294,22 +308,22 @@ class StateMap:
 
     def _current(self, name: str) -> str:
         """The name that this layout uses today: all aliases applied, one after the other."""
-        for rule in self.rules:
-            binding = _match(rule.file, name) if isinstance(rule, Alias) else None
-            if isinstance(rule, Alias) and binding is not None:
+        for rule in self._aliases:
+            binding = _match(rule.file, name)
+            if binding is not None:
                 name = rule.of.format_map(binding)
         return name
 
     def _find(self, name: str) -> tuple[int, int, dict[str, str]] | None:
-        for number, rule in enumerate(self.rules):
-            if isinstance(rule, Default | Alias):
-                continue
-            patterns = rule.files if isinstance(rule, Rename) else (rule.file,)
-            for place, pattern in enumerate(patterns):
-                binding = _match(pattern, name)
-                if binding is not None:
-                    return number, place, binding
-        return None
+        """Of the first rule for a name: number, place among its names, and what the parts of the pattern stand for."""
+        exact = self._exact.get(name)
+        for number, place, pattern in self._patterns:
+            if exact is not None and exact < (number, place):
+                break
+            found = pattern.fullmatch(name)
+            if found is not None:
+                return number, place, found.groupdict()
+        return None if exact is None else (*exact, {})
 
 
 @lru_cache(maxsize=4096)

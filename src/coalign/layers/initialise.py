@@ -1,9 +1,36 @@
-"""Pieces of the initialisers that papers share."""
+"""Pieces of the initialisers that papers share, and models without any numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from torch import nn
 from torch.nn.parameter import Parameter
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def shapes_alone() -> Generator[None]:
+    """Tensors that are made meanwhile have shapes and no values (the meta device); a model of any size takes no memory.
+
+    Initialisers leave them as they are: on that device random numbers import torch's compiler, which takes seconds.
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if getattr(func, "__module__", "") == nn.init.__name__ or getattr(func, "__name__", "") in _FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLING = ("normal_", "uniform_", "zero_", "fill_")
 
 
 def zero_bias(module: nn.Module) -> None:

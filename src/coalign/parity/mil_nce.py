@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.data.words.word_list import WordList
+from coalign.layers.initialise import shapes_alone
 from coalign.layers.s3d import BLOCKS, Branches, S3dConfig
 from coalign.models.mil_nce.model import MilNceConfig, MilNceModel, original
 from coalign.parity.case import Case, Described
@@ -70,7 +71,7 @@ def weights(case: Case) -> Mapping[str, Tensor]:
     """The case's weights, or those that its rule makes of the official names and shapes."""
     if case.weights:
         return case.weights
-    with torch.device("meta"):
+    with shapes_alone():
         model, names = build(case)
         shapes = names.export(model.state_dict())
     return {name: made(name, tensor.shape) for name, tensor in shapes.items()}

@@ -21,6 +21,7 @@ import coalign.parity
 from coalign.checkpoints import StateMap
 from coalign.errors import InputError
 from coalign.files import read_json
+from coalign.layers.initialise import shapes_alone
 from coalign.parity.case import Case, Described, read_case, read_manifest
 from coalign.parity.compare import Line, compare, worse
 from coalign.types import Packed
@@ -120,7 +121,7 @@ def verify_manifest(path: str | Path) -> list[Line]:
 def verify_entry(file: str, described: Described) -> Line:
     adaptor = adaptor_for(described)
     try:
-        with torch.device("meta"):
+        with shapes_alone():
             model, names = adaptor.build(described)
             if model is None or names is None:
                 return Line(file, "FAIL", note="no model for this entry")

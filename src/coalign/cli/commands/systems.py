@@ -81,15 +81,15 @@ def _system_of(recipe: str) -> str:
 
 def kernels_of_systems() -> list[dict[str, Any]]:
     """Of every size of every system: the attention layers, and the kernel of ragged batches on a GPU."""
-    import torch
 
     from coalign import create, systems
+    from coalign.layers.initialise import shapes_alone
     from coalign.layers.kernels import attending
 
     rows: list[dict[str, Any]] = []
     for system in systems().values():
         for size in system.sizes:
-            with torch.device("meta"):  # of no memory
+            with shapes_alone():
                 kinds = attending(create(system.name, size).model)
             rows += [{"name": system.name, "size": size, "attention": str(kind)} for kind in kinds]
     return rows

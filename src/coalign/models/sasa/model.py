@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import Rename, Reshape, Stack, StateMap, Transpose
 from coalign.checkpoints.statemap import Rule
+from coalign.layers.initialise import shapes_alone
 from coalign.layers.local_attention import AttentionStem, Border, LocalAttention, Positions
 from coalign.objectives.classification import Classification
 from coalign.types import FREE, Batch, Draws, Encoding, ImageSpec, InputSpec, Model, Packed, Record, System
@@ -225,7 +226,7 @@ def count(config: SasaConfig) -> Counts:
             mixtures, width, channels = module.value.shape[:3]
             total += 2 * width * (mixtures * (channels + 1) + 2 * module.kernel**2) * cells
 
-    with torch.device("meta"):
+    with shapes_alone():
         model = Sasa(config).eval()
         for module in model.modules():
             module.register_forward_hook(add)
