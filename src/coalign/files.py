@@ -105,6 +105,12 @@ def read_json(path: PathLike, encoding: str | None = None) -> Any:
         raise InputError(f"{path}: is not JSON: {error or 'nested too deeply'}") from None
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `$XDG_CACHE_HOME/coalign`, that is `~/.cache/coalign`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "coalign"
+
+
 def digest(path: PathLike) -> str:
     """A file's content in 32 hexadecimal digits (BLAKE2b)."""
     found = blake2b(digest_size=16)

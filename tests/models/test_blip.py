@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_weights import randomised
 from safetensors.torch import save_file
 
 import coalign
@@ -26,15 +27,6 @@ CONFIG = BlipConfig(
     queue_size=8,
     sep_id=3,
 )
-
-
-def randomised(model, scale=0.2):
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model.eval()
 
 
 def pairs(size=4, seed=0):
@@ -90,8 +82,12 @@ def test_a_folder_of_hugging_face_and_back(tmp_path, head, name):
                 m.text_encoder(ids[:1], encoder_hidden_states=m.vision_model(pixels[:1])[0], attention_mask=None)[0]
                 for m in (theirs, again)
             )
-            assert torch.equal(theirs.generate(**question), again.generate(**question))
-            mine_gives = mine.towers.read(Packed.uniform(ids[:1]), Images(pixels[:1])).to_padded()
+            made = theirs.generate(**question, max_length=9)
+            assert torch.equal(made, again.generate(**question, max_length=9))
+            states = mine.towers.read(Packed.uniform(ids[:1]), Images(pixels[:1]))
+            (answer,) = mine.answers(states, Generation(beams=1, max_length=9))
+            assert len(made[0]) > 3 and answer.tolist() == made[0].tolist()
+            mine_gives = states.to_padded()
     torch.testing.assert_close(mine_gives, expected, atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(got, expected)
 

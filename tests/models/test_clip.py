@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from random_weights import randomised
 from safetensors.torch import save_file
 
 import coalign
@@ -33,15 +34,6 @@ def pairs(config=CONFIG, size=4, seed=0):
     pixels = torch.randn(size, 3, height, width, generator=generator)
     ids = [torch.tensor([38, *range(1 + i, 4 + 2 * i), 39]) for i in range(size)]
     return Batch(text=Text(Packed.from_items([row[-9:] for row in ids])), images=Images(pixels))
-
-
-def randomised(model, scale=0.2):
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model.eval()
 
 
 @pytest.mark.parametrize("end", [2, 17])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_weights import randomised
 from safetensors.torch import save_file
 
 import coalign
@@ -28,15 +29,6 @@ CONFIG = CocaConfig(
     start=38,
     end=39,
 )
-
-
-def randomised(model, scale=0.2):
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model.eval()
 
 
 def pairs(size=4, seed=0):

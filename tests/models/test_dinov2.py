@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from random_weights import randomised
 from safetensors.torch import save_file
 
 import coalign
@@ -15,14 +16,6 @@ from coalign.types import Batch, Images
 
 TRUNK = replace(tower(64, 2, 1, 256, registers=3), image_size=28)
 CONFIG = DinoV2Config(TRUNK, antialias=True, offset=0.0)
-
-
-def randomised(model, scale=0.2):
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model.eval()
 
 
 @pytest.mark.parametrize("registers", [0, 3])

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from random_weights import randomised
 
 import coalign
 from coalign.data.images.transforms import sides_of_patches
@@ -20,15 +21,6 @@ CONFIG = SiglipConfig(
 )
 NAFLEX = replace(CONFIG, image=replace(CONFIG.image, any_shape=True), padding=0)
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-
-
-def randomised(model, scale=0.2):
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.numel() > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    return model.eval()
 
 
 def texts():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from random_weights import randomised
 from safetensors.torch import save_file
 from torch import nn
 
@@ -28,14 +29,6 @@ def batch(size=3, image_size=16, classes=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(size, 3, image_size, image_size, generator=generator)
     return Batch(images=Images(pixels), labels=Labels(label=torch.arange(size) % classes))
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
-    return model.eval()
 
 
 def ours_with(config, layout, state):

@@ -28,7 +28,7 @@ onnx = optional("onnx")
 onnxruntime = optional("onnxruntime")
 _ = optional("onnxscript")  # which torch.onnx.export needs
 
-Part = Literal["image", "text"]
+Modality = Literal["image", "text"]
 LARGEST = 1e-4
 """The largest difference from the model's own vectors, whose length is 1, with which a file is written."""
 
@@ -36,16 +36,16 @@ LARGEST = 1e-4
 class Tower(nn.Module):
     """The searched vectors of one modality, from plain tensors."""
 
-    def __init__(self, model: Any, part: Part) -> None:
+    def __init__(self, model: Any, part: Modality) -> None:
         super().__init__()
         self.model = model
-        self.part: Part = part
+        self.part: Modality = part
 
     def forward(self, *given: Tensor) -> Tensor:
         return vectors_of(self.model.encode(batch_of(self.part, *given)), self.part)
 
 
-def batch_of(part: Part, *given: Tensor) -> Batch:
+def batch_of(part: Modality, *given: Tensor) -> Batch:
     """The batch of a tower's inputs: pixels [B, 3, H, W]; or ids [B, L] and mask [B, L]."""
     if part == "image":
         return Batch(images=Images(pixels=given[0]))
@@ -55,7 +55,7 @@ def batch_of(part: Part, *given: Tensor) -> Batch:
     return Batch(text=Text(Packed(ids.flatten(), layout)))
 
 
-def inputs_of(loaded: Loaded, part: Part, batch_size: int, length: int | None = None) -> dict[str, Tensor]:
+def inputs_of(loaded: Loaded, part: Modality, batch_size: int, length: int | None = None) -> dict[str, Tensor]:
     """Random inputs of a tower, by name, in the shapes that it is exported for.
 
     Raises:
@@ -96,7 +96,7 @@ def weights_digest(model: Any) -> str:
 
 
 @torch.no_grad()
-def export(loaded: Loaded, part: Part, out: Path, batch_size: int = 1, length: int | None = None) -> float:
+def export(loaded: Loaded, part: Modality, out: Path, batch_size: int = 1, length: int | None = None) -> float:
     """Writes the tower of a modality as .onnx or .pt2; returns the largest difference from the model's own vectors.
 
     Raises:
@@ -143,7 +143,7 @@ class OnnxTower:
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
             about = json.loads(self._session.get_modelmeta().custom_metadata_map["coalign"])
-            self.part: Part = about["part"]
+            self.part: Modality = about["part"]
             self.shapes: dict[str, list[int]] = about["shapes"]
             self.weights: str | None = about.get("weights")  # of none that was exported before digests were kept
         except Exception as error:  # the library raises classes of its own
@@ -204,10 +204,10 @@ class OnnxModel(Model):
             vectors["text"] = self._run("text", batch)
         return Encoding({}, {}, vectors)
 
-    def _run(self, part: Part, batch: Batch) -> Tensor:
+    def _run(self, part: Modality, batch: Batch) -> Tensor:
         tower = self._towers.get(part)
         if tower is None:
-            raise InputError(f"no {part} tower is given; export it: coalign export RUN {part}.onnx --part {part}")
+            raise InputError(f"no {part} tower is given; export it: coalign export RUN {part}.onnx --modality {part}")
         found: list[Tensor] = []
         for first in range(0, len(batch), tower.batch_size):
             count = min(tower.batch_size, len(batch) - first)

@@ -12,7 +12,10 @@ from coalign.data.videos import decode as video
 from coalign.data.videos.decode import find_videos, has_torchcodec, probe_video, read_frames, stream_frames
 from coalign.errors import InputError
 
-BACKENDS = ["av", pytest.param("torchcodec", marks=pytest.mark.skipif(not has_torchcodec(), reason="not installed"))]
+BACKENDS = [
+    "av",
+    pytest.param("torchcodec", marks=pytest.mark.skipif(not has_torchcodec(), reason="torchcodec is not installed")),
+]
 
 
 def numbers(frames: torch.Tensor) -> list[int]:

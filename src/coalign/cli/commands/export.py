@@ -17,7 +17,7 @@ HELP = Help("a trained run", "RUN OUT.onnx", "a tower as ONNX or a torch program
 def command(
     run: RunFolder,
     out: Annotated[Positional[Path], arg(metavar="OUT")],
-    part: Literal["image", "text"] = "image",
+    modality: Annotated[Literal["image", "text"], arg(aliases=("--part",))] = "image",
     batch_size: int = 1,
     length: OptionalInt = None,
     overwrite: Switch = False,
@@ -29,7 +29,7 @@ def command(
 
     Args:
         out: A .onnx file (extra `onnx`), or a .pt2 file for torch.export.load.
-        part: Whose tower.
+        modality: Whose tower.
         batch_size: How many items a call takes.
         length: Word pieces of a text at most. By default what the model reads.
         overwrite: Replace the file if it exists.
@@ -37,8 +37,7 @@ def command(
     from coalign.retrieval.export import export
 
     new_file(out, overwrite, (".onnx", ".pt2"))
-    difference = export(load_run(run).to("cpu"), part, out, batch_size, length)
-    answer(
-        json, {"out": str(out), "part": part, "difference": difference}, f"{out} (within {difference:.1e} of the model)"
-    )
+    difference = export(load_run(run).to("cpu"), modality, out, batch_size, length)
+    said = {"out": str(out), "part": modality, "difference": difference}
+    answer(json, said, f"{out} (within {difference:.1e} of the model)")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from coalign.data.core.fingerprint import digest, fingerprint
 from coalign.data.core.samples import Problem, Source, Where
 from coalign.data.images.decode import BadSample, name_of
 from coalign.errors import InputError
-from coalign.files import read_json, replace_file
+from coalign.files import cache_folder, read_json, replace_file
 
 LARGE = 100_000
 """Samples from which on a verdict is kept. Smaller data is looked over at every start."""
@@ -38,8 +37,7 @@ class Verdict:
         stat = file.stat()
         about = [FORMAT, str(file.absolute()), stat.st_size, stat.st_mtime_ns, fingerprint(_Samples(source))]
         key = digest([*about, *settings])
-        base = os.environ.get("XDG_CACHE_HOME")
-        return Verdict((Path(base) if base else Path.home() / ".cache") / "coalign" / "checks" / f"{key}.json")
+        return Verdict(cache_folder() / "checks" / f"{key}.json")
 
     def read(self) -> list[tuple[int, Problem]] | None:
         """The samples that had problems, by number; None where nothing is kept, or it is damaged."""

