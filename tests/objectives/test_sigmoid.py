@@ -1,19 +1,14 @@
 """The sigmoid loss against its formula, in chunks, and over processes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
-from groups import in_group_of
+from groups import in_new_group_of
+from sigmoid_ranks import features
 
 from coalign.objectives.sigmoid import SigmoidContrastive
-from coalign.ops.collectives import rank
-from coalign.training.distributed import process_group
-
-
-def features(size=6, dim=5):
-    generator = torch.Generator().manual_seed(0)
-    image, text = (F.normalize(torch.randn(size, dim, generator=generator), dim=-1).requires_grad_() for _ in range(2))
-    return image, text, torch.tensor(4.0, requires_grad=True), torch.tensor(-2.0, requires_grad=True)
 
 
 def formula(image, text, scale, bias, same):
@@ -44,15 +39,7 @@ def test_no_block_of_similarities_is_larger_than_the_chunk(monkeypatch):
 
 
 def test_two_processes_give_the_step_of_one(tmp_path):
-    def half():
-        with process_group("cpu"):
-            image, text, scale, bias = features()
-            own = slice(3 * rank(), 3 * rank() + 3)
-            loss = SigmoidContrastive()(image[own], text[own], scale, bias)
-            loss.backward()
-            torch.save([loss.detach(), image.grad, text.grad, scale.grad, bias.grad], tmp_path / f"{rank()}.pt")
-
-    in_group_of(2, half)
+    in_new_group_of(2, Path(__file__).with_name("sigmoid_ranks.py"), "half", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     given = features()
     loss = SigmoidContrastive()(*given)

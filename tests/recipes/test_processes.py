@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups import in_group_of
-from rank import run_cases
+from groups import in_new_group_of
 from safetensors.torch import load_file
 from small_data import STEPS, WORDS, cases, write_data
 
@@ -86,7 +85,7 @@ def test_two_processes_with_half_of_each_batch_are_one_with_the_whole(data: Path
         "vit-finetune": ["--data", str(data / "pictures"), "--size", "mini", "--least-area", "1"],
     }
     half = [[n, *words, *STEPS, "--batch-size", "4", "--out", str(tmp_path / "two" / n)] for n, words in exact.items()]
-    in_group_of(2, run_cases, written(tmp_path / "group", half))
+    in_new_group_of(2, Path(__file__).with_name("rank.py"), "run_cases", written(tmp_path / "group", half))
     for name, words in exact.items():
         lr = ["--lr", str(json.loads((tmp_path / "two" / name / "config.json").read_text())["training"]["lr"])]
         flags = [*words, *lr, *STEPS, "--batch-size", "8", "--device", "cpu", "--out", str(tmp_path / "one" / name)]

@@ -1,15 +1,22 @@
-"""Groups of processes that are forks of the tests' own: nothing is imported again, which torchrun does three times.
+"""Groups of processes that are forks of one: torch is imported once, which torchrun does three times.
 
-`tests/recipes/test_processes.py` starts every recipe by torchrun itself.
+    python groups.py WORLD FILE FUNCTION FOLDER
+
+calls a function of a file with a folder in each. `tests/recipes/test_processes.py` starts every recipe by torchrun.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.multiprocessing as mp
 
 
@@ -21,7 +28,21 @@ def in_group_of(world: int, work: Callable[..., None], *arguments: Any) -> None:
     mp.start_processes(_start, args=(world, port, work, arguments), nprocs=world, start_method="fork")
 
 
+def in_new_group_of(world: int, file: Path, function: str, folder: Path) -> None:
+    """The same of a process of its own, whatever libraries have started threads in this one."""
+    command = [sys.executable, __file__, str(world), str(file), function, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def _start(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in group.items()})
     work(*arguments)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    file = Path(sys.argv[2])
+    sys.path.insert(0, str(file.parent))
+    in_group_of(int(sys.argv[1]), getattr(importlib.import_module(file.stem), sys.argv[3]), Path(sys.argv[4]))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from groups import in_group_of
+from groups import in_new_group_of
 from toy import ToyLoader, ToyModel, resumable
-from toy_ranks import EXACT, STEPS, train_and_check
+from toy_ranks import EXACT, STEPS
 
 from coalign.ops.collectives import gather, rank, world_size
 from coalign.training.distributed import process_group
@@ -21,7 +21,7 @@ from coalign.training.tracking import read_metrics
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    in_group_of(2, train_and_check, folder)
+    in_new_group_of(2, Path(__file__).with_name("toy_ranks.py"), "train_and_check", folder)
     return folder
 
 
