@@ -12,9 +12,8 @@ from torch import nn
 
 from coalign.cli.main import main
 
-WAITS = {f"{name}-pretrain": 1 for name in ("albef", "blip", "videobert", "visualbert", "uniter", "vilt")}
-"""Waits a step, where there are any: hard negatives are drawn by similarity, visual words counted on the device, rows
-of a joint stream that the last block computes placed there."""
+WAITS = {f"{name}-pretrain": 1 for name in ("albef", "blip", "videobert")}
+"""Waits a step, where there are any: hard negatives are drawn by similarity, visual words counted on the device."""
 LEFT_OUT = {"lit", "mil-nce-finetune", "nlvr2", "entailment", "vcr", "vit-probe", "mae-probe", "bert-classify"} | {
     f"gpt-{task}" for task in ("classify", "entail", "similarity")
 }

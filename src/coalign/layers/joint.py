@@ -45,14 +45,15 @@ class Joint:
 
     def read(self, encoder: Encoder, text: Tensor | None = None, other: Tensor | None = None) -> Read:
         """The states after the blocks of the first rows, of these rows of the texts, and of these of the other
-        modality, numbers [n] of either; the last block computes no others."""
-        begin = self.rows.layout.first
+        modality, numbers [n] of either on the host; the last block computes no others."""
+        begin = self.rows.layout.host_first
         places = [begin]
-        for rows, layout, before in ((text, self.text, 0), (other, self.other, self.text.lengths)):
+        for rows, layout, before in ((text, self.text, 0), (other, self.other, self.text.host_lengths)):
             if rows is None or layout is None:
                 places.append(begin[:0])
             else:
-                places.append(layout.position[rows] + (begin + before)[layout.item[rows]])
+                item = torch.searchsorted(layout.host_lengths.cumsum(0), rows, right=True)
+                places.append(rows + (begin + before - layout.host_first)[item])
         states = encoder(self.rows.values, Mask.within(self.rows), rows=torch.cat(places))
         return Read(*states.split([len(rows) for rows in places]))
 

@@ -101,7 +101,11 @@ class Drawn(Mapping[str, Tensor]):
 
     def rows(self, name: str) -> Int[Tensor, " n"]:
         """`predicted_rows` of these labels or this mask, on the device."""
-        return to_device(predicted_rows(self.host[name]), self.device)
+        return to_device(self.host_rows(name), self.device)
+
+    def host_rows(self, name: str) -> Int[Tensor, " n"]:
+        """The same on the host: what says which rows a block computes."""
+        return predicted_rows(self.host[name])
 
 
 def next_tokens(ids: Packed) -> Int[Tensor, " t"]:

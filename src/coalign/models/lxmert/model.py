@@ -33,7 +33,7 @@ from coalign.objectives.matching import Matching
 from coalign.objectives.reduce import mean_or
 from coalign.ops.alignment import AlignmentRecord, Attended, Rows, log_odds, two_ways
 from coalign.ops.detections import detected_attributes, detected_objects, draw_answers
-from coalign.ops.masking import Drawn, mask_features, mask_tokens, predicted_rows
+from coalign.ops.masking import Drawn, mask_features, mask_tokens
 from coalign.ops.pairing import draw_partners, take_texts
 from coalign.trunks.bert import BertConfig, init_bert
 from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Model, Packed, Record, System
@@ -142,7 +142,7 @@ class Lxmert(Aligning, Model):
         d = Drawn(drawn, batch.regions.boxes.device)
         text = with_words(take_texts(batch.text, d.host["partner"]), d["mlm_input_ids"])
         features = batch.regions.features.with_values(d["region_features"])
-        rows, about_regions = predicted_rows(d.host["mlm_labels"]), {"objects", "attributes", "features"} & set(wanted)
+        rows, about_regions = d.host_rows("mlm_labels"), {"objects", "attributes", "features"} & set(wanted)
         words, seen = self.trunk.read(text), self.trunk.encode_regions(replace(batch.regions, features=features))
         read = self.trunk.fuse_at(words, seen, rows, see_regions=bool(about_regions))
         pooled = self.trunk.pooler(read.first)

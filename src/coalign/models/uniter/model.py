@@ -241,11 +241,10 @@ class Uniter(Aligning, Model):
             return losses
         if task == "mlm":
             stream = self.trunk.stream(replace(batch, text=with_words(batch.text, drawn["mlm_input_ids"])))
-            rows = drawn.rows("mlm_labels")
-            logits = self.word_logits(stream.read(self.trunk.encoder, text=rows).text)
-            return {"mlm": self.mlm(logits, drawn["mlm_labels"][rows])}
-        rows = drawn.rows("region_mask")
-        states = self.trunk.stream(batch, drawn["region_mask"]).read(self.trunk.encoder, other=rows).other
+            logits = self.word_logits(stream.read(self.trunk.encoder, text=drawn.host_rows("mlm_labels")).text)
+            return {"mlm": self.mlm(logits, drawn["mlm_labels"][drawn.rows("mlm_labels")])}
+        rows, stream = drawn.rows("region_mask"), self.trunk.stream(batch, drawn["region_mask"])
+        states = stream.read(self.trunk.encoder, other=drawn.host_rows("region_mask")).other
         if task == "mrfr":
             return {"mrfr": self.mrfr(self.region_features(states), batch.regions.features.values[rows])}
         probabilities = class_probabilities(batch.regions, self.config.classes)[rows]

@@ -230,8 +230,8 @@ class Vilt(Aligning, Model):
         if "mlm" in wanted:
             patches = pack_patches(drawn.host["select_mlm"], real[: len(text.ids)])
             stream = self.trunk.stream(with_words(text, drawn["mlm_input_ids"]), images, patches)
-            rows = drawn.rows("mlm_labels")
-            losses["mlm"] = self.mlm(self.words(stream.read(self.trunk.encoder, rows).text), drawn["mlm_labels"][rows])
+            read = stream.read(self.trunk.encoder, drawn.host_rows("mlm_labels"))
+            losses["mlm"] = self.mlm(self.words(read.text), drawn["mlm_labels"][drawn.rows("mlm_labels")])
         if "itm" in wanted:
             source, matched = drawn["image_index"], drawn["matched"]
             patches = pack_patches(drawn.host["select_itm"], real[drawn.host["image_index"]])

@@ -197,10 +197,10 @@ class VisualBert(Aligning, Model):
         wanted = self.config.objectives if draws.only is None else draws.only
         drawn = Drawn(self.draw(batch.host, draws.on_host, draws.choices), batch.text.ids.layout.device)
         text = with_words(take_texts(batch.text, drawn.host["text_index"]), drawn["mlm_input_ids"])
-        rows, losses = drawn.rows("mlm_labels"), dict[str, Tensor]()
+        rows, losses = drawn.host_rows("mlm_labels"), dict[str, Tensor]()
         read = self.trunk.stream(replace(batch, text=text)).read(self.trunk.encoder, rows)
         if "mlm" in wanted:
-            losses["mlm"] = self.mlm(self.word_logits(read.text), drawn["mlm_labels"][rows])
+            losses["mlm"] = self.mlm(self.word_logits(read.text), drawn["mlm_labels"][drawn.rows("mlm_labels")])
         if "itm" in wanted:
             losses["itm"] = self.matching(self.match_head(self.trunk.pooler(read.first)), drawn["swapped"])
         return losses
