@@ -7,18 +7,19 @@ torch leaves free for others (PrivateUse1) and a wrapper subclass of tensors.
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +28,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 import coalign
 
 NAME = "pretended"
+ALONE = "COALIGN_TEST_ALONE"
 SOURCE = Path(coalign.__file__).parent
 
 
@@ -57,36 +59,24 @@ class _Backend:
 @cache
 def the_device() -> torch.device:
     """The device. Torch knows it from the first call on, for the rest of the process: autograd has a thread then, and
-    no process that is forked afterwards can go backward. So a test that uses it runs `in_child`."""
+    no process that is forked afterwards can go backward. So a test that uses it runs `in_new_process`."""
     _setup_privateuseone_for_python_backend(NAME, _Backend())
     return torch.device(NAME, 0)
 
 
-def in_child(test: Callable[..., None]) -> Callable[..., None]:
-    """A test that runs in a forked process of its own."""
+def in_new_process(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that runs in a process of its own: autograd counts the devices at its first backward pass, once."""
+    if os.environ.get(ALONE):
+        return test
 
-    @wraps(test)
-    def run_there(*args: Any, **kwargs: Any) -> None:
-        context = multiprocessing.get_context("fork")
-        receives, sends = context.Pipe(duplex=False)
+    def run_there(request: pytest.FixtureRequest) -> None:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", request.node.nodeid]
+        done = subprocess.run(
+            command, cwd=request.config.rootpath, env={**os.environ, ALONE: "1"}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
-        def body() -> None:
-            try:
-                test(*args, **kwargs)
-                sends.send("")
-            except BaseException:
-                sends.send(traceback.format_exc())
-
-        child = context.Process(target=body)
-        child.start()
-        sends.close()
-        try:
-            failure = receives.recv()
-        except EOFError:
-            failure = "the process died"
-        child.join()
-        assert not failure, failure
-
+    run_there.__name__, run_there.__module__, run_there.__doc__ = test.__name__, test.__module__, test.__doc__
     return run_there
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pretended import NAME, in_child, pretended_device, the_device
+from pretended import NAME, in_new_process, pretended_device, the_device
 from small_data import cases, write_data
 from steps import take_steps
 from torch import nn
@@ -30,7 +30,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return {line[0]: line for line in cases(data, folder / "runs")}
 
 
-@in_child
+@in_new_process
 def test_a_step_of_every_recipe_is_sound_on_a_device_and_waits_at_most_once(lines: dict[str, list[str]]) -> None:
     wrong: dict[str, object] = {}
     for name, line in lines.items():
@@ -44,7 +44,7 @@ def test_a_step_of_every_recipe_is_sound_on_a_device_and_waits_at_most_once(line
     assert not wrong, "\n".join(f"{name}: {taken}" for name, taken in wrong.items())
 
 
-@in_child
+@in_new_process
 def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
     with pretended_device() as found:
         layer = nn.Linear(4, 2).to(NAME)
