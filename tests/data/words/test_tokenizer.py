@@ -161,3 +161,11 @@ def test_bad_vocabularies_are_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer\.json: is no vocabulary"):
         load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_without_its_piece_for_unknown_words_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text().replace('"[UNK]":1', '"[UNX]":1'))
+    with pytest.raises(InputError, match=r"tokenizer\.json: .*\[UNK\], is missing"):
+        load_tokenizer(tmp_path)

@@ -88,7 +88,7 @@ class RegionFile(ABC):
             first = self._form = self._form or form
             differ = sorted(name for name in form.keys() | first.keys() if form.get(name) != first.get(name))
             if differ:
-                raise InputError(f"{called}: {', '.join(differ)}: of another width than other images', or not in both")
+                raise InputError(f"{called}: {', '.join(differ)}: other images have another width, or lack it")
         return found
 
     @property

@@ -177,6 +177,8 @@ def _opened(video: VideoLike) -> Generator[_File]:
     except InputError as error:
         reason = str(error).removeprefix(f"{name}: ")
         raise BadSample("is a folder, not a video" if "is a folder" in reason else reason, name) from None
+    except av.error.MemoryError:  # FFmpeg asks before it takes: a table of 2^31 entries in a file of a kilobyte
+        raise BadSample("not a readable video (its header has tables that no memory holds)", name) from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         empty = Path(name).is_file() and Path(name).stat().st_size == 0
         reason = "the file is empty (0 bytes)" if empty else f"not a readable video ({_plain(error)})"

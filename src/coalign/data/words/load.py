@@ -46,14 +46,17 @@ def load_tokenizer(path: str | os.PathLike[str], *, lowercase: bool | None = Non
         return Tokenizer(read_byte_pairs(*pair))
     file = _vocabulary_file(path)
     try:
-        if file.suffix == ".json":
-            inner = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-            return WordList.load(file) if isinstance(inner.model, models.WordLevel) else Tokenizer(inner)
         text = file.read_text(encoding="utf-8")
+        inner = tokenizers.Tokenizer.from_str(text) if file.suffix == ".json" else None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     except Exception as error:  # the library raises bare Exceptions
         raise InputError(f"{file}: is no vocabulary: {error}") from error
+    if inner is not None:
+        unknown = getattr(inner.model, "unk_token", None)
+        if unknown is not None and unknown not in inner.get_vocab(with_added_tokens=False):
+            raise InputError(f"{file}: is no whole vocabulary: its piece for unknown words, {unknown}, is missing")
+        return WordList.load(file) if isinstance(inner.model, models.WordLevel) else Tokenizer(inner)
     pieces = text.removesuffix("\n").split("\n")  # not splitlines: U+2028 and its like are pieces
     if lowercase is None:
         lowercase = _lowercase_beside(file, pieces)
