@@ -81,7 +81,7 @@ def test_the_loss_falls_and_words_learn_their_cells(model, frozen):
     optimiser = torch.optim.AdamW(parameters, lr=1e-3)
     loader, losses = frozen.loader(8, first=0.5, further=8, mosaics=6), {}
     model.train()
-    for _ in range(3):
+    for _ in range(5):
         for batch in loader:
             model.before_step()
             found = model.losses(batch, Draws(generator))
