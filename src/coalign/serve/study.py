@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import cached_property
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.retrieval.index import Index
 from coalign.serve.gallery import IndexGallery, Modality
+from coalign.serve.process import one_process
 
 Floats = npt.NDArray[np.floating[Any]]
 Of = Literal["image", "text", "both"]
@@ -157,11 +158,6 @@ def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
     for finding in listed:
         finding["rows"] = [pairs[row][0] for row in finding["rows"]]
     return listed
-
-
-def one_process() -> Executor:
-    """A process beside the server's, so that what is computed there holds up no answer."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 class Studies:
