@@ -40,7 +40,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     model.image[1].weight.data = model.image[1].weight.data.T.contiguous().T  # a stride of its own
     optimiser, average = trained(model), WeightAverage(model, 0.5)
     state = torch.Generator().manual_seed(3).get_state()
-    before = Progress(7, 1.5, [{"epoch": 1, "batch": 2}], [{"torch": state}])
+    before = Progress(7, 1.5, [{"epoch": 1, "batch": 2}], [{"torch": state, "objectives": state.clone()}])
     save_checkpoint(tmp_path / "step-7", model, optimiser, before, average)
 
     other = ToyModel()
@@ -124,7 +124,12 @@ def test_weights_for_users_are_the_average_and_load_anywhere(tmp_path: Path) -> 
 
 def test_another_model_is_an_input_error(tmp_path: Path) -> None:
     model = ToyModel()
-    save_checkpoint(tmp_path / "step-1", model, trained(model), Progress(1, 0.0, [{}], [{}]))
+    save_checkpoint(
+        tmp_path / "step-1",
+        model,
+        trained(model),
+        Progress(1, 0.0, [{}], [{name: torch.get_rng_state() for name in ("torch", "objectives")}]),
+    )
     other = ToyModel(queue=20)
     with pytest.raises(InputError, match="other than these"):
         load_checkpoint(tmp_path / "step-1", other, trained(other))

@@ -52,6 +52,7 @@ class Querybank:
         if not path.is_file():
             raise InputError(f"{path} is missing: the training that writes it has not ended; start it again")
         tensors = read_tensors(path)
-        if tensors.keys() != {"image", "text"} or any(t.ndim != 2 or not len(t) for t in tensors.values()):
+        sound = all(t.ndim == 2 and len(t) and t.is_floating_point() for t in tensors.values())
+        if tensors.keys() != {"image", "text"} or not sound or tensors["image"].shape[1] != tensors["text"].shape[1]:
             raise InputError(f"{path}: not a bank of vectors [N, d] of images and texts; train to the end again")
-        return Querybank(**tensors)
+        return Querybank(**{name: tensor.float() for name, tensor in tensors.items()})

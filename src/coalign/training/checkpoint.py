@@ -97,6 +97,8 @@ def load_checkpoint(
         for name, tensor in load_file(folder / "random.safetensors").items():
             rank, _, generator = name.partition(".")
             generators[int(rank)][generator] = tensor
+        if not all({"objectives", "torch"} <= own.keys() for own in generators):
+            raise ValueError("random.safetensors lacks the state of a generator")
     return Progress(state["step"], state["seconds"], state["loaders"], generators)
 
 

@@ -251,6 +251,7 @@ def _parse(text: str) -> list[Problem]:
         except (ValueError, KeyError, TypeError, RecursionError):  # torn by a process that was killed while writing
             continue
         texts = (problem.where.file, problem.reason, problem.image)
-        if all(isinstance(text, str) for text in texts) and isinstance(problem.where.row, int | str):
+        sound = all(isinstance(text, str) for text in texts) and isinstance(problem.used, bool)
+        if sound and isinstance(problem.where.row, int | str):
             problems.append(problem)
     return problems

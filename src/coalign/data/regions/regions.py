@@ -136,7 +136,7 @@ def checked(regions: RegionSet, name: str) -> dict[str, Any]:
     """The regions as tensors, features and boxes as float32.
 
     Raises:
-        InputError: features, boxes and what else there is differ in number, or are not finite numbers.
+        InputError: features, boxes and what else there is differ in number or are not finite; boxes are not fractions.
     """
     if isinstance(regions, _Checked):
         return _Checked(regions)
@@ -153,6 +153,8 @@ def checked(regions: RegionSet, name: str) -> dict[str, Any]:
     found["features"], found["boxes"] = features.float(), boxes.float()
     if not (found["features"].isfinite().all() and found["boxes"].isfinite().all()):
         raise InputError(f"{name}: features or boxes are not finite numbers")
+    if bool((found["boxes"] < 0).any() | (found["boxes"] > 1).any()):
+        raise InputError(f"{name}: boxes are x1, y1, x2, y2 in fractions of the image: divide by its width and height")
     return _Checked(found | ({"size": regions["size"]} if "size" in regions else {}))
 
 
@@ -171,7 +173,7 @@ def pack_regions(
     Detectors' files list the surest regions first. `names` call the images in errors.
 
     Raises:
-        InputError: nothing given; the features' width is not the model's; boxes are not fractions; some images lack
+        InputError: nothing given; the features' width is not the model's; some images lack
             what others have.
     """
     if not regions:
@@ -190,10 +192,6 @@ def pack_regions(
             raise InputError(
                 f"regions of {name}: features are {width} wide, the model reads {wanted}; extract them with the "
                 "detector it was trained with, or create it with region_width"
-            )
-        if bool((item["boxes"] < 0).any() | (item["boxes"] > 1).any()):
-            raise InputError(
-                f"regions of {name}: boxes are x1, y1, x2, y2 in fractions of the image: divide by its width and height"
             )
 
     def join(key: str) -> Tensor | None:
