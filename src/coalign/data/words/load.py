@@ -53,7 +53,7 @@ def load_tokenizer(path: str | os.PathLike[str], *, lowercase: bool | None = Non
     except Exception as error:  # the library raises bare Exceptions
         raise InputError(f"{file}: is no vocabulary: {error}") from error
     if inner is not None:
-        unknown = getattr(inner.model, "unk_token", None)
+        unknown = inner.model.unk_token if isinstance(inner.model, models.WordPiece) else None  # byte pairs need none
         if unknown is not None and unknown not in inner.get_vocab(with_added_tokens=False):
             raise InputError(f"{file}: is no whole vocabulary: its piece for unknown words, {unknown}, is missing")
         return WordList.load(file) if isinstance(inner.model, models.WordLevel) else Tokenizer(inner)
