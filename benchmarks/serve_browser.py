@@ -50,8 +50,9 @@ def until(page: Page, expression: str, seconds: float = 120) -> float:
     return time.perf_counter() - began
 
 
-def frames(page: Page, move: Callable[[int], None], count: int) -> dict[str, float]:
-    """Times from frame to frame while something moves, and what a move costs the page's own thread (processor time)."""
+def frames(page: Page, move: Callable[[int], None], count: int, pause: float) -> dict[str, float]:
+    """Times from frame to frame while something moves, with pauses of so many milliseconds, and what a move and a frame
+    cost the page's own thread (processor time)."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
@@ -64,15 +65,20 @@ def frames(page: Page, move: Callable[[int], None], count: int) -> dict[str, flo
     before = busy()
     for step in range(count):
         move(step)
-        page.wait_for_timeout(16)
-    return {**said(page.evaluate("window.frames_")), "work_a_move": round(1000 * (busy() - before) / count, 1)}
+        page.wait_for_timeout(pause)
+    times = page.evaluate("window.frames_")
+    work = 1000 * (busy() - before)
+    return {**said(times), "work_a_move": round(work / count, 1), "work_a_frame": round(work / len(times), 1)}
 
 
 def search(page: Page, address: str) -> dict[str, Any]:
     page.goto(f"{address}/?text=red+fruit")
     until(page, f"{SHOWN} > 5")
     page.mouse.move(640, 500)
-    scrolled = frames(page, lambda _: page.mouse.wheel(0, 400), 120)
+    scrolled = {
+        f"400 pixels every {pause} ms": frames(page, lambda _: page.mouse.wheel(0, 400), count, pause)
+        for pause, count in ((300, 60), (16, 120))
+    }
     page.evaluate("scrollTo(0, 0.9 * document.documentElement.scrollHeight)")
     jumped = until(page, f"scrollY > 1e5 && {SHOWN} > 5")
     place = page.evaluate("Number(document.querySelector('.card:not(.coming)').getAttribute('aria-posinset'))")

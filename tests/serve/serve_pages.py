@@ -100,6 +100,14 @@ def serious(page) -> list[str]:
     ]
 
 
+def saved(page, kind, of) -> bytes:
+    """What a button of the page saves."""
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=f"{kind} of {of}", exact=True).click()
+    assert waiting.value.suggested_filename.endswith(f".{kind.lower()}")
+    return Path(waiting.value.path()).read_bytes()
+
+
 def align(page, **body):
     """What the server answers to an alignment, decoded here: the answer and [rows, places]."""
     said = page.request.post(f"{page.address}/api/align", data=body).json()

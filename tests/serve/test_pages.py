@@ -1,5 +1,6 @@
 """The screens in a real browser: what a user does, and what is then drawn."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from serve_pages import AXE, CHROMIUM, align, circle_place, drawn, serious, wait_until
+from serve_pages import AXE, CHROMIUM, align, circle_place, drawn, saved, serious, wait_until
 
 from coalign.data.pairs.sources import open_source
 
@@ -25,6 +26,10 @@ def test_search_by_text(page):
     expect(page.locator(".card .score").first).to_be_visible()
     found = page.request.get(f"{page.address}/api/search?text=a+red+circle&k=9").json()["answers"]
     assert page.locator(".card .caption").all_inner_texts() == [a["text"] for a in found]
+    lines = list(csv.DictReader(saved(page, "CSV", "the answers").decode().splitlines()))
+    assert [line["text"] for line in lines] == [a["text"] for a in found]
+    assert lines[0]["colour"] == found[0]["columns"]["colour"] and float(lines[0]["score"]) == found[0]["score"]
+    assert json.loads(saved(page, "JSON", "the answers"))["answers"] == found
     page.get_by_role("combobox", name="colour").select_option("blue")
     expect(page.locator(".card")).to_have_count(2)
     assert "where.colour=blue" in page.url
@@ -135,17 +140,11 @@ def test_three_runs_beside_each_other_and_downloads(page):
         assert abs(drawn(page, number).mean() - 1) < 1e-3  # multiples of an even share
     assert len(set(page.locator(".panel .scale").all_inner_texts())) == 1
     assert np.abs(drawn(page, 1) - drawn(page, 2)).max() < 1e-6 < np.abs(drawn(page, 0) - drawn(page, 1)).max()
-    for kind in ("PNG", "SVG", "JSON"):
-        with page.expect_download() as waiting:
-            page.get_by_role("button", name=f"{kind} of tiny").click()
-        data = Path(waiting.value.path()).read_bytes()
-        if kind == "PNG":
-            assert data[:4] == b"\x89PNG"
-        elif kind == "SVG":
-            assert data.startswith(b"<svg") and data.count(b"<rect") == 17
-        else:
-            _, values = align(page, run="tiny", row=1, text="a red circle")
-            assert np.abs(np.array(json.loads(data)["values"]) - values[:3]).max() < 1e-5
+    assert saved(page, "PNG", "tiny")[:4] == b"\x89PNG"
+    drawing = saved(page, "SVG", "tiny")
+    assert drawing.startswith(b"<svg") and drawing.count(b"<rect") == 17
+    _, values = align(page, run="tiny", row=1, text="a red circle")
+    assert np.abs(np.array(json.loads(saved(page, "JSON", "tiny"))["values"]) - values[:3]).max() < 1e-5
 
 
 def test_map_lasso_and_marks(page, run):
@@ -156,6 +155,10 @@ def test_map_lasso_and_marks(page, run):
     x, y = circle_place(3, 9)
     page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
     expect(page.locator(".tip")).to_have_text("a green circle")
+    points = json.loads(saved(page, "JSON", "the map"))["points"]
+    assert [(points[3]["x"], points[3]["y"])] == [pytest.approx([(v - 0.03) / 0.94 for v in (x, y)], abs=1e-6)]
+    assert saved(page, "PNG", "the map")[:4] == b"\x89PNG"
+    assert saved(page, "SVG", "the map").count(b"h0") == len(points) == 9
     left, right = box["x"] + 2, box["x"] + box["width"] - 2  # around the upper half of the circle
     top, middle = box["y"] + 2, box["y"] + box["height"] * 0.49
     page.mouse.move(left, top)
@@ -214,6 +217,9 @@ def test_curves_grow_while_training_goes_on(page, other):
     log()
     wait_until(page, f"document.querySelector(\"polyline[data-run='other']\").points.length === {before + 1}", 30)
     expect(page.locator(".live").first).to_have_text("training")
+    curves = json.loads(saved(page, "JSON", "the curves"))
+    assert len(curves["runs"]["other"]) == before + 1 and curves["curve"] == "loss"
+    assert b'points="' in saved(page, "SVG", "the curves") and saved(page, "PNG", "the curves")[:4] == b"\x89PNG"
     article = page.locator("article.run").first
     expect(article.locator("dl")).to_contain_text("albef")
     article.get_by_text("recipe and settings").click()

@@ -4,7 +4,8 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { bytes, json, query, type Answer, type Rows } from "./api";
 import type { Screen } from "./app";
 import { Grid } from "./grid";
-import { drawCloud, inside, nearest, PALETTE, parseCloud, toMap, type Cloud, type View } from "./scatter";
+import { asJson, canvasPng, Save } from "./save";
+import { cloudSvg, drawCloud, inside, nearest, PALETTE, parseCloud, toMap, type Cloud, type View } from "./scatter";
 
 interface MapSaid { run: string; of: string; method: string; pending: boolean; count: number; bytes: string; choices: string[]; columns: Record<string, { values: string[]; codes: string }>; }
 interface Finding { kind: string; severity: number; title: string; detail: string; rows: number[]; subject: string; }
@@ -100,7 +101,7 @@ export function Data({ state, change, runs }: Screen) {
       {!cloud && !error && <p class="empty" role="status">laying out the map…</p>}
       {cloud && (
         <div class="data">
-          <Points cloud={cloud} codes={codes[colour] ?? null} chosen={chosen} choose={choose} run={run} />
+          <Points cloud={cloud} codes={codes[colour] ?? null} chosen={chosen} choose={choose} run={run} values={columns[colour]?.values ?? []} />
           <div class="side">
             {columns[colour] && codes[colour] && (
               <ul class="legend" aria-label={`colours by ${colour}`}>
@@ -157,7 +158,7 @@ export function suggested(columns: Record<string, { values: string[] }>): string
   return few.sort((a, b) => b[1].values.length - a[1].values.length)[0]?.[0] ?? "none";
 }
 
-function Points({ cloud, codes, chosen, choose, run }: { cloud: Cloud; codes: Uint8Array | null; chosen: number[]; choose: (rows: number[]) => void; run: string }) {
+function Points({ cloud, codes, chosen, choose, run, values }: { cloud: Cloud; codes: Uint8Array | null; chosen: number[]; choose: (rows: number[]) => void; run: string; values: string[] }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const over = useRef<SVGPolylineElement>(null);
   const [view, setView] = useState<View>({ x: 0, y: 0, scale: 1 });
@@ -248,6 +249,11 @@ function Points({ cloud, codes, chosen, choose, run }: { cloud: Cloud; codes: Ui
         <button type="button" onClick={() => zoom(1 / 1.5, SIDE / 2, SIDE / 2)} aria-label="further away">−</button>
         <button type="button" onClick={() => setView({ x: 0, y: 0, scale: 1 })}>all</button>
         <button type="button" aria-pressed={pan} onClick={() => setPan(!pan)}>move</button>
+        <Save of="the map" name={`map ${run}`} kinds={{
+          PNG: () => canvasPng(canvas.current!),
+          SVG: () => new Blob([cloudSvg(cloud, view, SIDE, codes, set)], { type: "image/svg+xml" }),
+          JSON: () => asJson({ run, points: [...cloud.rows].map((row, i) => ({ row, x: cloud.places[2 * i], y: cloud.places[2 * i + 1], value: codes ? (values[codes[i]!] ?? null) : undefined, chosen: set.size ? set.has(row) : undefined })) }),
+        }} />
       </p>
     </div>
   );

@@ -6,6 +6,8 @@ import type { Answer } from "./api";
 import type { Screen } from "./app";
 
 const OVERSCAN = 2; // rows above and below what is in sight
+const FAST = 4; // pixels a millisecond from which cards that come into sight stay empty,
+const REST = 90; // until that many milliseconds without it
 const MOST_PIXELS = 15_000_000; // browsers lay nothing out below some 16 million
 
 export interface Seen { first: number; last: number; before: number; after: number; }
@@ -21,31 +23,42 @@ export function inSight(count: number, columns: number, height: number, top: num
 }
 
 // The cards in sight of a grid of `count`, as the page is scrolled; rows are as high and as far apart as the first ones.
-export function useSight(list: RefObject<HTMLUListElement | null>, count: number): Seen {
-  const [seen, setSeen] = useState(FIRST);
-  const measured = useRef({ columns: 1, height: 0 });
+// `fast` is true while more is scrolled over than can be looked at. The grid is measured when its size changes, not as it
+// is scrolled: that would lay the page out once more at each frame.
+export function useSight(list: RefObject<HTMLUListElement | null>, count: number): Seen & { fast: boolean } {
+  const [seen, setSeen] = useState<Seen & { fast: boolean }>({ ...FIRST, fast: false });
   useEffect(() => {
-    let frame = 0;
+    let frame = 0, rest = 0, columns = 1, height = 0, upper = 0;
+    let last = { top: scrollY, time: performance.now() };
+    const show = (next: Seen & { fast: boolean }): void =>
+      setSeen((own) => (Object.keys(next) as (keyof typeof next)[]).every((name) => own[name] === next[name]) ? own : next);
     const look = (): void => {
       frame = 0;
+      clearTimeout(rest);
+      const now = performance.now();
+      const fast = Math.abs(scrollY - last.top) > FAST * Math.max(now - last.time, 1);
+      last = { top: scrollY, time: now };
+      if (fast) rest = window.setTimeout(look, REST);
+      const top = scrollY - upper;
+      show({ ...(height ? inSight(count, columns, height, top, top + innerHeight) : FIRST), fast });
+    };
+    const measure = (): void => {
       const grid = list.current;
-      if (!grid) return;
-      const cards = grid.querySelectorAll<HTMLElement>(":scope > .card");
-      const real = grid.querySelector<HTMLElement>(":scope > .card:not(.coming)");
-      const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-      if (real) measured.current = { columns, height: real.offsetHeight + Number.parseFloat(getComputedStyle(grid).rowGap) };
-      if (!cards.length || !measured.current.height) return setSeen(FIRST);
-      const top = -grid.getBoundingClientRect().top;
-      const next = inSight(count, columns, measured.current.height, top, top + innerHeight);
-      setSeen((own) => (Object.keys(next) as (keyof Seen)[]).every((name) => own[name] === next[name]) ? own : next);
+      const real = grid?.querySelector<HTMLElement>(":scope > .card:not(.coming)");
+      if (!grid || (!real && !height)) return show({ ...FIRST, fast: false });
+      const style = getComputedStyle(grid);
+      columns = style.gridTemplateColumns.split(" ").length;
+      if (real) height = real.offsetHeight + Number.parseFloat(style.rowGap);
+      upper = grid.getBoundingClientRect().top + scrollY;
+      look();
     };
     const ask = (): void => { frame ||= requestAnimationFrame(look); };
-    look();
-    const watch = new ResizeObserver(ask); // also when the first cards get their height
-    if (list.current) watch.observe(list.current);
+    measure();
+    const watch = new ResizeObserver(measure); // also when the first cards get their height, or what is above them grows
+    if (list.current) for (const one of [list.current, list.current.parentElement!]) watch.observe(one, { box: "border-box" });
     addEventListener("scroll", ask, { passive: true });
-    addEventListener("resize", ask);
-    return () => { cancelAnimationFrame(frame); watch.disconnect(); removeEventListener("scroll", ask); removeEventListener("resize", ask); };
+    addEventListener("resize", measure);
+    return () => { cancelAnimationFrame(frame); clearTimeout(rest); watch.disconnect(); removeEventListener("scroll", ask); removeEventListener("resize", measure); };
   }, [count, list.current]);
   return seen;
 }
@@ -103,7 +116,7 @@ function Card({ answer, run, change, chosen, choose, total, place, alike }: {
       {answer.video && <button type="button" class="play" onClick={() => setPlaying(!playing)}>{playing ? "■" : "▶"} {span} <span class="file">{answer.file}</span></button>}
       {typeof answer.score === "number" && (
         <span class="figures">
-          {typeof answer.p_match === "number" && <span title="P(match): the share of right answers at this score">P {answer.p_match.toFixed(2)} <progress max={1} value={answer.p_match} aria-label="P(match)" /></span>}
+          {typeof answer.p_match === "number" && <span class="chance" title="P(match): the share of right answers at this score" style={{ "--p": answer.p_match }}>P {answer.p_match.toFixed(2)}</span>}
           <span class="score" title="score">{answer.score.toFixed(3)}</span>
         </span>
       )}

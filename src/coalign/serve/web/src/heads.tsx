@@ -4,7 +4,7 @@
 import type { Screen } from "./app";
 import { css, strength, type Maps } from "./heat";
 
-export function Heads({ maps, layer, head, change }: { maps: Maps; layer: number; head: number; change: Screen["change"] }) {
+export function Heads({ maps, of, layer, head, change }: { maps: Maps; of: string; layer: number; head: number; change: Screen["change"] }) {
   const shares = maps.shares ?? null;
   const all = shares?.flat() ?? [];
   const scale = { low: Math.min(...all), high: Math.max(...all) };
@@ -12,7 +12,7 @@ export function Heads({ maps, layer, head, change }: { maps: Maps; layer: number
   const name = (l: number): string => maps.layer_names?.[l] ?? `layer ${l + 1}`;
   return (
     <div class="box heads">
-      <h2>Layers and heads</h2>
+      <h2>Layers and heads{of && ` of ${of}`}</h2>
       <p class="soft small">{shares ? "How much of each head's attention goes from the words to the picture. " : ""}Choose one to see its map.</p>
       <table aria-label="layers by heads">
         <thead><tr><td />{[...Array(maps.heads).keys()].map((h) => <th key={h} scope="col">{h + 1}</th>)}</tr></thead>
@@ -40,5 +40,5 @@ export function Heads({ maps, layer, head, change }: { maps: Maps; layer: number
 }
 
 export function Bar() {
-  return <svg class="bar" viewBox="0 0 64 1" preserveAspectRatio="none">{[...Array(64).keys()].map((i) => <rect key={i} x={i} width="1.05" height="1" fill={css(i / 63)} />)}</svg>;
+  return <svg class="bar" viewBox="0 0 64 1" preserveAspectRatio="none" shape-rendering="crispEdges">{[...Array(64).keys()].map((i) => <rect key={i} x={i} width="1.05" height="1" fill={css(i / 63)} />)}</svg>;
 }

@@ -51,6 +51,28 @@ export function rowsOf(maps: Maps, choice: Choice): number[] {
   return heads.flatMap((head) => words.map((word) => count * (1 + choice.layer * maps.heads + head) + word));
 }
 
+// A choice in maps that may have fewer layers and heads than those it was made in: the last layer, all heads.
+export function fitted(maps: Said, choice: Choice): Choice {
+  return { ...choice, layer: Math.min(choice.layer, maps.layers - 1), head: choice.head < maps.heads ? choice.head : -1 };
+}
+
+// Where each word begins and ends in a text, as far as it is found there, in order.
+function spans(text: string, words: string[]): ([number, number] | null)[] {
+  const whole = text.toLowerCase();
+  let from = 0;
+  return words.map((word) => {
+    const at = whole.indexOf(word.toLowerCase(), from);
+    return at < 0 || !word ? null : [at, (from = at + word.length)];
+  });
+}
+
+// Which of the words `to` are those chosen of `from`, where two systems divide one text differently, or leave words out.
+export function sameWords(text: string, from: string[], to: string[], chosen: number[]): number[] {
+  if (from.length === to.length && from.every((word, i) => word === to[i])) return chosen;
+  const [a, b] = [spans(text, from), spans(text, to)];
+  return [...to.keys()].filter((j) => chosen.some((i) => a[i] && b[j] && a[i][0] < b[j][1] && b[j][0] < a[i][1]));
+}
+
 // [places] the values of a choice.
 export function values(maps: Maps, choice: Choice): Float32Array {
   const found = new Float32Array(maps.places);

@@ -1,9 +1,10 @@
 // The map of one run: the picture, what is drawn on it in words and figures, how true it is, and its downloads.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { download, json, type Aligned } from "./api";
+import { json, type Aligned } from "./api";
 import { asMultiples, draw, placeAt, svg, values, wordsAt, type Choice, type Maps, type Scale } from "./heat";
 import { Bar } from "./heads";
+import { asJson, canvasPng, Save } from "./save";
 
 export interface Shown { run: string; said?: Aligned; maps?: Maps; error?: string; }
 
@@ -11,9 +12,9 @@ export function named(method: string): string {
   return method.replaceAll("_", " ");
 }
 
-export function Panel({ one, picture, image, of, own, scale, many, opacity, mark, setPlace, choice, pinned, curve, setCurve }: {
+export function Panel({ one, picture, image, of, own, scale, many, opacity, mark, setPlace, choice, wanted, pinned, curve, setCurve }: {
   one: Shown; picture: ImageBitmap | null; image: string | null; of: string; own: Float32Array | null; scale: Scale; many: boolean; opacity: number;
-  mark: number; setPlace: (at: number) => void; choice: Choice; pinned: number[]; curve: boolean; setCurve: (on: boolean) => void;
+  mark: number; setPlace: (at: number) => void; choice: Choice; wanted: string[]; pinned: number[]; curve: boolean; setCurve: (on: boolean) => void;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const { maps, said } = one;
@@ -34,9 +35,9 @@ export function Panel({ one, picture, image, of, own, scale, many, opacity, mark
     const box = canvas.current!.getBoundingClientRect();
     return placeAt(maps, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
   };
-  const phrase = choice.words.length ? choice.words.map((i) => maps.words[i]).join(" ") : "the whole text";
+  const phrase = choice.words.length ? choice.words.map((i) => maps.words[i]).join(" ") : wanted.length ? wanted.join(" ") : "the whole text";
   const by = `${named(maps.method)}${choice.layer >= 0 && maps.layers ? `, ${maps.layer_names?.[choice.layer] ?? `layer ${choice.layer + 1}`}${choice.head >= 0 ? `, head ${choice.head + 1}` : ""}` : ""}`;
-  const name = `${one.run}-${said.row ?? "picture"}-${phrase.replace(/\W+/g, "-")}`.slice(0, 80);
+  const name = `${one.run} ${said.row ?? "picture"} ${phrase}`;
   return (
     <article class={`panel${maps.kind === "moments" ? " wide" : ""}`}>
       <div class="panel-head">
@@ -45,25 +46,27 @@ export function Panel({ one, picture, image, of, own, scale, many, opacity, mark
       </div>
       <canvas ref={canvas} width={width} height={height} role="img" aria-label={`${said.text}: where ${phrase} draws on the picture, by ${by}`}
         onMouseMove={(e) => setPlace(at(e))} onMouseLeave={() => setPlace(-1)} />
-      <p class="reading"><strong>{choice.words.length ? `“${phrase}”` : phrase}</strong> by {by}.{" "}
-        <span class="soft">{mark >= 0 ? looking(maps, choice, mark) : own ? strongest(own) : ""}</span></p>
+      <p class="reading"><strong>{wanted.length ? `“${phrase}”` : phrase}</strong> by {by}.{" "}
+        <span class="soft">{!own ? "This system does not read these words." : mark >= 0 ? looking(maps, choice, mark) : strongest(own)}</span></p>
       <p class="scale" aria-hidden="true"><span>{figure(scale.low)}</span><Bar /><span>{figure(scale.high)}{many ? " × even" : ""}</span></p>
       <p class="actions">
-        <button type="button" class="quiet" aria-label={`PNG of ${one.run}`} onClick={() => canvas.current!.toBlob((blob) => blob && download(`${name}.png`, blob))}>PNG</button>
-        <button type="button" class="quiet" aria-label={`SVG of ${one.run}`} onClick={() => {
-          const plain = document.createElement("canvas");
-          [plain.width, plain.height] = [width, height];
-          if (picture) plain.getContext("2d")!.drawImage(picture, 0, 0, width, height);
-          download(`${name}.svg`, new Blob([svg(maps, own!, scale, plain.toDataURL("image/png"), width, height)], { type: "image/svg+xml" }));
-        }}>SVG</button>
-        <button type="button" class="quiet" aria-label={`JSON of ${one.run}`} onClick={() => {
-          const each = maps.words.map((_, i) => [...values(maps, { ...choice, words: [i] })]);
-          const { bytes: _, ...rest } = said;
-          download(`${name}.json`, new Blob([JSON.stringify({ ...rest, layer: choice.layer, head: choice.head, values: each })], { type: "application/json" }));
-        }}>JSON</button>
+        <Save of={one.run} name={name} kinds={{
+          PNG: () => canvasPng(canvas.current!),
+          SVG: () => {
+            const plain = document.createElement("canvas");
+            [plain.width, plain.height] = [width, height];
+            if (picture) plain.getContext("2d")!.drawImage(picture, 0, 0, width, height);
+            return own && new Blob([svg(maps, own, scale, plain.toDataURL("image/png"), width, height)], { type: "image/svg+xml" });
+          },
+          JSON: () => {
+            const each = maps.words.map((_, i) => [...values(maps, { ...choice, words: [i] })]);
+            const { bytes: _, ...rest } = said;
+            return asJson({ ...rest, layer: choice.layer, head: choice.head, values: each });
+          },
+        }} />
         <button type="button" class="quiet" aria-pressed={curve} title="How the score falls as the places of the map are hidden" onClick={() => setCurve(!curve)}>deletion curve</button>
       </p>
-      {curve && <Deletion key={`${said.bytes} ${pinned.join()}`} said={said} words={pinned} image={image} of={of} />}
+      {curve && own && <Deletion key={`${said.bytes} ${pinned.join()}`} said={said} words={pinned} image={image} of={of} />}
     </article>
   );
 }
@@ -100,14 +103,15 @@ function Deletion({ said, words, image, of }: { said: Aligned; words: number[]; 
   if (!found) return <p class="deletion soft small" role="status">measuring the deletion curve…</p>;
   const all = [...found.deletion, ...found.random_deletion];
   const [low, high] = [Math.min(...all), Math.max(...all)];
-  const line = (curve: number[]): string => curve.map((v, i) => `${(34 + (i / (curve.length - 1)) * 360).toFixed(1)},${(10 + (1 - (v - low) / (high - low || 1)) * 90).toFixed(1)}`).join(" ");
+  const ends = [2, 3, 4, 5].map((digits) => [low.toPrecision(digits), high.toPrecision(digits)]).find(([a, b]) => a !== b) ?? [figure(low), figure(high)];
+  const line = (curve: number[]): string => curve.map((v, i) => `${(48 + (i / (curve.length - 1)) * 346).toFixed(1)},${(10 + (1 - (v - low) / (high - low || 1)) * 90).toFixed(1)}`).join(" ");
   const area = (curve: number[]): number => curve.reduce((sum, v) => sum + v, 0) / curve.length;
   return (
     <figure class="deletion">
       <svg viewBox="0 0 400 118" role="img" aria-label={`score as places are hidden: ${found.deletion.map((v) => v.toPrecision(2)).join(", ")}`}>
-        <line class="gridline" x1="34" x2="394" y1="10" y2="10" /><line class="gridline" x1="34" x2="394" y1="100" y2="100" />
+        <line class="gridline" x1="48" x2="394" y1="10" y2="10" /><line class="gridline" x1="48" x2="394" y1="100" y2="100" />
         <polyline class="random" points={line(found.random_deletion)} /><polyline class="own" data-curve={found.deletion.join(",")} points={line(found.deletion)} />
-        <text x="0" y="14">{figure(high)}</text><text x="0" y="104">{figure(low)}</text><text x="34" y="116">none hidden</text><text x="394" y="116" text-anchor="end">all hidden</text>
+        <text x="0" y="14">{ends[1]}</text><text x="0" y="104">{ends[0]}</text><text x="48" y="116">none hidden</text><text x="394" y="116" text-anchor="end">all hidden</text>
       </svg>
       <figcaption class="soft small">The score as the map's strongest places are hidden first (mean {figure(area(found.deletion))}), and in a random order (dotted, {figure(area(found.random_deletion))}): the lower, the truer the map.</figcaption>
     </figure>

@@ -1,8 +1,9 @@
 // Runs: learning curves while training goes on, the recipe, the figures, and sample answers.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { json, query, type Found, type Rows } from "./api";
 import type { Screen } from "./app";
+import { asCsv, asJson, asPng, asSvg, Save } from "./save";
 import { PALETTE } from "./scatter";
 
 interface About {
@@ -55,13 +56,14 @@ export function Runs({ state, change, runs }: Screen) {
 
 function Curves({ all, name }: { all: About[]; name: string }) {
   const [at, setAt] = useState<number | null>(null);
+  const drawing = useRef<SVGSVGElement>(null);
   const lines = all.map((one) => one.metrics.filter((line) => typeof line[name] === "number" && typeof line.step === "number").map((line) => [line.step as number, line[name] as number] as const));
   const points = lines.flat();
   if (!points.length) return <p class="soft">nothing is logged yet</p>;
-  const [width, height, left, right, top, bottom] = [1100, 300, 58, 14, 12, 30];
+  const [width, height, left, right, top, bottom] = [innerWidth < 700 ? 480 : 1100, 300, 58, 14, 12, 30];
   const [x1, x2] = [Math.min(...points.map((p) => p[0])), Math.max(...points.map((p) => p[0]))];
   const rows = ticks(Math.min(...points.map((p) => p[1])), Math.max(...points.map((p) => p[1])), 5);
-  const columns = ticks(x1, x2, 8).filter((v) => v >= x1 && v <= x2 && Number.isInteger(v));
+  const columns = ticks(x1, x2, width / 140).filter((v) => v >= x1 && v <= x2 && Number.isInteger(v));
   const [y1, y2] = [rows[0]!, rows[rows.length - 1]!];
   const x = (v: number): number => left + ((v - x1) / (x2 - x1 || 1)) * (width - left - right);
   const y = (v: number): number => height - bottom - ((v - y1) / (y2 - y1 || 1)) * (height - top - bottom);
@@ -70,7 +72,7 @@ function Curves({ all, name }: { all: About[]; name: string }) {
   const colour = (i: number): string => PALETTE[i % PALETTE.length]!;
   return (
     <figure>
-      <svg class="chart" viewBox={`0 0 ${width} ${height}`} role="img" aria-label={`${name} by step, from ${y1} to ${y2}`}
+      <svg class="chart" ref={drawing} viewBox={`0 0 ${width} ${height}`} role="img" aria-label={`${name} by step, from ${y1} to ${y2}`}
         onMouseMove={(e) => { const box = e.currentTarget.getBoundingClientRect(); setAt(x1 + ((((e.clientX - box.left) / box.width) * width - left) / (width - left - right)) * (x2 - x1)); }} onMouseLeave={() => setAt(null)}>
         {rows.map((v) => <g key={v}><line class="gridline" x1={left} x2={width - right} y1={y(v)} y2={y(v)} /><text x={left - 8} y={y(v) + 4} text-anchor="end">{short(v)}</text></g>)}
         {columns.map((v) => <text key={v} x={x(v)} y={height - 10} text-anchor="middle">{short(v)}</text>)}
@@ -81,7 +83,12 @@ function Curves({ all, name }: { all: About[]; name: string }) {
       <figcaption><ul class="legend">{all.map((one, i) => {
         const p = near(lines[i]!);
         return <li key={one.run}><svg viewBox="0 0 10 10" aria-hidden="true"><circle cx="5" cy="5" r="5" fill={colour(i)} /></svg>{one.run}{p && <output class="soft"> {p[1].toPrecision(4)} at step {p[0].toLocaleString("en")}</output>}{one.training && <span class="live">training</span>}</li>;
-      })}</ul></figcaption>
+      })}</ul>
+      <p class="actions"><Save of="the curves" name={`curves ${name}`} kinds={{
+        PNG: () => asPng(drawing.current!),
+        SVG: () => asSvg(drawing.current!),
+        JSON: () => asJson({ curve: name, runs: Object.fromEntries(all.map((one, i) => [one.run, lines[i]!.map(([step, value]) => ({ step, value }))])) }),
+      }} /></p></figcaption>
     </figure>
   );
 }
@@ -144,19 +151,20 @@ function One({ about, change }: { about: About; change: Screen["change"] }) {
       <h2>{run}{about.training && <span class="live">training</span>}</h2>
       <dl class="facts">{facts(about).map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>
       {results !== null && <details open><summary>results</summary>
-        {figures.rows.length ? <Table names={["", ...figures.columns]} rows={figures.rows.map(([name, own]) => [name, ...own.map((v) => (v === null ? "" : Number.isInteger(v) ? v.toLocaleString("en") : v.toFixed(3)))])} /> : <Table rows={flat(results)} names={["figure", "value"]} />}
+        {figures.rows.length ? <Table of={`results of ${run}`} names={["", ...figures.columns]} rows={figures.rows.map(([name, own]) => [name, ...own.map((v) => (v === null ? "" : Number.isInteger(v) ? v.toLocaleString("en") : v.toFixed(3)))])} /> : <Table of={`results of ${run}`} rows={flat(results)} names={["figure", "value"]} />}
       </details>}
-      {comparison && <details open><summary>comparison</summary><Table rows={comparison.rows} names={comparison.columns} /></details>}
-      <details><summary>recipe and settings</summary><Table rows={flat(config)} names={["field", "value"]} /></details>
+      {comparison && <details open><summary>comparison</summary><Table of={`the comparison of ${run}`} rows={comparison.rows} names={comparison.columns} /></details>}
+      <details><summary>recipe and settings</summary><Table of={`settings of ${run}`} rows={flat(config)} names={["field", "value"]} /></details>
       <Samples run={run} change={change} />
     </article>
   );
 }
 
-function Table({ rows, names }: { rows: string[][]; names: string[] }) {
+function Table({ of, rows, names }: { of: string; rows: string[][]; names: string[] }) {
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="table"><table><thead><tr>{names.map((name, j) => (name || j ? <th key={j} scope="col" class={number(rows, j) ? "number" : ""}>{name}</th> : <td key={j} />))}</tr></thead>
+    <><div class="scroll" tabIndex={0} role="region" aria-label={of}><table><thead><tr>{names.map((name, j) => (name || j ? <th key={j} scope="col" class={number(rows, j) ? "number" : ""}>{name}</th> : <td key={j} />))}</tr></thead>
       <tbody>{rows.map((row, i) => <tr key={i}>{row.map((cell, j) => <td key={j} class={number(rows, j) ? "number" : ""}>{cell}</td>)}</tr>)}</tbody></table></div>
+    <p class="actions"><Save of={of} kinds={{ CSV: () => asCsv(names, rows), JSON: () => asJson(rows.map((row) => Object.fromEntries(row.map((cell, i) => [names[i] || "name", cell])))) }} /></p></>
   );
 }
 

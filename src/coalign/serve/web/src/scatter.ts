@@ -31,6 +31,7 @@ export function toMap(view: View, side: number, x: number, y: number): [number, 
 export const PALETTE = ["#3b73c9", "#e8772e", "#7b4fb5", "#2a9d8f", "#d1477a", "#b8901f", "#5aa02c", "#c0392b", "#4aa8d8", "#8b6f4e", "#7a8190", "#a05fbf"];
 
 const PALE = "#9d9da8";
+const NONE = 255; // the code of a point that has no value
 const SQUARES = 20_000; // points above which they are drawn as squares, pixel by pixel: discs cost a hundred times that
 
 const images = new WeakMap<HTMLCanvasElement, ImageData>();
@@ -77,6 +78,24 @@ export function drawCloud(canvas: HTMLCanvasElement, cloud: Cloud, view: View, c
     }
     context.fill();
   }
+}
+
+// The same as SVG.
+export function cloudSvg(cloud: Cloud, view: View, side: number, codes: Uint8Array | null, chosen: Set<number>): string {
+  const size = pointSize(side, cloud.rows.length, view.scale);
+  const groups = new Map<string, string[]>();
+  cloud.rows.forEach((row, i) => {
+    const [x, y] = toScreen(view, side, cloud.places[2 * i]!, cloud.places[2 * i + 1]!);
+    if (x < -size || y < -size || x > side + size || y > side + size) return;
+    const code = chosen.size > 0 && !chosen.has(row) ? NONE : (codes?.[i] ?? 0);
+    const colour = code === NONE ? PALE : PALETTE[code % PALETTE.length]!;
+    const at = `M${x.toFixed(1)} ${y.toFixed(1)}h0`; // a line without length, whose round end is the point
+    const group = groups.get(colour);
+    if (group) group.push(at);
+    else groups.set(colour, [at]);
+  });
+  const paths = [...groups].sort(([a], [b]) => Number(b === PALE) - Number(a === PALE)).map(([colour, own]) => `<path stroke="${colour}" d="${own.join("")}"/>`);
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${side} ${side}" width="${side}" height="${side}"><g fill="none" stroke-linecap="round" stroke-opacity="0.8" stroke-width="${size.toFixed(2)}">${paths.join("")}</g></svg>`;
 }
 
 const masks = new WeakMap<Set<number>, { cloud: Cloud; mask: Uint8Array }>(); // a set is asked for at each redrawing

@@ -4,8 +4,10 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { json, query, type Answer, type Found, type Rows } from "./api";
 import type { Screen } from "./app";
 import { Grid, useSight } from "./grid";
+import { asCsv, asJson, Save } from "./save";
 
 const PAGE = 48;
+const MOST_SAVED = 1000; // answers of a file
 let left = { key: "", top: 0 }; // how far an earlier query was scrolled when its screen was left
 
 export function Search({ state, change, runs, upload, setUpload }: Screen) {
@@ -30,15 +32,15 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
     if (run) json<Rows>(`/api/rows?${query({ run, k: PAGE })}`).then(setAbout, (e: Error) => setError(e.message));
   }, [run]);
 
-  async function ask(offset: number): Promise<Found> {
+  async function ask(offset: number, k = PAGE): Promise<Found> {
     if (isQuery) {
       const address = `/api/search?${query({
         run, text: state.text, minus: state.minus, like: state.like, unlike: state.unlike, rerank: state.rerank === "1",
-        least: state.least, answers: state.answers, where, offset, k: PAGE,
+        least: state.least, answers: state.answers, where, offset, k,
       })}`;
       return json<Found>(address, upload ? { method: "POST", body: upload } : {});
     }
-    const rows = await json<Rows>(`/api/rows?${query({ run, where, offset, k: PAGE })}`);
+    const rows = await json<Rows>(`/api/rows?${query({ run, where, offset, k })}`);
     const following = offset + rows.rows.length;
     return { run, answers: rows.rows, total: rows.total, next: following < rows.total ? following : null };
   }
@@ -83,17 +85,30 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
     return () => clearTimeout(timer);
   }, [calibrating, pages]);
 
+  async function first(): Promise<Answer[]> {
+    const found: Answer[] = [];
+    for (let next: number | null = 0; next !== null && next < MOST_SAVED;) {
+      const said: Found = await ask(next, 200);
+      found.push(...said.answers);
+      next = said.next;
+    }
+    return found;
+  }
+
   const count = pages.size ? total : 0;
   const seen = useSight(list, count);
+  const calm = useRef(seen); // what was in sight before it was scrolled fast
+  if (!seen.fast) calm.current = seen;
   const answers = useMemo(
     () => [...Array(Math.max(Math.min(seen.last, count) - seen.first, 0)).keys()].map((i) => {
       const at = seen.first + i;
+      if (at < calm.current.first || at >= calm.current.last) return undefined;
       return pages.get(Math.floor(at / PAGE))?.[at % PAGE];
     }),
     [pages, seen, count],
   );
   useEffect(() => {
-    if (!count) return;
+    if (!count || seen.fast) return;
     const [from, to] = [Math.floor(seen.first / PAGE), Math.floor(Math.max(Math.min(seen.last, count) - 1, 0) / PAGE)];
     const timer = setTimeout(() => { for (let page = from; page <= to; page++) if (page) void load(page); }, 60); // not of what is only scrolled over
     return () => clearTimeout(timer);
@@ -139,6 +154,13 @@ export function Search({ state, change, runs, upload, setUpload }: Screen) {
             </select>
           </label>
         ))}
+        {answers.length > 0 && <span class="end-of-line"><Save of="the answers" name={["answers", state.text, state.like && `like ${state.like}`].filter(Boolean).join(" ")} kinds={{
+          CSV: async () => {
+            const [found, columns] = [await first(), Object.keys(about?.columns ?? {})];
+            return asCsv(["row", "score", "p_match", "text", "image", ...columns], found.map((one) => [one.row, one.score, one.p_match, one.text, one.image, ...columns.map((name) => one.columns[name])]));
+          },
+          JSON: async () => asJson({ run, query: { text: state.text, minus: state.minus, like: state.like, unlike: state.unlike, picture: upload?.name, where, rerank: state.rerank === "1" }, total, answers: await first() }),
+        }} /></span>}
       </div>
       {(upload || state.like || state.unlike) && (
         <p class="terms">

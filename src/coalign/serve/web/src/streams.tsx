@@ -1,9 +1,10 @@
 // The streams of an utterance with arcs of attention between them: hover a row, and see which rows it draws on.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { bytes, json, query } from "./api";
 import type { Screen } from "./app";
 import { css } from "./heat";
+import { asJson, asPng, asSvg, Save } from "./save";
 
 interface Direction { target: string; source: string; layers: number; heads: number; most: number; }
 interface Said { run: string; item: number; count: number; id: string; words: string[]; streams: Record<string, number>; directions: Direction[]; bytes: string; }
@@ -35,6 +36,7 @@ export function Streams({ state, change, run }: Pick<Screen, "state" | "change">
   const [data, setData] = useState<Uint8Array | null>(null);
   const [error, setError] = useState("");
   const [row, setRow] = useState<number | null>(null);
+  const drawing = useRef<SVGSVGElement>(null);
   useEffect(() => {
     let current = true;
     void (async () => {
@@ -76,7 +78,7 @@ export function Streams({ state, change, run }: Pick<Screen, "state" | "change">
         <label>layer <input type="range" min="-1" max={own.layers - 1} value={layer} onInput={(e) => change({ layer: e.currentTarget.value === "-1" ? "" : e.currentTarget.value })} /> <output>{layer < 0 ? "all" : layer + 1}</output></label>
         <label>head <input type="range" min="-1" max={own.heads - 1} value={head} onInput={(e) => change({ head: e.currentTarget.value === "-1" ? "" : e.currentTarget.value })} /> <output>{head < 0 ? "all" : head + 1}</output></label>
       </div>
-      <svg class="arcs" viewBox="0 0 1000 300" role="img" aria-label={`which rows of ${own.source} the rows of ${own.target} draw on`}>
+      <svg class="arcs" ref={drawing} viewBox="0 0 1000 300" role="img" aria-label={`which rows of ${own.source} the rows of ${own.target} draw on`}>
         {arcs.map(({ q, k, w }) => <path key={`${q} ${k}`} d={`M${x(q, rows)} 70 C${x(q, rows)} 160 ${x(k, columns)} 140 ${x(k, columns)} 230`} fill="none" stroke={css(w / most)} stroke-width={1 + (3 * w) / most} data-arc={`${q},${k}`} />)}
         {[...Array(rows).keys()].map((i) => (
           <g key={i} class="row" onMouseEnter={() => setRow(i)} onMouseLeave={() => setRow(null)} onClick={() => change({ pin: state.pin === String(i) ? "" : String(i) })}>
@@ -91,6 +93,11 @@ export function Streams({ state, change, run }: Pick<Screen, "state" | "change">
         <text x="0" y="16">{own.target}</text><text x="0" y="294">{own.source}</text>
       </svg>
       <p class="count" role="status">{said.id}: {shown === null ? "the strongest arcs of all rows" : `row ${shown + 1} (${name(own.target, shown)})`}</p>
+      <p class="actions"><Save of="the streams" name={`${run} ${said.id} ${own.target} ${own.source}`} kinds={{
+        PNG: () => asPng(drawing.current!),
+        SVG: () => asSvg(drawing.current!),
+        JSON: () => asJson({ run, id: said.id, target: own.target, source: own.source, words: said.words, layer, head, weights: [...Array(rows).keys()].map((q) => [...weights.subarray(q * columns, (q + 1) * columns)]) }),
+      }} /></p>
       <label>row <input id="stream-row" type="range" min="-1" max={rows - 1} value={shown ?? -1} onInput={(e) => change({ pin: e.currentTarget.value === "-1" ? "" : e.currentTarget.value })} /></label>
     </section>
   );

@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { aligned, base64, json, query, type Rows } from "./api";
 import type { Screen } from "./app";
-import { asMultiples, css, extent, strength, values, wordsAt, type Choice } from "./heat";
+import { asMultiples, css, extent, fitted, sameWords, strength, values, wordsAt, type Choice } from "./heat";
 import { Heads } from "./heads";
 import { named, Panel, type Shown } from "./panel";
 import { PictureButton } from "./search";
@@ -73,15 +73,30 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
 
   const first = shown.find((one) => one.maps);
   const many = shown.length > 1;
-  const choice: Choice = { layer, head, words: hover ?? pinned };
+  const layered = shown.find((one) => one.maps?.layers);
+  const methods = [...new Set(shown.flatMap((one) => one.said?.methods ?? []))];
+  const words = hover ?? pinned;
+  // the words of the first run's text in the words of another's
+  const inOwn = (one: Shown, chosen: number[]): number[] => one.maps && first?.maps ? sameWords(first.said!.text, first.maps.words, one.maps.words, chosen) : chosen;
+  const choiceOf = (one: Shown): Choice => {
+    const choice = { layer, head, words: inOwn(one, words) };
+    return one.maps ? fitted(one.maps, choice) : choice;
+  };
   const drawn = useMemo(() => {
-    const own = shown.map((one) => (one.maps ? values(one.maps, { ...choice, layer: Math.min(layer, one.maps.layers - 1) }) : null));
+    const own = shown.map((one) => {
+      const choice = choiceOf(one);
+      return one.maps && choice.words.length >= Math.min(words.length, 1) ? values(one.maps, choice) : null;
+    });
     if (shown.filter((one) => one.maps).length < 2) return { own, scale: extent(own.filter((v) => v !== null)) };
     const multiples = own.map((v) => (v ? asMultiples(v) : null));
     return { own: multiples, scale: extent(multiples.filter((v) => v !== null)) };
-  }, [shown, layer, head, JSON.stringify(choice.words)]);
-  const atPlace = place && shown.find((one) => one.run === place.run)?.maps;
-  const byWord = atPlace ? wordsAt(atPlace, choice, place.at) : null;
+  }, [shown, layer, head, JSON.stringify(words)]);
+  const under = place && shown.find((one) => one.run === place.run && one.maps);
+  const atPlace = under ? wordsAt(under.maps!, choiceOf(under), place.at) : null;
+  const byWord = under && atPlace && first?.maps ? Float32Array.from(first.maps.words, (_, i) => {
+    const own = inOwn(under, [i]);
+    return own.length ? Math.max(...own.map((word) => atPlace[word]!)) : Math.min(...atPlace);
+  }) : null;
   const wordScale = byWord ? extent([byWord]) : null;
 
   const pin = (word: number): void =>
@@ -106,10 +121,10 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
             ))}
           </fieldset>
         )}
-        {first?.said && (
+        {(first || state.method) && (
           <label>method <select id="method" value={method} onChange={(e) => change({ method: e.currentTarget.value, layer: "", head: "" })}>
-            <option value="auto">auto ({named(first.said.methods[0] ?? "")})</option>
-            {first.said.methods.map((name) => <option key={name} value={name}>{named(name)}</option>)}
+            <option value="auto">auto{methods[0] && ` (${named(methods[0])})`}</option>
+            {[...new Set([...methods, ...(state.method ? [method] : [])])].filter((name) => name !== "auto").map((name) => <option key={name} value={name}>{named(name)}</option>)}
           </select></label>
         )}
         {first && <label>heat <input id="heat" type="range" min="0" max="1" step="0.1" value={opacity} onInput={(e) => change({ heat: e.currentTarget.value === "1" ? "" : e.currentTarget.value })} /></label>}
@@ -131,12 +146,12 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
           {shown.map((one, i) => (
             <Panel key={one.run} one={one} picture={picture} of={chosen[0]!} own={drawn.own[i] ?? null} scale={drawn.scale} many={many} opacity={opacity}
               image={upload && !row ? uploaded : null} mark={place?.run === one.run ? place.at : -1} setPlace={(at) => setPlace(at < 0 ? null : { run: one.run, at })}
-              choice={choice} pinned={pinned} curve={state.curve === "1"} setCurve={(on) => change({ curve: on ? "1" : "" })} />
+              choice={choiceOf(one)} wanted={words.map((i) => first?.maps?.words[i] ?? "")} pinned={inOwn(one, pinned)} curve={state.curve === "1"} setCurve={(on) => change({ curve: on ? "1" : "" })} />
           ))}
         </div>
         {first?.maps && (
           <div class="side">
-            {first.maps.layers > 0 && <Heads maps={first.maps} layer={layer} head={head} change={change} />}
+            {layered?.maps && <Heads maps={layered.maps} of={many ? layered.run : ""} layer={layer} head={head} change={change} />}
             <p class="soft small">Hover a word to see where it draws on the picture, press it to keep it; several kept words are a phrase. Hover the picture to see which words look there.</p>
           </div>
         )}

@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { query } from "../src/api";
-import { asMultiples, colour, css, decode, extent, placeAt, placeBox, rowsOf, strength, svg, values, wordsAt, type Said } from "../src/heat";
+import { asMultiples, colour, css, decode, extent, fitted, placeAt, placeBox, rowsOf, sameWords, strength, svg, values, wordsAt, type Said } from "../src/heat";
 import { inSight } from "../src/grid";
-import { drawSquares, inside, nearest, parseCloud, toMap, toScreen } from "../src/scatter";
+import { csv } from "../src/save";
+import { cloudSvg, drawSquares, inside, nearest, parseCloud, toMap, toScreen } from "../src/scatter";
 import { parse } from "../src/state";
 import { weightsOf } from "../src/streams";
 import { fromBase64 } from "../src/viewer";
@@ -142,4 +143,29 @@ test("attention between streams, direction by direction", () => {
   near(weightsOf(said, data, 0, -1, -1), [0.5, 0.5]);
   near(weightsOf(said, data, 0, 0, 1), [0, 1]);
   near(weightsOf(said, data, 1, -1, -1), [0.5, 0.1]);
+});
+
+test("answers as CSV: quotes where a value needs them", () => {
+  assert.equal(csv(["row", "text"], [[1, 'a "b", c'], [2, null], [3, "two\nlines"]]), 'row,text\r\n1,"a ""b"", c"\r\n2,\r\n3,"two\nlines"\r\n');
+});
+
+test("the map as SVG: a path a colour, the pale ones first", () => {
+  const cloud = { rows: Int32Array.from([7, 8, 9]), places: Float32Array.from([0.5, 0.5, 0.25, 0.5, 5, 5]) };
+  const drawn = cloudSvg(cloud, { x: 0, y: 0, scale: 1 }, 100, Uint8Array.from([1, 0, 0]), new Set([7]));
+  assert.deepEqual([...drawn.matchAll(/stroke="(#\w+)" d="([^"]+)"/g)].map((found) => found.slice(1)), [["#9d9da8", "M26.5 50.0h0"], ["#e8772e", "M50.0 50.0h0"]]);
+});
+
+test("a word of one system is found among another's, which divides or leaves out", () => {
+  const [whole, parts, known] = [["a", "red-haired", "cat", "."], ["a", "red", "-", "haired", "cat", "."], ["cat"]];
+  const text = "A red-haired cat.";
+  assert.deepEqual(sameWords(text, whole, parts, [1]), [1, 2, 3]);
+  assert.deepEqual(sameWords(text, parts, whole, [2, 4]), [1, 2]);
+  assert.deepEqual(sameWords(text, whole, known, [2]), [0]);
+  assert.deepEqual(sameWords(text, whole, known, [1]), []);
+  assert.deepEqual(sameWords(text, parts, [...parts], [5]), [5]);
+});
+
+test("maps of fewer layers and heads are shown at their last layer, over all heads", () => {
+  assert.deepEqual(fitted(maps, { layer: 5, head: 7, words: [1] }), { layer: 0, head: -1, words: [1] });
+  assert.deepEqual(fitted(maps, { layer: 0, head: 1, words: [] }), { layer: 0, head: 1, words: [] });
 });
