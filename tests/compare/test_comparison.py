@@ -113,6 +113,13 @@ def test_every_recipe_and_seed_is_run_once_and_the_table_says_what_came(tmp_path
     assert "| tuned, other, easy | – | – |  |  |" in table
 
 
+def test_a_setting_that_is_named_twice_has_both_values() -> None:
+    contender = Contender("lxmert-pretrain:objectives=mlm,size=tiny,objectives=itm")
+    assert contender.settings == {"objectives": ["mlm", "itm"], "size": "tiny"}
+    given = {"data": "d.csv", "regions": "r", **contender.settings}
+    assert made(find_recipe(contender.recipe), given).objectives == ("mlm", "itm")
+
+
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     contenders = [Contender("a")]
     broken = Comparison(contenders, plan(broken=True), tmp_path)

@@ -38,7 +38,10 @@ CONTINUED = frozenset(
 
 @dataclass(frozen=True)
 class Contender:
-    """A recipe with settings of its own: "uniter-pretrain", or "uniter-pretrain:alignment_weight=0"."""
+    """A recipe with settings of its own: "uniter-pretrain", or "uniter-pretrain:alignment_weight=0".
+
+    A setting of several values is named once for each: "lxmert-pretrain:objectives=mlm,objectives=itm".
+    """
 
     label: str
 
@@ -53,7 +56,10 @@ class Contender:
         wrong = [name for name, equals, _ in pairs if not equals]
         if wrong:
             raise InputError(f"{self.label}: write RECIPE:field=value,field=value; {wrong[0]!r} has no value")
-        return {name: value for name, _, value in pairs}
+        values: dict[str, list[str]] = {}
+        for name, _, value in pairs:
+            values.setdefault(name, []).append(value)
+        return {name: given[0] if len(given) == 1 else given for name, given in values.items()}
 
     @property
     def folder(self) -> str:

@@ -15,7 +15,7 @@ from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalFloat, OptionalPath, as_flags, option_group
-from coalign.layers.initialise import init_xavier
+from coalign.layers.initialise import init_tied
 from coalign.registry import create, find, load
 from coalign.training.experiment import Experiment
 
@@ -53,8 +53,8 @@ class Start:
     dropout: OptionalFloat = None
     """Of fresh weights. By default the size's own; 0 learns faster in short runs."""
     initialiser: Literal["paper", "xavier"] = "paper"
-    """How fresh linear layers start: with the paper's deviation, mostly 0.02, which suits a width of 768; or
-    Xavier-uniform, which suits every width: small sizes learn sooner."""
+    """How fresh weights start: with the paper's deviation, mostly 0.02, which suits a width of 768; or by their width
+    (Xavier-uniform layers, embeddings of 1/√width), with which small sizes learn much sooner."""
     mask_probability: OptionalFloat = None
     """The share of words that fresh weights learn to predict. By default the system's own, mostly 0.15; more of them,
     0.4 say, tie words to places sooner where a training is short (Wettig et al. 2023)."""
@@ -90,7 +90,7 @@ class Start:
 
         def make() -> nn.Module:
             model = create(system, config).model
-            return model.apply(init_xavier) if self.initialiser == "xavier" else model
+            return model.apply(init_tied) if self.initialiser == "xavier" else model
 
         return experiment.seeded(make), tokenizer
 

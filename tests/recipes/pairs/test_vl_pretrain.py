@@ -116,6 +116,9 @@ def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: 
             made.append(coalign.load(given["out"]).model.state_dict())
         (name, paper), *_ = [(n, t) for n, t in made[0].items() if "feed_forward" in n and t.dim() == 2]
         assert 2 * paper.std() < made[1][name].std()
+        table = next(n for n in made[0] if n.endswith("word.weight"))
+        assert made[0][table].std().item() == pytest.approx(0.02, rel=0.2)
+        assert made[1][table].std().item() == pytest.approx(made[1][table].shape[1] ** -0.5, rel=0.1)
         if system == "albef":
             held = {n.removeprefix("momentum."): t for n, t in made[1].items() if n.startswith("momentum.")}
             assert held and all(torch.allclose(t, made[1][f"online.{n}"], atol=1e-6) for n, t in held.items())

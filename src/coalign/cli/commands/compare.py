@@ -44,10 +44,11 @@ def command(
     """Trains several recipes on the same data for the same number of steps, measures all alike, prints one table.
 
     Started again, it goes on where it was; what is there so far stands in OUT/comparison.md and .json. A recipe may
-    have settings of its own: uniter-pretrain:alignment_weight=0. On a world (--world) every system is then tested on
-    questions, statements about two images, expressions, retrieval, hard negatives and the alignment of words, on
-    scenes like those of training and on pairs of colour and shape never seen together; on your own pairs (--data,
-    --held-out) on matching and retrieval. Chance, and a classifier that sees the text alone, stand beside.
+    have settings of its own: uniter-pretrain:alignment_weight=0, or lxmert-pretrain:objectives=mlm,objectives=itm. On
+    a world (--world) every system is then tested on questions, statements about two images, expressions, retrieval,
+    hard negatives and the alignment of words, on scenes like those of training and on pairs of colour and shape never
+    seen together; on your own pairs (--data, --held-out) on matching and retrieval. Chance, and a classifier that sees
+    the text alone, stand beside.
 
     Args:
         recipes: Pre-training recipes, such as uniter-pretrain vilt-pretrain.
