@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 
 import coalign
 from coalign.data.loaded import Loaded
+from coalign.data.series.collate import Collate
+from coalign.data.series.utterances import Utterance
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.recipes._start import sized, with_vocabulary
+from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions
 from coalign.types.model import Draws
 from coalign.worlds.scenes import ATTRIBUTES, Scene, make_scenes
+from coalign.worlds.speakers import WorldData, open_world
 
 if os.environ.get("COURSE_OUT"):
     matplotlib.use("Agg")
@@ -49,9 +54,28 @@ def fresh(system: str, captions: Sequence[str], seed: int = 0, **settings: Any) 
     """A tiny model of a system with fresh weights, and a vocabulary of the captions' words."""
     torch.manual_seed(seed)
     tokenizer = Tokenizer.train(captions, 200, min_frequency=1)
-    return Loaded(
-        coalign.create(system, with_vocabulary(sized(system, "tiny"), tokenizer), **settings).model, tokenizer
-    )
+    config = with_vocabulary(sized(system, "tiny"), tokenizer)
+    if isinstance(trunk := getattr(config, "trunk", None), BertConfig):
+        config = replace(config, trunk=replace(trunk, vocab_size=tokenizer.vocab_size, dropout=0.0))
+    return Loaded(coalign.create(system, config, **settings).model, tokenizer)
+
+
+def speakers(world: str) -> tuple[WorldData, list[str]]:
+    """Spoken utterances of a generated world (`coalign.worlds.speakers`), and the words of those to train on."""
+    data = open_world(f"world:{world}")
+    return data, [" ".join(item.words) for item in data.splits["train"]]
+
+
+def series_batches(model: Loaded, items: Sequence[Utterance], count: int, size: int = 32, seed: int = 0) -> list[Batch]:
+    """`count` batches of utterances, drawn at random."""
+    collate, generator = Collate(model.spec, model.tokenizer), torch.Generator().manual_seed(seed)
+    rows = [torch.randperm(len(items), generator=generator)[:size].tolist() for _ in range(count)]
+    return [collate([items[i] for i in row]) for row in rows]
+
+
+def all_of(model: Loaded, items: Sequence[Utterance]) -> Batch:
+    """One batch of all these utterances."""
+    return Collate(model.spec, model.tokenizer)(items)
 
 
 def regions_of(scenes: Sequence[Scene], width: int) -> Regions:
@@ -105,6 +129,44 @@ def heat(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str
     return figure
 
 
+def scatter(groups: Mapping[str, Tensor], marked: Tensor, names: tuple[str, str]) -> Any:
+    """A panel a group of vectors [N, D], on their two directions of largest variance; two colours by `marked` [N]."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.2 * len(groups), 3), squeeze=False)
+    for cell, (title, vectors) in zip(axes[0], groups.items(), strict=True):
+        centred = vectors.detach() - vectors.detach().mean(0)
+        flat = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+        for value, name in enumerate(names):
+            cell.scatter(*flat[marked == bool(value)].T.numpy(), s=9, label=name)
+        cell.set_title(title)
+        cell.set_xticks([]), cell.set_yticks([])
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def bars(values: Mapping[str, float], title: str = "", line: float | None = None) -> Any:
+    """A bar a name; a dotted line, such as at chance."""
+    figure, axes = plt.subplots(figsize=(max(4.5, 1.5 + 0.5 * len(values)), 3))
+    axes.bar(range(len(values)), [*values.values()])
+    axes.set_xticks(range(len(values)), [*values], rotation=20 if max(map(len, values)) > 4 else 0, fontsize=8)
+    if line is not None:
+        axes.axhline(line, color="black", linestyle=":")
+    axes.set_title(title, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def two_histograms(one: Any, other: Any, names: tuple[str, str], of: str) -> Any:
+    """Two distributions [N] and [M] over each other, as shares."""
+    figure, axes = plt.subplots(figsize=(5, 2.6))
+    for values, name in zip((one, other), names, strict=True):
+        axes.hist(values, bins=40, density=True, alpha=0.6, label=name)
+    axes.set(xlabel=of, ylabel="density")
+    axes.legend()
+    figure.tight_layout()
+    return figure
+
+
 def pictures(rows: Sequence[Sequence[Any]], titles: Sequence[str], inches: float = 2) -> Any:
     """Pictures in rows, with titles above the columns."""
     figure, axes = plt.subplots(
@@ -118,6 +180,11 @@ def pictures(rows: Sequence[Sequence[Any]], titles: Sequence[str], inches: float
                 cell.set_title(titles[place])
     figure.tight_layout()
     return figure
+
+
+def cut(picture: Any, boxes: Any) -> list[Any]:
+    """The parts of a picture in boxes [N, 4] of fractions."""
+    return [picture.crop(tuple(float(x) * picture.width for x in box)) for box in boxes]
 
 
 def show(figure: Any, name: str) -> None:

@@ -79,6 +79,15 @@ def test_a_tracker_that_is_not_there_is_named(run, monkeypatch):
         write(run, "visdom", RECORDS)
 
 
+def test_a_tracker_that_refuses_to_begin_says_why(run, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("its store is in maintenance\nTraceback of a server")
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(set_experiment=refuse))
+    with pytest.raises(InputError, match=r"--track mlflow: its store is in maintenance$"):
+        write(run, "mlflow", RECORDS)
+
+
 def test_without_a_tracker_there_is_metrics_alone(run):
     write(run, None, RECORDS)
     assert sorted(path.name for path in Path(run.folder).iterdir()) == ["config.json", "metrics.jsonl"]

@@ -39,7 +39,12 @@ def open_tracker(name: str, folder: Path) -> Tracker:
     }
     if name not in makers:
         raise InputError(f"no tracker {name!r}; there are: {', '.join(get_args(TrackerName))}")
-    return makers[name](folder)
+    try:
+        return makers[name](folder)
+    except InputError:
+        raise
+    except Exception as error:  # each library has errors of its own
+        raise InputError(f"--track {name}: {str(error).partition(chr(10))[0]}") from error
 
 
 class TensorBoard:

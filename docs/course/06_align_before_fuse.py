@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 3. Align before fuse
+# # 6. Align before fuse
 #
 # Two towers give a vector each, and the cosine of the right pairs of a batch shall exceed all others. CLIP (Radford et al.,
 # ICML 2021) stops there; ALBEF (Li et al., NeurIPS 2021, "≈ BERT + ViT + CLIP-ish") aligns so before its fusion layers look
@@ -36,7 +36,7 @@ def similarities(rows):
 held_out = torch.arange(256, 288)
 shown = held_out[:8]
 names = [captions[i] for i in shown]
-lab.show(lab.heat(similarities(shown), names, names, "before training"), "03_before")
+lab.show(lab.heat(similarities(shown), names, names, "before training"), "06_before")
 
 # %% [markdown]
 # The loss is a softmax over the rows and over the columns of that matrix. Captions that are the same have the same `ids`, so that
@@ -46,9 +46,9 @@ lab.show(lab.heat(similarities(shown), names, names, "before training"), "03_bef
 generator = torch.Generator().manual_seed(0)
 batches = [batch_of(torch.randperm(256, generator=generator)[:48]) for _ in range(lab.steps(120))]
 history = lab.train(model.model, batches, lr=1e-3)
-lab.show(lab.curves(history), "03_losses")
+lab.show(lab.curves(history), "06_losses")
 after = similarities(shown)
-lab.show(lab.heat(after, names, names, "after training, pictures that were not trained on"), "03_after")
+lab.show(lab.heat(after, names, names, "after training, pictures that were not trained on"), "06_after")
 
 # %% [markdown]
 # **Exercise.** The recall at 1 on the held-out pictures: is the nearest caption a right one? Beside it stands chance.

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 2. Concatenated transformers: one stream
+# # 3. Concatenated transformers: one stream
 #
 # Option 1: put the modalities end to end and learn a BERT over both. VisualBERT (Li et al. 2019) lays words and detected
 # regions in one sequence; UNITER (Chen et al., ECCV 2020) does the same with other objectives. Nothing tells the network which
@@ -15,7 +15,7 @@ scenes, captions = lab.scenes_and_captions(320, things=(2, 2))
 model = lab.fresh("visualbert", captions)
 width = model.spec.regions.width
 print(f"regions of {width} numbers; {captions[0]!r}")
-lab.show(lab.pictures([[scene.draw(96) for scene in scenes[:4]]], ["a scene", "another", "", ""]), "02_scenes")
+lab.show(lab.pictures([[scene.draw(96) for scene in scenes[:4]]], ["a scene", "another", "", ""]), "03_scenes")
 
 
 # %%
@@ -31,7 +31,7 @@ def batch_of(rows):
 # %%
 batches = [batch_of([(step * 32 + i) % 320 for i in range(32)]) for step in range(lab.steps(200))]
 history = lab.train(model.model, batches, lr=1e-3)
-lab.show(lab.curves(history, {"itm": 0.693}), "02_losses")
+lab.show(lab.curves(history, {"itm": 0.693}), "03_losses")
 lab.check(sum(history["mlm"][-20:]) < 0.5 * sum(history["mlm"][:20]), "hidden words are read")
 
 # %% [markdown]
@@ -47,7 +47,7 @@ names = [model.vocabulary.id_to_piece(int(i)) for i in one.text.ids.values]
 names += [f"▣ {thing.colour} {thing.shape}" for thing in scenes[0].things]
 layers = [value[0].mean(0) for name, value in record.items() if name.endswith("attention")]
 for number, layer in enumerate(layers):
-    lab.show(lab.heat(layer, names, names, f"layer {number + 1}"), f"02_attention_{number + 1}")
+    lab.show(lab.heat(layer, names, names, f"layer {number + 1}"), f"03_attention_{number + 1}")
 lab.check(len(names) == layers[0].shape[0], "words and regions are one sequence")
 
 # %% [markdown]

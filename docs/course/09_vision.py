@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 4. Going beyond CNNs: vision transformers and masked auto-encoders
+# # 9. Going beyond CNNs: vision transformers and masked auto-encoders
 #
 # ViT (Dosovitskiy et al., ICLR 2021) cuts a picture into patches and reads them as words. MAE (He et al., CVPR 2022) hides three
 # quarters of them and has the network paint them: BERT's idea, on pixels.
@@ -27,7 +27,7 @@ def painted(picture):
     return (picture * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-lab.show(lab.pictures([[painted(pixels[i]) for i in range(4)]], ["given", "", "", ""]), "04_given")
+lab.show(lab.pictures([[painted(pixels[i]) for i in range(4)]], ["given", "", "", ""]), "09_given")
 
 # %% [markdown]
 # The loss counts hidden patches alone. Before anything is learned, painting the mean of the picture is what can be done.
@@ -36,7 +36,7 @@ lab.show(lab.pictures([[painted(pixels[i]) for i in range(4)]], ["given", "", ""
 order = torch.Generator().manual_seed(0)
 rows = [torch.randperm(len(pixels), generator=order)[:32] for _ in range(lab.steps(200))]
 history = lab.train(model.model, [Batch(images=Images(pixels=pixels[row])) for row in rows], lr=1.5e-3)
-lab.show(lab.curves(history), "04_losses")
+lab.show(lab.curves(history), "09_losses")
 first, last = (sum(history["reconstruction"][part]) for part in (slice(0, 10), slice(-10, None)))
 lab.check(last < 0.8 * first, "hidden patches are painted better than at the beginning")
 
@@ -56,7 +56,7 @@ with TemporaryDirectory() as folder:
     for path, scene in zip(paths, scenes, strict=False):
         scene.draw(side).save(path)
     sheet = reconstruction_sheet(reconstruct(model.model, paths, 0))
-lab.show(lab.pictures([[sheet]], ["given · seen · painted"], inches=9), "04_painted")
+lab.show(lab.pictures([[sheet]], ["given · seen · painted"], inches=9), "09_painted")
 
 # %% [markdown]
 # **Exercise.** Into how many patches is a picture cut, and of how many does the encoder know in training? Compute both from the
