@@ -50,24 +50,29 @@ def until(page: Page, expression: str, seconds: float = 120) -> float:
     return time.perf_counter() - began
 
 
-def frames(page: Page, move: Callable[[int], None], count: int, pause: float) -> dict[str, float]:
-    """Times from frame to frame while something moves, with pauses of so many milliseconds, and what a move and a frame
-    cost the page's own thread (processor time)."""
+def clock(page: Page) -> Callable[[], float]:
+    """Milliseconds of processor time that the page's own thread has taken."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def busy() -> float:
-        return next(
-            m["value"] for m in session.send("Performance.getMetrics")["metrics"] if m["name"] == "TaskDuration"
-        )
+        measures = session.send("Performance.getMetrics")["metrics"]
+        return 1000 * next(one["value"] for one in measures if one["name"] == "TaskDuration")
 
+    return busy
+
+
+def frames(page: Page, move: Callable[[int], None], count: int, pause: float) -> dict[str, float]:
+    """Times from frame to frame while something moves, with pauses of so many milliseconds, and what a move and a frame
+    cost the page's own thread (processor time)."""
+    busy = clock(page)
     page.evaluate(FRAMES)
     before = busy()
     for step in range(count):
         move(step)
         page.wait_for_timeout(pause)
     times = page.evaluate("window.frames_")
-    work = 1000 * (busy() - before)
+    work = busy() - before
     return {**said(times), "work_a_move": round(work / count, 1), "work_a_frame": round(work / len(times), 1)}
 
 
@@ -134,7 +139,13 @@ def why(page: Page, address: str) -> dict[str, Any]:
         )
         page.wait_for_timeout(20)
         drawn.append(page.evaluate(DRAWN, ".panel canvas"))
-    return {"bytes": len(values), "hover_to_new_map": said(hovered), "drawing": said(drawn)}
+    busy = clock(page)
+    before = busy()
+    for word in range(40):
+        page.evaluate(f"document.querySelector(`[data-word='{word}']`).dispatchEvent(new MouseEvent('mouseenter'))")
+        page.wait_for_timeout(60)
+    work = round((busy() - before) / 40, 1)
+    return {"bytes": len(values), "hover_to_new_map": said(hovered), "drawing": said(drawn), "work_a_hover": work}
 
 
 def main() -> None:

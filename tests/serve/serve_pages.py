@@ -101,8 +101,8 @@ def serious(page) -> list[str]:
 
 
 def saved(page, kind, of) -> bytes:
-    """What a button of the page saves."""
-    with page.expect_download() as waiting:
+    """What a button of the page, or of a part of it, saves."""
+    with getattr(page, "page", page).expect_download() as waiting:
         page.get_by_role("button", name=f"{kind} of {of}", exact=True).click()
     assert waiting.value.suggested_filename.endswith(f".{kind.lower()}")
     return Path(waiting.value.path()).read_bytes()
@@ -121,6 +121,14 @@ def align(page, **body):
 def drawn(page, number=0):
     """The values that a panel draws."""
     return np.array(json.loads(page.locator(".panel canvas").nth(number).get_attribute("data-values")))
+
+
+def expect_drawn(page, values):
+    """Returns when the first panel draws these values."""
+    until = time.monotonic() + 30
+    while (apart := np.abs(drawn(page) - values).max()) >= 1e-4:
+        assert time.monotonic() < until, apart
+        time.sleep(0.03)
 
 
 def circle_place(number, count):

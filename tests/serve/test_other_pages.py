@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from serve_pages import AXE, CHROMIUM, align, drawn, page_of, saved, serious, served, wait_until
+from serve_pages import AXE, CHROMIUM, align, drawn, expect_drawn, page_of, saved, serious, served, wait_until
 from serve_runs import SPEAKERS, region_run, stream_run, video_run
 
 from coalign.data.pairs.sources import open_source
@@ -49,8 +49,7 @@ def test_words_onto_boxes(page):
     assert said["kind"] == "boxes"
     expect(page.locator("#words")).to_have_value("a blue circle")
     page.locator("[data-word='1']").hover()
-    page.wait_for_timeout(60)
-    assert np.abs(drawn(page) - values[1]).max() < 1e-4
+    expect_drawn(page, values[1])
     check_accessibility(page)
     page.goto(f"{page.address}/?screen=search&run=regions&text=red")
     expect(page.locator(".card .score")).to_have_count(2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
-from serve_pages import AXE, CHROMIUM, align, circle_place, drawn, saved, serious, wait_until
+from serve_pages import AXE, CHROMIUM, align, circle_place, drawn, expect_drawn, saved, serious, wait_until
 
 from coalign.data.pairs.sources import open_source
 
@@ -79,18 +79,17 @@ def test_hover_draws_what_the_server_answered(page):
     said, values = align(page, run="tiny", row=1, text="a red circle")
     words = len(said["words"])
     wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
-    assert np.abs(drawn(page) - values[:words].mean(0)).max() < 1e-4
+    expect_drawn(page, values[:words].mean(0))
     expect(page.locator(".badge")).to_have_text(f"P(match) {said['p_match']:.2f}")
     for word in range(words):
         page.locator(f"[data-word='{word}']").hover()
-        page.wait_for_timeout(60)
-        assert np.abs(drawn(page) - values[word]).max() < 1e-4, word
+        expect_drawn(page, values[word])
     assert float(page.locator(".panel canvas").get_attribute("data-milliseconds")) < 16
     page.locator("[data-word='2']").click()
     page.mouse.move(5, 5)
     expect(page.locator("[data-word='2']")).to_have_attribute("aria-pressed", "true")
     assert "pin=2" in page.url
-    assert np.abs(drawn(page) - values[2]).max() < 1e-4
+    expect_drawn(page, values[2])
     box = page.locator(".panel canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(page.locator("[data-word='0']")).to_have_attribute("style", re.compile("shadow"))
@@ -113,14 +112,13 @@ def test_layers_heads_methods_and_curves(page):
     page.locator("[data-cell='1,1']").click()
     page.wait_for_timeout(100)
     rows = values[words * (1 + heads + 1) : words * (1 + heads + 2)]
-    assert np.abs(drawn(page) - rows.mean(0)).max() < 1e-4
+    expect_drawn(page, rows.mean(0))
     page.locator("#layer").fill("0")
-    page.wait_for_timeout(100)
-    assert np.abs(drawn(page) - values[words * 2 : words * 3].mean(0)).max() < 1e-4  # the head stays
+    expect_drawn(page, values[words * 2 : words * 3].mean(0))  # the head stays
     assert "layer=0" in page.url and "head=1" in page.url
     page.reload()  # the address holds the state
     wait_until(page, "document.querySelector('.panel canvas')?.dataset.values")
-    assert np.abs(drawn(page) - values[words * 2 : words * 3].mean(0)).max() < 1e-4
+    expect_drawn(page, values[words * 2 : words * 3].mean(0))
     expect(page.locator("[data-cell='0,1']")).to_have_attribute("aria-pressed", "true")
     other = next(method for method in said["methods"] if method not in ("cross_attention", "occlusion"))
     _, others = align(page, run="tiny", row=1, text="a red circle", method=other)
@@ -129,7 +127,7 @@ def test_layers_heads_methods_and_curves(page):
     expect(page.locator(".reading")).to_contain_text(f"by {other.replace('_', ' ')}")
     first = "JSON.parse(document.querySelector('.panel canvas').dataset.values)[0]"
     wait_until(page, f"Math.abs({first} - {others[:words].mean(0)[0]}) < 1e-4")
-    assert np.abs(drawn(page) - others[:words].mean(0)).max() < 1e-4
+    expect_drawn(page, others[:words].mean(0))
 
 
 def test_three_runs_beside_each_other_and_downloads(page):
@@ -211,6 +209,7 @@ def test_curves_grow_while_training_goes_on(page, other):
         return count
 
     before = log()
+    (other.parent / "comparison.md").write_text("|  | albef | chance |\n|---|---|---|\n| R@1, text | 46.6 | 1.0 |\n")
     page.goto(f"{page.address}/?screen=runs")
     expect(page.locator("polyline[data-run]")).to_have_count(3)
     assert len(page.locator("polyline[data-run='other']").get_attribute("points").split()) == before
@@ -220,6 +219,8 @@ def test_curves_grow_while_training_goes_on(page, other):
     curves = json.loads(saved(page, "JSON", "the curves"))
     assert len(curves["runs"]["other"]) == before + 1 and curves["curve"] == "loss"
     assert b'points="' in saved(page, "SVG", "the curves") and saved(page, "PNG", "the curves")[:4] == b"\x89PNG"
+    table = saved(page.locator("article.run").nth(1), "CSV", "the comparison of other")
+    assert table == b',albef,chance\r\n"R@1, text",46.6,1.0\r\n'
     article = page.locator("article.run").first
     expect(article.locator("dl")).to_contain_text("albef")
     article.get_by_text("recipe and settings").click()

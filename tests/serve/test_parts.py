@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -159,6 +160,9 @@ def test_the_table_without_marked_pairs_is_read_by_training(tmp_path, paths):
         (tmp_path / name).write_bytes(b"".join(parts))
         source = open_source(tmp_path / name)
         assert [source[i].texts[0] for i in range(len(source))] == texts
+        if not paths:
+            kept = [(tmp_path / f"{text[-1]}.png").read_bytes() for text in texts]
+            assert pq.read_table(tmp_path / name)["image"].to_pylist() == kept
     assert len(list((tmp_path / "marks").glob("*.jsonl"))) == 1
 
 

@@ -61,6 +61,13 @@ class Rows(ABC):
     def columns(self) -> Mapping[str, Sequence[str | None]]:
         return {}
 
+    @abstractmethod
+    def picture(self, row: int) -> Picture | None: ...
+
+    def pictures(self, rows: Sequence[int]) -> list[Picture | None]:
+        """The pictures of some rows."""
+        return [self.picture(row) for row in rows]
+
     def clip(self, row: int) -> Clip | None:
         """The clip of a row; None where rows are no moments of videos."""
         del row
@@ -134,11 +141,21 @@ class IndexGallery(Rows):
 
     def picture(self, row: int) -> Picture | None:
         """The picture of a row, or of the pair that it belongs to."""
+        return self.pictures([row])[0]
+
+    def pictures(self, rows: Sequence[int]) -> list[Picture | None]:
+        """Those of several rows; what the index keeps is read together."""
+        owners = [self._depicted(row) for row in rows]
+        images = [None if owner is None else self.item(owner).image for owner in owners]
+        kept = self.index.thumbnails(
+            [owner for owner, image in zip(owners, images, strict=True) if owner is not None and image is None]
+        )
+        return [image or kept.get(-1 if owner is None else owner) for owner, image in zip(owners, images, strict=True)]
+
+    def _depicted(self, row: int) -> int | None:
+        """The row itself, or the one of its pair, that has the picture."""
         item = self.item(row)
-        if item.modality == "text" and item.image is None:
-            other = self.partner(row)
-            return None if other is None else self.picture(other)
-        return item.image or self.index.thumbnail(row)
+        return self.partner(row) if item.modality == "text" and item.image is None else row
 
     def regions(self, row: int) -> RegionSet | None:
         image = self.item(row).image

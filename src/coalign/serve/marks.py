@@ -76,7 +76,7 @@ def marked_table(gallery: Gallery, marks: Marks, of: Literal["kept", "marked"]) 
         return f"{of}.jsonl", "application/x-ndjson", lines
     table = pa.table(
         {
-            "image": pa.array([_bytes(gallery.picture(row)) for row in rows], pa.large_binary()),
+            "image": pa.array([_bytes(picture) for picture in gallery.pictures(rows)], pa.large_binary()),
             "captions": pa.array([captions(row) for row in rows], pa.list_(pa.string())),
         }
     )

@@ -12,8 +12,8 @@ export function named(method: string): string {
   return method.replaceAll("_", " ");
 }
 
-export function Panel({ one, picture, image, of, own, scale, many, opacity, mark, setPlace, choice, wanted, pinned, curve, setCurve }: {
-  one: Shown; picture: ImageBitmap | null; image: string | null; of: string; own: Float32Array | null; scale: Scale; many: boolean; opacity: number;
+export function Panel({ one, picture, image, of, own, scale, many, multiples, opacity, mark, setPlace, choice, wanted, pinned, curve, setCurve }: {
+  one: Shown; picture: ImageBitmap | null; image: string | null; of: string; own: Float32Array | null; scale: Scale; many: boolean; multiples: boolean; opacity: number;
   mark: number; setPlace: (at: number) => void; choice: Choice; wanted: string[]; pinned: number[]; curve: boolean; setCurve: (on: boolean) => void;
 }) {
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -48,7 +48,7 @@ export function Panel({ one, picture, image, of, own, scale, many, opacity, mark
         onMouseMove={(e) => setPlace(at(e))} onMouseLeave={() => setPlace(-1)} />
       <p class="reading"><strong>{wanted.length ? `“${phrase}”` : phrase}</strong> by {by}.{" "}
         <span class="soft">{!own ? "This system does not read these words." : mark >= 0 ? looking(maps, choice, mark) : strongest(own)}</span></p>
-      <p class="scale" aria-hidden="true"><span>{figure(scale.low)}</span><Bar /><span>{figure(scale.high)}{many ? " × even" : ""}</span></p>
+      <p class="scale" aria-hidden="true"><span>{figure(scale.low)}</span><Bar /><span>{figure(scale.high)}{multiples ? " × even" : ""}</span></p>
       <p class="actions">
         <Save of={one.run} name={name} kinds={{
           PNG: () => canvasPng(canvas.current!),

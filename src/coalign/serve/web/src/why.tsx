@@ -1,6 +1,6 @@
 // Why: which word draws on which patch, region or moment; of one run, or of several beside each other at one scale.
 
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { aligned, base64, json, query, type Rows } from "./api";
 import type { Screen } from "./app";
 import { asMultiples, css, extent, fitted, sameWords, strength, values, wordsAt, type Choice } from "./heat";
@@ -27,6 +27,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
   const [place, setPlace] = useState<{ run: string; at: number } | null>(null);
   const [busy, setBusy] = useState(false);
   const [uploaded, setUploaded] = useState<string | null>(null);
+  const known = useRef(new Map<string, string[]>()); // the methods of each run, also of one that lacks the chosen one
   const row = state.row ?? "";
   const pinned = (state.pin ?? "").split(",").filter(Boolean).map(Number);
   const layer = Number(state.layer ?? -1), head = Number(state.head ?? -1);
@@ -74,7 +75,9 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
   const first = shown.find((one) => one.maps);
   const many = shown.length > 1;
   const layered = shown.find((one) => one.maps?.layers);
-  const methods = [...new Set(shown.flatMap((one) => one.said?.methods ?? []))];
+  for (const one of shown) if (one.said) known.current.set(one.run, one.said.methods);
+  const methods = [...new Set(chosen.flatMap((run) => known.current.get(run) ?? []))];
+  const multiples = shown.filter((one) => one.maps).length > 1;
   const words = hover ?? pinned;
   // the words of the first run's text in the words of another's
   const inOwn = (one: Shown, chosen: number[]): number[] => one.maps && first?.maps ? sameWords(first.said!.text, first.maps.words, one.maps.words, chosen) : chosen;
@@ -144,7 +147,7 @@ function Pairs({ state, change, runs, upload, setUpload }: Screen) {
       <div class="why">
         <div class={`panels ${["", "one", "two", "three"][shown.length] ?? ""}`}>
           {shown.map((one, i) => (
-            <Panel key={one.run} one={one} picture={picture} of={chosen[0]!} own={drawn.own[i] ?? null} scale={drawn.scale} many={many} opacity={opacity}
+            <Panel key={one.run} one={one} picture={picture} of={chosen[0]!} own={drawn.own[i] ?? null} scale={drawn.scale} many={many} multiples={multiples} opacity={opacity}
               image={upload && !row ? uploaded : null} mark={place?.run === one.run ? place.at : -1} setPlace={(at) => setPlace(at < 0 ? null : { run: one.run, at })}
               choice={choiceOf(one)} wanted={words.map((i) => first?.maps?.words[i] ?? "")} pinned={inOwn(one, pinned)} curve={state.curve === "1"} setCurve={(on) => change({ curve: on ? "1" : "" })} />
           ))}
