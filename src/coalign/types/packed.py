@@ -22,7 +22,9 @@ class cached(Generic[T]):  # noqa: N801 - a decorator, like property
     a compiled graph would break."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
-        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+        self.compute: Callable[[Any], T] = compute
+        self.name: str = compute.__name__
+        self.__doc__ = compute.__doc__
 
     def __get__(self, instance: Any, owner: type | None = None) -> T:
         value = self.compute(instance)
