@@ -33,7 +33,7 @@ def trained(split: ConceptSplit, style: str, seed: int, given: argparse.Namespac
     loaded = compact(given.steps, seed)
     views = replace(VIEWS, seed=seed, sides=tuple(given.sides), mosaics=given.views_in_mosaics)
     frozen = FrozenFeatures(loaded, EmojiPairs(split.train, (style,), parts=3, seed=seed), views)
-    loaded.model.standardise(frozen.grids[:, 0])
+    loaded.model.standardise(*frozen.first_views)
     every = {name: count for name, count in SETTINGS["every"].items() if name in given.objectives}
     settings: Any = {**SETTINGS, "objectives": tuple(given.objectives), "every": every, "threads": given.threads}
     loader = frozen.loader(BATCH, first=0.5, further=FURTHER_TEXTS, mosaics=MOSAICS, seed=seed)

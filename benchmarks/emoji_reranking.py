@@ -64,7 +64,7 @@ def evaluations(seed: int, steps: int, train: str, test: str, threads: int) -> d
     model: Compact = loaded.model
     pairs = EmojiPairs(split.train, (train,), parts=3, seed=seed)
     frozen = FrozenFeatures(loaded, pairs, Views(8, augment_drawings, seed=seed))
-    model.standardise(frozen.grids[:, 0])
+    model.standardise(*frozen.first_views)
     with tempfile.TemporaryDirectory() as folder:
         config = RATES.config(running(folder), steps, **SETTINGS, seed=seed, threads=threads)
         fit(

@@ -75,7 +75,7 @@ def main() -> None:
     hybrid, plain = compact(RATES.steps, given.seed), on_pixels(given.seed)
     train = EmojiPairs(split.train, STYLES, parts=3, seed=given.seed)
     frozen = FrozenFeatures(hybrid, train, Views(8, augment_drawings, seed=given.seed))
-    hybrid.model.standardise(frozen.grids[:, 0])
+    hybrid.model.standardise(*frozen.first_views)
     tests = {"seen": EmojiPairs(split.train, (TEST,)), "unseen": EmojiPairs(split.development, (TEST,))}
     alone: Any = {**SETTINGS, "objectives": ("itc",), "every": {}, "loss_weights": {}, "save_every": 10**6}
     options = replace(running("unused"), seed=given.seed)

@@ -145,3 +145,30 @@ def test_a_phrase_is_read_alone() -> None:
     whole = compact.text_states(text([red, apple])).values[1:-1]
     torch.testing.assert_close(alone[0], whole)  # without punctuation it is the text itself
     assert not joined.values[[0, 3, 5, 6, 8]].any()
+
+
+def test_the_names_of_classes_have_their_share_of_the_similarity() -> None:
+    """The ConSE vector by its formula, beside the learned part; features computed beforehand give the same."""
+    image = replace(TINY.image, image_size=64, patch_size=16, stem="efficientnet_lite0")
+    compact = model(image=image, classes=1000, patch_dim=None).eval()
+    assert compact.stem is not None and compact.online.classes is not None
+    generator = torch.Generator().manual_seed(3)
+    sentences = torch.randn(1000, 16, generator=generator)
+    compact.online.classes.name(sentences)
+    batch = replace(pairs(4), images=Images(pixels=torch.randn(4, 3, 64, 64, generator=generator)))
+    assert batch.images is not None and batch.images.pixels is not None
+    got = compact.encode(batch)
+    names = torch.nn.functional.normalize(sentences, dim=-1)
+    with torch.no_grad():
+        seen = compact.stem.network(batch.images.pixels).softmax(-1)
+    means = torch.stack([row @ (names - names.mean(0)) for row in seen])
+    text = torch.nn.functional.normalize(got.tokens["text"].mean(), dim=-1) - names.mean(0)
+    wanted = torch.nn.functional.cosine_similarity(means[:, None], text[None], dim=-1)
+    of_names = got.vectors["image"][:, 12:] @ got.vectors["text"][:, 12:].T
+    torch.testing.assert_close(of_names, wanted / 3, atol=1e-5, rtol=1e-4)
+    learned = got.vectors["image"][:, :12].norm(dim=-1) ** 2
+    torch.testing.assert_close(learned, torch.full((4,), 2 / 3))
+    again = compact.encode(replace(batch, images=compact.features(batch.images)))
+    torch.testing.assert_close(again.vectors["image"], got.vectors["image"])
+    batch = replace(batch, images=compact.features(batch.images))
+    assert losses(compact.train(), batch, "itc")["itc"].isfinite()

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from tyro.conf import arg
 
 from coalign.arguments import load_run, run_config, say
@@ -18,7 +17,7 @@ from coalign.data.series.collate import MAX_ROWS, Collate, Scaling
 from coalign.data.series.utterances import SeriesData, Task, Utterance
 from coalign.errors import InputError
 from coalign.metrics.sentiment import class_metrics, emotion_metrics, sentiment_metrics
-from coalign.types import Batch
+from coalign.types import Batch, Model
 from coalign.worlds.speakers import open_series
 
 SOURCE_HELP = (
@@ -34,7 +33,7 @@ Change = Callable[[Batch, torch.Generator], Batch]
 class SeriesRun:
     """A trained model, the data, and how the model reads it."""
 
-    model: nn.Module
+    model: Model
     data: SeriesData
     collate: Collate
 
@@ -70,12 +69,12 @@ class SeriesRun:
 
 @torch.no_grad()
 def answers(
-    model: nn.Module, collate: Collate, items: Sequence[Utterance], change: Change | None = None, batch_size: int = 64
+    model: Model, collate: Collate, items: Sequence[Utterance], change: Change | None = None, batch_size: int = 64
 ) -> Array:
     """Logits [N, O] of the utterances, in eval mode. `change` alters every batch, with a generator of its own."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    generator, encode = torch.Generator().manual_seed(0), _encoder(model)
+    generator, encode = torch.Generator().manual_seed(0), model.encode
     found: list[torch.Tensor] = []
     for begin in range(0, len(items), batch_size):
         batch = collate(items[begin : begin + batch_size])
@@ -83,10 +82,6 @@ def answers(
         found.append(encode(batch.to(device)).pooled["logits"].float().cpu())
     model.train(training)
     return torch.cat(found).numpy()
-
-
-def _encoder(model: Any) -> Callable[[Batch], Any]:
-    return model.encode
 
 
 def answer_metrics(logits: Array, items: Sequence[Utterance], task: Task, names: Sequence[str]) -> dict[str, float]:

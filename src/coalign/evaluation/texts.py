@@ -21,7 +21,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import replace_file
 from coalign.progress import with_progress
-from coalign.types import Batch, Encoding, needed
+from coalign.types import Batch, Encoding, Model, needed
 
 TABLE_HELP = (
     "The rows: a .tsv in GLUE's layout, or any .csv, .tsv, .jsonl, .json or .parquet table with a column of texts, or "
@@ -48,7 +48,7 @@ def open_run(run: Path, task: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
 
 
 def encode_items(
-    model: Any, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], labels: Tensor | None = None
+    model: Model, tokenizer: Tokenizer, texts: Sequence[tuple[str, ...]], labels: Tensor | None = None
 ) -> EncodedTexts:
     """Texts or pairs as the model reads them: BERT's [CLS] a [SEP] b [SEP], or the sequences that GPT makes."""
     if isinstance(model, Sequencer):
@@ -56,7 +56,7 @@ def encode_items(
     return encode_texts(tokenizer, texts, needed(model.input_spec.text, "texts").max_length, labels)
 
 
-def encode_questions(model: Any, tokenizer: Tokenizer, rows: Sequence[ChoiceRow]) -> EncodedTexts:
+def encode_questions(model: Model, tokenizer: Tokenizer, rows: Sequence[ChoiceRow]) -> EncodedTexts:
     """Contexts with their endings as the model reads them, and the labels where all rows have one."""
     if not isinstance(model, Sequencer):
         return encode_choices(tokenizer, rows, needed(model.input_spec.text, "texts").max_length)
@@ -67,7 +67,7 @@ def encode_questions(model: Any, tokenizer: Tokenizer, rows: Sequence[ChoiceRow]
 
 @torch.no_grad()
 def outputs(
-    model: Any, encoded: EncodedTexts, read: Callable[[Encoding, Batch], Tensor], batch_size: int, name: str
+    model: Model, encoded: EncodedTexts, read: Callable[[Encoding, Batch], Tensor], batch_size: int, name: str
 ) -> list[Tensor]:
     """The output of `read` on the model's encoding of each batch, on the CPU."""
     device, found = device_of(model), list[Tensor]()

@@ -24,7 +24,7 @@ from coalign.data.videos.decode import probe_video
 from coalign.data.videos.files import Found, Span, VideoFiles
 from coalign.errors import InputError
 from coalign.progress import with_progress
-from coalign.types import Batch, InputSpec, Video
+from coalign.types import Batch, InputSpec, Model, Video
 
 VIDEOS_HELP = "The folder of the videos, which are found by their names. By default where the annotations are."
 VideoFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="", help=VIDEOS_HELP)]
@@ -53,7 +53,7 @@ class _SpanClips(Dataset["tuple[Tensor | None, str]"]):
 
 @torch.no_grad()
 def span_vectors(
-    model: Any,
+    model: Model,
     spans: Sequence[Span],
     count: int,
     *,
@@ -97,7 +97,7 @@ def span_vectors(
 
 @torch.no_grad()
 def every_second(
-    model: Any, video: Path, *, name: str = "video", batch_size: int = 16, seconds: float = 1.0
+    model: Model, video: Path, *, name: str = "video", batch_size: int = 16, seconds: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """[T, D] of a video's every `seconds`: of each the clip whose middle is nearest to its own; and [T] the middles, in
     seconds. Clips begin every `seconds`, rounded to whole frames, the first with the video. Raises BadSample."""
@@ -124,7 +124,7 @@ def every_second(
     return vectors[torch.bucketize(middles, (centers[1:] + centers[:-1]) / 2)], middles
 
 
-def pooled_video(model: Any, frames: Tensor, name: str) -> Tensor:
+def pooled_video(model: Model, frames: Tensor, name: str) -> Tensor:
     """[B, D] of clips [B, T, 3, S, S]."""
     pooled = model.encode(Batch(video=Video(frames=frames))).pooled
     if name not in pooled:

@@ -21,7 +21,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
 from coalign.registry import load
-from coalign.types import Batch, Images, InputSpec
+from coalign.types import Batch, Images
 
 WordFeatures = Callable[[Sequence[tuple[str, ...]]], list[Any]]
 
@@ -68,8 +68,8 @@ def picture_features(name: str, system: str | None = None) -> Callable[[Any], An
             return last.mean((2, 3))
 
         return stages
-    model: Any = load(name, system).model
-    spec: InputSpec = model.input_spec
+    model = load(name, system).model
+    spec = model.input_spec
     if spec.image is None:
         raise InputError(f"{name}: reads no pictures, so it makes no features of them")
     transform = ImageTransform(spec)

@@ -155,11 +155,20 @@ class EfficientNetStem(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 232 h2 w2"]:
-        return torch.cat([self._grid(part) for part in pixels.split(self.chunk)])
+        return torch.cat([self._grid(*self._stages(part, 2, 3, 4)) for part in pixels.split(self.chunk)])
 
-    def _grid(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        fine, *coarse = self.network.features(pixels, (2, 3, 4))
+    @torch.no_grad()
+    def with_pooled(self, pixels: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Float[Tensor, "b 1280"]]:
+        """The same grid, and what the network's classifier reads of the whole picture."""
+        stages = [self._stages(part, 2, 3, 4, len(STAGES) - 1) for part in pixels.split(self.chunk)]
+        pooled = [self.network.head(last).mean((2, 3)) for *_, last in stages]
+        return torch.cat([self._grid(*grid) for *grid, _ in stages]), torch.cat(pooled)
+
+    def _stages(self, pixels: Tensor, *numbers: int) -> list[Tensor]:
+        return self.network.features(pixels.contiguous(memory_format=torch.channels_last), numbers)
+
+    @staticmethod
+    def _grid(fine: Tensor, *coarse: Tensor) -> Tensor:
         return torch.cat([F.avg_pool2d(fine, 2, ceil_mode=True), *coarse], 1).contiguous()
 
 

@@ -42,7 +42,7 @@ def take_texts(text: Text, items: Int[Tensor, " b"]) -> Text:
 
 def take_images(images: Images, items: Int[Tensor, " b"]) -> Images:
     """These images, in this order, repeats allowed."""
-    parts = (images.pixels, images.grid, images.sizes)
+    parts = (images.pixels, images.grid, images.sizes, images.pooled)
     return Images(*(None if part is None else part[to_device(items, part.device)] for part in parts))
 
 

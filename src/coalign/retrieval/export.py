@@ -36,7 +36,7 @@ LARGEST = 1e-4
 class Tower(nn.Module):
     """The searched vectors of one modality, from plain tensors."""
 
-    def __init__(self, model: Any, part: Modality) -> None:
+    def __init__(self, model: Model, part: Modality) -> None:
         super().__init__()
         self.model = model
         self.part: Modality = part
@@ -86,7 +86,7 @@ def padded_text(text: Text, length: int, batch_size: int) -> dict[str, Tensor]:
     return {"ids": torch.cat([ids, ids[:1].expand(more, -1)]), "mask": torch.cat([mask, mask[:1].expand(more, -1)])}
 
 
-def weights_digest(model: Any) -> str:
+def weights_digest(model: Model) -> str:
     """A model's parameters and buffers, with their names, in 32 hexadecimal digits (BLAKE2b)."""
     found = blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):

@@ -28,7 +28,7 @@ from coalign.files import digest
 from coalign.progress import with_progress
 from coalign.retrieval.embed import Entry, as_encoder, embed, vector_width
 from coalign.retrieval.index import Hit, Index, Similarity
-from coalign.types import Batch, Video
+from coalign.types import Batch, Model, Video
 
 VIDEO = "video"
 SIDE = 320  # pixels of the shorter side of a moment's picture, where its video is still there
@@ -144,7 +144,7 @@ def _batches(model: nn.Module, clips: Iterator[tuple[Tensor, Entry]], size: int)
         yield Batch(video=Video(frames=frames)), [entry for _, entry in group]
 
 
-def _clips(model: Any, paths: Any, step: float, quarantine: Quarantine) -> Iterator[tuple[Tensor, Entry]]:
+def _clips(model: Model, paths: Any, step: float, quarantine: Quarantine) -> Iterator[tuple[Tensor, Entry]]:
     for number, path in enumerate(paths):
         try:
             length = probe_video(path).duration

@@ -26,12 +26,14 @@ class Text(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Images(Movable):
-    """`pixels` [B, 3, H, W], normalised; or `grid` [B, C, h, w], features of a frozen stem computed beforehand.
+    """`pixels` [B, 3, H, W], normalised; or `grid` [B, C, h, w], features of a frozen stem computed beforehand, and
+    `pooled` [B, D], what the same network makes of the whole picture, where a model reads that too.
     `sizes` [B, 2] holds each image's own height and width where the batch pads them (ViLT); it stays on the host."""
 
     pixels: Tensor | None = None
     grid: Tensor | None = None
     sizes: Tensor | None = field(default=None, metadata=HOST)
+    pooled: Tensor | None = None
 
     def __len__(self) -> int:
         tensor = self.pixels if self.pixels is not None else self.grid

@@ -31,9 +31,10 @@ class Parts(nn.Module):
     def frozen_parts(self):
         return [self.stem]
 
-    def features(self, images: Images) -> torch.Tensor:
+    def features(self, images: Images) -> Images:
         self.calls += 1
-        return self.stem(images.pixels)
+        grid = self.stem(images.pixels)
+        return Images(grid=grid, pooled=grid.mean((2, 3)))
 
     def text_states(self, text: Text) -> Packed:
         ids = text.ids.values.float()
@@ -73,7 +74,7 @@ def test_the_first_view_is_that_of_evaluation_and_texts_have_their_states(source
     assert not torch.equal(frozen.grids[:, 0], frozen.grids[:, 1])
     assert len(batch.text.ids) == sum(1 + i % 3 for i in range(9))
     torch.testing.assert_close(batch.text.states, model.text_states(batch.text).values.half().float())
-    torch.testing.assert_close(frozen.pooled[:1], model.pool_states(frozen._states(torch.tensor([0]))))
+    torch.testing.assert_close(frozen.sentences[:1], model.pool_states(frozen._states(torch.tensor([0]))))
     items, place = frozen._items, {text: row for row, text in enumerate(frozen._place)}
     assert items.ids.tolist() == list(range(9))  # their texts are read by id
     assert items.rows[:, 0].tolist() == [place[source[row].texts[0]] for row in range(9)]
@@ -87,6 +88,7 @@ def test_training_draws_views_texts_and_candidates_of_other_items(source, tokeni
         rows = batch.ids
         views = (batch.images.grid[:, None] == frozen.grids[rows]).flatten(2).all(2)
         assert torch.equal(views.sum(1), torch.ones(4, dtype=torch.int64))
+        assert torch.equal(batch.images.pooled, frozen.pooled[rows, views.int().argmax(1)])  # of the same view
         assert len(batch.candidates.ids) == 3 and not set(batch.candidates.ids.tolist()) & set(rows.tolist())
         own = [frozen.source[row].texts[0] for row in rows.tolist()]  # with first = 1.0
         assert torch.equal(batch.text.ids.values, tokenizer.encode(own, 20).ids.values)
@@ -103,6 +105,7 @@ def test_a_file_is_read_again_unless_something_is_another(source, tokenizer, tmp
     first, frozen = of(source, tokenizer, file, mosaics=1)
     second, again = of(source, tokenizer, file, mosaics=1)
     assert first.calls and not second.calls and torch.equal(frozen.grids, again.grids)
+    assert frozen.pooled.shape == (9, 3, 5) and torch.equal(frozen.pooled, again.pooled)
     assert torch.equal(frozen.mosaics[0].cells, again.mosaics[0].cells)
     third, _ = of(source, tokenizer, file, mosaics=1, seed=1)
     assert third.calls
@@ -139,5 +142,5 @@ def test_a_mosaic_holds_its_pictures_and_each_word_names_the_cell_of_its_text(so
     from torchvision.transforms.v2.functional import resize
 
     half = resize(plain([picture] * 1, None), [8, 8], antialias=True)
-    alone = model.features(Images(pixels=(half - 0.5) / 0.5))[0]
+    alone = model.features(Images(pixels=(half - 0.5) / 0.5)).grid[0]
     torch.testing.assert_close(batch.images.grid[0][:, 2:, 2:], alone, atol=2e-3, rtol=2e-3)  # half precision

@@ -42,7 +42,7 @@ def model(loaded):
 def frozen(loaded, concepts):
     pairs = EmojiPairs(concepts, TRAIN_STYLES, parts=2)
     found = FrozenFeatures(loaded, pairs, Views(2, augment_drawings, mosaics=1))
-    loaded.model.standardise(found.grids[:, 0])
+    loaded.model.standardise(*found.first_views)
     return found
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from coalign.analysis.runs.alignment import phrase, read_alignment
 from coalign.analysis.runs.occlusion import hide
 from coalign.analysis.runs.scores import pair_scores
 from coalign.errors import InputError
-from coalign.types import Batch
+from coalign.types import Batch, Model
 
 STEPS = 10
 
@@ -43,7 +42,7 @@ class Curves:
 
 
 def curves(
-    model: Any, batch: Batch, maps: Sequence[Tensor], *, steps: int = STEPS, generator: torch.Generator | None = None
+    model: Model, batch: Batch, maps: Sequence[Tensor], *, steps: int = STEPS, generator: torch.Generator | None = None
 ) -> Curves:
     """Curves of each pair of `batch` by its map [*places]: a map of patches [rows, columns], of regions or moments.
 
@@ -68,7 +67,7 @@ def curves(
 
 
 def faithfulness(
-    model: Any,
+    model: Model,
     batch: Batch,
     words: Sequence[Sequence[str]],
     method: str = "auto",

@@ -28,7 +28,7 @@ from coalign.data.videos.clips import Clip
 from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
 from coalign.ops.alignment import alignment_maps
-from coalign.types import Batch
+from coalign.types import Batch, Model
 
 FUSION = re.compile(r"fusion\.(\d+)\.cross_attention")
 
@@ -166,7 +166,7 @@ def _batch(
 
 
 @torch.no_grad()
-def _heads(model: Any, batch: Batch) -> Tensor | None:
+def _heads(model: Model, batch: Batch) -> Tensor | None:
     """[L, H, W, N] the attention of each head from the words to the places, of models that show it."""
     assert batch.text is not None and batch.text.words is not None
     words = batch.text.words
@@ -186,7 +186,7 @@ def _heads(model: Any, batch: Batch) -> Tensor | None:
     return torch.stack(rows).unflatten(0, (len(layers), -1)).float().cpu()
 
 
-def _fusion_heads(model: Any, batch: Batch, words: Tensor) -> Tensor | None:
+def _fusion_heads(model: Model, batch: Batch, words: Tensor) -> Tensor | None:
     """`_heads` of models that record "fusion.{layer}.cross_attention" [B, H, pieces, class token and places] alone."""
     record = model.encode(batch, record=True).record
     found = {int(match[1]): own for name, own in record.items() if (match := FUSION.fullmatch(name))}

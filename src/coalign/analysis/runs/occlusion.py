@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from coalign.analysis.runs.scores import scores_of_pairs, take
 from coalign.errors import InputError
-from coalign.types import Batch, Packed, Text
+from coalign.types import Batch, Model, Packed, Text
 
 CELLS = 8
 """Places a side that pixels or frames are divided into, at most."""
@@ -95,7 +94,7 @@ def without_words(text: Text, item: int) -> Text:
     return Text(Packed.from_items(each(text.ids.values)), types, torch.cat(each(text.words)))
 
 
-def occlusion(model: Any, batch: Batch, *, cells: int = CELLS, chunk: int = 64) -> list[Tensor]:
+def occlusion(model: Model, batch: Batch, *, cells: int = CELLS, chunk: int = 64) -> list[Tensor]:
     """[W, *shape] of each pair: how much of what each place gives to the score is each word's. One pass a word and
     place: (W + 1) (P + 1) scores a pair, `chunk` at a time.
 

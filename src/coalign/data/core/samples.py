@@ -54,7 +54,8 @@ class Sample:
     `image` is a reference that nobody has decoded yet (see `decode.ImageLike`), or features computed beforehand: a
     floating-point tensor [C, h, w], or [V, C, h, w] for V augmented views, of which training picks one.
     Samples of the same image share `id`. `note` says what had to be mended to read it. `features`, of the same shapes,
-    are those of an image that is there too: models read them, and the image is shown. `columns` are further values of
+    are those of an image that is there too: models read them, and the image is shown; `pooled` [V, D] belongs to the
+    views of such features. `columns` are further values of
     the row, which an index keeps for its answers to be filtered by.
     """
 
@@ -64,6 +65,7 @@ class Sample:
     where: Where
     note: str = ""
     features: Tensor | None = None
+    pooled: Tensor | None = None
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

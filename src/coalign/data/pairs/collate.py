@@ -23,13 +23,14 @@ _IMAGE, _TEXT, _VIEW = range(3)  # the separate uses of one sample's seed
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A sample whose image is ready: `pixels` float [3, H, W], or `grid` [C, h, w]."""
+    """A sample whose image is ready: `pixels` float [3, H, W], or `grid` [C, h, w] and perhaps `pooled` [D]."""
 
     texts: tuple[str, ...]
     id: int
     pixels: Tensor | None = None
     grid: Tensor | None = None
     name: str = ""
+    pooled: Tensor | None = None
 
 
 def any_text(texts: Sequence[str], generator: torch.Generator) -> str:
@@ -66,7 +67,9 @@ def load_example(
     if features is None and isinstance(sample.image, Tensor) and sample.image.is_floating_point():
         features = sample.image
     if features is not None:
-        return Example(texts, sample.id, grid=_one_view(features, seed, name), name=name)
+        view = _view(features, seed, name)
+        grid, pooled = features if features.dim() == 3 else features[view], sample.pooled
+        return Example(texts, sample.id, grid=grid, name=name, pooled=None if pooled is None else pooled[view])
     if transform is None:
         raise InputError(f"{name}: this model reads no pictures, only features")
     image = sample.image
@@ -108,7 +111,10 @@ def _stack(examples: Sequence[Example]) -> Images:
             raise InputError(f"{example.name}: its features have the shape {shapes}")
     grids = [example.grid for example in examples if example.grid is not None]
     pixels = [example.pixels for example in examples if example.pixels is not None]
-    return Images(grid=torch.stack(grids)) if grids else stack_pictures(pixels)
+    pooled = [example.pooled for example in examples if example.pooled is not None]
+    if grids:
+        return Images(grid=torch.stack(grids), pooled=torch.stack(pooled) if pooled else None)
+    return stack_pictures(pixels)
 
 
 def stack_pictures(pixels: Sequence[Tensor]) -> Images:
@@ -124,14 +130,13 @@ def stack_pictures(pixels: Sequence[Tensor]) -> Images:
     return Images(pixels=joined, sizes=sizes)
 
 
-def _one_view(features: Tensor, seed: int | None, name: str) -> Tensor:
+def _view(features: Tensor, seed: int | None, name: str) -> int:
+    """Which of the views is read: the first in evaluation."""
     if features.dim() == 3:
-        return features
+        return 0
     if features.dim() != 4 or features.shape[0] == 0:
         raise BadSample(f"features are [C, h, w] or [V, C, h, w], these are {list(features.shape)}", name)
-    if seed is None:
-        return features[0]
-    return features[int(torch.randint(features.shape[0], (), generator=_generator(seed, _VIEW)))]
+    return 0 if seed is None else int(torch.randint(features.shape[0], (), generator=_generator(seed, _VIEW)))
 
 
 def _generator(seed: int, use: int) -> torch.Generator:

@@ -46,8 +46,8 @@ class FrozenParts(Protocol):
         """The modules that training does not change."""
         ...
 
-    def features(self, images: Images) -> Tensor:
-        """[B, C, h, w]: the frozen stem's features of pixels."""
+    def features(self, images: Images) -> Images:
+        """The frozen stem's `grid` of pixels, and `pooled` where the model reads it."""
         ...
 
     def text_states(self, text: Text) -> Packed:
@@ -87,6 +87,7 @@ class FrozenFeatures:
     Attributes:
         source: The same samples, with their stem features beside their pictures: [V, C, h, w] in half precision.
         grids: [N, V, C, h, w], the features of all samples.
+        pooled: [N, V, D], what goes with them, where the model reads it.
         ids, states: Word pieces of every text that there is, and the states [T, D] of its rows, in half precision.
     """
 
@@ -108,7 +109,7 @@ class FrozenFeatures:
         mark = fingerprint(model, samples, views)
         kept = None if file is None else _read(file, mark)
         if kept is None:
-            kept = {"grids": stem_grids(model, samples, views), **_text_states(model, tokenizer, list(place))}
+            kept = {**stem_features(model, samples, views), **_text_states(model, tokenizer, list(place))}
             cells = kept["grids"].shape[
                 -1
             ]  # a mosaic whose pictures share cells of the stem, or that is not full, is none
@@ -117,15 +118,20 @@ class FrozenFeatures:
                 kept |= {f"mosaic{side}_{name}": part for name, part in parts.items()}
             if file is not None:
                 replace_file(file, lambda part: save_file(kept, part, metadata={"fingerprint": mark}))
-        self.grids, self.states = kept["grids"], kept["states"]
+        self.grids, self.pooled, self.states = kept["grids"], kept.get("pooled"), kept["states"]
         self.ids = Packed(kept["ids"], Layout.of(kept["lengths"].tolist()))
         self.mosaics = [MosaicTable.of(kept, side) for side in views.sides if f"mosaic{side}_grids" in kept]
-        self.source = _WithFeatures(source, self.grids)
+        self.source = _WithFeatures(source, self.grids, self.pooled)
         self._place = place
         self._items = _Items.of(samples, place)
 
+    @property
+    def first_views(self) -> tuple[Tensor, Tensor | None]:
+        """[N, C, h, w] and [N, D]: the pictures as in evaluation."""
+        return self.grids[:, 0], None if self.pooled is None else self.pooled[:, 0]
+
     @cached_property
-    def pooled(self) -> Tensor:
+    def sentences(self) -> Tensor:
         """[T, D]: what the projection reads of every text."""
         parts = torch.arange(len(self.ids)).split(CHUNK)
         with torch.no_grad():
@@ -133,11 +139,12 @@ class FrozenFeatures:
 
     def images(self, rows: Tensor) -> Images:
         """The pictures of these samples, as in evaluation."""
-        return Images(grid=self.grids[rows, 0].float())
+        pooled = None if self.pooled is None else self.pooled[rows, 0].float()
+        return Images(grid=self.grids[rows, 0].float(), pooled=pooled)
 
     def texts_by_item(self) -> Tensor:
         """[M, v, D]: what the projection reads of the texts of each item, in the order of ids; all items have v."""
-        return self.pooled[self._items.rows]
+        return self.sentences[self._items.rows]
 
     def text(self, texts: Sequence[str]) -> Text:
         """These texts, which the source has, with their states."""
@@ -175,7 +182,7 @@ class FrozenFeatures:
         order = torch.randperm(len(items.ids), generator=generator)
         order = order[~torch.isin(items.ids[order], ids)][:count]
         places = choice.places(items.counts[order], generator)
-        return Candidates(self.pooled[items.rows[order, places]], items.ids[order])
+        return Candidates(self.sentences[items.rows[order, places]], items.ids[order])
 
     def _states(self, rows: Tensor) -> Packed:
         states = self.ids.with_values(self.states).select(rows, self._lengths[rows].tolist())
@@ -245,15 +252,16 @@ class _Collate:
 class _WithFeatures(Source):
     """A source whose samples bring their features."""
 
-    def __init__(self, source: Source, grids: Tensor) -> None:
+    def __init__(self, source: Source, grids: Tensor, pooled: Tensor | None) -> None:
         self.name, self.problems = source.name, source.problems
-        self._source, self._grids = source, grids
+        self._source, self._grids, self._pooled = source, grids, pooled
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Sample:
-        return replace(self._source[index], features=self._grids[index])
+        pooled = None if self._pooled is None else self._pooled[index]
+        return replace(self._source[index], features=self._grids[index], pooled=pooled)
 
     @property
     def ids(self) -> Ids:
@@ -267,12 +275,13 @@ class _WithFeatures(Source):
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
-def stem_grids(model: FrozenParts, samples: Sequence[Sample], views: Views) -> Tensor:
-    """[N, V, C, h, w], half precision: the stem's features of every view."""
+def stem_features(model: FrozenParts, samples: Sequence[Sample], views: Views) -> dict[str, Tensor]:
+    """`grids` [N, V, C, h, w] of every view and, where the model reads it, `pooled` [N, V, D], in half precision."""
     spec, generator = model.input_spec, torch.Generator().manual_seed(views.seed)
     plain, augment = ImageTransform(spec), views.augment or RandomCrops(spec)
     mean, std = by_channel(needed(spec.image, "images"))
     grids: Tensor | None = None
+    pooled: list[Tensor] = []
     with torch.no_grad():
         for begin in track(range(0, len(samples), CHUNK), "reading pictures", transient=True):
             pictures = [pil_to_tensor(decode_image(sample.image)) for sample in samples[begin : begin + CHUNK]]
@@ -282,14 +291,21 @@ def stem_grids(model: FrozenParts, samples: Sequence[Sample], views: Views) -> T
                     pixels = torch.stack([plain(picture) for picture in pictures])
                 else:
                     pixels = (augment(pictures, generator) - mean) / std
-                found = model.features(Images(pixels=pixels)).half()
+                seen = model.features(Images(pixels=pixels))
+                assert seen.grid is not None
+                found = seen.grid.half()
+                if seen.pooled is not None:
+                    pooled.append(seen.pooled.half())
                 if grids is None:
                     count = max(1, min(count, views.limit // (2 * found[0].numel() * len(samples))))
                     grids = found.new_empty(len(samples), count, *found.shape[1:])
                 grids[begin : begin + len(found), view] = found
                 view += 1
     assert grids is not None, "a source has a sample"
-    return grids
+    if not pooled:
+        return {"grids": grids}
+    chunks = [torch.stack(pooled[at : at + grids.shape[1]], 1) for at in range(0, len(pooled), grids.shape[1])]
+    return {"grids": grids, "pooled": torch.cat(chunks)}
 
 
 def make_mosaics(
@@ -317,7 +333,9 @@ def make_mosaics(
             pictures = [pil_to_tensor(decode_image(samples[index].image)) for index in part.flatten().tolist()]
             pixels = resize(augment(pictures, generator), [height // side, width // side], antialias=True)
             joined = pixels.unflatten(0, (-1, side, side)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-            grids.append(model.features(Images(pixels=(joined - mean) / std)).half())
+            seen = model.features(Images(pixels=(joined - mean) / std)).grid
+            assert seen is not None
+            grids.append(seen.half())
     orders = [torch.randperm(cells, generator=generator).tolist() for _ in members]
     captions = [[texts[row[cell]] for cell in order] for row, order in zip(members.tolist(), orders, strict=True)]
     ids = torch.tensor([sample.id for sample in samples])[members]

@@ -29,7 +29,7 @@ from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, draw_negative_pairs, matched_pairs
 from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows
 from coalign.ops.masking import Drawn, mask_tokens
-from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System, Text
+from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System, Text, needed
 
 
 class Compact(Aligning, Model):
@@ -47,7 +47,7 @@ class Compact(Aligning, Model):
         self.momentum = momentum_copy(self.online)
         self.temperature = Parameter(torch.tensor(config.temperature))
         self.match_head = nn.Linear(config.text.dim, 2)
-        self.queue = MomentumContrast(config.queue_size, config.embed_dim, online_keys=True)
+        self.queue = MomentumContrast(config.queue_size, config.vector_dim, online_keys=True)
         self.word_patches = None
         if config.patch_dim is not None and self.stem is not None:
             dropout = config.projection_dropout / 2
@@ -91,26 +91,38 @@ class Compact(Aligning, Model):
         """The input of the image tower: pixels as they are, or the standardised features of the frozen stem."""
         if self.stem is None:
             return images
-        grid = self.features(images)
-        return Images(grid=(grid - self.get_buffer("grid_mean")) / self.get_buffer("grid_std"))
+        seen, classes = self.features(images), self.online.classes
+        pooled = None
+        if classes is not None:
+            pooled = classes.images(needed(seen.pooled, "pooled features"), self.stem.network.classifier(seen.pooled))
+        grid = needed(seen.grid, "features")
+        return Images(grid=(grid - self.get_buffer("grid_mean")) / self.get_buffer("grid_std"), pooled=pooled)
 
-    def features(self, images: Images) -> Tensor:
-        """The stem's features [B, C, h, w]: those that come with the batch, or of its pixels."""
+    def features(self, images: Images) -> Images:
+        """The stem's features `grid` [B, C, h, w], and `pooled` [B, D] where the names of classes are read: those that
+        come with the batch, or of its pixels."""
         if images.grid is not None:
-            return images.grid.to(self.temperature.dtype)
+            dtype, pooled = self.temperature.dtype, images.pooled
+            return Images(grid=images.grid.to(dtype), pooled=None if pooled is None else pooled.to(dtype))
         if self.stem is None or images.pixels is None:
             raise ValueError("this batch holds neither pixels nor features of a stem")
-        return self.stem(images.pixels)
+        if self.online.classes is None:
+            return Images(grid=self.stem(images.pixels))
+        grid, pooled = self.stem.with_pooled(images.pixels)
+        return Images(grid=grid, pooled=pooled)
 
     @torch.no_grad()
-    def standardise(self, grids: Tensor) -> None:
-        """Sets mean and deviation of the stem's features [N, C, h, w], cell by cell, by which they are read."""
+    def standardise(self, grids: Tensor, pooled: Tensor | None = None) -> None:
+        """Sets mean and deviation of the stem's features [N, C, h, w], cell by cell, by which they are read; and of
+        `pooled` [N, D]."""
         grids = grids.float()
         whole = grids.std(dim=(0, 2, 3), keepdim=True)[0]  # keeps cells that are nearly always white from growing
         self.get_buffer("grid_mean").copy_(grids.mean(0))
         self.get_buffer("grid_std").copy_(grids.std(0) + 0.1 * whole + 1e-3)
         if self.word_patches is not None:
             self.word_patches.standardise(grids)
+        if self.online.classes is not None and pooled is not None:
+            self.online.classes.standardise(pooled.float())
 
     @property
     def alignment_methods(self) -> tuple[Method, ...]:
@@ -123,7 +135,7 @@ class Compact(Aligning, Model):
         if batch.text is None or batch.images is None:
             raise InputError("maps are of pairs: this batch lacks images or texts")
         if self.stem is not None:  # which runs once
-            batch = replace(batch, images=Images(grid=self.features(batch.images)))
+            batch = replace(batch, images=self.features(batch.images))
         assert batch.text is not None and batch.images is not None
         c, seen = self.config, self.encode(batch, record=True)
         kept, shape, count = seen.record, c.image.grid_size, len(batch.text.ids)
@@ -135,7 +147,8 @@ class Compact(Aligning, Model):
                 layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
         maps = None
         if self.word_patches is not None:
-            found = self.word_patches.maps(self.features(batch.images), self.phrase_states(batch.text))
+            grid = needed(self.features(batch.images).grid, "features")
+            found = self.word_patches.maps(grid, self.phrase_states(batch.text))
             maps = [own.flatten(1) for own in found]
         return AlignmentRecord(
             Rows.of("text", batch.text.ids.host_lengths.tolist()),
@@ -150,7 +163,7 @@ class Compact(Aligning, Model):
     def frozen_parts(self) -> Sequence[nn.Module]:
         """The frozen parts, whose output may be computed once (`coalign.data.pairs.frozen`)."""
         text, blocks = self.online.text, list(self.online.text.encoder.blocks)
-        stem = [] if self.stem is None else [self.stem]
+        stem = [part for part in (self.stem, self.online.classes) if part is not None]
         return [*stem, text.embedding, *blocks[: self.config.text.cross_from]]
 
     def text_states(self, text: Text) -> Packed:
@@ -217,7 +230,8 @@ class Compact(Aligning, Model):
         if "late" in wanted and self.word_patches is not None:
             assert batch.images is not None and batch.ids is not None
             some = range(min(self.config.late_items, len(batch.ids)))
-            grid, pooled = self.features(batch.images)[: len(some)], pool_text(own.text.select(some))
+            grid = needed(self.features(batch.images).grid, "features")[: len(some)]
+            pooled = pool_text(own.text.select(some))
             losses["late"] = self.word_patches.loss(
                 grid, pooled, batch.ids[: len(some)], batch.candidates, batch.mosaics
             )

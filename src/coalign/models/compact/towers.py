@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.layers.attention import FeedForward
-from coalign.layers.convolution import MEAN, STD, EfficientNetStem
+from coalign.layers.convolution import HEAD_WIDTH, MEAN, STD, EfficientNetStem
 from coalign.layers.dropout import Dropout
 from coalign.layers.fusion import fuse, fuse_first
 from coalign.layers.heads import MaskedLMHead
+from coalign.models.compact.classes import ClassNames
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
@@ -45,6 +46,10 @@ class CompactConfig:
         )
     )
     embed_dim: int = 512
+    classes: int = 0
+    """Classes of the stem's network whose names place pictures among texts (`ClassNames`); 0 is without."""
+    class_share: float = 1 / 3
+    """The share of a similarity that is by the names of classes; the rest is learned."""
     text_hidden: int = 4096
     """Hidden width of the text projection."""
     projection_dropout: float = 0.2
@@ -78,6 +83,11 @@ class CompactConfig:
     late_items: int = 128
     """Pairs of a batch that are compared by words and patches."""
 
+    @property
+    def vector_dim(self) -> int:
+        """Width of the vectors that retrieval compares."""
+        return self.embed_dim + (self.text.dim if self.classes else 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -104,7 +114,9 @@ class Towers(nn.Module):
         self.text = BertTrunk(c.text)
         stem = 0 if c.image.stem == "none" else EfficientNetStem.width
         cells = math.prod(side // 2 for side in c.image.grid_size)
-        self.image_projection = nn.Linear(c.image.dim + cells * (c.image.dim + stem), c.embed_dim)
+        whole = HEAD_WIDTH if c.classes else 0
+        self.image_projection = nn.Linear(c.image.dim + cells * (c.image.dim + stem) + whole, c.embed_dim)
+        self.classes = ClassNames(c.classes, c.text.dim, HEAD_WIDTH) if c.classes else None
         self.text_projection = FeedForward(c.text.dim, c.text_hidden, c.embed_dim, dropout=c.projection_dropout)
         self.dropout = Dropout(c.projection_dropout)
         self.words = MaskedLMHead(c.text.dim, c.text.vocab_size, eps=c.text.eps) if "mlm" in c.objectives else None
@@ -124,13 +136,24 @@ class Towers(nn.Module):
         patches = image.to_padded()[:, 1:].transpose(1, 2).unflatten(2, self.config.image.grid_size)
         maps = [patches] if images.grid is None else [patches, images.grid]
         pooled = [self.dropout(F.avg_pool2d(cells, 2).flatten(1)) for cells in maps]
-        return F.normalize(self.image_projection(torch.cat([image.first, *pooled], 1)), dim=-1)
+        if self.classes is None or images.pooled is None:
+            return F.normalize(self.image_projection(torch.cat([image.first, *pooled], 1)), dim=-1)
+        whole, named = images.pooled[:, :HEAD_WIDTH], images.pooled[:, HEAD_WIDTH:]
+        return self._joined(self.image_projection(torch.cat([image.first, *pooled, self.dropout(whole)], 1)), named)
 
     def text_vector(self, text: Packed) -> Tensor:
         return self.project_text(pool_text(text))
 
     def project_text(self, pooled: Tensor) -> Tensor:
-        return F.normalize(self.text_projection(pooled), dim=-1)
+        learned = self.text_projection(pooled)
+        return (
+            F.normalize(learned, dim=-1) if self.classes is None else self._joined(learned, self.classes.texts(pooled))
+        )
+
+    def _joined(self, learned: Tensor, named: Tensor) -> Tensor:
+        """Unit vectors whose product is the learned similarity and that by the names of classes, by their shares."""
+        share = self.config.class_share
+        return torch.cat([(1 - share) ** 0.5 * F.normalize(learned, dim=-1), share**0.5 * named], 1)
 
     def fuse(self, text: Packed, image: Packed, mask: Mask | None = None, record: Record | None = None) -> Packed:
         """The fusion block: text i looks at image i, or as `mask` says."""

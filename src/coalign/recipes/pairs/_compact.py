@@ -75,10 +75,23 @@ def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> L
         torch.manual_seed(seed)
         model = Compact(replace(config or CompactConfig(), alpha_steps=max(steps * 3 // 10, 1)))
     start_from_minilm(model, folder)
+    tokenizer = load_tokenizer(folder)
     if model.stem is not None:
         model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
+    if model.online.classes is not None:
+        with torch.no_grad():
+            model.online.classes.name(
+                model.pool_states(model.text_states(tokenizer.encode_for(imagenet_classes(), model.input_spec)))
+            )
     model.momentum.load_state_dict(model.online.state_dict())
-    return Loaded(model, load_tokenizer(folder), "compact")
+    return Loaded(model, tokenizer, "compact")
+
+
+def imagenet_classes() -> list[str]:
+    """The names of the classes of EfficientNet's classifier, in their order."""
+    from torchvision.models import EfficientNet_B0_Weights
+
+    return list(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def start_from_minilm(model: Compact, folder: Path) -> None:

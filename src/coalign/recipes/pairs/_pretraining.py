@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from torch import nn
 from tyro.conf import arg
 
 from coalign.data.core.samples import Source
@@ -24,6 +23,7 @@ from coalign.recipes.pairs._tower import Tower
 from coalign.registry import describe
 from coalign.training.experiment import Data, Experiment
 from coalign.training.options import Schedule
+from coalign.types import Model
 
 SLOWLY = {"temperature": 0.1}
 """At the rates of small models the temperature, one number, would run away."""
@@ -117,7 +117,7 @@ class RegionData:
 
 def pretrain(
     experiment: Experiment,
-    model: nn.Module,
+    model: Model,
     loader: Data,
     tokenizer: Tokenizer,
     schedule: Schedule,

@@ -61,7 +61,7 @@ class Recipe:
             assert isinstance(model, Compact)
             frozen = FrozenFeatures(loaded, train, replace(VIEWS, seed=seed))
             gallery = FrozenFeatures(loaded, test, Views(1))
-            model.standardise(frozen.grids[:, 0])
+            model.standardise(*frozen.first_views)
             parts = {"seen": range(len(split.train)), "unseen": range(len(split.train), len(test))}
             tests = {name: Subset(gallery.source, rows) for name, rows in parts.items()}
             untrained = {name: evaluate_pairs(loaded.eval(), part).rows["model"] for name, part in tests.items()}

@@ -25,6 +25,7 @@ from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
 from coalign.training.options import RunOptions, Schedule
 from coalign.training.run import Run
+from coalign.types import Model
 from coalign.worlds.speakers import open_series
 
 BEST = "best.safetensors"
@@ -74,7 +75,7 @@ class Series:
     def train(
         self,
         name: str,
-        make: Callable[[SeriesData], nn.Module],
+        make: Callable[[SeriesData], Model],
         schedule: Schedule,
         options: RunOptions,
         data: SeriesData | None = None,
@@ -88,7 +89,7 @@ class Series:
         self,
         experiment: Experiment,
         data: SeriesData,
-        model: nn.Module,
+        model: Model,
         tokenizer: Tokenizer | None,
         schedule: Schedule,
         **settings: Any,
@@ -136,6 +137,7 @@ class Chooser:
         return json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {"step": 0, "score": float("inf")}
 
     def evaluate(self, model: nn.Module, step: int) -> Mapping[str, float]:
+        assert isinstance(model, Model)
         items = self.data.split("valid")
         found = answer_metrics(answers(model, self.collate, items), items, self.data.task, self.data.label_names)
         metric = main_metric(self.data.task)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from torch import nn
-
 from coalign.data.series.utterances import SeriesData
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
@@ -19,8 +17,9 @@ from coalign.recipes.series._series import Series
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 from coalign.trunks.bert import BertConfig
+from coalign.types import Model
 
-T = TypeVar("T", bound=nn.Module)
+T = TypeVar("T", bound=Model)
 
 SCHEDULE = Schedule(steps=1000, batch_size=32, lr=5e-5, warmup=0.1, decay="linear", weight_decay=0.01, clip=1.0)
 """The rate is BERT's; that of all new parts is --new-lr."""
@@ -45,7 +44,7 @@ class SeriesBert:
         self,
         name: str,
         series: Series,
-        make: Callable[[SeriesData], Callable[[BertConfig], nn.Module]],
+        make: Callable[[SeriesData], Callable[[BertConfig], Model]],
         schedule: Schedule,
         options: RunOptions,
         data: SeriesData | None = None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from coalign.data.texts.encoded_texts import EncodedTexts
 from coalign.data.texts.text_tables import TextRows, label_names, read_texts
@@ -17,6 +17,7 @@ from coalign.registry import describe
 from coalign.tasks.texts.classification import measure, targets
 from coalign.training.experiment import Experiment
 from coalign.training.options import Epochs
+from coalign.types import Model
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Labelled:
         """The classes, or 1 for a score."""
         return 1 if self.names is None else len(self.names)
 
-    def evaluate(self, experiment: Experiment, model: nn.Module, tokenizer: Tokenizer) -> None:
+    def evaluate(self, experiment: Experiment, model: Model, tokenizer: Tokenizer) -> None:
         """Prints the measures on the rows to evaluate on, where there are some."""
         if self.dev is not None and experiment.first:
             print(measure(model, tokenizer, self.dev, self.names).table())
@@ -85,7 +86,7 @@ class TextTable:
 
 def fine_tune(
     experiment: Experiment,
-    model: nn.Module,
+    model: Model,
     tokenizer: Tokenizer,
     encoded: EncodedTexts,
     schedule: Epochs,

@@ -108,7 +108,7 @@ class Evaluate:
 @torch.no_grad()
 def _maps(opened: SeriesRun, items: Sequence[Utterance]) -> tuple[dict[Direction, Tensor], dict[str, Any]]:
     """Attention [layers, B, H, Lq, Lk] by direction, and the layouts of the streams."""
-    model: Any = opened.model
+    model = opened.model
     device = next(model.parameters()).device
     batch = opened.collate(items)
     record = model.encode(batch.to(device), record=True).record

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from coalign.evaluation.texts import (
     write_predictions,
 )
 from coalign.metrics.texts import class_metrics, score_metrics
+from coalign.types import Model
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def targets(rows: Sequence[TextRow], names: Sequence[str] | None) -> Tensor:
 
 
 def measure(
-    model: Any,
+    model: Model,
     tokenizer: Tokenizer,
     rows: TextRows,
     names: Sequence[str] | None,

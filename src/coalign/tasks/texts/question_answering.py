@@ -19,6 +19,7 @@ from coalign.evaluation.texts import SHOWN, UNLABELLED, check_out, open_run, out
 from coalign.files import replace_file
 from coalign.metrics.texts import best_threshold, squad_metrics
 from coalign.ops.spans import Answer, SpanSettings, Window, answer
+from coalign.types import Model
 
 THRESHOLD_FILE = "null_threshold.json"
 Squad = Annotated[Path, arg(metavar="JSON", help="Questions in the JSON of SQuAD 1.1 or 2.0.")]
@@ -70,7 +71,7 @@ class Evaluate:
 
 
 def see_questions(
-    model: Any, tokenizer: Tokenizer, questions: Sequence[Question], windows: WindowSettings, batch_size: int = 16
+    model: Model, tokenizer: Tokenizer, questions: Sequence[Question], windows: WindowSettings, batch_size: int = 16
 ) -> list[list[Window]]:
     """The windows of each question's paragraph with the model's logits."""
     readings = read_windows(tokenizer, questions, windows, train=False)

@@ -23,6 +23,7 @@ from coalign.evaluation.result import TaskResult
 from coalign.evaluation.videos import VideoFolder, every_second, fit_linear, open_videos, reads_clips, report_missing
 from coalign.metrics.videos import frame_accuracy
 from coalign.progress import with_progress
+from coalign.types import Model
 
 DATA_HELP = "COIN.json, or a file of its form: database, video: subset, annotation: label and segment."
 
@@ -67,7 +68,7 @@ class Evaluate:
         return read_coin(self.data, files, splits)
 
     def _frames(
-        self, model: Any, items: Sequence[SegmentedVideo], labels: Sequence[str], quarantine: Quarantine
+        self, model: Model, items: Sequence[SegmentedVideo], labels: Sequence[str], quarantine: Quarantine
     ) -> tuple[Tensor, Tensor]:
         """Features and label numbers of all moments; a label that training has not seen is -1: never right."""
         rows: list[tuple[Tensor, Tensor]] = []
