@@ -22,6 +22,7 @@ from coalign.checkpoints.hub import push_folder
 from coalign.cli.main import main
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.evaluation.card import staged
 from coalign.registry import describe
 
 pytest.importorskip("huggingface_hub")
@@ -249,6 +250,20 @@ def test_a_pushed_model_that_is_loaded_gives_equal_vectors(hub, run, capsys):
     assert call(*words) == 0
     assert torch.equal(vectors(said["address"]), before) and not torch.equal(vectors("hf://ann/small"), before)
     assert "ann/small@" in capsys.readouterr().out
+
+
+def test_a_card_shows_what_a_run_says_as_text(run):
+    hostile = "a | b\n# <script>alert(1)</script> ![x](http://x/?) \x1b[31m \u202e`c`"
+    (run / "results.json").write_text(json.dumps({hostile: {"R@1": 0.5}}))
+    (run / "fingerprints.json").write_text(json.dumps({"data": hostile, hostile: "3 items"}))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, f"loss {hostile}": 0.25}) + "\n")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "training": {"data": hostile}}))
+    with staged(run, "ann/small", "mit") as folder:
+        card = (folder / "README.md").read_text("utf-8")
+    shown = r"a \| b # &lt;script&gt;alert(1)&lt;/script&gt; !\[x\](http://x/?) \\x1b\[31m \\u202e\`c\`"
+    assert card.count(shown) == 5 and "<script" not in card and "![x]" not in card
+    assert {line.count(" | ") for line in card.splitlines() if line.startswith("| ")} == {1}
 
 
 def test_what_goes_wrong_with_a_hub_is_one_line(hub, run, capsys, monkeypatch):

@@ -1,24 +1,29 @@
 """Work on files that is killed at one of its operations and done again, and work that is not: forks of one process.
 
-    python tests/crash/crash.py FOLDER [--only training,index] [--first N] [--stride N] [--power] [--alternate]
+    python tests/crash/crash.py FOLDER [--only training,index] [--first N] [--stride N] [--power] [--both] [--alternate]
 
 Of every work in `works.py`: a first one counts its operations on files (`operations.c`); then, for every operation, one
 is killed there and started again. Its end must be that of the first, and nothing else may lie in its folder. With
 `--power` all that was not synchronised is cut in half by the kill, as by a power cut, where the work promises to
-outlive that; with `--alternate` by every second kill. A stride is longer for works that take longer. Prints a line a
-work: its operations, the kills, and how many ended wrong; and a line for each of those. Exit status 1: some did.
+outlive that; with `--both` after the plain kills; with `--alternate` by every second kill. A stride is longer for works
+that take longer. Prints a line a work: its operations, the kills, and how many ended wrong; and a line for each of
+those. Exit status 1: some did.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import gc
+import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +64,13 @@ class Crashes:
     def __init__(self, work: Any, base: Path, process: int) -> None:
         self.work, self.base, self.process = work, base, process
         shutil.rmtree(base / "run", ignore_errors=True)
+        loaded = {*sys.modules}
         assert in_fork(self._counted) == 0, f"{work.name}: cannot be done"
+        for name in json.loads((base / "modules").read_text()):
+            if name not in loaded:
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)  # here, once for all forks
+        gc.freeze()  # a collection would copy the memory that forks share
         self.total, self.wanted = int((base / "count").read_text()), json.loads((base / "state").read_text())
 
     def _counted(self) -> None:
@@ -71,6 +82,7 @@ class Crashes:
 
         self.work.start(do)
         self._write_state()
+        (self.base / "modules").write_text(json.dumps([*sys.modules]))
 
     def _write_state(self) -> None:
         (self.base / "state").write_text(json.dumps(self.work.state(self.base)))
@@ -108,6 +120,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--power", action="store_true")
+    parser.add_argument("--both", action="store_true")
     parser.add_argument("--alternate", action="store_true")
     options = parser.parse_args()
     folder = options.folder.resolve()
@@ -122,24 +135,32 @@ def main() -> int:
 
     failures = 0
     for work in WORKS:
-        if (options.only and work.name not in options.only.split(",")) or (options.power and not work.outlives_power):
+        if options.only and work.name not in options.only.split(","):
+            continue
+        cuts = [False] * (not options.power) + [True] * ((options.power or options.both) and work.outlives_power)
+        if not cuts:
             continue
         base, stride = folder / work.name, 1 if options.stride == 1 else options.stride * work.cost
         base.mkdir()
         assert in_fork(lambda work=work, base=base: work.prepare(base)) == 0, f"{work.name}: cannot be prepared"
         for process in range(work.processes):
-            crashes, kills, wrong = Crashes(work, base, process), 0, 0
-            for number, at in enumerate(range(options.first, crashes.total + 1, stride)):
-                power = work.outlives_power and (options.power or (options.alternate and number % 2 == 1))
-                killed, said = crashes.kill(at, power)
-                kills += killed
-                if said:
-                    wrong += 1
-                    print(f"{work.name}, operation {at} of process {process}: {said}", flush=True)
-            print(
-                f"{work.name}, process {process}: {crashes.total} operations, {kills} kills, {wrong} wrong", flush=True
-            )
-            failures += wrong
+            crashes = Crashes(work, base, process)
+            for cut in cuts:
+                kills, wrong, began = 0, 0, time.monotonic()
+                for number, at in enumerate(range(options.first, crashes.total + 1, stride)):
+                    alternate = work.outlives_power and options.alternate and number % 2 == 1
+                    killed, said = crashes.kill(at, cut or alternate)
+                    kills += killed
+                    if said:
+                        wrong += 1
+                        print(f"{work.name}, operation {at} of process {process}: {said}", flush=True)
+                print(
+                    f"{work.name}, process {process}{', power' if cut else ''}: {crashes.total} operations, "
+                    f"{kills} kills, {wrong} wrong",
+                    flush=True,
+                )
+                print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+                failures += wrong
     return int(failures > 0)
 
 

@@ -486,6 +486,32 @@ def boxes(data: bytes, rng: random.Random) -> bytes:
     return data[: at + 4] + inside + data[at + 4 + len(inside) :]
 
 
+def exported(data: bytes, rng: random.Random) -> bytes:
+    """What a network says of itself, its shapes, its operations, where its numbers lie."""
+    import onnx
+
+    model = onnx.load_model_from_string(data)
+    kept, node = model.graph.initializer[0], model.graph.node[0]
+    how = rng.randrange(6)
+    if how == 0:
+        said = model.metadata_props[0]
+        said.value = json.dumps(change_tree(json.loads(said.value), rng))
+    elif how == 1:
+        kept.dims[rng.randrange(len(kept.dims))] = rng.choice(NUMBERS[:-3])
+    elif how == 2:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = rng.choice(NUMBERS[:-3])
+    elif how == 3:
+        node.op_type = rng.choice(("Tile", "Expand", "ConstantOfShape", "Reshape", "If", "Loop", "NoSuchThing"))
+    elif how == 4:
+        kept.ClearField("raw_data")
+        kept.data_location = onnx.TensorProto.EXTERNAL
+        where = rng.choice(("/etc/passwd", "../../../../../../etc/passwd", "none", "/dev/zero", ""))
+        kept.external_data.add(key="location", value=where)
+    else:
+        kept.data_type = rng.randrange(24)
+    return model.SerializeToString()
+
+
 STRUCTURED: dict[str, Mutator] = {
     **dict.fromkeys((".json", ".json3"), json_any),
     **dict.fromkeys((".jsonl", ".ndjson"), json_line),
@@ -496,6 +522,7 @@ STRUCTURED: dict[str, Mutator] = {
     **dict.fromkeys((".png", ".jpg", ".gif", ".webp", ".tif", ".bmp", ".ppm", ".avif", ".jp2"), image),
     ".safetensors": safetensors,
     ".npy": npy,
+    ".onnx": exported,
     ".npz": zipped,
     ".parquet": parquet,
     ".arrow": arrow,

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import pickle
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -920,6 +921,130 @@ def read_index(folder: Path) -> None:
     index = Index.open(folder / "index")
     str(len(index))
     index.search(torch.randn(4), 3, "text")
+
+
+def vectors(path: Path, first: int) -> None:
+    from coalign.retrieval.embed import Entry
+    from coalign.retrieval.vector_table import vector_table
+
+    with vector_table(path, 4, thumbnails=True, about={"of": "w"}) as table:
+        table.append(torch.eye(4), [Entry(f"t{first + n}", meta={"n": n}) for n in range(4)], "text")
+
+
+@target("vector-tables", write=lambda folder: [vectors(folder / f"{n}.parquet", 4 * n) for n in range(2)])
+def read_vector_tables(folder: Path) -> None:
+    from coalign.retrieval.vector_table import batches_of, join_tables, table_schema
+
+    parts = [folder / f"{n}.parquet" for n in range(2)]
+    for part in parts:
+        list(batches_of(part, table_schema(4, thumbnails=True)))
+    with tempfile.TemporaryDirectory() as made:
+        join_tables(Path(made) / "joined.parquet", parts, {})
+
+
+def write_tower(folder: Path) -> None:
+    import onnx
+
+    numbers = onnx.TensorProto.FLOAT
+    values = {name: onnx.helper.make_tensor_value_info(name, numbers, [2, 3]) for name in ("pixels", "vectors")}
+    node = onnx.helper.make_node("Add", ["pixels", "kept"], ["vectors"])
+    kept = onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "kept")
+    graph = onnx.helper.make_graph([node], "tower", [values["pixels"]], [values["vectors"]], [kept])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    about = {"part": "image", "shapes": {"pixels": [2, 3]}, "weights": "w"}
+    onnx.helper.set_model_props(model, {"coalign": json.dumps(about)})
+    (folder / "image.onnx").write_bytes(model.SerializeToString())
+
+
+@target("tower", write=write_tower)
+def read_tower(folder: Path) -> None:
+    from coalign.retrieval.export import OnnxTower
+
+    tower = OnnxTower(folder / "image.onnx")
+    tower.run({"pixels": torch.zeros(2, 3)})
+
+
+# ---------------------------------------------------------------------------------------- what commands and serve read
+def write_described(folder: Path) -> None:
+    run = folder / "run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes(b"weights")
+    config = {"system": "clip", "head": None, "training": {"steps": 3, "betas": [0.9, 0.98]}, "seed": 0, "versions": {}}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "results.json").write_text(json.dumps({"seen": {"R@1": 0.5, "n": 3}}))
+    (run / "fingerprints.json").write_text(json.dumps({"data": "pairs.csv, 3 items", "vocabulary": "0a"}))
+    lines = [{"step": n, "loss": 1 / n, "losses": {"itc": 0.5}, "seconds": 0.1} for n in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "comparison.md").write_text("| system | R@1 |\n|---|---|\n| clip | 0.5 |\n")
+
+
+@target("described", "arguments.run_config", write=write_described, names=[".json", ".jsonl", ".md"])
+def read_described(folder: Path) -> None:
+    """The card that is pushed, and what the viewer says of a training."""
+    from coalign.evaluation.card import staged
+    from coalign.serve.training import training_of
+
+    json.dumps(training_of(folder / "run"))
+    with staged(folder / "run", "ann/small", "mit") as made:
+        assert "<script" not in (made / "README.md").read_text("utf-8")
+
+
+@target(
+    "plan",
+    "compare.plans.Plan.read",
+    write=as_json(
+        "plan.json",
+        {
+            "pretrain": {"steps": 3, "data": "a.csv"},
+            "stages": [{"name": "m", "task": "matching", "sets": {"": {"data": "b.csv"}}, "figures": {"auc": "auc"}}],
+            "curriculum": [{"steps": 2}],
+        },
+    ),
+)
+def read_plan(folder: Path) -> None:
+    from coalign.compare.plans import Plan
+
+    Plan.read(folder / "plan.json").work()
+
+
+@target("templates", write=text("templates.txt", "a photo of a {}.\nart of the {}.\n"))
+def read_prompts(folder: Path) -> None:
+    from coalign.tasks.images.zero_shot import read_templates
+
+    for prompt in read_templates(folder / "templates.txt"):
+        prompt.replace("{}", "cat")
+
+
+@target("uploads", write=write_images)
+def read_uploads(folder: Path) -> None:
+    from coalign.errors import InputError
+    from coalign.serve.uploads import FORMATS, check_picture
+
+    kinds = {"jpg": "JPEG", "tif": "TIFF"}
+    for path in sorted(folder.iterdir()):
+        if kinds.get(path.suffix[1:], path.suffix[1:].upper()) in FORMATS:
+            try:
+                check_picture(path.read_bytes())
+            except InputError as error:  # what comes by a request has no name
+                raise InputError(f"{path}: {error}") from error
+
+
+def write_word_vectors(folder: Path) -> None:
+    words = {"red": [0.5, 1, 2], "boat": [0, -1, 0.25]}
+    binary = b"".join(f"{word} ".encode() + np.array(row, np.float32).tobytes() for word, row in words.items())
+    (folder / "a.bin").write_bytes(b"2 3\n" + binary)
+    glove = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in words.items())
+    (folder / "a.txt").write_text("2 3\n" + glove)
+    (folder / "b.txt").write_text(glove)
+
+
+@target("word-vectors", "recipes.videos._narrated.read_word_vectors", write=write_word_vectors)
+def read_vectors_of_words(folder: Path) -> None:
+    from coalign.recipes.videos._narrated import read_word_vectors
+
+    for name in ("a.bin", "a.txt", "b.txt"):
+        found = read_word_vectors(folder / name)
+        [found[word] for word in ("red", "boat") if word in found]
 
 
 # ------------------------------------------------------------------------------------------------------------- parity

@@ -63,10 +63,8 @@ def test_every_reader_has_a_target() -> None:
 
 
 NOT_FUZZED = {
-    "coalign.arguments.run_config",  # by run, which reads the same file
     "coalign.data.videos.clip_features._shape",  # by clip-features
     "coalign.data.videos.narrated.open_narrated",  # a folder of what video and subtitles cover
-    "coalign.recipes.videos._narrated.read_word_vectors",  # gensim's reader
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch._dynamo
 import tyro
-from groups import in_group_of
+from groups import in_group_of, in_new_group_of
 from safetensors.torch import load_file
 
 from coalign.data.core.batches import Maker
@@ -73,12 +73,19 @@ def run(world: int, out: Path, until: int, line: list[str] = LINE) -> list[tuple
     return sorted(seen)
 
 
-def test_two_then_one_then_three_processes_see_the_samples_of_one(tmp_path: Path) -> None:
-    changing, alone = tmp_path / "changing" / "run", tmp_path / "alone" / "run"
+def see(folder: Path) -> None:
+    """What one process is given, and what two, one and three are."""
+    changing, alone = folder / "changing" / "run", folder / "alone" / "run"
     for out in (changing, alone):
         out.parent.mkdir()
-    straight = run(1, alone, 9)
     parts = [run(2, changing, 2), run(1, changing, 5), run(3, changing, 7)]
+    (folder / "seen.json").write_text(json.dumps({"straight": run(1, alone, 9), "parts": parts}))
+
+
+def test_two_then_one_then_three_processes_see_the_samples_of_one(tmp_path: Path) -> None:
+    in_new_group_of(0, Path(__file__), "see", tmp_path)
+    seen_by = json.loads((tmp_path / "seen.json").read_text())
+    straight, parts, changing = seen_by["straight"], seen_by["parts"], tmp_path / "changing" / "run"
     assert [len(part) for part in parts] == [4, 3, 6]
     seen = [line for part in parts for line in part]
     assert [(epoch, place) for epoch, place, _ in seen] == [(0, n) for n in range(13)]
@@ -87,15 +94,21 @@ def test_two_then_one_then_three_processes_see_the_samples_of_one(tmp_path: Path
     assert straight == seen[:9]
 
 
-def test_shards_are_a_way_to_hold_the_same_training(tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus.txt"
+def hold(folder: Path) -> None:
+    """The same training, held by each process and shared out."""
+    corpus = folder / "corpus.txt"
     corpus.write_text("\n\n".join(f"the sun is bright {n} . the moon is dark {n} ." for n in range(24)))
     gpt = ["gpt-pretrain", "--data", str(corpus), "--size", "tiny", "--vocab-size", "60", "--max-length", "16"]
     line = [*gpt, "--batch-size", "2", "--steps", "4", "--dropout", "0"]
-    held, shared = tmp_path / "held" / "run", tmp_path / "shared" / "run"
+    held, shared = folder / "held" / "run", folder / "shared" / "run"
     for out, flag, until in ((held, "--deterministic", 4), (shared, "--fsdp", 2), (shared, "--fsdp", 4)):
         out.parent.mkdir(exist_ok=True)
         run(2, out, until, [*line, flag])
+
+
+def test_shards_are_a_way_to_hold_the_same_training(tmp_path: Path) -> None:
+    in_new_group_of(0, Path(__file__), "hold", tmp_path)
+    held, shared = tmp_path / "held" / "run", tmp_path / "shared" / "run"
     losses = [[record["loss"] for record in read_metrics(out / "metrics.jsonl")] for out in (held, shared)]
     assert len(losses[1]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-5)
     for name in ("model", "optimiser"):

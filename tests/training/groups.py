@@ -2,7 +2,8 @@
 
     python groups.py WORLD FILE FUNCTION FOLDER
 
-calls a function of a file with a folder in each. `tests/recipes/test_processes.py` starts every recipe by torchrun.
+calls a function of a file with a folder in each; of WORLD 0 in this one, which forks groups by itself.
+`tests/recipes/test_processes.py` starts every recipe by torchrun.
 """
 
 from __future__ import annotations
@@ -45,4 +46,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     file = Path(sys.argv[2])
     sys.path.insert(0, str(file.parent))
-    in_group_of(int(sys.argv[1]), getattr(importlib.import_module(file.stem), sys.argv[3]), Path(sys.argv[4]))
+    world, function = int(sys.argv[1]), getattr(importlib.import_module(file.stem), sys.argv[3])
+    in_group_of(world, function, Path(sys.argv[4])) if world else function(Path(sys.argv[4]))

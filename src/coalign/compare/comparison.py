@@ -23,7 +23,7 @@ from coalign.arguments import Pairs
 from coalign.compare.plans import Plan, Settings, Stage
 from coalign.compare.text_only import text_only
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import read_json, replace_file
 from coalign.flags import field_names, required_names
 from coalign.recipes import find_recipe
 from coalign.registry import find, load
@@ -139,7 +139,7 @@ class Comparison:
     def results(self, contender: Contender, seed: int) -> dict[str, Any]:
         """The results of a run: "parameters", and by stage each set's figures, or "skipped" with the reason."""
         file = self._folder(contender, seed) / "results.json"
-        return json.loads(file.read_text("utf-8")) if file.exists() else {}
+        return read_json(file) if file.exists() else {}
 
     def _run(self, contender: Contender, seed: int) -> None:
         folder, done = self._folder(contender, seed), self.results(contender, seed)
@@ -150,7 +150,7 @@ class Comparison:
             model = load(start).model
             done["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
             self._keep(folder, done)
-        system = json.loads((start / "config.json").read_text("utf-8"))["system"]
+        system = read_json(start / "config.json")["system"]
         for stage in self.plan.stages:
             if stage.name not in done:
                 done[stage.name] = self._stage(stage, system, start, folder / stage.name, seed)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from coalign.errors import InputError
+from coalign.files import read_json, reader
 from coalign.registry import from_plain
 from coalign.worlds.scene_files import REFS
 
@@ -55,14 +57,17 @@ class Plan:
         return json.loads(json.dumps(said, default=str))
 
     @staticmethod
+    @reader
     def read(path: Path) -> Plan:
         """Raises InputError where the file is none, or not a plan."""
         try:
-            read = from_plain(Plan, json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a plan of a comparison: {error}") from None
-        if not isinstance(read, Plan):
-            raise InputError(f"{path}: not a plan of a comparison: an object with pretrain and stages was expected")
+            read = from_plain(Plan, read_json(path))
+            own = [(one.sets, one.figures, one.chance, one.train, one.baseline) for one in read.stages]
+            given = [read.pretrain, *read.curriculum, *chain(*own), *chain(*(sets.values() for sets, *_ in own))]
+            if not all(isinstance(one, dict) for one in given):
+                raise TypeError("settings and figures are objects")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not a plan of a comparison (pretrain, stages): {error}") from None
         return read
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from coalign.arguments import run_config
-from coalign.errors import InputError
+from coalign.errors import InputError, visible
+from coalign.files import guarded, read_json
 from coalign.registry import find
 from coalign.training.tracking import curves, read_metrics
 
@@ -43,15 +46,16 @@ def staged(
         raise InputError(f"{folder}: exists already; delete it or push without --dry-run")
     with tempfile.TemporaryDirectory() as temporary:
         target = folder or Path(temporary) / "model"
+        shown = [f"pictures/{number}{picture.suffix.lower()}" for number, picture in enumerate(pictures, 1)]
+        with guarded(run):
+            text = card(run, config, name, licence, trained_on, shown)
         target.mkdir(parents=True)
         for file in FILES:
             if (run / file).is_file():
                 shutil.copyfile(run / file, target / file)
-        shown = [f"pictures/{number}{picture.suffix.lower()}" for number, picture in enumerate(pictures, 1)]
         for picture, place in zip(pictures, shown, strict=True):
             (target / place).parent.mkdir(exist_ok=True)
             shutil.copyfile(picture, target / place)
-        text = card(run, config, name, licence, trained_on, shown)
         (target / "README.md").write_text(text, encoding="utf-8")
         yield target
 
@@ -63,7 +67,7 @@ def card(
     entry = find(config["system"])
     header = ["---", "library_name: coalign", f"license: {json.dumps(licence)}", "tags:", "- coalign"]
     header += [f"- {entry.name}", "- multimodal", "---"]
-    task = f" for {config['head']}" if config.get("head") else ""
+    task = f" for {_plain(config['head'])}" if config.get("head") else ""
     parts = [
         "\n".join(header),
         f"# {name.partition('/')[2]}",
@@ -83,8 +87,9 @@ def card(
 
 def _data(run: Path) -> list[str]:
     path = run / "fingerprints.json"
-    prints = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return [f"* {part}: {_short(value)}" for part, value in prints.items()]
+    with guarded(path):
+        prints: dict[str, Any] = dict(read_json(path)) if path.is_file() else {}
+    return [f"* {_plain(part)}: {_plain(_short(value))}" for part, value in prints.items()]
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -96,7 +101,7 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _results(run: Path) -> list[tuple[str, str]]:
     """The numbers of results.json by the path to each."""
     path = run / "results.json"
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
     return [(place, f"{value:.4g}") for place, value in _numbers(found)]
 
 
@@ -118,8 +123,13 @@ def _numbers(value: Any, path: str = "") -> Generator[tuple[str, float]]:
 
 
 def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    lines = [f"| {left} | {right.replace('|', '∣')} |" for left, right in rows]
+    lines = [f"| {_plain(left)} | {_plain(right)} |" for left, right in rows]
     return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *lines])
+
+
+def _plain(text: Any) -> str:
+    """Text of the run's files that Markdown, and the HTML in it, make nothing of."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(visible(" ".join(str(text).split())), quote=False))
 
 
 def _short(value: Any) -> str:

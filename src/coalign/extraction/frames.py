@@ -23,6 +23,7 @@ from coalign.data.videos.clip_features import feature_names
 from coalign.data.videos.decode import find_videos, stream_frames
 from coalign.data.videos.regions import picture_name
 from coalign.errors import InputError
+from coalign.files import read_json, replace_file
 
 ABOUT = "frames.json"
 
@@ -65,9 +66,9 @@ class Extract:
         """Refuses a folder whose pictures were made otherwise."""
         self.out.mkdir(parents=True, exist_ok=True)
         settings, path = {"every": self.every, "short_side": self.short_side}, self.out / ABOUT
-        if path.is_file() and json.loads(path.read_text("utf-8")) != settings:
+        if path.is_file() and read_json(path) != settings:
             raise InputError(f"{self.out}: holds pictures made in another way ({path}); give another folder")
-        path.write_text(json.dumps(settings) + "\n", "utf-8")
+        replace_file(path, lambda part: part.write_text(json.dumps(settings) + "\n", "utf-8"))
 
     def _write(self, video: Path, name: str) -> int:
         if (self.out / name).is_dir():

@@ -28,6 +28,7 @@ from coalign.data.videos.clip_features import feature_names
 from coalign.data.videos.clips import stream_clips
 from coalign.data.videos.decode import find_videos
 from coalign.errors import InputError
+from coalign.files import read_json, replace_file
 from coalign.types import Batch, InputSpec, Video, needed
 
 ABOUT = "extraction.json"
@@ -218,9 +219,9 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / ABOUT
     if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
+        before = dict(read_json(path))
         changed = [f"{key} was {before.get(key)}" for key, value in settings.items() if before.get(key) != value]
         if changed:
             raise InputError(f"{out}: holds features made in another way ({', '.join(changed)}); give another folder")
     else:
-        path.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+        replace_file(path, lambda part: part.write_text(json.dumps(settings, indent=1) + "\n", "utf-8"))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.extras import optional
-from coalign.files import replacing
+from coalign.files import guarded, regular, replacing
 from coalign.retrieval.embed import vectors_of
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Layout, Model, Packed, Text, needed
 
@@ -137,18 +137,16 @@ class OnnxTower:
     """A tower that `export` wrote, run by ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        self.path = path
+        self.path = regular(path)
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
             about = json.loads(self._session.get_modelmeta().custom_metadata_map["coalign"])
             self.part: Modality = about["part"]
-            self.shapes: dict[str, list[int]] = about["shapes"]
+            self.shapes = {str(name): [int(size) for size in shape] for name, shape in about["shapes"].items()}
             self.weights: str | None = about.get("weights")  # of none that was exported before digests were kept
+            if self.part not in ("image", "text") or not self.shapes or self.batch_size < 1:
+                raise ValueError(f"a tower of {self.part} that takes {about['shapes']}")
         except Exception as error:  # the library raises classes of its own
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"{path}: is no tower that coalign export wrote ({error})") from error
 
     @property
@@ -157,7 +155,8 @@ class OnnxTower:
 
     def run(self, given: Mapping[str, Tensor]) -> Tensor:
         """Vectors [B, d] of inputs in the shapes that the tower takes."""
-        return torch.from_numpy(self._session.run(None, {name: x.numpy() for name, x in given.items()})[0])
+        with guarded(self.path):
+            return torch.from_numpy(self._session.run(None, {name: x.numpy() for name, x in given.items()})[0])
 
 
 class OnnxModel(Model):

@@ -28,10 +28,9 @@ from coalign.retrieval.checksums import check, write_checksums
 from coalign.retrieval.embed import Entry
 from coalign.retrieval.index_folder import TABLE, holds_index, refuse_others
 from coalign.retrieval.index_rows import Similarity, checked, key_of, only, schema_of, unseen
-from coalign.retrieval.vector_table import ABOUT
+from coalign.retrieval.vector_table import ABOUT, batches_of, table_schema
 
 pa = optional("pyarrow")
-pq = optional("pyarrow.parquet")
 
 JOINED = "joined.json"
 """The file that says of an index of joined parts how many rows they have, and what they were (`parts.py`)."""
@@ -41,8 +40,6 @@ KEPT = timedelta(days=7)
 """How long a version stays that is not the newest."""
 LARGE, REBUILT = 100_000, 1.5
 """Rows above which an index is searched approximately, and the growth after which it is built anew."""
-BATCH = 65_536
-"""Rows that are read of a file at a time."""
 PRODUCT_WIDTH = 8  # dimensions that one code of the product quantiser stands for
 
 
@@ -202,15 +199,14 @@ class Index:
         def batches() -> Iterator[Any]:
             row, known = first, set[bytes]()
             for file in files:
-                with pq.ParquetFile(file) as table:
-                    for batch in table.iter_batches(BATCH):
-                        kept = batch.filter(pa.array(unseen(batch, known), pa.bool_()))
-                        rows = pa.array(range(row, row + kept.num_rows), pa.int64())
-                        row += kept.num_rows
-                        flat = torch.from_numpy(kept.column("vector").flatten().to_numpy(zero_copy_only=False).copy())
-                        vectors = checked(flat.view(-1, self.width), self.similarity)
-                        columns = [rows, *(kept.column(name) for name in schema.names[1:-1]), _lists(vectors)]
-                        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+                for batch in batches_of(file, table_schema(self.width, thumbnails=True)):
+                    kept = batch.filter(pa.array(unseen(batch, known), pa.bool_()))
+                    rows = pa.array(range(row, row + kept.num_rows), pa.int64())
+                    row += kept.num_rows
+                    flat = torch.from_numpy(kept.column("vector").flatten().to_numpy(zero_copy_only=False).copy())
+                    vectors = checked(flat.view(-1, self.width), self.similarity)
+                    columns = [rows, *(kept.column(name) for name in schema.names[1:-1]), _lists(vectors)]
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
             if read is not None:
                 read(row - first)
 

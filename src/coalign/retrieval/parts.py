@@ -88,7 +88,8 @@ class Parts:
         """The index in which these parts are joined, or an empty one. Raises as `join_index`."""
         try:
             index = Index.resume(path, width, self.about)
-            kept: Any = read_json(path / JOINED) if (path / JOINED).exists() else {}
+            with guarded(path / JOINED):
+                kept: dict[str, Any] = dict(read_json(path / JOINED)) if (path / JOINED).exists() else {}
             rows = index.count()
             if not rows or (rows == kept.get("rows") and (not overwrite or kept.get("parts") == parts)):
                 return index

@@ -8,7 +8,6 @@ keeps its order behind it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from coalign.errors import InputError
+from coalign.files import read_json
 from coalign.retrieval.metrics import CUTS, recall_at, vector_ranks
 from coalign.retrieval.querybank import Querybank
 from coalign.types import Packed
@@ -302,7 +302,7 @@ class Reranking:
     def of_run(run: str | Path) -> Reranking:
         """The settings in the run's config.json under "retrieval", and the bank that its training left there."""
         path = Path(run) / "config.json"
-        chosen: Any = json.loads(path.read_text("utf-8")).get("retrieval") or {}
+        chosen: Any = read_json(path).get("retrieval") or {}
         if not isinstance(chosen, dict) or not chosen.keys() <= {"k", "weight", "hubness"}:
             raise InputError(f'{path}: "retrieval" should be {{"k": number, "weight": number, …}}, it is {chosen}')
         return Reranking(**chosen, bank=Querybank.load(Path(run)) if chosen.get("hubness") else None)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from coalign.extras import optional
-from coalign.files import replace_file, replacing
+from coalign.files import guarded, replace_file, replacing
 from coalign.retrieval.embed import Entry
 
 pa = optional("pyarrow")
@@ -57,7 +57,7 @@ def vector_table(
     schema = table_schema(width, thumbnails)
     if about is not None:
         schema = schema.with_metadata({ABOUT: json.dumps(dict(about)).encode()})
-    with replacing(path) as part, pq.ParquetWriter(part, schema) as writer:
+    with replacing(path) as part, pq.ParquetWriter(part, schema, write_page_checksum=True) as writer:
         yield VectorTable(writer, schema)
 
 
@@ -70,17 +70,24 @@ def table_schema(width: int, thumbnails: bool = False) -> Any:
 def join_tables(path: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> int:
     """The tables of vectors end to end as one that keeps `about` (JSON) and no thumbnails; returns its rows' number."""
     names = ["modality", "text", "image", "meta", "vector"]
-    schema = pa.schema(
-        [pq.read_schema(parts[0]).field(name) for name in names], {ABOUT: json.dumps(dict(about)).encode()}
-    )
+    with guarded(parts[0]):
+        schema = pa.schema([pq.read_schema(parts[0]).field(name) for name in names])
+    schema = schema.with_metadata({ABOUT: json.dumps(dict(about)).encode()})
     rows = 0
-    with replacing(path) as whole, pq.ParquetWriter(whole, schema) as writer:
+    with replacing(path) as whole, pq.ParquetWriter(whole, schema, write_page_checksum=True) as writer:
         for part in parts:
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(columns=names):
-                    writer.write_batch(batch.select(names))
-                    rows += batch.num_rows
+            for batch in batches_of(part, schema):
+                writer.write_batch(batch)
+                rows += batch.num_rows
     return rows
+
+
+def batches_of(table: Path, schema: Any) -> Generator[Any]:
+    """The columns of a schema of a table's rows, some at a time. Errors: `InputError` where the table is damaged, which
+    the checksums of its pages tell, or lacks one."""
+    with guarded(table), pq.ParquetFile(table, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(columns=schema.names):
+            yield batch.select(schema.names).cast(schema)
 
 
 def write_vectors(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -34,7 +34,7 @@ def training_of(run: Path) -> dict[str, Any]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -48,7 +48,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             value = json.loads(line, parse_constant=lambda _: None)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found.append({str(k): v for k, v in value.items() if isinstance(v, int | float | str)})  # pyright: ignore[reportUnknownVariableType]

@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from coalign.arguments import OptionalInt, OptionalName, OptionalPath, Pairs, RunFolder, Switch, load_run
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, answer, new_file
+from coalign.cli.output import Json, answer, new_file, not_the_data
 from coalign.errors import InputError
 
 HELP = Help("a trained run", "RUN --data PAIRS --out T", "the vectors of a corpus as a Parquet table", 40)
@@ -57,6 +57,7 @@ def command(
 
     chosen = Part.chosen(part)
     new_file(out, overwrite or chosen is not None, (".parquet",))  # another process may have joined
+    not_the_data(out, pairs.data)
     loaded = load_run(run, half=not onnx)
     if onnx:
         from coalign.retrieval.export import OnnxModel
@@ -114,6 +115,7 @@ def text_command(
     from coalign.retrieval.vector_table import write_vectors
 
     new_file(out, overwrite, (".parquet",))
+    not_the_data(out, texts)
     loaded = _text_model(run, system, vocab)
     rows = embed_texts(
         loaded, read_lines(texts, text_column), layer=layer, pool=pool, words=tokens, batch_size=batch_size

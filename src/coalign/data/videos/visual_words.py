@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coalign.data.videos.clip_features import ClipFeatures
 from coalign.errors import InputError
-from coalign.files import reader, replace_file
+from coalign.files import read_json, reader, replace_file
 from coalign.ops.kmeans import Fewest, descend, leaves
 
 WORDS, TREE = "words.json", "tree.safetensors"
@@ -104,7 +104,7 @@ class VisualWordBook:
         if not (folder / WORDS).is_file() or not (folder / TREE).is_file():
             raise InputError(f"{folder}: no visual words here; coalign train videobert-words makes them")
         try:
-            said: Any = json.loads((folder / WORDS).read_text("utf-8"))
+            said: Any = read_json(folder / WORDS)
             levels = load_file(folder / TREE)
             tree = tuple(levels[f"level{level}"] for level in range(len(levels)))
             if not tree or any(level.dim() != 3 or level.shape[1:] != tree[0].shape[1:] for level in tree):
@@ -120,7 +120,7 @@ class VisualWordBook:
 def read_examples(file: Path) -> dict[int, list[Example]]:
     """The clips nearest to each word's centre, from a words.json (a run keeps one)."""
     try:
-        said: Any = json.loads(file.read_text("utf-8"))
+        said: Any = read_json(file)
         return {int(word): [Example(**one) for one in entry["nearest"]] for word, entry in said["words"].items()}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file}: not the description of visual words ({error})") from None

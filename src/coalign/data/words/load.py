@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -80,7 +79,7 @@ def _lowercase_beside(file: Path, pieces: Iterable[str]) -> bool:
     settings = file.with_name("tokenizer_config.json")
     if settings.is_file():
         try:
-            stored: object = json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case")
+            stored: object = read_json(settings).get("do_lower_case")
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"{settings}: is no tokenizer configuration: {error}") from error
         if isinstance(stored, bool):

@@ -18,7 +18,7 @@ from coalign.data.series.utterances import SeriesData
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.series import SeriesSource, answer_metrics, answers, main_metric
-from coalign.files import link_or_copy, replace_file
+from coalign.files import link_or_copy, read_json, replace_file
 from coalign.flags import Switch, option_group, say
 from coalign.registry import describe
 from coalign.training.experiment import Experiment
@@ -134,7 +134,7 @@ class Chooser:
         return self.run.folder / "best.json"
 
     def best(self) -> dict[str, Any]:
-        return json.loads(self.file.read_text("utf-8")) if self.file.is_file() else {"step": 0, "score": float("inf")}
+        return read_json(self.file) if self.file.is_file() else {"step": 0, "score": float("inf")}
 
     def evaluate(self, model: nn.Module, step: int) -> Mapping[str, float]:
         assert isinstance(model, Model)

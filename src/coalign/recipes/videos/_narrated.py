@@ -17,7 +17,7 @@ from coalign.data.core.quarantine import FILE as QUARANTINE
 from coalign.data.videos.narrated import NarratedVideos, open_narrated
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import reader, regular
 from coalign.flags import OptionalPath, option_group, say, shows_progress
 from coalign.training.experiment import Data, Experiment
 from coalign.types import Batch
@@ -88,14 +88,17 @@ def read_word_vectors(path: Path) -> Any:
         from gensim.models import KeyedVectors
     except ImportError:
         raise InputError("word vectors are read by gensim: pip install 'coalign[analysis]'") from None
+    binary = path.suffix in (".bin", ".gz")
+    with regular(path).open("rb") as file:
+        first = file.readline(1000).split()
+    header = binary or len(first) == 2
     try:
-        binary = path.suffix in (".bin", ".gz")
-        header = True
-        if not binary:
-            with path.open(encoding="utf-8") as file:
-                header = len(file.readline().split()) == 2
+        if header and path.suffix != ".gz":
+            words, width = map(int, first)
+            if min(words, width) < 0 or words * width * (4 if binary else 2) > path.stat().st_size:
+                raise ValueError(f"it claims {words} words of {width} numbers, and is shorter")
         return KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: no word vectors in word2vec's or GloVe's form ({error})") from None
 
 

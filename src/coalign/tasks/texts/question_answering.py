@@ -16,7 +16,7 @@ from coalign.data.texts.squad_windows import WindowSettings, encode_windows, rea
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.texts import SHOWN, UNLABELLED, check_out, open_run, outputs
-from coalign.files import replace_file
+from coalign.files import guarded, read_json, replace_file
 from coalign.metrics.texts import best_threshold, squad_metrics
 from coalign.ops.spans import Answer, SpanSettings, Window, answer
 from coalign.types import Model
@@ -115,7 +115,8 @@ def tuned_threshold(questions: Sequence[Question], found: Mapping[str, Answer]) 
 def stored_threshold(run: Path) -> float:
     """The null threshold that training has tuned, 0 where it had nothing to tune it on."""
     path = run / THRESHOLD_FILE
-    return float(json.loads(path.read_text("utf-8"))["null_threshold"]) if path.is_file() else 0.0
+    with guarded(path):
+        return float(read_json(path)["null_threshold"]) if path.is_file() else 0.0
 
 
 def store_threshold(run: Path, threshold: float, f1: float) -> None:
