@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coalign.analysis.datasets.page import _POLICY, _with_policy
+from coalign.analysis.datasets.page import _POLICY, _literal, _with_policy
+from coalign.cli.commands.analyze import command as analyze
 from coalign.cli.main import main
 from coalign.errors import InputError, visible
 from coalign.files import guarded, regular, write_table
@@ -49,6 +50,21 @@ def test_pages_run_their_own_scripts_alone() -> None:
     page = _with_policy(f'<meta content="script-src {_POLICY}"><script>own()</script><script type="x">data</script>')
     own = base64.b64encode(hashlib.sha256(b"own()").digest()).decode()
     assert f"script-src 'sha256-{own}'\"" in page and page.count("sha256-") == 1
+
+
+def test_figures_hold_no_markup_of_the_data() -> None:
+    own = {"text": ["a<br>row 3"], "hovertemplate": "%{text}<extra></extra>", "y": [1, None]}
+    link = '<a href="http://x">a</a>'
+    figure = {"data": [{**own, "name": link, "x": [link]}], "layout": {"title": {"text": link}}}
+    found = _literal(figure)
+    assert found["data"][0] | own == found["data"][0]
+    assert found["data"][0]["name"] == found["data"][0]["x"][0] == found["layout"]["title"]["text"]
+    assert found["data"][0]["name"] == '‹a href="http://x">a‹/a>'
+
+
+def test_no_pair_is_no_number_of_pairs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--pairs 0"):
+        analyze("x.csv", out=tmp_path, pairs=0)
 
 
 def test_whatever_goes_wrong_names_the_file(tmp_path: Path) -> None:

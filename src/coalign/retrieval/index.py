@@ -210,7 +210,21 @@ class Index:
             if read is not None:
                 read(row - first)
 
-        self._table.add(pa.RecordBatchReader.from_batches(schema, batches()))
+        failed: list[InputError] = []
+
+        def told() -> Iterator[Any]:
+            try:
+                yield from batches()
+            except InputError as error:
+                failed.append(error)
+                raise
+
+        try:
+            self._table.add(pa.RecordBatchReader.from_batches(schema, told()))
+        except Exception:  # the library's own, which holds ours as text
+            if failed:
+                raise failed[0] from None
+            raise
         self._keys.clear()
 
     def _known(self, modality: str) -> set[bytes]:

@@ -19,7 +19,7 @@ from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Index
 from coalign.retrieval.parts import Parts
 from coalign.retrieval.search import index_pairs
-from coalign.retrieval.vector_table import vector_table
+from coalign.retrieval.vector_table import join_tables, vector_table
 
 pytest.importorskip("lancedb")
 
@@ -140,3 +140,20 @@ def test_old_parts_are_not_taken_for_new_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"t.parquet: of other data"):
         made(tmp_path, "b").join_table(table, Part(0, 2))
     assert made(tmp_path, "b").join_table(table, Part(0, 2), overwrite=True) == 4
+
+
+def test_a_part_with_a_flipped_bit_is_named_and_not_joined(tmp_path: Path) -> None:
+    parts = [tmp_path / f"{number}.parquet" for number in range(2)]
+    for part in parts:
+        with vector_table(part, 4, thumbnails=True) as table:
+            table.append(torch.eye(4), [Entry(f"{part.stem} {n}", meta={"n": n}) for n in range(4)], "text")
+    column = pq.read_metadata(parts[1]).row_group(0).column(5)
+    data = bytearray(parts[1].read_bytes())
+    begins = column.dictionary_page_offset or column.data_page_offset
+    data[begins + column.total_compressed_size - 2] ^= 4
+    parts[1].write_bytes(data)
+    index = Index.create(tmp_path / "index", 4, {})
+    for join in (lambda: index.append_files(parts), lambda: join_tables(tmp_path / "all.parquet", parts, {})):
+        with pytest.raises(InputError, match=r"1\.parquet: .*CRC"):
+            join()
+    assert index.count() == 0 and not (tmp_path / "all.parquet").exists()

@@ -179,7 +179,7 @@ def render(found: Study) -> str:
         shown: list[tuple[str, str, int]] = []
         for caption, figure in section.figures:
             number += 1
-            figures[f"figure-{number}"] = json.loads(figure.to_json())
+            figures[f"figure-{number}"] = _literal(json.loads(figure.to_json()))
             shown.append((f"figure-{number}", caption, int(figure.layout.height or 300)))
         sections.append({"part": section, "figures": shown})
     mapped = sorted({int(row) for part in found.maps for row in part.rows})
@@ -202,6 +202,17 @@ def _with_policy(page: str) -> str:
 
 
 _POLICY = "SCRIPT-HASHES"
+
+
+def _literal(value: Any, name: str = "") -> Any:
+    """A figure whose texts plotly takes for no markup, links among it; lines end where `<br>` stands."""
+    if isinstance(value, dict):
+        parts: dict[str, Any] = value
+        return {key: _literal(part, key) for key, part in parts.items()}
+    if isinstance(value, list):
+        items: list[Any] = value
+        return [_literal(part, name) for part in items]
+    return re.sub("<(?!br>)", "‹", value) if isinstance(value, str) and name != "hovertemplate" else value
 
 
 def _script_json(value: Any) -> str:
