@@ -295,6 +295,7 @@ def test_alignment_maps():
     words, regions = lengths[1]
     attention = seen[f"joint.{model.config.text.depth - 1}.attention"].mean(1)
     torch.testing.assert_close(maps[1], attention[1, :words, words : words + regions])
-    torch.testing.assert_close(model.alignment(batch)[1], seen["transport.plan"][1, :words, :regions])
+    torch.testing.assert_close(model.alignment(batch, "transport")[1], seen["transport.plan"][1, :words, :regions])
+    torch.testing.assert_close(model.alignment(batch)[1], model.alignment(batch, "rollout")[1])  # points best
     with pytest.raises(InputError, match="cross_attention"):
         model.alignment(batch, "dowsing")

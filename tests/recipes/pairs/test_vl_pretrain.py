@@ -126,8 +126,13 @@ def test_fresh_weights_of_small_sizes_follow_their_width(world: Path, tmp_path: 
 
 def test_the_share_of_hidden_words_is_that_of_the_flag(world: Path, tmp_path: Path) -> None:
     recipe = find_recipe("vilt-pretrain")
-    configure(recipe, **settings(world, "vilt", tmp_path / "run", steps=1, mask_probability=0.4)).run()
-    assert coalign.load(tmp_path / "run").model.config.mask_probability == 0.4
+    given = {"steps": 1, "mask_probability": 0.4, "alignment_weight": 0.0}
+    configure(recipe, **settings(world, "vilt", tmp_path / "run", **given)).run()
+    config = coalign.load(tmp_path / "run").model.config
+    assert config.mask_probability == 0.4 and config.alignment_weight == 0
+    with pytest.raises(InputError, match="--alignment-weight: set fresh weights"):
+        again = {"start": tmp_path / "run", "alignment_weight": 0.0}
+        configure(recipe, **settings(world, "vilt", tmp_path / "b", **again)).run()
     with pytest.raises(InputError, match="between 0 and 1"):
         configure(recipe, **settings(world, "vilt", tmp_path / "b", mask_probability=40.0)).run()
     clip = find_recipe("clip-pretrain")

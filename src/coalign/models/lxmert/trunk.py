@@ -51,7 +51,7 @@ class LxmertConfig:
 _TINY = BertConfig(dim=128, depth=2, heads=4, hidden_dim=512)
 SIZES = {
     "base": LxmertConfig(),
-    "tiny": LxmertConfig(text=_TINY, region_depth=1, cross_depth=2),
+    "tiny": LxmertConfig(text=_TINY, region_depth=1, cross_depth=2, max_text_length=40),
 }
 
 

@@ -174,7 +174,7 @@ class FeatureHead(nn.Module):
 class Uniter(Aligning, Model):
     """The pre-training model."""
 
-    METHODS = ("transport", "cross_attention", "rollout", "grad_cam", "relevance", "similarity")
+    METHODS = ("rollout", "cross_attention", "transport", "grad_cam", "relevance", "similarity")
 
     def __init__(self, config: UniterConfig) -> None:
         super().__init__()

@@ -149,7 +149,7 @@ class VisualBertTrunk(nn.Module):
 class VisualBert(Aligning, Model):
     """The pre-training model."""
 
-    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance", "similarity")
+    METHODS = ("rollout", "cross_attention", "grad_cam", "relevance", "similarity")
 
     match_class = 0
     """Which of the matching logits says that text and image belong together."""

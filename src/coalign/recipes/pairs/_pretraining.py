@@ -64,6 +64,7 @@ class Pixels:
         start: Start,
         tower: Tower | None = None,
         configure: Callable[[Any], Any] | None = None,
+        *more: str,
     ) -> tuple[Any, Tokenizer]:
         """The system's model and its vocabulary; sides and dropout are those of the image tower of fresh weights.
 
@@ -71,6 +72,7 @@ class Pixels:
             experiment, system, source, start: As of `Start.model`.
             tower: A frozen image tower in the place of the size's.
             configure: Makes further settings of fresh weights.
+            more: Further flags that were given and set fresh weights.
         """
         frozen = None if tower is None else tower.open(self.image_size)
         if frozen is not None and self.patch_size is not None:
@@ -81,7 +83,7 @@ class Pixels:
             config = replace(size, image=image) if frozen is None else frozen.configure(size)
             return config if configure is None else configure(config)
 
-        flags = [*self.flags(), *(() if tower is None else tower.flags())]
+        flags = [*self.flags(), *(() if tower is None else tower.flags()), *more]
         model, tokenizer = start.model(experiment, system, lambda: texts_of(source), sized, *flags)
         if start.start is None and frozen is not None:
             frozen.put_into(model)
