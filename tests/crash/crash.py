@@ -68,7 +68,7 @@ class Crashes:
         assert in_fork(self._counted) == 0, f"{work.name}: cannot be done"
         for name in json.loads((base / "modules").read_text()):
             if name not in loaded:
-                with contextlib.suppress(ImportError):
+                with contextlib.suppress(Exception):
                     importlib.import_module(name)  # here, once for all forks
         gc.freeze()  # a collection would copy the memory that forks share
         self.total, self.wanted = int((base / "count").read_text()), json.loads((base / "state").read_text())
