@@ -25,7 +25,7 @@ from coalign.data.questions.pictures import image_of, picture_files
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError
-from coalign.files import locked, read_json, replace_file, shared
+from coalign.files import locked, read_json, replace_file, shared, sync
 
 SETTINGS = "regions.json"
 BROKEN = 0.1
@@ -96,6 +96,8 @@ class Extract:
                 for entry in self._regions(part, network, quarantine):
                     found.append(entry)
                     bar.advance(task)
+                if quarantine.path is not None and quarantine.path.exists():
+                    sync(quarantine.path)  # before a shard that is there says that these pictures are done
                 self._write(number, found)
         if quarantine.broken > BROKEN * len(pictures):
             raise InputError(f"{self.data}: {quarantine.summary()}; see {quarantine.path}")
