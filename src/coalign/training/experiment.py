@@ -255,8 +255,10 @@ class Experiment:
         return None if not path.is_file() else fingerprint_of(load_tokenizer(path)) != fingerprint_of(tokenizer)
 
     def _other_data(self, prints: Mapping[str, Any]) -> list[str]:
-        before = self._fingerprints()
-        lines = [line for name in prints if name in before for line in differences(before[name], prints[name], name)]
+        before, lines = self._fingerprints(), list[str]()
+        for name in (name for name in prints if name in before):  # a run of an older version may lack some
+            now = {key: value for key, value in prints[name].items() if key in before[name]}
+            lines += differences(before[name], now, name)
         return [f"other data or another vocabulary ({line})" for line in lines]
 
 

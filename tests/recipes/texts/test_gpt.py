@@ -96,6 +96,19 @@ def test_pretraining_goes_on_with_the_corpus_it_has(pretrained, corpus, tmp_path
         configure(gpt_pretrain.Recipe, data=str(corpus), out=whole, **{**SMALL, "vocab_size": 60}).run()
 
 
+def test_a_corpus_cut_in_half_under_its_name_is_noticed(corpus, tmp_path):
+    data, out = tmp_path / "corpus.txt", tmp_path / "run"
+    data.write_bytes(corpus.read_bytes())
+    recipe = configure(gpt_pretrain.Recipe, data=str(data), out=out, steps=2, save_every=1, **SMALL)
+    recipe.run()
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    text = data.read_text("utf-8")
+    data.write_text(text[: text.index("\n\n", len(text) // 2)], "utf-8")
+    with pytest.raises(InputError, match=r"started with another corpus\.json"):
+        recipe.run()
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
 def test_classification_is_learned_and_starts_from_the_pretrained_trunk(pretrained, tmp_path):
     train = table(tmp_path / "train.tsv", sentences(48, 1), ("sentence", "label"))
     dev = table(tmp_path / "dev.tsv", sentences(16, 2), ("sentence", "label"))

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
+from coalign.data.core.fingerprint import Fingerprint, digest
 from coalign.data.core.samples import texts_of
 from coalign.data.pairs import hub
 from coalign.data.pairs.tables import choose_texts, is_table, open_rows
@@ -39,6 +41,14 @@ class Documents:
                 return
             if document.strip():
                 yield document.strip()
+
+    def fingerprint(self, first: int = 256) -> Fingerprint:
+        """A digest of the `first` documents and, of a file or folder, its bytes."""
+        path, found = Path(self.name), {"content": digest(list(islice(iter(self), first)))}
+        if not path.exists():
+            return found
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        return {**found, "bytes": sum(file.stat().st_size for file in files)}
 
 
 @reader

@@ -12,6 +12,7 @@ from itertools import islice
 
 from coalign.data.core.fingerprint import Fingerprint, digest
 from coalign.data.images.transforms import derive_seed
+from coalign.data.texts.documents import Documents
 from coalign.data.texts.pretraining_text import Example, Pieces, Plan, collate_examples, stream_examples
 from coalign.data.texts.sentences import split_sentences
 from coalign.data.words.tokenizer import Tokenizer
@@ -121,7 +122,9 @@ class ExampleStream:
         self.epoch, self.window, self.place = epoch, 0, 0
 
     def fingerprint(self) -> Fingerprint:
-        """The fingerprint of this corpus: a digest of its first documents; how many there are is not counted."""
+        """The fingerprint of this corpus: a digest of its first documents, and the bytes of its files."""
+        if isinstance(self._documents, Documents):
+            return self._documents.fingerprint(self._size)
         return {"content": digest(list(islice(iter(self._documents), self._size)))}
 
     def _settings(self) -> dict[str, int]:

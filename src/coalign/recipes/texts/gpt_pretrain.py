@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,6 +23,9 @@ from coalign.tasks.texts.language_model import Corpus, corpus_folder, measure
 from coalign.training.experiment import Experiment
 from coalign.training.loop import Callback
 from coalign.training.options import RunOptions, Schedule
+
+CORPUS = "corpus.json"
+"""The file of a run that has its corpus' fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +69,14 @@ class Recipe:
         with Experiment("gpt-pretrain", self.options) as experiment:
             documents = open_documents(self.data, text_column=self.text_column, split=self.split)
             folder, corpus = corpus_folder(experiment.out), self.corpus()
-            model, tokenizer = self.model(experiment, documents, TokenFile.find(folder, corpus) is not None)
+            contents = corpus | documents.fingerprint()
+            model, tokenizer = self.model(experiment, documents, TokenFile.find(folder, contents) is not None)
             lr = scaled_lr(self.schedule.lr, 2.5e-4, model.config.dim)  # 2.5e-4 for a width of 768
             training = self.schedule.training(self.options, lr=lr)
             about = describe(model) | {"task": "language-model", "corpus": corpus}
+            experiment.keep(CORPUS, json.dumps(documents.fingerprint()))
             experiment.begin(training, about, tokenizer)
-            experiment.on_first(lambda: write_corpus(documents, tokenizer, folder, corpus))
+            experiment.on_first(lambda: write_corpus(documents, tokenizer, folder, contents))
             file = TokenFile.open(folder)
             windows, size = file.windows(model.config.positions), self.schedule.batch_size
             loader = Batches(windows, collate_windows, size, name=self.data, **experiment.loading)
@@ -98,7 +104,7 @@ class Recipe:
         return experiment.seeded(make), tokenizer
 
     def corpus(self) -> dict[str, object]:
-        """The identity of corpus and vocabulary; the file of ids is used again as long as this is the same."""
+        """Which corpus and vocabulary; the file of ids is used again as long as this and the corpus are the same."""
         own = self.start is None and self.vocab is None
         vocab: object = self.vocab_size if own else str(self.vocab or self.start)
         return {"data": self.data, "text_column": self.text_column, "split": self.split, "vocabulary": vocab}
