@@ -23,7 +23,7 @@ from coalign.analysis.runs.occlusion import occlusion
 from coalign.analysis.runs.scores import has_score
 from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
 from coalign.errors import InputError
-from coalign.types import Batch
+from coalign.types import Batch, Model
 
 Method = Literal["cross_attention", "rollout", "grad_cam", "relevance", "transport", "similarity", "occlusion"]
 Choice = Literal["auto"] | Method
@@ -222,6 +222,7 @@ def read_alignment(
     if chosen == "occlusion":
         if layer is not None or head is not None:
             raise InputError("occlusion has no layers and no heads")
+        assert isinstance(model, Model)
         maps = occlusion(model, batch)
     else:
         assert isinstance(model, Aligner)
