@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import re
 import tarfile
@@ -148,13 +149,26 @@ def find_shards(data: str | Path) -> list[Path]:
     return shards
 
 
+class _Bounded(io.BufferedReader):
+    """A file whose reads ask for no more than is there: the header of a tar file may claim any size."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+        self._bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > 1 << 20:
+            size = max(min(size, self._bytes - self.tell()), 0)
+        return super().read(size)
+
+
 def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File]]]:
     """Runs of files with one key. A shard that is cut short gives what comes before."""
     size = regular(shard).stat().st_size
     key: str | None = None
     files: list[_File] = []
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with _Bounded(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 folder, name = os.path.split(member.name)
                 stem, _, ending = name.partition(".")

@@ -133,7 +133,7 @@ class _Checked(dict[str, Any]):
 
 
 def checked(regions: RegionSet, name: str) -> dict[str, Any]:
-    """The regions as tensors, features and boxes as float32.
+    """The regions as tensors, numbers of classes as int64 and all else as float32.
 
     Raises:
         InputError: features, boxes and what else there is differ in number or are not finite; boxes are not fractions.
@@ -151,6 +151,10 @@ def checked(regions: RegionSet, name: str) -> dict[str, Any]:
         if key in found and len(found[key]) != len(features):
             raise InputError(f"{name}: {len(features)} features and {len(found[key])} {key}")
     found["features"], found["boxes"] = features.float(), boxes.float()
+    for key in found.keys() & {"objects", "attributes"}:
+        found[key] = found[key].long()
+    for key in found.keys() & {"classes", "confidence"}:
+        found[key] = found[key].float()
     if not (found["features"].isfinite().all() and found["boxes"].isfinite().all()):
         raise InputError(f"{name}: features or boxes are not finite numbers")
     if bool((found["boxes"] < 0).any() | (found["boxes"] > 1).any()):
