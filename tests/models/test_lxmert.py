@@ -111,10 +111,12 @@ def test_matching_pairs_as_their_batch_does():
 
 
 def test_alignment_maps():
-    maps = model_of().alignment(batch_of())
+    model, batch = model_of(), batch_of()
+    maps = model.alignment(batch, "cross_attention")
     assert [tuple(m.shape) for m in maps] == [(7, 2), (3, 4), (5, 1)]
     for m in maps:
         torch.testing.assert_close(m.sum(1), torch.ones(len(m)))
+    torch.testing.assert_close(model.alignment(batch)[0], model.alignment(batch, "rollout")[0])  # points best
 
 
 def test_agrees_with_transformers():

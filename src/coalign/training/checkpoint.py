@@ -99,6 +99,8 @@ def load_checkpoint(
             generators[int(rank)][generator] = tensor
         if not all({"objectives", "torch"} <= own.keys() for own in generators):
             raise ValueError("random.safetensors lacks the state of a generator")
+        if any(state.dtype != torch.uint8 for own in generators for state in own.values()):
+            raise ValueError("random.safetensors holds something else than states of generators")
     return Progress(state["step"], state["seconds"], state["loaders"], generators)
 
 

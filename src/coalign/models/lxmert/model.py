@@ -62,7 +62,7 @@ class RegionHead(nn.Module):
 class Lxmert(Aligning, Model):
     """The pre-training model. Match logits: class 1 says that text and image belong together."""
 
-    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")
+    METHODS = ("rollout", "cross_attention", "grad_cam", "relevance")
 
     def __init__(self, config: LxmertConfig) -> None:
         super().__init__()
