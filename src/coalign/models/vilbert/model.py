@@ -69,7 +69,7 @@ class Vilbert(Aligning, Model):
     """The pre-training model. Match logits: class 0 says that text and image belong together."""
 
     match_class = 0
-    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance")
+    METHODS = ("rollout", "cross_attention", "grad_cam", "relevance")
 
     def __init__(self, config: VilbertConfig) -> None:
         super().__init__()
