@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from coalign import prepare
 from coalign.cli.commands import vocab
+from coalign.data.texts.documents import open_documents
 from coalign.data.words.load import load_tokenizer
 from coalign.errors import InputError
 from coalign.flags import configure
@@ -99,6 +100,9 @@ def test_pretraining_goes_on_with_the_corpus_it_has(pretrained, corpus, tmp_path
 def test_a_corpus_cut_in_half_under_its_name_is_noticed(corpus, tmp_path):
     data, out = tmp_path / "corpus.txt", tmp_path / "run"
     data.write_bytes(corpus.read_bytes())
+    before = open_documents(str(tmp_path)).fingerprint()
+    (tmp_path / "metrics.jsonl").write_text("{}")  # a run beside the texts
+    assert open_documents(str(tmp_path)).fingerprint() == before
     recipe = configure(gpt_pretrain.Recipe, data=str(data), out=out, steps=2, save_every=1, **SMALL)
     recipe.run()
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
