@@ -69,12 +69,13 @@ class Recipe:
         with Experiment("gpt-pretrain", self.options) as experiment:
             documents = open_documents(self.data, text_column=self.text_column, split=self.split)
             folder, corpus = corpus_folder(experiment.out), self.corpus()
-            contents = corpus | documents.fingerprint()
+            mark = documents.fingerprint()
+            contents = corpus | mark
             model, tokenizer = self.model(experiment, documents, TokenFile.find(folder, contents) is not None)
             lr = scaled_lr(self.schedule.lr, 2.5e-4, model.config.dim)  # 2.5e-4 for a width of 768
             training = self.schedule.training(self.options, lr=lr)
             about = describe(model) | {"task": "language-model", "corpus": corpus}
-            experiment.keep(CORPUS, json.dumps(documents.fingerprint()))
+            experiment.keep(CORPUS, json.dumps(mark))
             experiment.begin(training, about, tokenizer)
             experiment.on_first(lambda: write_corpus(documents, tokenizer, folder, contents))
             file = TokenFile.open(folder)
