@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,7 @@ def write_drawings(root: Path) -> None:
     put(root / "dev" / "val", split.train[::5])
     put(root / "most" / "train", [*split.development, *(c for i, c in enumerate(split.train) if i % 5)])
     for link, folder in (("few/val", "all/val"), ("dev/train", "few/train"), ("most/val", "dev/val")):
-        (root / link).symlink_to((root / folder).resolve(), target_is_directory=True)
+        shutil.copytree(root / folder, root / link, copy_function=os.link)
 
 
 def put(folder: Path, concepts: list[EmojiConcept]) -> None:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 MARK = "__reader__"
 """The attribute of a function that `reader` marks."""
+OUTSIDE = "COALIGN_OUTSIDE_PATHS"
+"""The variable that is 1 where paths in data may lead out of its folder: the flag sets it, for all processes."""
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -83,6 +85,64 @@ def regular(path: PathLike) -> Path:
     if not stat.S_ISREG(mode):
         raise InputError(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file")
     return path
+
+
+class Inside:
+    """The folders in which the paths that some data names stay, and the links that lie in it: its own folder, or one
+    that the user names. The flag --outside-paths, or the variable `OUTSIDE`, lets them lead anywhere."""
+
+    def __init__(self, *folders: PathLike) -> None:
+        self._anywhere = os.environ.get(OUTSIDE) == "1"
+        self._roots = tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
+        self._within = tuple(f"{root.rstrip(os.sep)}{os.sep}" for root in self._roots)
+        self._real: dict[str, str] = {}
+
+    def refusal(self, path: PathLike) -> str:
+        """Why a path is not followed, be there a file or not; empty where it is."""
+        if self._anywhere:
+            return ""
+        try:
+            real = self._real_path(path)
+        except ValueError:  # a NUL, half a surrogate pair: no file has such a name
+            return ""
+        if real in self._roots or real.startswith(self._within):
+            return ""
+        return f"leads out of {' and '.join(self._roots)}; if that is meant: --outside-paths"
+
+    def _real_path(self, path: PathLike) -> str:
+        """Without links. Those of a folder are looked up once."""
+        folder, name = os.path.split(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        real = f"{self._real[folder].rstrip(os.sep)}{os.sep}{name}"
+        link = name in ("", ".", "..") or os.path.islink(real)  # noqa: PTH114 - a Path takes ten times as long
+        return os.path.realpath(path) if link else real
+
+    def checked(self, path: Path) -> Path:
+        """The path. Raises InputError where it is not followed."""
+        refusal = self.refusal(path)
+        if refusal:
+            raise InputError(f"{path}: {refusal}")
+        return path
+
+
+@contextmanager
+def outside_paths() -> Generator[None]:
+    """Data that is opened meanwhile, by this process and those that it starts, names paths anywhere (`Inside`)."""
+    before = os.environ.get(OUTSIDE)
+    os.environ[OUTSIDE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(OUTSIDE)
+        if before is not None:
+            os.environ[OUTSIDE] = before
+
+
+def inside(folder: PathLike, paths: Iterable[Path]) -> list[Path]:
+    """The paths, which lie in a folder. Raises InputError for a link that leads out of it (see `Inside`)."""
+    kept = Inside(folder)
+    return [kept.checked(path) for path in paths]
 
 
 def read_text(path: PathLike, encoding: str = "utf-8-sig") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from coalign.cli.commands import help_lines, run_command
@@ -14,7 +15,9 @@ from coalign.errors import visible
 TITLE = "coalign: train, load, compare, search with and look into multimodal aligned representations."
 FOOT = """
 `coalign COMMAND --help` says more. Exit status: 0 done, 1 a check failed, 2 something given is wrong.
---debug, anywhere, shows the traceback of an error. --version says which coalign this is."""
+Anywhere: --outside-paths follows paths in data, and links, that lead out of its folder; --debug shows the traceback of
+an error. --version says which coalign this is."""
+_ANYWHERE = ("--debug", "--outside-paths")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if sys.stdout.isatty():
         sys.stdout = _Terminal(sys.stdout)  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        sys.exit(_dispatch([word for word in words if word != "--debug"]))
+        with _outside_paths() if "--outside-paths" in words else nullcontext():
+            sys.exit(_dispatch([word for word in words if word not in _ANYWHERE]))
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
         sys.exit(0)
@@ -51,6 +55,12 @@ class _Terminal:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _outside_paths() -> AbstractContextManager[None]:
+    from coalign.files import outside_paths  # takes time, and is of no use to most
+
+    return outside_paths()
 
 
 def _dispatch(words: list[str]) -> int:

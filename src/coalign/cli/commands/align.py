@@ -211,7 +211,7 @@ def _lines(
         try:
             sample = source[number]
         except BadSample as error:
-            waiting.append(({"image": error.file, "text": "", "error": error.reason}, None))
+            waiting.append(({"image": error.image or error.file, "text": "", "error": error.reason}, None))
             continue
         image, error = None, ""
         try:

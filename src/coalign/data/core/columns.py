@@ -12,13 +12,16 @@ import numpy as np
 
 from coalign.data.core.samples import Ids, Problem, Sample, Source, Where, clean_texts, encodable
 from coalign.data.core.strings import StringLists, Strings, StringsBuilder
+from coalign.data.images.decode import BadSample
 from coalign.errors import InputError
+from coalign.files import Inside
 
 
 class Pairs(Source):
     """Image references and texts in columns: some dozens of bytes a pair, which loader workers share.
 
-    Made by `PairsBuilder`. `images` holds paths (relative ones are joined to `root`) or encoded files.
+    Made by `PairsBuilder`. `images` holds paths (relative ones are joined to `root`) or encoded files. A path that
+    leads out of `root` and of the folder of `file` is a `BadSample` (`coalign.files.Inside`).
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Pairs(Source):
     ) -> None:
         self.name = file
         self.problems = tuple(problems)
-        self._root = root
+        self._root, self._inside = root, Inside(root, file if Path(file).is_dir() else Path(file).parent)
         self._images = images
         self._texts = texts
         self._ids = ids
@@ -44,8 +47,13 @@ class Pairs(Source):
 
     def __getitem__(self, index: int) -> Sample:
         image, row = self._images[index], self._rows[index]
-        reference = str(self._root / image) if isinstance(image, str) else image
         where = Where(self.name, str(row) if isinstance(self._rows, Strings) else int(row))
+        reference = image
+        if isinstance(image, str):
+            reference = str(self._root / image)
+            refusal = self._inside.refusal(reference)
+            if refusal:
+                raise BadSample(refusal, where.file, where.row, image)
         return Sample(reference, self._texts[index], int(self._ids[index]), where)
 
     def texts(self, index: int) -> tuple[str, ...]:

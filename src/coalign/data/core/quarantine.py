@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from coalign.data.core.samples import Problem, Sample, Source, Where
+from coalign.data.core.samples import Problem, Sample, Source, Where, problem_of
 from coalign.data.core.verdicts import Verdict
 from coalign.data.images.decode import MAX_PIXELS, BadSample, check_image, name_of
 from coalign.errors import InputError
@@ -177,7 +177,7 @@ def _check(
     try:
         sample = source[index]
     except BadSample as error:
-        return Problem(Where(error.file or source.name, index), error.reason)
+        return problem_of(error, source.name, index)
     name = name_of(sample.image)
     reason = "" if sample.texts else "the text is empty"
     if not reason and (name, thorough) in seen:

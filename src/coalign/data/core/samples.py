@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from coalign.data.images.decode import ImageLike, name_of
+from coalign.data.images.decode import BadSample, ImageLike, name_of
 from coalign.errors import InputError
 
 Ids = npt.NDArray[np.int64]
@@ -67,6 +67,12 @@ class Sample:
     features: Tensor | None = None
     pooled: Tensor | None = None
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def problem_of(error: BadSample, name: str, index: int) -> Problem:
+    """The problem of a sample that the source of this name did not give."""
+    row = index if error.row is None else error.row
+    return Problem(Where(error.file or name, row), error.reason, error.image)
 
 
 class Source(ABC):

@@ -30,15 +30,16 @@ _STRIP = 1 << 20
 
 
 class BadSample(InputError):  # noqa: N818 - named for what it says
-    """One sample cannot be used. `reason` says why, `file` which file (empty where there is none)."""
+    """One sample cannot be used. `reason` says why, `file` which file (empty where there is none); where this is a
+    table, `row` and `image` are its row and what it says of the picture."""
 
-    def __init__(self, reason: str, file: str = "") -> None:
-        super().__init__(f"{file}: {reason}" if file else reason)
-        self.reason = reason
-        self.file = file
+    def __init__(self, reason: str, file: str = "", row: int | str | None = None, image: str = "") -> None:
+        place = "" if row is None else f", row {row}{f' ({image})' if image else ''}"
+        super().__init__(f"{file}{place}: {reason}" if file else reason)
+        self.reason, self.file, self.row, self.image = reason, file, row, image
 
-    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str]]:
-        return BadSample, (self.reason, self.file)  # the default would lose the reason between processes
+    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str, int | str | None, str]]:
+        return BadSample, (self.reason, self.file, self.row, self.image)  # the default would lose them
 
 
 def decode_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

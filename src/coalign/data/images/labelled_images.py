@@ -35,7 +35,7 @@ from coalign.data.pairs.shards import TEXT_ENDINGS, TarShards, find_shards
 from coalign.data.pairs.sources import METADATA, open_source
 from coalign.data.pairs.tables import AnyOf
 from coalign.errors import InputError
-from coalign.files import read_json, read_text, reader
+from coalign.files import inside, read_json, read_text, reader
 from coalign.types import Batch, Images, Labels
 
 LABEL_COLUMNS = AnyOf(
@@ -250,7 +250,7 @@ def open_images(
         return Unlabelled(data)
     path = Path(data)
     if is_plain(path):
-        folder = _split_of(path, split, prefer)
+        (folder,) = inside(path, [_split_of(path, split, prefer)])
         builder = PairsBuilder(folder, folder, needs_text=False)
         for file in image_files(folder):
             name = file.relative_to(folder).as_posix()
@@ -293,7 +293,7 @@ def is_plain(path: Path) -> bool:
 def _folders(
     root: Path, classes: Classes | None, split: str | None, prefer: Sequence[str], allow_empty: bool
 ) -> LabelledImages:
-    folder = _split_of(root, split, prefer)
+    (folder,) = inside(root, [_split_of(root, split, prefer)])
     builder = PairsBuilder(folder, folder)
     names = [place.name for place in _subfolders(folder)]
     solutions = {} if names else _solutions(folder)

@@ -11,7 +11,7 @@ from coalign.data.core.columns import Pairs, PairsBuilder
 from coalign.data.core.samples import texts_of
 from coalign.data.pairs.tables import TEXT_COLUMNS
 from coalign.errors import InputError
-from coalign.files import regular
+from coalign.files import Inside, regular
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
@@ -27,7 +27,7 @@ def read_folder(folder: Path, encoding: str | None = None) -> Pairs:
         InputError: The folder has no images, or none with a text.
     """
     builder = PairsBuilder(folder, folder)
-    found = 0
+    found, kept = 0, Inside(folder)
     for image in image_files(folder):
         found += 1
         row = image.relative_to(folder).as_posix()
@@ -36,9 +36,9 @@ def read_folder(folder: Path, encoding: str | None = None) -> Pairs:
             builder.reject(row, f"no {image.stem}.txt or {image.stem}.json beside it", row)
             continue
         try:
-            text, note = decode_text(regular(sidecar).read_bytes(), encoding)
+            text, note = decode_text(regular(kept.checked(sidecar)).read_bytes(), encoding)
             texts = parse_texts(text, is_json=sidecar.suffix == ".json")
-        except (ValueError, OSError, RecursionError) as error:
+        except (InputError, ValueError, OSError, RecursionError) as error:
             builder.reject(row, f"{sidecar.name}: {error}", row)
             continue
         if note:
@@ -87,10 +87,17 @@ def decode_text(raw: bytes, encoding: str | None = None) -> tuple[str, str]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """The images below a folder in the order of the names, by their endings; hidden ones are passed over."""
+    """The images below a folder in the order of the names, by their endings; hidden ones are passed over.
+
+    Raises:
+        InputError: A link leads out of the folder.
+    """
+    kept = Inside(folder)
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in folders:
+            kept.checked(Path(place, name))
         for name in sorted(files):
             file = Path(place, name)
             if not name.startswith(".") and file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
-                yield file
+                yield kept.checked(file)

@@ -14,7 +14,7 @@ from coalign.data.core.samples import Ids, Sample, Source, Where, clean_texts, t
 from coalign.data.images.decode import BadSample
 from coalign.data.pairs.tables import IMAGE_COLUMNS, Columns, choose_image, choose_texts, image_of
 from coalign.errors import InputError
-from coalign.files import guarded
+from coalign.files import Inside, guarded, inside, read_json
 
 
 def is_saved(folder: Path) -> bool:
@@ -25,11 +25,12 @@ def is_saved(folder: Path) -> bool:
 class HubSource(Source):
     """A map-style data set in the memory-mapped files of `datasets`."""
 
-    def __init__(self, dataset: Any, columns: Columns, name: str, root: Path) -> None:
+    def __init__(self, dataset: Any, columns: Columns, name: str, root: Path, folders: Sequence[str | Path]) -> None:
+        """Paths in it are relative to `root`, and stay in `folders`."""
         self.name = name
         self._dataset = dataset
         self._columns = columns
-        self._root = root
+        self._root, self._inside = root, Inside(*folders)
         # a column of classes holds their numbers, and the data set their names
         self._names = {name: list(getattr(dataset.features[name], "names", None) or ()) for name in columns.texts}
         self.class_names = tuple(self._names[columns.texts[0]]) if columns.texts else ()
@@ -58,7 +59,10 @@ class HubSource(Source):
         image = image_of(row[self._columns.image])
         texts = clean_texts(text for name in self._columns.texts for text in self._texts(name, row[name]))
         if isinstance(image, str):
-            image = str(self._root / image)
+            said, image = image, str(self._root / image)
+            refusal = self._inside.refusal(image)
+            if refusal:
+                raise BadSample(refusal, self.name, index + 1, said)
         reference = image if isinstance(image, str | bytes) else b""
         return Sample(reference, texts, int(self._ids[index]), Where(self.name, index + 1))
 
@@ -92,11 +96,22 @@ def open_saved(
 ) -> HubSource:
     """Opens what `datasets` saved with `save_to_disk`. Paths in it are relative to `images`, by default the folder."""
     library = _datasets()
+    _check_saved(folder)
     try:
         loaded = library.load_from_disk(str(folder))
     except Exception as error:  # the library raises whatever its readers meet
         raise InputError(f"{folder}: datasets cannot load it: {_plain(error)}") from error
     return _source(library, loaded, str(folder), image_column, text_column, images or folder, split, prefer)
+
+
+def _check_saved(folder: Path) -> None:
+    """Raises InputError where a saved data set names files of another folder as its own."""
+    with guarded(folder):
+        splits = folder / "dataset_dict.json"
+        parts = [folder / str(name) for name in read_json(splits)["splits"]] if splits.is_file() else [folder]
+        states = [(part, read_json(part / "state.json")) for part in parts if (part / "state.json").is_file()]
+        named = [part / str(file["filename"]) for part, state in states for file in state["_data_files"]]
+        inside(folder, [*parts, *named])
 
 
 def open_named(
@@ -131,6 +146,7 @@ def open_rows(
     identifier, _, configuration = name.partition(":")
     try:
         if is_saved(Path(name)):
+            _check_saved(Path(name))
             loaded = library.load_from_disk(name)
         else:
             loaded = library.load_dataset(identifier, configuration or None, streaming=streaming)
@@ -175,7 +191,9 @@ def _source(
     chosen = dataset.select_columns([columns.image, *columns.texts])
     with guarded(name):
         chosen.data.table.validate(full=True)  # the files are memory-mapped: offsets could lead anywhere
-    return HubSource(chosen, columns, name, root)
+    config = library.config  # says where the library puts the pictures of a data set that has a name
+    own: list[str | Path] = [name] if is_saved(Path(name)) else [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE]
+    return HubSource(chosen, columns, name, root, [root, *own])
 
 
 def _choose_split(loaded: Any, name: str, split: str | None, prefer: str | None) -> Any:

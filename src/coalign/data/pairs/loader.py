@@ -13,7 +13,7 @@ from coalign.data.core.batches import EpochLoader, Maker
 from coalign.data.core.fingerprint import Fingerprint, fingerprint
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.repeats import SameTexts
-from coalign.data.core.samples import InMemory, Problem, Sample, Source, Where
+from coalign.data.core.samples import InMemory, Problem, Sample, Source, problem_of
 from coalign.data.images.decode import BadSample, ImageLike, name_of
 from coalign.data.images.transforms import ImageOptions, ImageTransform, derive_seed
 from coalign.data.pairs.collate import ChooseText, Example, any_text, collate, load_example
@@ -157,8 +157,10 @@ class _Maker(Maker):
                 sample, self.transform, seed=seed, choose_text=self.choose_text, max_pixels=self.options.max_pixels
             )
         except BadSample as error:
-            where = Where(error.file or self.source.name, index) if sample is None else sample.where
-            problems.append(Problem(where, error.reason, "" if sample is None else name_of(sample.image)))
+            if sample is None:
+                problems.append(problem_of(error, self.source.name, index))
+            else:
+                problems.append(Problem(sample.where, error.reason, name_of(sample.image)))
             return None
 
 

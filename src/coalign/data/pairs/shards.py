@@ -28,7 +28,7 @@ from coalign.data.images.decode import BadSample
 from coalign.data.pairs.folders import IMAGE_SUFFIXES, decode_text, parse_texts
 from coalign.data.pairs.tables import TEXT_COLUMNS
 from coalign.errors import InputError
-from coalign.files import regular
+from coalign.files import inside, regular
 
 TEXT_ENDINGS = ("txt", "text", "caption", "captions", "cap", "json")
 WINDOW = 4096
@@ -141,7 +141,7 @@ def find_shards(data: str | Path) -> list[Path]:
         if missing:
             raise InputError(f"{missing[0]}: no such shard ({len(missing)} of {len(shards)} in {text} are missing)")
     elif Path(text).is_dir():
-        shards = sorted(Path(text).glob("*.tar"))
+        shards = inside(text, sorted(Path(text).glob("*.tar")))
     else:
         shards = [Path(text)] if Path(text).is_file() else [Path(name) for name in sorted(glob.glob(text))]  # noqa: PTH207 - may be absolute
     if not shards:

@@ -16,7 +16,7 @@ from coalign.data.pairs.hub import is_saved, open_named, open_saved
 from coalign.data.pairs.shards import TarShards, find_shards
 from coalign.data.pairs.tables import is_table, read_table
 from coalign.errors import InputError
-from coalign.files import read_json, reader
+from coalign.files import inside, read_json, reader
 
 Data = str | os.PathLike[str] | Source | Sequence[Sample | tuple[ImageLike, str | Sequence[str]]]
 
@@ -80,7 +80,7 @@ def open_source(
         if table is None:
             _refuse_split(name, split)
             return read_folder(path, encoding)
-        path = table
+        (path,) = inside(path, [table])
     if not path.is_file():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", name) or is_table(path):
             raise InputError(f"{name}: no such file or folder")

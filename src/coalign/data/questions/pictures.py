@@ -15,6 +15,7 @@ from coalign.data.pairs.collate import stack_pictures
 from coalign.data.regions.files import open_regions
 from coalign.data.regions.regions import RegionFile, image_key, pack_regions
 from coalign.errors import InputError
+from coalign.files import inside
 from coalign.types import Images, InputSpec, Regions
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -112,8 +113,9 @@ class FolderPictures(Pictures):
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures in a folder and the folders in it, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    """The pictures in a folder and the folders in it, sorted by path. Raises InputError for a link that leads out."""
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    return inside(folder, found)
 
 
 def image_of(sample: Sample) -> str | int:

@@ -11,7 +11,7 @@ from coalign.data.series.folder import FILE, is_series_folder, read_folder
 from coalign.data.series.pickles import FUNNY, Padding, read_pickle, read_ur_funny
 from coalign.data.series.utterances import SeriesData
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import inside, reader
 
 
 @reader
@@ -44,6 +44,7 @@ def open_series(
 
 def _opened(path: Path, padding: Padding, by_word: bool, streams: Mapping[str, str] | None, labels: str) -> SeriesData:
     if path.is_dir():
+        inside(path, path.iterdir())
         if is_series_folder(path):
             return read_folder(path)
         if (path / FUNNY).is_file():

@@ -32,7 +32,7 @@ from coalign.data.series.utterances import (
 from coalign.data.series.word_times import TimedWords, find_beside, read_word_times, uniform_times
 from coalign.data.videos.decode import probe_video, stream_frames
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import Inside, reader
 
 LABELS = ("label", "sentiment", "score", "emotion", "class")
 Pictures = Callable[[Tensor], Tensor]
@@ -82,6 +82,7 @@ def read_utterances(path: Path, extraction: Extraction, seen: Callable[[int, int
     if "video" in column and extraction.pictures is None:
         raise InputError(f"{path}: has videos, and no image model was named to read them by")
     broken: list[str] = []
+    kept = Inside(path.parent)
     read: list[tuple[str, Utterance, str]] = []
     for done, row in enumerate(rows):
         if seen is not None:
@@ -90,7 +91,7 @@ def read_utterances(path: Path, extraction: Extraction, seen: Callable[[int, int
         try:
             if row.broken:
                 raise InputError(row.broken)
-            item = _utterance(path.parent, row.number, fields, extraction)
+            item = _utterance(kept, path.parent, row.number, fields, extraction)
             read.append((_split(fields, item.id), item, _label(fields[label.strip().lower()])))
         except (InputError, BadSample) as error:
             broken.append(f"row {row.number}: {error}")
@@ -113,8 +114,8 @@ def read_utterances(path: Path, extraction: Extraction, seen: Callable[[int, int
     return cleaned(SeriesData(path.stem, splits, task, names_of_labels, notes))
 
 
-def _utterance(folder: Path, number: int, fields: Mapping[str, Any], how: Extraction) -> Utterance:
-    sound, video = (_path(folder, fields.get(name)) for name in ("audio", "video"))
+def _utterance(kept: Inside, folder: Path, number: int, fields: Mapping[str, Any], how: Extraction) -> Utterance:
+    sound, video = (_path(kept, folder, fields.get(name)) for name in ("audio", "video"))
     if sound is None and video is None:
         raise InputError("has neither a sound nor a video")
     begin, stop = _number(fields.get("start"), 0.0), _number(fields.get("end"), math.inf)
@@ -130,7 +131,7 @@ def _utterance(folder: Path, number: int, fields: Mapping[str, Any], how: Extrac
     if video is not None and how.pictures is not None:
         streams["vision"], times["vision"], shown = _pictures(video, begin, stop, how)
         length = max(length, shown)
-    words, spans = _timed(folder, fields, source, begin, begin + length)
+    words, spans = _timed(kept, folder, fields, source, begin, begin + length)
     places = {name: places_in_words(t, spans) for name, t in times.items()}
     if how.by_word:
         streams = {name: word_means(x, places[name], len(words)) for name, x in streams.items()}
@@ -174,13 +175,13 @@ def _pictures(path: Path, begin: float, stop: float, how: Extraction) -> tuple[T
     return torch.cat(rows).float(), torch.stack([starts, starts + 1 / how.fps], 1), times[-1] + 1 / how.fps - begin
 
 
-def _timed(folder: Path, fields: Mapping[str, Any], source: Path, begin: float, end: float) -> TimedWords:
+def _timed(kept: Inside, folder: Path, fields: Mapping[str, Any], source: Path, begin: float, end: float) -> TimedWords:
     """The words of the text with their times: the file's, where there is one, else all equally long."""
-    file = _path(folder, fields.get("words")) or find_beside(source)
+    file = _path(kept, folder, fields.get("words")) or find_beside(source)
     text = tuple(str(fields.get("text") or "").split())
     if file is None:
         return uniform_times(text, begin, end)
-    words, times = read_word_times(file)
+    words, times = read_word_times(kept.checked(file))
     inside = ((times[:, 0] < end) & (times[:, 1] > begin)).nonzero().flatten().tolist()
     return tuple(words[i] for i in inside), times[inside]
 
@@ -193,11 +194,11 @@ def _word_rows(items: Sequence[Utterance], how: Extraction) -> Iterator[Tensor |
         yield from how.words([item.words for item in items[begin : begin + 32]])
 
 
-def _path(folder: Path, value: Any) -> Path | None:
+def _path(kept: Inside, folder: Path, value: Any) -> Path | None:
     text = str(value).strip() if value is not None else ""
     if not text:
         return None
-    path = folder / text
+    path = kept.checked(folder / text)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     return path

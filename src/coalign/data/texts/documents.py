@@ -22,7 +22,7 @@ from coalign.data.pairs import hub
 from coalign.data.pairs.tables import choose_texts, is_table, open_rows
 from coalign.data.texts import wiki
 from coalign.errors import InputError
-from coalign.files import guarded, reader, regular
+from coalign.files import guarded, inside, reader, regular
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _reader(
     name: str, path: Path, text_column: str | None, split: str | None, encoding: str | None
 ) -> Callable[[], Iterator[str]]:
     if path.is_dir() and not hub.is_saved(path):
-        files = sorted(path.rglob("*.txt"))
+        files = inside(path, sorted(path.rglob("*.txt")))
         if not files:
             raise InputError(f"{path}: no .txt files below this folder")
         return lambda: ("".join(_lines(file, encoding)) for file in files)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import inside, reader
 
 SUFFIX = ".safetensors"
 
@@ -64,7 +64,8 @@ class ClipFeatures:
     def __init__(self, folder: str | Path) -> None:
         """Errors: `InputError` where there are no features, none of a clip, or of several widths."""
         self.folder = Path(folder)
-        files = sorted(path for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        files = [path for path in sorted(self.folder.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
+        files = inside(self.folder, files)
         if not files:
             raise InputError(f"{self.folder}: no features of videos in it; coalign extract video makes them")
         self.names = [path.name.removesuffix(SUFFIX) for path in files]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from coalign.data.images.decode import MAX_PIXELS, BadSample
 from coalign.errors import InputError
-from coalign.files import reader, regular
+from coalign.files import inside, reader, regular
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv")
 
@@ -52,12 +52,17 @@ class VideoInfo:
 
 
 def find_videos(folder: VideoLike) -> list[Path]:
-    """The video files in a folder and below, sorted; those whose names begin with a dot left out."""
-    return sorted(
+    """The video files in a folder and below, sorted; those whose names begin with a dot left out.
+
+    Raises:
+        InputError: A link leads out of the folder.
+    """
+    found = sorted(
         path
         for path in Path(folder).rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+    return inside(folder, found)
 
 
 @reader

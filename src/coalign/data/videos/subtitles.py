@@ -20,7 +20,7 @@ from typing import Any
 
 from coalign.data.images.decode import BadSample
 from coalign.errors import InputError
-from coalign.files import reader, regular
+from coalign.files import Inside, reader, regular
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt", ".json3", ".json", ".csv")
 """In the order in which they are preferred where a video has several."""
@@ -89,17 +89,22 @@ def read_caption_json(path: str | Path) -> dict[str, list[Narration]]:
 
 
 def subtitles_beside(video: str | Path, folder: str | Path | None = None) -> Path | None:
-    """The subtitle file of a video, `name.srt`, `name.en.srt` ..., beside it or in `folder`; None: there is none."""
+    """The subtitle file of a video, `name.srt`, `name.en.srt` ..., beside it or in `folder`; None: there is none.
+
+    Raises:
+        InputError: It is a link that leads out of there.
+    """
     video = Path(video)
     place = video.parent if folder is None else Path(folder)
+    kept = Inside(place)
     for suffix in SUBTITLE_SUFFIXES:
         plain = place / f"{video.stem}{suffix}"
         if plain.is_file():
-            return plain
+            return kept.checked(plain)
         stem = re.sub(r"([*?\[])", r"[\1]", video.stem)
         for found in sorted(place.glob(f"{stem}.*{suffix}")):
             if re.fullmatch(r"\.[A-Za-z0-9_-]{2,12}", found.name[len(video.stem) : -len(suffix)]):  # a language
-                return found
+                return kept.checked(found)
     return None
 
 

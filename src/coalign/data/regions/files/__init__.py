@@ -12,7 +12,7 @@ from coalign.data.regions.files.shards import ShardRegions, write_shard
 from coalign.data.regions.files.tsv import TsvRegions
 from coalign.data.regions.regions import RegionFile
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import inside, reader
 
 __all__ = ["Hdf5Regions", "LmdbRegions", "NpzRegions", "ShardRegions", "TsvRegions", "open_regions", "write_shard"]
 
@@ -32,6 +32,7 @@ def open_regions(path: str | os.PathLike[str]) -> RegionFile:
         raise InputError(f"{path}: no such file or folder of region features")
     if path.is_dir():
         if (path / "data.mdb").is_file():
+            inside(path, [path / "data.mdb"])
             return LmdbRegions(path)
         for pattern, reader in (("*.safetensors", ShardRegions), ("*.npz", NpzRegions)):
             if next(path.glob(pattern), None) is not None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from coalign.checkpoints.arrays import read_arrays
 from coalign.data.regions.regions import RegionFile, RegionSet
 from coalign.errors import InputError
-from coalign.files import guarded
+from coalign.files import guarded, inside
 
 SURE, LEAST = 0.2, 10
 
@@ -29,7 +29,7 @@ class NpzRegions(RegionFile):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        super().__init__(folder, sorted(file.stem for file in self._folder.glob("*.npz")))
+        super().__init__(folder, sorted(file.stem for file in inside(folder, self._folder.glob("*.npz"))))
 
     def read(self, place: int) -> RegionSet:
         file = self._folder / f"{self.ids[place]}.npz"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, checked
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import inside, replace_file
 
 _PARTS = ("features", "boxes", "classes", "objects", "attributes", "confidence")
 
@@ -33,7 +33,7 @@ class ShardRegions(RegionFile):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         path = Path(path)
-        self._files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        self._files = inside(path, sorted(path.glob("*.safetensors"))) if path.is_dir() else [path]
         headers = [_header(file) for file in self._files]
         for file, (_, _, shapes) in zip(self._files, headers, strict=True):
             if shapes != headers[0][2]:
