@@ -10,13 +10,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from coalign.analysis.datasets.page import _POLICY, _literal, _with_policy
+from coalign.analysis.runs.stream_attention import attention_figure
 from coalign.cli.commands.analyze import command as analyze
 from coalign.cli.main import main
 from coalign.errors import InputError, visible
 from coalign.files import guarded, regular, write_table
 from coalign.flags import say
+from coalign.training.progress import progress_bar
+from coalign.types import Layout
 
 HOSTILE = "\x1b[31mred\x1b]8;;http://x\x07\u202egpj.exe\u2066 <script>alert(1)</script>\x9b2J"
 
@@ -37,6 +41,31 @@ def test_terminals_obey_nothing(capsys: pytest.CaptureFixture[str], monkeypatch:
     with pytest.raises(SystemExit):
         main(["x"])
     assert "\\x1b[31mred" in terminal.getvalue() and "\x1b" not in terminal.getvalue()
+
+
+def test_errors_and_the_lines_of_a_training_are_shown_and_not_obeyed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(words: list[str]) -> int:
+        raise InputError(f"t.csv: no column 'text'; the columns there are: {HOSTILE}")
+
+    monkeypatch.setattr("coalign.cli.main._dispatch", fail)
+    for words in ([], ["--debug"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        shown = capsys.readouterr().err
+        assert "\\x1b[31mred" in shown and not re.search("[\x1b\x07\x9b\u202e\u2066]", shown)
+    with progress_bar(2, 0, True) as bar:
+        bar.say(f"{HOSTILE} [bold]runs/[/bold] [/x]")
+    shown = capsys.readouterr().err.replace("\n", "")
+    assert "\\x1b[31mred" in shown and "[bold]runs/[/bold] [/x]" in shown and "\x1b" not in shown
+
+
+def test_pictures_set_no_formulas(tmp_path: Path) -> None:
+    words, name = [r"$\unknown{$", "\x1b[31m", "costs $5$"], r"$\frac{$"
+    layouts = {"text": Layout.of([3]), name: Layout.of([2])}
+    attention_figure(tmp_path / "a.png", {("text", name): torch.rand(1, 3, 2)}, layouts, words=words, title=name)
+    assert (tmp_path / "a.png").stat().st_size
 
 
 def test_tables_hold_no_formulas(tmp_path: Path) -> None:

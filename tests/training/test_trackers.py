@@ -10,6 +10,7 @@ import pytest
 
 from coalign.errors import InputError
 from coalign.training.run import Run
+from coalign.training.trackers import open_tracker
 from coalign.training.tracking import MetricsWriter, read_metrics, truncate_metrics
 
 RECORDS: list[dict[str, Any]] = [
@@ -69,6 +70,20 @@ def test_the_calls_that_others_get(run, monkeypatch, name):
         assert not any(said == "log_params" for said, *_ in calls)
     else:
         assert first == again and first[0]["config"]["system"] == "albef" and first[0]["resume"] == "allow"
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_trackers_print_no_escapes_of_a_folders_name(tmp_path, monkeypatch, name):
+    given = []
+    calls = ("init", "set_experiment", "start_run", "log_params", "end_run", "finish")
+    answer = SimpleNamespace(finish=lambda: None, info=SimpleNamespace(run_id="1"))
+    stand_in = SimpleNamespace(**{call: lambda *a, **k: given.append((a, k)) or answer for call in calls})
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    folder = tmp_path / "a\x1b[2J\u202e"
+    folder.mkdir()
+    open_tracker(name, folder).close()
+    (shown,) = (name for _, keywords in given if (name := keywords.get("name") or keywords.get("run_name")))
+    assert shown.startswith("a\\x1b[2J\\u202e")
 
 
 def test_a_tracker_that_is_not_there_is_named(run, monkeypatch):

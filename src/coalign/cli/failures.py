@@ -9,7 +9,7 @@ import time
 from contextvars import ContextVar
 from pathlib import Path
 
-from coalign.errors import InputError
+from coalign.errors import InputError, visible
 from coalign.extras import missing
 
 DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
@@ -26,14 +26,14 @@ def report_error(error: Exception, path: Path | None = None) -> None:
     if DEBUG.get():
         import traceback
 
-        traceback.print_exception(error)
+        print(visible("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if isinstance(error, ModuleNotFoundError):
         error = missing(error.name or "") or error
     where = "" if path is None or str(path) in str(error) else f"{path}: "
     message = " ".join(str(error).split())
     foreseen = isinstance(error, InputError | OSError | ImportError) or type(error).__name__ == "DivergenceError"
     kind = "" if foreseen else f"{type(error).__name__}: "
-    line = f"coalign: {where}{kind}{message}{'' if foreseen else ' (--debug shows where)'}"
+    line = visible(f"coalign: {where}{kind}{message}{'' if foreseen else ' (--debug shows where)'}")
     rank, folder = int(os.environ.get("RANK", "0")), os.environ.get(FOLDER)
     if folder is not None:
         said = json.dumps({"own": isinstance(error, InputError), "time": time.time(), "line": line})

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from coalign.errors import visible
+
 SMOOTHING = 0.8
 
 
@@ -32,7 +34,7 @@ class ProgressBar:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar; also where there is no terminal."""
-        self._console.print(message, highlight=False)
+        self._console.print(visible(message), highlight=False, markup=False)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from coalign.errors import InputError
+from coalign.errors import InputError, visible
 from coalign.extras import optional
 from coalign.files import read_json, replace_file
 from coalign.training.tracking import Tracker, read_metrics, step_of
@@ -71,7 +71,12 @@ class WandB:
 
     def __init__(self, folder: Path) -> None:
         wandb = optional("wandb")
-        about: Any = {"name": folder.name, "config": _config(folder), "id": _number(folder, "wandb"), "resume": "allow"}
+        about: Any = {
+            "name": visible(folder.name),
+            "config": _config(folder),
+            "id": _number(folder, "wandb"),
+            "resume": "allow",
+        }
         self._run: Any = wandb.init(project=_environment("WANDB_PROJECT"), dir=str(folder), **about)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -88,7 +93,7 @@ class MLflow:
         self._mlflow = optional("mlflow")
         self._mlflow.set_experiment(_environment("MLFLOW_EXPERIMENT_NAME"))
         known = _known(folder, "mlflow")
-        started: Any = self._mlflow.start_run(run_id=known, run_name=None if known else folder.name)
+        started: Any = self._mlflow.start_run(run_id=known, run_name=None if known else visible(folder.name))
         if known is None:
             _keep(folder, "mlflow", started.info.run_id)
             self._mlflow.log_params({name: str(value)[:500] for name, value in _config(folder).items()})
@@ -106,7 +111,7 @@ class Trackio:
     def __init__(self, folder: Path) -> None:
         self._trackio = optional("trackio")
         about: Any = {
-            "name": f"{folder.name}-{_number(folder, 'trackio')}",
+            "name": f"{visible(folder.name)}-{_number(folder, 'trackio')}",
             "config": _config(folder),
             "resume": "allow",
         }

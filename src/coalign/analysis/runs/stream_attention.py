@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coalign.errors import InputError
+from coalign.errors import InputError, visible
 from coalign.files import replacing
 from coalign.types import Layout, Record
 
@@ -109,12 +109,12 @@ def lag_figure(
             profile.lags.tolist(), profile.attention.tolist(), 0.9 * float(profile.lags.diff().min()), color="0.25"
         )
         axes.axvline(planted[pair], color="#c0265d", linewidth=1.4)
-        axes.set_title(f"{pair[0]} looks at {pair[1]}", fontsize=10)
+        axes.set_title(f"{pair[0]} looks at {pair[1]}", fontsize=10, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("words later", fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)
     with replacing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix.removeprefix(".") or "png")
 
@@ -150,13 +150,14 @@ def attention_figure(
         axes.set_visible(True)
         queries, keys = (int(layouts[name].lengths[item]) for name in (target, source))
         axes.imshow(weights[item, :queries, :keys], aspect="auto", cmap="Greys", interpolation="nearest", vmin=0)
-        axes.set_title(f"{target} looks at {source}", fontsize=10)
+        axes.set_title(f"{target} looks at {source}", fontsize=10, parse_math=False)
         for name, axis, length in ((target, axes.yaxis, queries), (source, axes.xaxis, keys)):
             if name == "text" and len(words) == length:
+                shown = [visible(word) for word in words]
                 rotation = 90 if axis is axes.xaxis else 0
-                axis.set_ticks(range(length), list(words), fontsize=7, rotation=rotation)
+                axis.set_ticks(range(length), shown, fontsize=7, rotation=rotation, parse_math=False)
             else:
-                axis.set_label_text(f"{name} (row)", fontsize=8)
+                axis.set_label_text(f"{name} (row)", fontsize=8, parse_math=False)
         for event in events:
             if event.item == item:
                 x, y = event.rows[source] - 0.5, event.rows[target] - 0.5
@@ -164,6 +165,6 @@ def attention_figure(
                 box.set(fill=False, edgecolor="#c0265d", linewidth=1.4)
                 axes.add_patch(box)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)
     with replacing(path) as part:
         figure.savefig(part, dpi=150, format=path.suffix.removeprefix(".") or "png")

@@ -69,7 +69,7 @@ class MissingModality:
             heights = [found[kind][self.metric] for found in self.rows.values()]
             axes.bar(places, heights, width * 0.92, color=shades[i], label=kind)
         axes.axhline(self.clean[self.metric], color="#c0265d", linewidth=1.2, label=CLEAN)
-        axes.set_xticks(range(len(self.rows)), list(self.rows))
+        axes.set_xticks(range(len(self.rows)), list(self.rows), parse_math=False)
         axes.set_ylabel("mean absolute error" if self.metric == "mae" else self.metric)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right center", frameon=False, fontsize="small")

@@ -29,10 +29,12 @@ export function asJson(value: unknown): Blob {
   return new Blob([JSON.stringify(value)], { type: "application/json" });
 }
 
-// RFC 4180: a line a row, quotes where a value needs them.
+// RFC 4180: a line a row, quotes where a value needs them. A text that a spreadsheet would compute begins with an
+// apostrophe, as in the tables that commands write.
 export function csv(names: string[], rows: unknown[][]): string {
   const cell = (value: unknown): string => {
-    const text = value === null || value === undefined ? "" : String(value);
+    const plain = value === null || value === undefined ? "" : String(value);
+    const text = /^[=+\-@\t\r]/.test(plain) && Number.isNaN(Number(plain)) ? `'${plain}` : plain;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   return [names, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");

@@ -145,6 +145,10 @@ test("attention between streams, direction by direction", () => {
   near(weightsOf(said, data, 1, -1, -1), [0.5, 0.1]);
 });
 
+test("answers as CSV: nothing that a spreadsheet computes", () => {
+  assert.equal(csv(["=a"], [["=HYPERLINK(1)"], ["@SUM(A1)"], ["-1.5"], [-2], ["+49 1"]]), "'=a\r\n'=HYPERLINK(1)\r\n'@SUM(A1)\r\n-1.5\r\n-2\r\n'+49 1\r\n");
+});
+
 test("answers as CSV: quotes where a value needs them", () => {
   assert.equal(csv(["row", "text"], [[1, 'a "b", c'], [2, null], [3, "two\nlines"]]), 'row,text\r\n1,"a ""b"", c"\r\n2,\r\n3,"two\nlines"\r\n');
 });
