@@ -55,7 +55,7 @@ def test_other_columns_become_labels_and_numbers(table: Path) -> None:
 def test_a_label_of_many_numbers_is_cut_into_quarters(table: Path, tmp_path: Path) -> None:
     lines = ["image,text,n", *(f"{table.parent}/{i % 12}.png,text {i},{i * 1.5}" for i in range(80))]
     (tmp_path / "n.csv").write_text("\n".join(lines))
-    counts = Counter(pair_columns(open_source(tmp_path / "n.csv"), labels=["n"]).labels["n"])
+    counts = Counter(pair_columns(open_source(tmp_path / "n.csv", images=table.parent), labels=["n"]).labels["n"])
     assert len(counts) == 4 and set(counts.values()) <= {19, 20, 21} and "over 88.875" in counts
 
 

@@ -450,6 +450,20 @@ def read_subtitle_files(folder: Path) -> None:
     read_video_info(folder / "info.csv")
 
 
+def write_narrated(folder: Path) -> None:
+    make_video(folder / "a.mp4", 8)
+    both(text("a.srt", CUES), as_json("caption.json", CAPTION), text("info.csv", "video_id,task\na,12\n"))(folder)
+
+
+@target("narrated", "data.videos.narrated.open_narrated", write=write_narrated, names=[".srt", ".json", ".csv"])
+def read_narrated(folder: Path) -> None:
+    from coalign.data.videos.narrated import Moments, open_narrated
+
+    for captions in (None, folder / "caption.json"):
+        opened = open_narrated(folder, captions=captions, info=folder / "info.csv")
+        list(Moments(opened.checked().videos))
+
+
 def write_features(folder: Path) -> None:
     for name in ("a", "b"):
         times = torch.tensor([[0.0, 1.5], [1.5, 3.0]])
@@ -460,6 +474,7 @@ def write_features(folder: Path) -> None:
     "clip-features",
     "data.videos.clip_features.ClipFeatures",
     "data.videos.clip_features.read_features",
+    "data.videos.clip_features._shape",
     write=write_features,
 )
 def read_clip_features(folder: Path) -> None:

@@ -59,13 +59,7 @@ def marked() -> dict[str, str]:
 def test_every_reader_has_a_target() -> None:
     covered = {cover for target in TARGETS for cover in target.covers}
     assert len(marked()) > 40
-    assert sorted(set(marked()) - covered - NOT_FUZZED) == []
-
-
-NOT_FUZZED = {
-    "coalign.data.videos.clip_features._shape",  # by clip-features
-    "coalign.data.videos.narrated.open_narrated",  # a folder of what video and subtitles cover
-}
+    assert sorted(set(marked()) - covered) == []
 
 
 def test_every_module_that_opens_files_marks_its_reader() -> None:

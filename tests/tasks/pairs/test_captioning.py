@@ -95,7 +95,7 @@ def test_captions_are_printed_and_written_as_pairs(run: Path, pictures: Path, tm
     out = tmp_path / "captions.jsonl"
     given = ["caption", str(run), "--data", str(pictures / "right.jsonl"), "--out", str(out)]
     assert status(given) == 0
-    source = open_source(out)
+    source = open_source(out, images=pictures)
     assert [source[i].texts for i in range(len(source))] == [(said(name),) for name in COLOURS]
     assert status(given) == 2  # it is there already
     assert "exists already" in capsys.readouterr().err
@@ -114,7 +114,7 @@ def test_wrong_pairs_are_found_and_captions_take_their_place(run: Path, pictures
     lost = [json.loads(line) for line in dropped.read_text().splitlines()]
     assert {Path(row["image"]).stem: row["text"] for row in lost} == {n: said(w) for n, w in wrong.items()}
     assert all(row["origin"] == "data" and row["score"] < 0.5 for row in lost)
-    clean = open_source(out)
+    clean = open_source(out, images=pictures)
     found = {Path(clean[i].image).stem: clean[i].texts for i in range(len(clean))}
     assert found == {name: (said(name),) for name in COLOURS}
     assert noisy.read_bytes() == before

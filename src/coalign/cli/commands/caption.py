@@ -47,7 +47,8 @@ def command(
         pictures: The files to describe.
         images: With --data: the folder that image paths are relative to.
         split: With --data: only this split.
-        out: A .jsonl or .csv with the columns image and text, which is read as pairs again. By default printed.
+        out: A .jsonl or .csv with the columns image and text, which is read as pairs again, with --images FOLDER where
+            the pictures do not lie beside or below it. By default printed.
         overwrite: Replace the file if it exists.
         system: Whose file RUN is, where it is no run: blip or coca.
         vocab: With --system: the model's vocabulary.
