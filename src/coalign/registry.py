@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -243,13 +244,13 @@ def _load_run(path: Path, described: Mapping[str, Any]) -> Model:
     tensors = read_tensors(path / "model.safetensors")
     _check_sizes(path, ours["config"], tensors)
     with shapes_alone():  # what does not fit is known before memory is taken
-        planned = offer.model(config).state_dict()
+        model = offer.model(config)
+    planned = model.state_dict()
     wrong = [name for name, tensor in tensors.items() if name in planned and planned[name].shape != tensor.shape]
     if wrong:
         sizes = f"{list(tensors[wrong[0]].shape)}, not {list(planned[wrong[0]].shape)}"
         raise InputError(f"{path}: weights do not fit its config.json: {wrong[0]} is {sizes}")
-    model = offer.model(config)
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing, unexpected = _with_memory(model).load_state_dict(tensors, strict=False)
     if missing or unexpected:
         raise InputError(f"{path}: weights do not fit its config.json: {[*missing, *unexpected][:3]}")
     return model
@@ -333,11 +334,13 @@ def _fill(
     tensors: Mapping[str, Tensor],
     image_size: int | tuple[int, int] | None,
 ) -> Loaded:
-    model, offer = _build(entry, config, head, layout, tensors)
+    with shapes_alone():
+        model, offer = _build(entry, config, head, layout, tensors)
     read = offer.weights[layout](model.config).load(tensors)
     if image_size is not None:
         small = model
-        model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout, tensors)
+        with shapes_alone():
+            model, _ = _build(entry, entry.with_image_size(config, image_size), head, layout, tensors)
         for name, tensor in model.state_dict().items():
             if name in entry.position_tables and read.state[name].shape != tensor.shape:
                 how: Any = entry.position_tables[name]
@@ -347,8 +350,19 @@ def _fill(
                 table = read.state[name].flatten(0, -2)
                 new = resize_positions(table, grid, old_grid=old, prefix=prefix, method=method)
                 read.state[name] = new.view_as(tensor)
-    model.load_state_dict(read.state)
+    _with_memory(model).load_state_dict(read.state)
     return Loaded(model, layout=layout, carried=read.carried)
+
+
+def _with_memory(model: Model) -> Model:
+    """A model of shapes alone with memory of any content, for weights that fill all of it: initial numbers that are
+    replaced at once would take longer than reading them."""
+    device = torch.get_default_device()
+
+    def empty(tensor: Tensor) -> Tensor:  # with its strides; `to_empty` does the same and imports sympy for it
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+    return model._apply(empty)  # pyright: ignore[reportPrivateUsage]
 
 
 def from_plain(kind: Any, value: Any) -> Any:

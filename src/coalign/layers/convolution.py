@@ -55,9 +55,13 @@ class ConvNorm(nn.Module):
 
     def fold(self) -> None:
         """Takes the norm into the convolution, in place: the same numbers in eval mode, in one pass over the map."""
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return
+        if self.conv.weight.is_meta:  # no numbers to fold, and torch's arithmetic of shapes imports its compiler
+            self.conv.bias = nn.Parameter(self.norm.bias.detach(), requires_grad=self.conv.weight.requires_grad)
+        else:
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
-            self.norm = nn.Identity()
+        self.norm = nn.Identity()
 
 
 def conv_same(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Tensor:

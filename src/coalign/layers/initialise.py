@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 def shapes_alone() -> Generator[None]:
     """Tensors that are made meanwhile have shapes and no values (the meta device); a model of any size takes no memory.
 
-    Initialisers leave them as they are: on that device random numbers import torch's compiler, which takes seconds.
+    Initialisers leave them as they are: on that device random numbers and sums import torch's compiler, which takes
+    seconds.
     """
     with torch.device("meta"), _Unfilled():
         yield
@@ -25,12 +26,19 @@ def shapes_alone() -> Generator[None]:
 class _Unfilled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        if getattr(func, "__module__", "") == nn.init.__name__ or getattr(func, "__name__", "") in _FILLING:
+        name = getattr(func, "__name__", "")
+        if getattr(func, "__module__", "") == nn.init.__name__ or name in _FILLING:
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        return (torch.empty if name in _DRAWING else func)(*args, **(kwargs or {}))
 
 
-_FILLING = ("normal_", "uniform_", "zero_", "fill_")
+_FILLING = ("normal_", "uniform_", "zero_", "fill_", "normalize")
+_DRAWING = ("randn", "rand")
+
+
+def drawn_parameter(*shape: int, std: float = 1.0) -> Parameter:
+    """A parameter of normal numbers with deviation `std`."""
+    return Parameter(nn.init.normal_(torch.empty(shape), std=std))
 
 
 def zero_bias(module: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parameter import Parameter
 
+from coalign.layers.initialise import drawn_parameter
 from coalign.layers.sincos import sincos_positions
 
 Positions = Literal["shared", "by_channel", "absolute", "none"]
@@ -68,8 +69,8 @@ class LocalAttention(nn.Module):
             first, second = width // 2, width - width // 2
             rows, columns = (second, first) if positions == "shared" else (first, second)
             deviation = (out_channels // heads) ** -0.5  # scores of order 1, as no 1/sqrt(d) tames them
-            self.row = Parameter(torch.randn(rows, kernel) * deviation)
-            self.column = Parameter(torch.randn(columns, kernel) * deviation)
+            self.row = drawn_parameter(rows, kernel, std=deviation)
+            self.column = drawn_parameter(columns, kernel, std=deviation)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         if self.positions == "absolute":
@@ -232,13 +233,13 @@ class AttentionStem(nn.Module):
         self.query, self.key = (nn.Conv2d(channels, out_channels, 1, bias=False) for _ in range(2))
         self.value = Parameter(torch.empty(mixtures, out_channels, channels, 1, 1))
         places = kernel if place == "block" else image_size + 2 * (kernel // 2)
-        self.row, self.column = (Parameter(torch.randn(places, out_channels)) for _ in range(2))
-        self.mixture = Parameter(torch.randn(mixtures, out_channels) * out_channels**-0.5)
+        self.row, self.column = (drawn_parameter(places, out_channels) for _ in range(2))
+        self.mixture = drawn_parameter(mixtures, out_channels, std=out_channels**-0.5)
         self.relative_row = self.relative_column = None
         if place == "image":
             half = out_channels // 2
-            self.relative_column = Parameter(torch.randn(half, kernel) * out_channels**-0.5)
-            self.relative_row = Parameter(torch.randn(out_channels - half, kernel) * out_channels**-0.5)
+            self.relative_column = drawn_parameter(half, kernel, std=out_channels**-0.5)
+            self.relative_row = drawn_parameter(out_channels - half, kernel, std=out_channels**-0.5)
         for weight in (self.query.weight, self.key.weight, *self.value):
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.layers.attention import Activation, Attention, FeedForward
+from coalign.layers.initialise import drawn_parameter
 from coalign.ops.attention import Mask
 from coalign.types import Layout, Packed, Record
 
@@ -46,7 +47,7 @@ class QueryPooling(nn.Module):
 
     def __init__(self, dim: int, context_dim: int, heads: int, queries: int, eps: float) -> None:
         super().__init__()
-        self.query = Parameter(torch.randn(queries, dim) * dim**-0.5)
+        self.query = drawn_parameter(queries, dim, std=dim**-0.5)
         self.attention = Attention(dim, context_dim, heads=heads)
         self.query_norm, self.key_norm = nn.LayerNorm(dim, eps), nn.LayerNorm(context_dim, eps)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
 from coalign.layers.attention import Attention
+from coalign.layers.initialise import drawn_parameter
 from coalign.ops.attention import Mask
 from coalign.types import Packed, Record
 
@@ -83,7 +83,7 @@ class ModifiedResNet(nn.Module):
                 channels = 4 * width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.positions = Parameter(torch.randn(1 + c.grid_size[0] * c.grid_size[1], c.dim) / c.dim**0.5)
+        self.positions = drawn_parameter(1 + c.grid_size[0] * c.grid_size[1], c.dim, std=c.dim**-0.5)
         self.pool = Attention(c.dim, out_dim=embed_dim, heads=c.heads)
         for name, parameter in self.named_parameters():
             if name.endswith("bn3.weight") and "stages" in name:  # each block starts as its shortcut (section 2.5)

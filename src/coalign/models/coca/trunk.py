@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
+from coalign.layers.initialise import drawn_parameter
 from coalign.layers.transformer import BlockConfig, Context, Encoder, TransformerBlock
 from coalign.ops.attention import Mask
 from coalign.trunks.text import TextConfig, init_by_depth
@@ -93,7 +93,7 @@ class ClassLastText(nn.Module):
         self.config = config
         self.word = nn.Embedding(c.vocab_size, c.dim)
         self.position = nn.Embedding(c.positions, c.dim)
-        self.class_token = Parameter(torch.randn(c.dim) * 0.01)
+        self.class_token = drawn_parameter(c.dim, std=0.01)
         self.encoder = Encoder(c.block, c.depth, final_norm=False)
         self.norm = nn.LayerNorm(c.dim, c.eps)
         nn.init.normal_(self.word.weight, std=0.02)

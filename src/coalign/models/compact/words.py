@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class WordPatches(nn.Module):
         super().__init__()
         self.image = nn.Linear(EfficientNetStem.width, dim)
         self.text = FeedForward(text_dim, hidden, dim, dropout=dropout)
-        self.log_scale = Parameter(torch.tensor(14.0).log())
+        self.log_scale = Parameter(torch.tensor(math.log(14.0)))
         self.register_buffer("mean", torch.zeros(EfficientNetStem.width, 1, 1))
         self.register_buffer("std", torch.ones(EfficientNetStem.width, 1, 1))
         self.objective = LateInteraction()
