@@ -93,3 +93,11 @@ def test_of_a_very_large_table_some_samples_are_looked_at(table: Path, monkeypat
     monkeypatch.setattr(quarantine, "MOST", 4)
     checked = check_source(open_source(table), limit=0.3)
     assert checked.indices == (3,) and checked.total == 10 and len(checked.source) == 9
+
+
+def test_a_row_takes_forty_bytes_beside_its_path_and_text() -> None:
+    builder, rows = PairsBuilder("t.csv", Path()), 5000
+    for number in range(rows):
+        builder.add(f"{number:08}.png", ["a text of some words"], number)
+    held = len(pickle.dumps(builder.build())) / rows - len("00000000.pnga text of some words")
+    assert held < 42  # in a process of a million rows 80 are taken: `benchmarks/growing.py table`

@@ -144,7 +144,7 @@ class PairsBuilder:
             why = f"; the first of {len(broken)} broken rows: {broken[0]}" if broken else ""
             what = "pair of image and text" if self._needs_text else "image"
             raise InputError(f"{self.file}: holds no usable {what}{part}{why}")
-        ids, shared = np.array(self._ids, dtype=np.int64), np.array(self._shared, dtype=bool)
+        ids, shared = np.frombuffer(self._ids, dtype=np.int64), np.frombuffer(self._shared, dtype=bool)
         places = np.flatnonzero(shared)
         _, first, of = np.unique(ids[places], return_index=True, return_inverse=True)
         ids[places] = places[first[of]]
@@ -152,9 +152,9 @@ class PairsBuilder:
             self.file,
             self._root,
             self._images.build(),
-            StringLists(self._texts.build(), np.array(self._ends, dtype=np.int64)),
+            StringLists(self._texts.build(), np.frombuffer(self._ends, dtype=np.int64)),
             ids,
-            self._names.build() if len(self._names) else np.array(self._rows, dtype=np.int64),
+            self._names.build() if len(self._names) else np.frombuffer(self._rows, dtype=np.int64),
             self._problems,
         )
 

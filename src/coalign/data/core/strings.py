@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from tempfile import SpooledTemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
-IN_MEMORY = 1 << 26
+IN_MEMORY = 1 << 24
 """Bytes of strings above which they are in a temporary file that is mapped into memory."""
 
 
@@ -43,7 +43,8 @@ class StringsBuilder:
 
     def __init__(self) -> None:
         self.kind: type | None = None
-        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - lives as long as the strings
+        self._waiting, self._written = bytearray(), 0
+        self._file: Any = None
         self._ends = array("q", [0])
 
     def __len__(self) -> int:
@@ -52,19 +53,26 @@ class StringsBuilder:
     def add(self, item: str | bytes) -> None:
         """One string, of the kind of those before."""
         self.kind = type(item)
-        part = item.encode() if isinstance(item, str) else item
-        self._file.write(part)
-        self._ends.append(self._ends[-1] + len(part))
+        self._waiting += item.encode() if isinstance(item, str) else item
+        self._ends.append(self._written + len(self._waiting))
+        if len(self._waiting) > IN_MEMORY:
+            self._write()
+
+    def _write(self) -> Any:
+        self._file = self._file or TemporaryFile()  # noqa: SIM115 - lives as long as the strings
+        self._written += self._file.write(self._waiting)
+        self._waiting = bytearray()
+        return self._file
 
     def build(self) -> Strings:
         """The strings."""
-        if self._ends[-1] <= IN_MEMORY:
-            self._file.seek(0)
-            content: Any = np.frombuffer(self._file.read(), dtype=np.uint8)
+        if self._file is None:
+            content: Any = np.frombuffer(bytes(self._waiting), dtype=np.uint8)
         else:
-            self._file.flush()
-            content = np.memmap(self._file, dtype=np.uint8, mode="r", shape=(self._ends[-1],))
-        return Strings(content, np.array(self._ends, dtype=np.int64), self.kind is not bytes)
+            file = self._write()
+            file.flush()
+            content = np.memmap(file, dtype=np.uint8, mode="r", shape=(self._written,))
+        return Strings(content, np.frombuffer(self._ends, dtype=np.int64), self.kind is not bytes)
 
 
 class StringLists:

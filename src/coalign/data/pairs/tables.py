@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -30,6 +31,8 @@ TEXT_COLUMNS = (
 )
 SPLIT_COLUMN = "split"
 
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""Bytes that are not UTF-8, as lone surrogates."""
 _LOOK_AHEAD = 100  # records of a JSONL file that are looked at for its fields
 
 
@@ -197,11 +200,11 @@ def _recognised(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------- delimited text
 def _read_delimited(path: Path, encoding: str | None, *, header: bool = True, quoted: bool = True) -> Opened:
     lines = _lines(path, encoding)
-    begin = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if begin is None:
+    begin, head = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
+    if not head:
         raise InputError(f"{path}: is empty")
-    delimiter = _delimiter(path, lines[begin])
-    records = _records(lines[begin:], delimiter) if quoted else _split(lines[begin:], delimiter)
+    delimiter, lines = _delimiter(path, head), chain([head], lines)
+    records = _records(lines, delimiter) if quoted else _split(lines, delimiter)
     first = next(records)
     names = [name.strip() for name in first[1] or []]
     if not header:
@@ -224,15 +227,15 @@ def _read_delimited(path: Path, encoding: str | None, *, header: bool = True, qu
     return names, rows
 
 
-def _split(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+def _split(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
     """(line, fields) of every line that is not empty, quotes being letters like others."""
     for number, line in enumerate(lines, 1):
         if line.strip("\r\n"):
             yield number, line.rstrip("\r\n").split(delimiter)
 
 
-def _lines(path: Path, encoding: str | None) -> list[str]:
-    """The file's lines. Bytes that are not UTF-8 come out as lone surrogates, which `_decoded` turns back."""
+def _lines(path: Path, encoding: str | None) -> Iterator[str]:
+    """The file's lines, one by one. Bytes that are not UTF-8 come out as lone surrogates, which `_decoded` mends."""
     with regular(path).open("rb") as file:
         head = file.read(4096)
     if encoding is None and head[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -242,7 +245,7 @@ def _lines(path: Path, encoding: str | None) -> list[str]:
     errors = "surrogateescape" if encoding is None else "strict"
     try:
         with path.open(encoding=encoding or "utf-8-sig", errors=errors, newline="") as file:
-            return list(file)
+            yield from file
     except (UnicodeError, LookupError) as error:
         raise InputError(f"{path}: cannot be read as {encoding}: {error}") from error
 
@@ -254,26 +257,38 @@ def _delimiter(path: Path, header: str) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
     """(line, fields) of every record; None for a line with a quote that never closes.
 
     One such quote makes a plain reader take everything up to the next quote as one field. So reading is strict, and
     where it fails the line is read alone and reading begins anew after it.
     """
-    at = 0
-    while at < len(lines):
-        reader = csv.reader(islice(lines, at, None), delimiter=delimiter, strict=True)
-        begin = 0
+    rest, again, record = iter(lines), deque[str](), list[str]()
+
+    def fed() -> Iterator[str]:
+        """Lines to read again, then the others; those of a record are kept until it ends."""
+        while True:
+            line = again.popleft() if again else next(rest, None)
+            if line is None:
+                return
+            record.append(line)
+            yield line
+
+    at = 1
+    while True:
+        reader = csv.reader(fed(), delimiter=delimiter, strict=True)
         try:
             for fields in reader:
                 if fields:
-                    yield at + begin + 1, fields
-                begin = reader.line_num
+                    yield at, fields
+                at += len(record)
+                record.clear()
             return
         except csv.Error:
-            at += begin
-            yield at + 1, _one_line(lines[at], delimiter)
+            yield at, _one_line(record[0], delimiter)
             at += 1
+            again.extendleft(reversed(record[1:]))
+            record.clear()
 
 
 def _one_line(line: str, delimiter: str) -> list[str] | None:
@@ -291,7 +306,7 @@ def _one_line(line: str, delimiter: str) -> list[str] | None:
 
 def _decoded(number: int, fields: dict[str, str]) -> Row:
     """The row with bytes that are not UTF-8 read as Windows-1252, and a note of it."""
-    broken = [name for name, value in fields.items() if any("\udc80" <= char <= "\udcff" for char in value)]
+    broken = [name for name, value in fields.items() if not value.isascii() and _ESCAPED.search(value)]
     if not broken:
         return Row(number, fields)
     try:
