@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from toy import WORDS, ToyModel
 
+import coalign.recipes
 from coalign.data.core.batches import Batches
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
@@ -171,3 +173,18 @@ def test_the_seed_draws_the_weights_and_accumulation_makes_the_step_of_one_batch
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     assert read_metrics(sorted(tmp_path.iterdir())[0] / "metrics.jsonl")[0]["step"] == 1
+
+
+def test_no_recipe_writes_before_its_lock_is_held_and_its_settings_stand() -> None:
+    """In a function that trains, whatever writes comes after `begin` or `fit`."""
+    names, trains = {"save", "save_file", "save_model", "write_text", "write_bytes", "replace_file", "write_corpus"}, 0
+    for file in sorted(Path(coalign.recipes.__path__[0]).rglob("*.py")):
+        for function in (
+            node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)
+        ):
+            calls = [(node.lineno, ast.unparse(node.func)) for node in ast.walk(function) if isinstance(node, ast.Call)]
+            began = [line for line, call in calls if call in ("experiment.begin", "experiment.fit")]
+            wrote = [line for line, call in calls if call.rpartition(".")[2] in names]
+            trains += bool(began)
+            assert not began or not wrote or min(began) < min(wrote), f"{file}, line {min(wrote)}"
+    assert trains >= 12

@@ -409,3 +409,17 @@ def test_one_row_that_is_no_utf8_costs_its_row_alone(make_images: Callable[..., 
     source = open_source(folder / "t.parquet")
     assert [sample.texts for sample in source] == [("one",), ("three",)]
     assert source.problems[0].where.row == 2 and "utf-8" in source.problems[0].reason
+
+
+def test_offsets_of_a_saved_set_that_lead_out_of_its_text_are_refused(make_images: Callable[..., Path]) -> None:
+    datasets = pytest.importorskip("datasets")
+    folder = make_images(2)
+    rows = {"image": [f"img/{n:03d}.png" for n in range(2)], "text": ["a" * 7, "b" * 11]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(folder / "set"))
+    assert len(open_source(folder / "set", images=folder)) == 2
+    (file,) = (folder / "set").glob("*.arrow")
+    sound, far = (np.array([0, 7, end], "<i4").tobytes() for end in (18, 1 << 30))
+    assert file.read_bytes().count(sound) == 1
+    file.write_bytes(file.read_bytes().replace(sound, far))
+    with pytest.raises(InputError, match="set"):
+        open_source(folder / "set", images=folder)
