@@ -142,8 +142,12 @@ def _wait(device: torch.device) -> None:
 
 def _train(line: list[str], device: str) -> None:
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
-        coalign(["train", *line, "--log-every", "1", "--device", device])
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            coalign(["train", *line, "--log-every", "1", "--device", device])
+    except SystemExit as end:
+        if end.code:
+            raise AssertionError(" ".join(said.getvalue()[-500:].split())) from end
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ EXTRAS = {
     "av": "video",
     "soundfile": "audio",
     "faiss": "faiss",
+    "fsspec": "cloud",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",

@@ -2,7 +2,8 @@
 
 Opening reads the tar headers alone and notes where every picture and text lies. From then on a shard is read in
 place, so training knows its length, can begin again at any sample, and splits the data over ranks and workers exactly;
-nothing is unpacked, and no more than a sample is held in memory.
+nothing is unpacked, and no more than a sample is held in memory. A shard behind a URL is read through once, and its
+list of places kept in the cache folder; a sample is then one request.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from coalign.data.core import remote
 from coalign.data.core.samples import Ids, Problem, Sample, Source, Where, clean_texts
 from coalign.data.core.strings import Strings
 from coalign.data.images.decode import BadSample
 from coalign.data.pairs.folders import IMAGE_SUFFIXES, decode_text, parse_texts
 from coalign.data.pairs.tables import TEXT_COLUMNS
 from coalign.errors import InputError
-from coalign.files import inside, regular
+from coalign.files import inside, read_json, regular, replace_file
 
 TEXT_ENDINGS = ("txt", "text", "caption", "captions", "cap", "json")
 WINDOW = 4096
@@ -48,7 +50,7 @@ class TarShards(Source):
 
     def __init__(
         self,
-        shards: Sequence[Path],
+        shards: Sequence[Path | str],
         *,
         image_column: str | None = None,
         text_column: str | Sequence[str] | None = None,
@@ -64,7 +66,7 @@ class TarShards(Source):
         keys: list[str] = []
         problems: list[Problem] = []
         for number, shard in enumerate(self._shards):
-            for key, files in _samples(shard, problems):
+            for key, files in (_kept if remote.is_url(shard) else _samples)(shard, problems):
                 image, text = self._choose_image(files), self._choose_text(files)
                 if image is None or text is None:
                     held = ", ".join(file.ending for file in files)
@@ -89,9 +91,7 @@ class TarShards(Source):
         shard, image_at, image_size, text_at, text_size, as_json = self._places[index].tolist()
         where = Where(self._shards[shard], str(self._keys[index]))
         try:
-            with Path(self._shards[shard]).open("rb") as file:
-                raw = _read(file, text_at, text_size)
-                image = _read(file, image_at, image_size)
+            raw, image = _read(where.file, (text_at, text_size), (image_at, image_size))
             text, note = decode_text(raw)
             texts = parse_texts(text, bool(as_json), self._text or TEXT_COLUMNS)
         except (ValueError, OSError, RecursionError) as error:
@@ -125,8 +125,9 @@ class TarShards(Source):
         return next((by_ending[ending] for ending in endings if ending in by_ending), None)
 
 
-def find_shards(data: str | Path) -> list[Path]:
-    """The shards that a name stands for: a tar file, a folder of them, a glob, or a range as in `{0000..0009}.tar`.
+def find_shards(data: str | Path) -> list[Path] | list[str]:
+    """The shards that a name stands for: a tar file, a folder of them, a glob, or a range as in `{0000..0009}.tar`; of
+    URLs too.
 
     Raises:
         InputError: There are none, or one of a range is missing.
@@ -136,10 +137,15 @@ def find_shards(data: str | Path) -> list[Path]:
     if span:
         width = len(span[1])
         numbers = range(int(span[1]), int(span[2]) + 1)
-        shards = [Path(f"{text[: span.start()]}{number:0{width}d}{text[span.end() :]}") for number in numbers]
+        names = [f"{text[: span.start()]}{number:0{width}d}{text[span.end() :]}" for number in numbers]
+        if remote.is_url(text):
+            return names
+        shards = [Path(name) for name in names]
         missing = [shard for shard in shards if not shard.is_file()]
         if missing:
             raise InputError(f"{missing[0]}: no such shard ({len(missing)} of {len(shards)} in {text} are missing)")
+    elif remote.is_url(text):
+        return _find_remote(text)
     elif Path(text).is_dir():
         shards = inside(text, sorted(Path(text).glob("*.tar")))
     else:
@@ -149,22 +155,48 @@ def find_shards(data: str | Path) -> list[Path]:
     return shards
 
 
+def _find_remote(url: str) -> list[str]:
+    one = remote.plain(url).endswith(".tar") and not set("*[") & set(url)
+    found = [url] if one else remote.find(url if url.endswith(".tar") else f"{url.rstrip('/')}/*.tar")
+    if not found:
+        raise InputError(f"{url}: no such shards")
+    return found
+
+
 class _Bounded(io.BufferedReader):
     """A file whose reads ask for no more than is there: the header of a tar file may claim any size."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(io.FileIO(path))
-        self._bytes = os.fstat(self.fileno()).st_size
+    def __init__(self, name: str) -> None:
+        if remote.is_url(name):
+            self.length: int = remote.describe(name)["size"]
+            super().__init__(remote.Remote(name, self.length), remote.READ_AHEAD)
+        else:
+            self.length = regular(name).stat().st_size
+            super().__init__(io.FileIO(name))
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > 1 << 20:
-            size = max(min(size, self._bytes - self.tell()), 0)
+            size = max(min(size, self.length - self.tell()), 0)
         return super().read(size)
+
+
+def _kept(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File]]]:
+    """Those of a shard behind a URL, which is read through once."""
+    place = remote.cached(shard, "shards")
+    if not place.is_file():
+        found: list[Problem] = []
+        samples = [(key, [(f.ending, f.offset, f.size) for f in files]) for key, files in _samples(shard, found)]
+        about = {"samples": samples, "problems": [(str(problem.where.row), problem.reason) for problem in found]}
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(place, lambda part: part.write_text(json.dumps(about), "utf-8"))
+    about = read_json(place)
+    problems.extend(Problem(Where(shard, row), reason) for row, reason in about["problems"])
+    for key, files in about["samples"]:
+        yield key, [_File(*file) for file in files]
 
 
 def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File]]]:
     """Runs of files with one key. A shard that is cut short gives what comes before."""
-    size = regular(shard).stat().st_size
     key: str | None = None
     files: list[_File] = []
     try:
@@ -174,7 +206,7 @@ def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_F
                 stem, _, ending = name.partition(".")
                 if not member.isfile() or not stem or not ending or name.startswith("__"):
                     continue
-                if member.size < 0 or member.offset_data + member.size > size:
+                if member.size < 0 or member.offset_data + member.size > file.length:
                     problems.append(Problem(Where(shard, member.name), "the shard is cut short here"))
                     break
                 here = f"{folder}/{stem}" if folder else stem
@@ -191,12 +223,24 @@ def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_F
         yield key, files
 
 
-def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    data = file.read(size)
-    if len(data) != size:
-        raise OSError("the shard has become shorter than it was")
-    return data
+def _read(shard: str, *parts: tuple[int, int]) -> list[bytes]:
+    """The bytes of files of a shard, each by where it begins and its size."""
+    begin, end = min(at for at, _ in parts), max(at + size for at, size in parts)
+    if remote.is_url(shard):
+        together = end - begin <= sum(size for _, size in parts) + remote.READ_AHEAD
+        held = remote.read(shard, begin, end) if together else b""
+        return [
+            held[at - begin : at - begin + size] if together else remote.read(shard, at, at + size)
+            for at, size in parts
+        ]
+    found: list[bytes] = []
+    with Path(shard).open("rb") as file:
+        for at, size in parts:
+            file.seek(at)
+            found.append(file.read(size))
+            if len(found[-1]) != size:
+                raise OSError("the shard has become shorter than it was")
+    return found
 
 
 def _stable_id(shard: str, key: str) -> int:

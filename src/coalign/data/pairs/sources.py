@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from coalign.data.core import remote
 from coalign.data.core.samples import InMemory, Sample, Source
 from coalign.data.images.decode import ImageLike
 from coalign.data.pairs.captions import is_coco, is_karpathy, read_coco, read_karpathy
@@ -44,7 +45,9 @@ def open_source(
         data: A table (CSV, TSV, JSONL, JSON records, Parquet) with a column of image paths and columns of texts; a
             folder of images with a `.txt` or `.json` beside each; COCO captions JSON; a Karpathy split JSON; a folder
             saved by `datasets` or the name of a hub data set (extra `hub`); WebDataset shards (a tar, a folder of
-            tars, a glob, a range `{0000..0009}.tar`); or pairs in memory.
+            tars, a glob, a range `{0000..0009}.tar`); or pairs in memory. Shards and tables may be URLs that fsspec
+            knows (`s3://`, `gs://`, `hf://`, `https://`; extra `cloud`); a table is copied to the cache folder, and
+            pictures it names by a path lie in `images`.
         image_column: The column of the image; None finds it by its name. Of shards: the file ending.
         text_column: The column or columns of texts; None finds them by name. Of shards: the file ending, or a field of
             the JSON.
@@ -68,7 +71,10 @@ def open_source(
         raise InputError(f"{folder}: no such folder of images")
     path = Path(data)
     name = os.fspath(data)
-    if path.suffix == ".tar" or (path.is_dir() and _holds_shards(path)):
+    if remote.is_url(name) and is_table(Path(remote.plain(name))):
+        path = remote.copy(name)
+        folder = folder or path.parent
+    elif remote.is_url(name) or path.suffix == ".tar" or (path.is_dir() and _holds_shards(path)):
         _refuse_split(name, split)
         return TarShards(find_shards(name), image_column=image_column, text_column=text_column)
     if path.is_dir():

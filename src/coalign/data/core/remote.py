@@ -1,0 +1,146 @@
+"""Files behind URLs, through fsspec: `s3://`, `gs://`, `hf://`, `http(s)://` and what else it knows, chains too
+(`filecache::s3://…` keeps a copy on disk)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coalign.errors import InputError
+from coalign.extras import optional
+from coalign.files import cache_folder, replace_file
+
+fsspec = optional("fsspec")
+
+T = TypeVar("T")
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further try, where a connection broke or a server failed."""
+READ_AHEAD = 1 << 22
+"""Bytes that one request asks for where a file is read from its beginning on."""
+
+
+def is_url(name: str) -> bool:
+    """Whether fsspec is to read it: letters before `://`, or a chain of such with `::`."""
+    return re.match(r"[A-Za-z][\w+.-]+(::[A-Za-z][\w+.-]+)*://", name) is not None
+
+
+def plain(url: str) -> str:
+    """The URL without what is asked of a server (`?…`), for its ending."""
+    return url.partition("?")[0] if "http" in url.partition("://")[0] else url
+
+
+def find(pattern: str) -> list[str]:
+    """The URLs that a glob of URLs stands for, in order."""
+    chain, separator, target = pattern.rpartition("::")
+    system, path = _system(target)
+    found: list[str] = _try(pattern, lambda: system.glob(path))
+    return sorted(f"{chain}{separator}{system.unstrip_protocol(name)}" for name in found)
+
+
+def describe(url: str) -> dict[str, Any]:
+    """What its server says of a file: its `size`, and what changes when it is written anew."""
+    system, path = _system(url)
+    about: dict[str, Any] = _try(url, lambda: system.info(path))
+    if not isinstance(about.get("size"), int):
+        raise InputError(f"{url}: the server does not say how long it is")
+    return about
+
+
+def cached(url: str, kind: str) -> Path:
+    """Where something made of a file is kept; another place when the file is another."""
+    about = json.dumps({"url": url, **describe(url)}, sort_keys=True, default=str)
+    return cache_folder() / kind / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+
+def read(url: str, begin: int, end: int) -> bytes:
+    """The bytes from `begin` to before `end`, by one request. It is made again where a connection breaks.
+
+    Raises:
+        InputError: It cannot be read; the message names the URL.
+    """
+    system, path = _system(url)
+
+    def ask() -> bytes:
+        found: bytes = system.cat_file(path, start=begin, end=end) if end > begin else b""
+        if len(found) > end - begin:
+            raise InputError(f"{url}: the server gives no parts of files; copy the file here")
+        if len(found) < end - begin:
+            raise OSError(f"{len(found)} bytes of {end - begin} came")
+        return found
+
+    return _try(url, ask)
+
+
+def copy(url: str) -> Path:
+    """The file on this machine, fetched where it is not there yet."""
+    place = cached(url, "remote") / plain(url).rpartition("/")[2]
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        system, path = _system(url)
+        replace_file(place, lambda part: _try(url, lambda: system.get_file(path, str(part))))
+    return place
+
+
+class Remote(io.RawIOBase):
+    """A file behind a URL, for a buffer that reads ahead."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url, self._size, self._at = url, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    seekable = readable
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = read(self._url, self._at, max(min(self._at + len(buffer), self._size), self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """Its file system, which fsspec keeps for each process, and its name there."""
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise InputError(f"{url}: {error}; or pip install 'coalign[cloud]'") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+
+
+def _try(url: str, call: Callable[[], T]) -> T:
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except InputError:
+            raise
+        except Exception as error:  # each file system has its own
+            if wait is None or not _passes(error):
+                said = " ".join(str(error)[:300].split())
+                raise InputError(f"{url}: cannot be read: {said or type(error).__name__}") from error
+            time.sleep(wait)
+    raise AssertionError
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it may go well another time."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status >= 500 or status in (408, 429)
+    return not isinstance(
+        error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | ImportError
+    )

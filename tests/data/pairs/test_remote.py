@@ -1,0 +1,168 @@
+"""Shards and tables behind URLs: of a local S3 server, and of an HTTP server that breaks connections."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from files import encoded, picture
+from test_shards import numbers, samples, write_shard
+
+from coalign.data.core import remote
+from coalign.data.pairs.shards import TarShards
+from coalign.data.pairs.sources import open_source
+from coalign.errors import InputError
+
+pytest.importorskip("s3fs")
+pytest.importorskip("aiohttp")
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+    (tmp_path / "data").mkdir()
+    for number, (start, count) in enumerate([(0, 3), (3, 2)]):
+        write_shard(tmp_path / "data" / f"s-{number:02d}.tar", samples(start, count))
+    (tmp_path / "data" / "pairs.csv").write_text("image,text\na.png,seven\n")
+    (tmp_path / "a.png").write_bytes(encoded(picture(7)))
+    return tmp_path
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Parts of files; `breaks` connections are cut in the middle of an answer."""
+
+    folder: Path
+    breaks = 0
+    failures = 0
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        own = type(self)
+        file = own.folder / self.path[1:].partition("?")[0]
+        if "secret" in self.path or not file.is_file():
+            self.send_error(403 if "secret" in self.path else 404)
+            return
+        if own.failures and self.command == "GET":
+            own.failures -= 1
+            self.send_error(503)
+            return
+        data, part = file.read_bytes(), re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        whole = len(data)
+        begin, end = (int(part[1]), min(int(part[2]), whole - 1)) if part else (0, whole - 1)
+        self.send_response(206 if part else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", str(hash(data)))
+        self.send_header("Content-Length", str(end + 1 - begin))
+        if part:
+            self.send_header("Content-Range", f"bytes {begin}-{end}/{whole}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        own.asked.append(f"{file.name} {begin}")
+        if own.breaks:
+            own.breaks -= 1
+            self.wfile.write(data[begin : (begin + end) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(data[begin : end + 1])
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is said."""
+
+
+@pytest.fixture
+def http(folder: Path) -> Iterator[tuple[str, type[_Handler]]]:
+    handler = type("Handler", (_Handler,), {"folder": folder / "data", "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_shards_are_read_over_http_once_and_a_sample_by_one_request(http: tuple[str, type[_Handler]]) -> None:
+    url, handler = http
+    source = open_source(f"{url}/s-{{00..01}}.tar")
+    assert isinstance(source, TarShards) and numbers(source, [4, 0, 3, 1, 2]) == [4, 0, 3, 1, 2]
+    assert source[3].where.file == f"{url}/s-01.tar"
+    assert len(handler.asked) == 2 + 5 + 1  # each shard, each sample, and one more sample
+    handler.asked.clear()
+    assert open_source(f"{url}/s-{{00..01}}.tar").ids.tolist() == source.ids.tolist()
+    assert handler.asked == []  # the places are kept
+    write_shard(handler.folder / "s-01.tar", samples(5, 4))
+    assert len(open_source(f"{url}/s-01.tar")) == 4  # and looked for anew where the file is another
+
+
+def test_a_broken_connection_is_made_again_and_a_lasting_one_told(http: tuple[str, type[_Handler]]) -> None:
+    url, handler = http
+    handler.breaks = 1
+    source = open_source(f"{url}/s-00.tar")
+    assert handler.breaks == 0
+    handler.breaks, handler.failures = 1, 1
+    assert numbers(source, [1]) == [1] and handler.breaks == handler.failures == 0
+    handler.breaks = 100
+    with pytest.raises(InputError, match=re.escape(f"{url}/s-00.tar")):
+        source[1]
+    assert handler.breaks == 97
+    for name in ("none.tar", "secret.tar"):
+        with pytest.raises(InputError, match=re.escape(f"{url}/{name}")):
+            open_source(f"{url}/{name}")
+
+
+def test_a_table_is_copied_once(http: tuple[str, type[_Handler]], folder: Path) -> None:
+    url, handler = http
+    for _ in range(2):
+        assert open_source(f"{url}/pairs.csv", images=folder)[0].texts == ("seven",)
+    assert handler.asked == ["pairs.csv 0"]
+
+
+def test_shards_and_tables_are_read_from_s3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threaded = pytest.importorskip("moto.server").ThreadedMotoServer
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import s3fs
+
+    for name in KEYS:
+        monkeypatch.setenv(name, "test")
+    server = threaded(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        s3fs.S3FileSystem.clear_instance_cache()
+        store = s3fs.S3FileSystem()
+        store.mkdir("pictures")
+        for file in (folder / "data").glob("*.tar"):
+            store.put_file(str(file), f"pictures/shards/{file.name}")
+        pq.write_table(pa.table({"image": [encoded(picture(9))], "text": ["text 9"]}), folder / "t.parquet")
+        store.put_file(str(folder / "t.parquet"), "pictures/t.parquet")
+        for name in ("shards", "shards/s-*.tar", "shards/s-{00..01}.tar"):
+            assert numbers(open_source(f"s3://pictures/{name}"), [4, 0, 3, 1, 2]) == [4, 0, 3, 1, 2]
+        assert numbers(open_source("s3://pictures/t.parquet"), [0]) == [9]
+        with pytest.raises(InputError, match=r"s3://pictures/none\.tar"):
+            open_source("s3://pictures/none.tar")
+        with pytest.raises(InputError, match="no such shards"):
+            open_source("s3://pictures/other")
+        import moto.core.responses as responses
+
+        monkeypatch.setattr(responses.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from here on keys are looked at
+        monkeypatch.setattr(responses.ActionAuthenticatorMixin, "request_count", 0)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(InputError, match=r"s3://pictures/t\.parquet: cannot be read"):
+            open_source("s3://pictures/t.parquet")
+    finally:
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_what_fsspec_does_not_know_is_told() -> None:
+    with pytest.raises(InputError, match=r"nothing://x/y\.tar"):
+        open_source("nothing://x/y.tar")
