@@ -4,7 +4,8 @@
     python benchmarks/device.py --steps 2 --recipes bert-pretrain clip-pretrain --size tiny
 
 One line a check: its name, "ok" or what is wrong, and its figures; the exit status is 1 where anything is wrong. From a
-checkout of the repository, whose tests hold the small data that the recipes train on. Not yet run on a GPU.
+checkout of the repository, whose tests hold the small data that the recipes train on. Not yet run on a GPU. A recipe
+that starts from another one's run needs this among --recipes too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import io
 import json
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,7 +72,8 @@ def _with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor
 
 def recipe(line: list[str], precision: str, steps: int, device: str) -> str:
     """So many steps of a recipe: its losses are finite; how long they took."""
-    out = Path(line[line.index("--out") + 1]).with_suffix(f".{precision}")
+    out = Path(line[line.index("--out") + 1])  # where recipes that start from this one look for it
+    out = out if precision == "fp32" else out.with_suffix(f".{precision}")
     words = _into(line, out)
     began = time.perf_counter()
     _train([*words, "--steps", str(steps), "--save-every", str(steps), "--precision", precision], device)
@@ -97,6 +100,15 @@ def resume(line: list[str], device: str, folder: Path) -> str:
     return "the weights are the same, bit for bit"
 
 
+def processes(line: list[str], device: str, folder: Path) -> str:
+    """A training in two processes, on two GPUs where the device is one."""
+    words = [*_into(line, folder / "two"), "--steps", "2", "--save-every", "2", "--device", device, "--nproc", "2"]
+    done = subprocess.run([sys.executable, "-m", "coalign", "train", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(" ".join((done.stdout + done.stderr)[-500:].split()))
+    return "two processes took two steps"
+
+
 def throughput(device: torch.device, size: str) -> str:
     """Rows a second of an encoder's step in bfloat16, its share of what a plain product reaches, and memory."""
     width, heads, depth, items, longest = SIZES[size]
@@ -119,7 +131,7 @@ def throughput(device: torch.device, size: str) -> str:
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     share = work / seconds / peak
     return (
-        f"{layout.total / seconds:,.0f} rows/s, {share:.0%} of a product's {peak / 1e12:.2f} TFLOP/s, {memory:.1f} GiB"
+        f"{layout.total / seconds:,.0f} rows/s, {share:.0%} of a product's {peak / 1e9:,.0f} GFLOP/s, {memory:.1f} GiB"
     )
 
 
@@ -141,10 +153,14 @@ def _wait(device: torch.device) -> None:
 
 
 def _train(line: list[str], device: str) -> None:
+    _call(["train", *line, "--log-every", "1", "--device", device])
+
+
+def _call(line: list[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            coalign(["train", *line, "--log-every", "1", "--device", device])
+            coalign(line)
     except SystemExit as end:
         if end.code:
             raise AssertionError(" ".join(said.getvalue()[-500:].split())) from end
@@ -162,8 +178,12 @@ def main() -> None:
         from small_data import cases, write_data
 
         folder = Path(temporary)
-        lines = {line[0]: _plain(line) for line in cases(write_data(folder), folder / "runs")}
+        data = write_data(folder)
+        lines = {line[0]: _plain(line) for line in cases(data, folder / "runs")}
         wanted = chosen.recipes if chosen.recipes is not None else list(lines)
+        if "videobert-pretrain" in wanted:
+            tree = ["--branching", "2", "--levels", "2", "--library", "torch"]
+            _call(["train", "videobert-words", "--features", str(data / "clips"), "--out", str(data / "words"), *tree])
         checks: list[tuple[str, Callable[[], str]]] = [("kernels", lambda: kernels(device))]
         for name in wanted:
             for precision in ("fp32", "bf16"):
@@ -174,6 +194,8 @@ def main() -> None:
                     )
                 )
         checks.append(("resume", lambda: resume(lines["bert-pretrain"], chosen.device, folder)))
+        if device.type == "cpu" or torch.cuda.device_count() > 1:
+            checks.append(("two processes", lambda: processes(lines["bert-pretrain"], chosen.device, folder)))
         checks.append(("throughput", lambda: throughput(device, chosen.size)))
         for name, check in checks:
             try:
