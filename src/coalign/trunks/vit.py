@@ -32,7 +32,8 @@ class VitConfig:
     from 0 at the first. `first_norm` is a norm before the blocks (CLIP). `registers` are learned rows without positions
     between the class token and the patches (Darcet et al. 2024); `layer_scale` and `gated` are the blocks' (DINOv2).
     With `any_shape` images of a batch have shapes of their own, given by `Images.sizes`: their patches are ragged rows,
-    and the position table is resized to each image (NaFlex, SigLIP 2).
+    and the position table is resized to each image (NaFlex, SigLIP 2). With a `stem` patches are the cells of its map,
+    `stem_width` numbers each.
     """
 
     image_size: int = 224
@@ -44,7 +45,7 @@ class VitConfig:
     eps: float = 1e-6
     activation: Activation = "gelu"
     dropout: float = 0.0
-    stem: Literal["none", "efficientnet_lite0"] = "none"
+    stem: Literal["none", "efficientnet_lite0", "tower"] = "none"
     image_width: int | None = None
     class_token: bool = True
     final_norm: bool = True
@@ -56,13 +57,14 @@ class VitConfig:
     layer_scale: float | None = None
     gated: bool = False
     any_shape: bool = False
+    stem_width: int = EfficientNetStem.width
 
     def __post_init__(self) -> None:
         for side, other in (("image_width", self.image_size), ("patch_width", self.patch_size)):
             if getattr(self, side) == other:  # a square is written in one way
                 object.__setattr__(self, side, None)
-        if self.stem not in ("none", "efficientnet_lite0"):
-            raise InputError(f"no stem {self.stem!r}; there are: none, efficientnet_lite0")
+        if self.stem not in ("none", "efficientnet_lite0", "tower"):
+            raise InputError(f"no stem {self.stem!r}; there are: none, efficientnet_lite0, tower")
 
     @property
     def image(self) -> tuple[int, int]:
@@ -144,7 +146,7 @@ class VitTrunk(nn.Module):
         if c.stem == "none":
             self.patch = PatchEmbedding(c.patch, c.dim, bias=c.patch_bias)
         else:  # the cells of the stem's feature map are the patches (section 3.1)
-            self.patch = PatchEmbedding(1, c.dim, EfficientNetStem.width)
+            self.patch = PatchEmbedding(1, c.dim, c.stem_width)
         self.class_token = Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
         self.registers = Parameter(torch.zeros(1, c.registers, c.dim)) if c.registers else None
         self.first_norm = nn.LayerNorm(c.dim, c.eps) if c.first_norm else nn.Identity()

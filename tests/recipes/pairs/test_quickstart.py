@@ -6,18 +6,24 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from coalign import load
 from coalign.arguments import Pairs
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, texts_about
 from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.data.prepare import prepare
+from coalign.errors import InputError
+from coalign.models.dinov2.model import DinoV2, DinoV2Config
+from coalign.models.dinov2.names import original
 from coalign.recipes.pairs import albef_small, quickstart
 from coalign.recipes.pairs._compact import compact, linear_baseline, reranking_of
 from coalign.recipes.pairs.quickstart import TRAIN_STYLES
 from coalign.retrieval.index import Index
 from coalign.retrieval.rerank import Reranking
 from coalign.training.options import RunOptions, Schedule
+from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Draws
 
 STYLE = "noto"
@@ -138,21 +144,50 @@ def test_the_whole_quick_start(concepts, tmp_path, monkeypatch):
     assert Reranking.of_run(tmp_path / "run").bank is not None
 
 
-def test_users_own_pairs(concepts, tmp_path):
+@pytest.fixture
+def pairs(concepts, tmp_path):
     lines = ["image,text"]
     for number, concept in enumerate(concepts[:10]):
         Image.fromarray(concept.images[STYLE]).save(tmp_path / f"{number}.png")
         lines.append(f"{number}.png,{concept.name}")
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
-    albef_small.Recipe(
-        pairs=Pairs(data=str(tmp_path / "pairs.csv")),
-        schedule=Schedule(steps=2, batch_size=4),
-        options=RunOptions(out=tmp_path / "run"),
-    ).run()
+    return Pairs(data=str(tmp_path / "pairs.csv"))
+
+
+def small(pairs, out, **settings):
+    return albef_small.Recipe(
+        pairs=pairs, schedule=Schedule(steps=2, batch_size=4), options=RunOptions(out=out), **settings
+    )
+
+
+def test_users_own_pairs(pairs, tmp_path):
+    small(pairs, tmp_path / "run").run()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["system"] == "compact" and config["recipe"] == "albef-small"
     assert not (tmp_path / "run" / albef_small.FEATURES).exists()  # they have served their turn
     assert (tmp_path / "run" / "tokenizer.json").is_file() and (tmp_path / "run" / "querybank.safetensors").is_file()
+
+
+def test_users_own_pairs_on_a_frozen_tower(pairs, tmp_path):
+    trunk = VitConfig(56, 14, dim=48, depth=1, heads=3, hidden_dim=64, registers=2, layer_scale=0.1)
+    dino = DinoV2(DinoV2Config(trunk, antialias=True, offset=0.0)).eval()
+    save_file(original(dino.config).export(dino.state_dict()), tmp_path / "dino.safetensors")
+    tower = {"image_tower": tmp_path / "dino.safetensors", "image_tower_system": "dinov2"}
+    small(pairs, tmp_path / "run", **tower).run()
+    loaded = load(tmp_path / "run").eval()
+    batch = prepare(loaded, images=[tmp_path / "0.png"], texts=["a star"])
+    kept = loaded.model.stem.trunk.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in dino.trunk.state_dict().items())
+    seen = loaded.model.features(batch.images).grid  # 4 x 4 cells, as the tower sees it
+    torch.testing.assert_close(seen, dino.dense(batch.images), atol=1e-3, rtol=0.0)
+    assert seen.shape == (1, 48, 4, 4)
+    (maps,) = loaded.model.alignment_record(batch).similarity
+    assert maps.shape[1] == 16
+    torch.testing.assert_close(maps.sum(1), torch.ones(len(maps)))
+    with pytest.raises(InputError, match="there is none"):
+        small(pairs, tmp_path / "b", image_tower_system="dinov2").run()
+    with pytest.raises(InputError, match="2 x 2 are the least"):
+        small(pairs, tmp_path / "c", image_size=14, **tower).run()
 
 
 def test_the_texts_of_a_concept(concepts):

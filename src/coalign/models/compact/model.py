@@ -18,9 +18,9 @@ from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
-from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem
 from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import Further, MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
+from coalign.models.compact.stem import TowerStem, make_stem
 from coalign.models.compact.towers import CompactConfig, Pairs, Towers, input_spec_of, pool_text
 from coalign.models.compact.words import WordPatches
 from coalign.objectives.contrastive import Contrastive
@@ -38,9 +38,9 @@ class Compact(Aligning, Model):
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = None if config.image.stem == "none" else EfficientNetStem(EfficientNetLite0())
+        self.stem = make_stem(config)
         if self.stem is not None:
-            shape = EfficientNetStem.width, *config.image.grid_size
+            shape = config.image.stem_width, *config.image.grid_size
             self.register_buffer("grid_mean", torch.zeros(shape))
             self.register_buffer("grid_std", torch.ones(shape))
         self.online = Towers(config)
@@ -51,7 +51,8 @@ class Compact(Aligning, Model):
         self.word_patches = None
         if config.patch_dim is not None and self.stem is not None:
             dropout = config.projection_dropout / 2
-            self.word_patches = WordPatches(config.text.dim, config.patch_dim, config.patch_hidden, dropout)
+            widths = config.image.stem_width, config.text.dim, config.patch_dim, config.patch_hidden
+            self.word_patches = WordPatches(*widths, dropout)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.steps = Steps()
         self.itc, self.itm, self.mlm, self.distillation = Contrastive(), Matching(), MaskedLM(), Distillation()
@@ -93,7 +94,7 @@ class Compact(Aligning, Model):
             return images
         seen, classes = self.features(images), self.online.classes
         pooled = None
-        if classes is not None:
+        if classes is not None and not isinstance(self.stem, TowerStem):
             pooled = classes.images(needed(seen.pooled, "pooled features"), self.stem.network.classifier(seen.pooled))
         grid = needed(seen.grid, "features")
         return Images(grid=(grid - self.get_buffer("grid_mean")) / self.get_buffer("grid_std"), pooled=pooled)
@@ -106,7 +107,7 @@ class Compact(Aligning, Model):
             return Images(grid=images.grid.to(dtype), pooled=None if pooled is None else pooled.to(dtype))
         if self.stem is None or images.pixels is None:
             raise ValueError("this batch holds neither pixels nor features of a stem")
-        if self.online.classes is None:
+        if self.online.classes is None or isinstance(self.stem, TowerStem):
             return Images(grid=self.stem(images.pixels))
         grid, pooled = self.stem.with_pooled(images.pixels)
         return Images(grid=grid, pooled=pooled)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.layers.attention import FeedForward
-from coalign.layers.convolution import HEAD_WIDTH, MEAN, STD, EfficientNetStem
+from coalign.layers.convolution import HEAD_WIDTH, MEAN, STD
 from coalign.layers.dropout import Dropout
 from coalign.layers.fusion import fuse, fuse_first
 from coalign.layers.heads import MaskedLMHead
@@ -82,6 +82,11 @@ class CompactConfig:
     """Hidden width of its text map."""
     late_items: int = 128
     """Pairs of a batch that are compared by words and patches."""
+    tower: VitConfig | None = None
+    """A frozen ViT in the place of EfficientNet-lite0 (`image.stem` "tower"): its rows of patches are the map."""
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    """Of the pixels in [0, 1], by which the frozen network reads them."""
 
     @property
     def vector_dim(self) -> int:
@@ -112,7 +117,7 @@ class Towers(nn.Module):
         c = self.config = config
         self.image = VitTrunk(c.image)
         self.text = BertTrunk(c.text)
-        stem = 0 if c.image.stem == "none" else EfficientNetStem.width
+        stem = 0 if c.image.stem == "none" else c.image.stem_width
         cells = math.prod(side // 2 for side in c.image.grid_size)
         whole = HEAD_WIDTH if c.classes else 0
         self.image_projection = nn.Linear(c.image.dim + cells * (c.image.dim + stem) + whole, c.embed_dim)
@@ -179,6 +184,6 @@ def pool_text(text: Packed) -> Tensor:
 
 
 def input_spec_of(config: CompactConfig) -> InputSpec:
-    """EfficientNet's pixel statistics; texts begin with [CLS] and end with [SEP], as MiniLM reads them."""
+    """The frozen network's pixel statistics; texts begin with [CLS] and end with [SEP], as MiniLM reads them."""
     text = TextSpec(config.text.vocab_size, config.max_text_length)
-    return InputSpec(text, ImageSpec(config.image.image, MEAN, STD))
+    return InputSpec(text, ImageSpec(config.image.image, config.mean, config.std))

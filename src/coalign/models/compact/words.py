@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.layers.attention import FeedForward
-from coalign.layers.convolution import EfficientNetStem
 from coalign.objectives.late_interaction import LateInteraction
 from coalign.types import Candidates, Mosaics, Packed
 
@@ -21,13 +20,13 @@ class WordPatches(nn.Module):
     Cells are standardised by channel alone, so that a thing's vector is the same wherever it stands.
     """
 
-    def __init__(self, text_dim: int, dim: int, hidden: int, dropout: float) -> None:
+    def __init__(self, stem: int, text_dim: int, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.image = nn.Linear(EfficientNetStem.width, dim)
+        self.image = nn.Linear(stem, dim)
         self.text = FeedForward(text_dim, hidden, dim, dropout=dropout)
         self.log_scale = Parameter(torch.tensor(math.log(14.0)))
-        self.register_buffer("mean", torch.zeros(EfficientNetStem.width, 1, 1))
-        self.register_buffer("std", torch.ones(EfficientNetStem.width, 1, 1))
+        self.register_buffer("mean", torch.zeros(stem, 1, 1))
+        self.register_buffer("std", torch.ones(stem, 1, 1))
         self.objective = LateInteraction()
 
     @torch.no_grad()

@@ -76,7 +76,7 @@ def compact(steps: int, seed: int = 0, config: CompactConfig | None = None) -> L
         model = Compact(replace(config or CompactConfig(), alpha_steps=max(steps * 3 // 10, 1)))
     start_from_minilm(model, folder)
     tokenizer = load_tokenizer(folder)
-    if model.stem is not None:
+    if isinstance(model.stem, EfficientNetStem):
         model.stem.load_state_dict(EfficientNetStem(EfficientNetLite0.pretrained()).state_dict())
     if model.online.classes is not None:
         with torch.no_grad():

@@ -74,17 +74,25 @@ class Tower:
         return as_flags(self, Tower())
 
 
-def frozen_tower(path: Path, system: str | None, image_size: int | None = None) -> Frozen:
-    """The picture tower of a run or a file, whose class token stands for the picture."""
+def frozen_tower(path: Path, system: str | None, image_size: int | None = None, *, class_token: bool = True) -> Frozen:
+    """The picture tower of a run or a file, whose class token stands for the picture; without `class_token` any ViT
+    whose pictures have one size.
+
+    Raises:
+        InputError: There is no such tower.
+    """
     loaded = load(path, system, image_size=None if system is None else image_size)
     pixels = needed(loaded.spec.image, "pictures")
     for place in PLACES:
         part = _part(loaded.model, place)
-        if part is not None and part.config.class_token and part.config.stem == "none":
+        if part is None or part.config.stem != "none" or part.config.any_shape:
+            continue
+        if part.config.class_token or not class_token:
             if image_size is not None and part.config.image != (image_size, image_size):
                 part.resize(image_size)
             return Frozen(part, {"mean": pixels.mean, "std": pixels.std})
-    raise InputError(f"{path}: holds no picture tower with a class token, by which a picture's vector is read")
+    which = "with a class token, by which a picture's vector is read" if class_token else "for pictures of one size"
+    raise InputError(f"{path}: holds no picture tower {which}")
 
 
 def _part(model: nn.Module, place: str) -> VitTrunk | None:

@@ -8,9 +8,12 @@ from typing import Any
 from coalign.arguments import Pairs
 from coalign.data.pairs.frozen import FrozenFeatures, Views
 from coalign.errors import InputError
+from coalign.flags import OptionalInt, OptionalName, OptionalPath
 from coalign.models.compact.model import Compact
+from coalign.models.compact.stem import TowerStem
 from coalign.models.compact.towers import CompactConfig
 from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, reranking_of, run_description, running
+from coalign.recipes.pairs._tower import Frozen, frozen_tower
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
 
@@ -23,12 +26,17 @@ class Recipe:
     """Trains the quick start's model on image-text pairs, whose features by frozen networks are computed once.
 
     Beside what it learns, a picture is placed among texts by the names of the ImageNet classes that its frozen network
-    sees in it, which photographs of few pairs gain most from.
+    sees in it, which photographs of few pairs gain most from. With --image-tower it reads what that tower sees instead.
     """
 
     pairs: Pairs
-    image_size: int = 160
-    """Pixels a side at which pictures are read, a multiple of 32."""
+    image_size: OptionalInt = None
+    """Pixels a side at which pictures are read: 160, another multiple of 32, or with --image-tower one of its patches
+    (by default its own)."""
+    image_tower: OptionalPath = None
+    """A frozen ViT in the place of EfficientNet-lite0: a run, the authors' file, or a Hugging Face folder."""
+    image_tower_system: OptionalName = None
+    """Whose file that is, where it is no run: vit, mae, dinov2, clip, siglip, albef or blip."""
     schedule: Schedule = replace(RATES, steps=1000, batch_size=64)
     options: RunOptions = running("runs/albef-small")
 
@@ -36,9 +44,13 @@ class Recipe:
         size = self.schedule.batch_size
         with Experiment("albef-small", self.options) as experiment:
             source = self.pairs.open("train", experiment.quarantine)
-            loaded = compact(self.schedule.steps, self.options.seed, self._config())
+            tower = self._tower()
+            config = self._config() if tower is None else on_tower(tower)
+            loaded = compact(self.schedule.steps, self.options.seed, config)
             model = loaded.model
             assert isinstance(model, Compact)
+            if tower is not None and isinstance(model.stem, TowerStem):
+                model.stem.trunk.load_state_dict(tower.trunk.state_dict())
             training, description = self.schedule.training(self.options, **SETTINGS), run_description(model)
             experiment.begin(training, description, loaded.tokenizer)
             kept = experiment.out / FEATURES
@@ -52,7 +64,29 @@ class Recipe:
             experiment.close(f"coalign evaluate {experiment.out} --data HELD_OUT")
 
     def _config(self) -> CompactConfig:
-        if self.image_size < 32 or self.image_size % 32:
-            raise InputError(f"--image-size is {self.image_size}; give a multiple of 32, such as 160")
+        size = 160 if self.image_size is None else self.image_size
+        if size < 32 or size % 32:
+            raise InputError(f"--image-size is {size}; give a multiple of 32, such as 160")
         config = CompactConfig()
-        return replace(config, image=replace(config.image, image_size=self.image_size), classes=CLASSES)
+        return replace(config, image=replace(config.image, image_size=size), classes=CLASSES)
+
+    def _tower(self) -> Frozen | None:
+        if self.image_tower is not None:
+            return frozen_tower(self.image_tower, self.image_tower_system, self.image_size, class_token=False)
+        if self.image_tower_system is not None:
+            raise InputError("--image-tower-system is about --image-tower, and there is none")
+        return None
+
+
+def on_tower(tower: Frozen) -> CompactConfig:
+    """The quick start's sizes on a frozen ViT.
+
+    Raises:
+        InputError: Its map has less than 2 x 2 cells.
+    """
+    config, seen = CompactConfig(), replace(tower.trunk.config, dropout=0.0, drop_path=0.0)
+    if min(seen.grid_size) < 2:
+        raise InputError(f"the tower's map has {seen.grid_size} cells; 2 x 2 are the least, by another --image-size")
+    sides = {name: getattr(seen, name) for name in ("image_size", "image_width", "patch_size", "patch_width")}
+    image = replace(config.image, stem="tower", stem_width=seen.dim, **sides)
+    return replace(config, image=image, tower=seen, **tower.pixels)
