@@ -12,20 +12,20 @@ import coalign
 from coalign.errors import InputError
 from coalign.models.dinov2.model import DinoV2, DinoV2Config, tower
 from coalign.models.dinov2.names import original
+from coalign.models.dinov2.sizes import to_config
 from coalign.types import Batch, Images
 
 TRUNK = replace(tower(64, 2, 1, 256, registers=3), image_size=28)
 CONFIG = DinoV2Config(TRUNK, antialias=True, offset=0.0)
 
 
-@pytest.mark.parametrize("registers", [0, 3])
-@pytest.mark.parametrize("gated", [False, True])
-def test_a_folder_of_hugging_face_and_back(tmp_path, registers, gated):
+@pytest.mark.parametrize(("registers", "gated", "ratio"), [(0, False, 4), (3, False, 2), (0, True, 3), (3, True, 4)])
+def test_a_folder_of_hugging_face_and_back(tmp_path, registers, gated, ratio):
     """Also an image of another size, to which that library resizes the positions without the authors' offset."""
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     name, extra = ("Dinov2WithRegisters", {"num_register_tokens": registers}) if registers else ("Dinov2", {})
-    config = getattr(transformers, f"{name}Config")(**sizes, use_swiglu_ffn=gated, **extra)
+    config = getattr(transformers, f"{name}Config")(**sizes, use_swiglu_ffn=gated, mlp_ratio=ratio, **extra)
     theirs = randomised(getattr(transformers, f"{name}Model")(config))
     theirs.save_pretrained(tmp_path / "theirs")
     mine = coalign.load(tmp_path / "theirs", "dinov2").model
@@ -39,6 +39,11 @@ def test_a_folder_of_hugging_face_and_back(tmp_path, registers, gated):
     again = getattr(transformers, f"{name}Model").from_pretrained(tmp_path / "back").eval()
     with torch.no_grad():
         torch.testing.assert_close(again(pixels).last_hidden_state, expected)
+
+
+def test_a_hidden_width_that_that_library_cannot_say(tmp_path):
+    with pytest.raises(InputError, match="width 64 with 96 hidden"):
+        to_config(DinoV2(replace(CONFIG, trunk=replace(TRUNK, hidden_dim=96))))
 
 
 def test_positions_are_resized_by_a_factor_with_an_offset_where_there_are_no_registers():

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from coalign import create
 from coalign.analysis.runs.scores import match_scores
 from coalign.data.loaded import Loaded
+from coalign.data.prepare import prepare
 from coalign.data.questions.items import Item
 from coalign.data.questions.pictures import open_pictures
 from coalign.data.questions.vqa import Question
@@ -105,6 +107,7 @@ def test_matching_figures() -> None:
     by_hand = sum((r > w) + 0.5 * (r == w) for r, w in pairs) / len(pairs)
     assert result.metrics["auc"] == pytest.approx(by_hand)
     assert result.metrics["right_wins, colour"] == 0.5 and result.metrics["right_wins, size"] == 0.75
+    assert "accuracy" not in matching.measured(scores, [""] * 4, odds=False).metrics  # cosines have no zero
 
 
 def test_which_logit_says_that_a_pair_matches() -> None:
@@ -195,3 +198,28 @@ def test_two_streams_are_seen_apart_once(
         plain = scorer._encode_pairs(scorer.pictures.batch(["ab"[image]]), wanted)
         torch.testing.assert_close(scorer.row(image, wanted), plain)
     assert sum(read) == (2 + len(texts) if kept else 2 * len(wanted))  # the first part says how wide states are
+
+
+def test_dual_encoders_match_by_their_vectors_and_read_each_text_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a red boat", "boat", "a boat a boat"]
+    tokenizer = Tokenizer.train(texts * 5, 60)
+    torch.manual_seed(0)
+    found = Loaded(create("clip", with_vocabulary(find("clip").sizes["tiny"], tokenizer)).model.eval(), tokenizer)
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    scorer = PairScorer(found, open_pictures(found.spec, None, tmp_path), ["a.png", "b.png"], texts)
+    read: list[int] = []
+    encode = found.model.encode
+    monkeypatch.setattr(
+        found.model,
+        "encode",
+        lambda batch: (read.append(0 if batch.text is None else len(batch.text.ids)), encode(batch))[1],
+    )
+    wanted = torch.tensor([2, 0])
+    rows = torch.stack([scorer.row(image, wanted) for image in (0, 1)])
+    batch = prepare(found, images=[tmp_path / "a.png", tmp_path / "b.png"], texts=[texts[0], texts[2]])
+    vectors = encode(batch).vectors
+    torch.testing.assert_close(rows, (vectors["image"] @ vectors["text"].flip(0).T).detach())
+    assert read == [2, 3, 0]  # the first image with two texts, all texts, the other image alone

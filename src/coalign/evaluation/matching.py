@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from coalign.analysis.runs.scores import match_scores
+from coalign.analysis.runs.scores import encoding_scores, text_vectors
 from coalign.data.loaded import Loaded
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, Seen
@@ -23,7 +23,8 @@ class PairScorer:
     """Scores pairs of images and texts, `chunk` texts of one image at a time.
 
     Models of two streams, which encode regions and words apart before the cross-attention, do so once an image, and
-    once a text where the states of all texts fit in `KEPT` bytes. Otherwise no states of either are kept.
+    once a text where the states of all texts fit in `KEPT` bytes. Otherwise no states of either are kept. Models that
+    have vectors and no way to match score by their product, each image and text encoded once.
     """
 
     def __init__(
@@ -34,11 +35,18 @@ class PairScorer:
         self.device = found.device
         self._apart = found.spec.regions is not None and isinstance(found.model, Matcher)
         self._texts: Packed | None = None
+        self._vectors: Tensor | None = None
 
     @torch.no_grad()
     def row(self, image: int, texts: Tensor, done: Callable[[int], None] | None = None) -> Tensor:
         """[n] scores of image number `image` with the texts of these numbers [n], on the CPU."""
         seen, scores = self.pictures.batch([self.images[image]]), list[Tensor]()
+        if self._vectors is not None:
+            shown = self.found.model.encode(Batch(images=seen.images, regions=seen.regions).to(self.device))
+            own = next(vectors for name, vectors in shown.vectors.items() if name != "text")
+            if done is not None:
+                done(len(texts))
+            return (self._vectors[texts.to(self.device)] @ own[0]).float().cpu()
         states = self._image_states(seen) if self._apart else None
         for part in texts.split(self.chunk):
             found = self._encode_pairs(seen, part) if states is None else self._match(states, part)
@@ -50,7 +58,20 @@ class PairScorer:
     def _encode_pairs(self, seen: Seen, texts: Tensor) -> Tensor:
         batch = repeated(seen, len(texts))
         moved = Batch(take_texts(self.text, texts), batch.images, batch.regions).to(self.device)
-        return match_scores(self.found.model, self.found.model.encode(moved))
+        scores, odds = encoding_scores(self.found.model, self.found.model.encode(moved))
+        if not odds:  # from the next image on
+            self._vectors = self._text_vectors()
+        return scores
+
+    def _text_vectors(self) -> Tensor | None:
+        """[T, D] of all texts; None where the model has none without their images."""
+        found: list[Tensor] = []
+        for part in torch.arange(len(self.text.ids)).split(self.chunk):
+            vectors = text_vectors(self.found.model, take_texts(self.text, part).to(self.device))
+            if vectors is None:
+                return None
+            found.append(vectors)
+        return torch.cat(found)
 
     def _image_states(self, seen: Seen) -> Packed:
         return self.found.model.encode(Batch(regions=seen.regions).to(self.device)).tokens["regions"]

@@ -212,9 +212,9 @@ def start_from(model: nn.Module, pretrained: nn.Module, head: str) -> None:
         else:
             continue
         taken += 1
-    if not taken:
-        raise InputError(f"{type(pretrained).__name__} has no weights that {type(model).__name__} could start from")
     own: Any = getattr(model, "start_from", None)
+    if not taken and (own is None or head == "retrieval"):
+        raise InputError(f"{type(pretrained).__name__} has no weights that {type(model).__name__} could start from")
     if own is not None:
         own(getattr(pretrained, "match_head", None) if head == "retrieval" else pretrained)
 

@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 import coalign
 from coalign.errors import InputError
 from coalign.flags import configure
+from coalign.models.blip.heads import BlipCaptioner, BlipMatching, BlipVqa
 from coalign.models.dinov2.model import DinoV2, DinoV2Config
 from coalign.models.dinov2.names import original
 from coalign.recipes import find_recipe
+from coalign.recipes._finetune import start_from
 from coalign.tasks import find_task
 from coalign.trunks.vit import VitConfig
 from coalign.worlds.scene_files import write_world
@@ -96,6 +98,18 @@ def test_blip_is_trained_and_its_markers_stand_for_no_word(world: Path, blip: Pa
     assert (config.sep_id, loaded.spec.text.vocab_size) == (tokenizer.sep_id, tokenizer.vocab_size)
     result = find_task("retrieval")(run=blip, pairs=pairs(world)).evaluate()
     assert set(result.rows) == {"model", "reranked", "chance"}
+
+
+def test_questions_and_captions_start_from_a_pre_trained_blip(blip: Path) -> None:
+    pretrained = coalign.load(blip).model
+    for head, kind in (("vqa", BlipVqa), ("caption", BlipCaptioner)):
+        model = kind(pretrained.config)
+        start_from(model, pretrained, head)
+        for name, tensor in model.towers.image.state_dict().items():
+            assert torch.equal(tensor, pretrained.online.image.state_dict()[name])
+        assert torch.equal(model.towers.words.state_dict()["bias"], pretrained.decoder.words.state_dict()["bias"])
+    with pytest.raises(InputError, match="has no weights that"):
+        start_from(BlipMatching(pretrained.config), torch.nn.Linear(1, 1), "matching")
 
 
 def test_coca_is_trained_with_the_ids_of_its_vocabulary(world: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chu
         seen, read = model.encode(shown).tokens, model.encode(Batch(text=texts)).matched("text")
         image = next(seen[name] for name in ("image", "regions", "video") if name in seen)
         return torch.cat([model.match(image, read, part.to(device)).float().cpu() for part in pairs.split(chunk)])
-    vectors = _text_vectors(model, texts)
+    vectors = text_vectors(model, texts)
     if vectors is not None:
         image = next(own for name, own in model.encode(shown).vectors.items() if name != "text")
         return (image[pairs[:, 0].to(device)] * vectors[pairs[:, 1].to(device)]).sum(-1).float().cpu()
@@ -71,8 +71,8 @@ def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chu
     ).cpu()
 
 
-def _text_vectors(model: Any, texts: Text) -> Tensor | None:
-    """The vectors of texts alone; None where the model has none, or reads no text without its image."""
+def text_vectors(model: Any, texts: Text) -> Tensor | None:
+    """[B, D] the vectors of texts alone; None where the model has none, or reads no text without its image."""
     try:
         return model.encode(Batch(text=texts)).vectors.get("text")
     except InputError:
@@ -103,9 +103,17 @@ def pair_scores(model: Any, batch: Batch, *, probability: bool = False) -> Tenso
     Raises:
         InputError: the model has neither.
     """
-    encoding = model.encode(batch)
+    scores, odds = encoding_scores(model, model.encode(batch))
+    return scores.sigmoid() if probability and odds else scores
+
+
+def encoding_scores(model: Any, encoding: Encoding) -> tuple[Tensor, bool]:
+    """[B] the log-odds of a match, and True; of a model that does not match the product of its vectors, and False.
+
+    Raises:
+        InputError: the model has neither.
+    """
     product = vector_scores(encoding)
     if "match_logits" not in encoding.pooled and product is not None:
-        return product.float()
-    odds = match_scores(model, encoding).float()
-    return odds.sigmoid() if probability else odds
+        return product.float(), False
+    return match_scores(model, encoding).float(), True

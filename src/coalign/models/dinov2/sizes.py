@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from coalign.errors import InputError
 from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
 from coalign.trunks.vit import VitConfig
 from coalign.trunks.vit_sizes import SizeHints, count, described_square, grid_of, tower_sizes
@@ -58,10 +59,9 @@ def of_config(described: Mapping[str, Any]) -> DinoV2Config | None:
     if described.get("model_type") not in ("dinov2", "dinov2_with_registers"):
         return None
     dim, gated = described.get("hidden_size", 768), bool(described.get("use_swiglu_ffn"))
-    hidden = int(dim * described.get("mlp_ratio", 4))
     registers = described.get("num_register_tokens", 4) if described["model_type"] != "dinov2" else 0
     sizes = tower_sizes(described, 224, 14, 1e-6)
-    sizes["hidden_dim"] = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+    sizes["hidden_dim"] = _hidden(dim, described.get("mlp_ratio", 4), gated)
     trunk = VitConfig(
         **sizes,
         registers=registers,
@@ -72,7 +72,10 @@ def of_config(described: Mapping[str, Any]) -> DinoV2Config | None:
 
 
 def to_config(model: DinoV2, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Hugging Face's config.json. Errors: `InputError` for images that are no squares, which it is not written for."""
+    """Hugging Face's config.json.
+
+    Errors: `InputError` for images that are no squares, and for a hidden width that no whole multiple gives.
+    """
     del classes
     config = model.config
     c = config.trunk
@@ -84,11 +87,25 @@ def to_config(model: DinoV2, classes: Sequence[str] | None = None) -> dict[str, 
         "hidden_size": c.dim,
         "num_hidden_layers": c.depth,
         "num_attention_heads": c.heads,
-        "mlp_ratio": 4 if c.gated else c.hidden_dim // c.dim,
+        "mlp_ratio": _ratio(c),
         "layer_norm_eps": c.eps,
         "use_swiglu_ffn": c.gated,
         **({"num_register_tokens": c.registers} if c.registers else {}),
     }
+
+
+def _ratio(config: VitConfig) -> int:
+    """The whole number by which that library makes the hidden width of the width."""
+    wanted, dim = config.hidden_dim, config.dim
+    for ratio in (4, wanted // dim, round(wanted * 1.5 / dim)):
+        if _hidden(dim, ratio, config.gated) == wanted:
+            return ratio
+    raise InputError(f"Hugging Face's library has no DINOv2 of width {dim} with {wanted} hidden numbers")
+
+
+def _hidden(dim: int, ratio: int, gated: bool) -> int:
+    hidden = dim * ratio
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
 OF_WEIGHTS, OF_CONFIG, TO_CONFIG = of_weights, of_config, to_config

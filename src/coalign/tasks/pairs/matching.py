@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tyro.conf import arg
 
-from coalign.analysis.runs.scores import match_scores
+from coalign.analysis.runs.scores import encoding_scores
 from coalign.arguments import PAIRS_HELP, OptionalName, Path
 from coalign.data.core.json_files import field_of, read_lines
 from coalign.data.core.samples import Source
@@ -34,7 +34,8 @@ class Evaluate(VisualTask):
     """Tells an image's caption from a wrong one: accuracy, area under the ROC curve, and how often the right one wins.
 
     Each image is judged with its first caption and with a wrong one: a foil where the data has foils, otherwise another
-    image's caption, drawn by the seed. Chance is one half for all three figures.
+    image's caption, drawn by the seed. Chance is one half for all three figures. A model without a matching head is
+    judged by the product of its vectors, and has no accuracy.
     """
 
     data: Annotated[str, arg(metavar="PAIRS", help=DATA_HELP)]
@@ -51,11 +52,15 @@ class Evaluate(VisualTask):
         items = self.present([item for item, _ in triples], pictures)
         kinds = {item.id: kind for item, kind in triples}
 
+        odds = True
+
         def read(encoding: Encoding, _: Batch) -> Sequence[Tensor]:
-            return list(match_scores(found.model, encoding).view(-1, 2))
+            nonlocal odds
+            scores, odds = encoding_scores(found.model, encoding)
+            return list(scores.view(-1, 2))
 
         scores = torch.stack(through(found, items, pictures, self.batch_size, read, "matching"))
-        return measured(scores, [kinds[item.id] for item in items])
+        return measured(scores, [kinds[item.id] for item in items], odds)
 
     def pictures_of(self, spec: InputSpec) -> Pictures:
         """The images; for models that read pictures those beside the data, where no folder is given."""
@@ -102,13 +107,14 @@ def _drawn(source: Source, seed: int) -> list[Item]:
     return items
 
 
-def measured(scores: Tensor, kinds: Sequence[str]) -> TaskResult:
-    """Figures of scores [N, 2] of the right and the wrong caption; by kind where there are several."""
+def measured(scores: Tensor, kinds: Sequence[str], odds: bool = True) -> TaskResult:
+    """Figures of scores [N, 2] of the right and the wrong caption, which are log-odds or, without `odds`, have no zero
+    at which right and wrong part; by kind where there are several."""
     right, wrong = scores[:, 0], scores[:, 1]
     wins = ((right > wrong).float() + 0.5 * (right == wrong)).tolist()
     truth = np.concatenate([np.ones(len(scores)), np.zeros(len(scores))])
-    metrics = {
-        "accuracy": float(torch.cat([right > 0, wrong <= 0]).float().mean()),
+    metrics = {"accuracy": float(torch.cat([right > 0, wrong <= 0]).float().mean())} if odds else {}
+    metrics |= {
         "auc": float(sklearn_metrics.roc_auc_score(truth, torch.cat([right, wrong]).numpy())),
         "right_wins": sum(wins) / len(wins),
     }
