@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from coalign import create, prepare
 from coalign.data.loaded import Loaded
@@ -104,3 +105,20 @@ def test_an_item_does_not_depend_on_the_others(system: str) -> None:
 def test_features_of_another_width(system: str) -> None:
     with pytest.raises(InputError, match=f"features are 12 wide, the model reads {WIDTH}"):
         batch_of(loaded_of(system), ["a boat"], [2], width=12)
+
+
+@pytest.mark.parametrize("system", ["clip", "siglip", "blip", "coca", "dinov2"])
+def test_a_picture_of_a_line_and_a_vocabulary_of_another_model(system: str) -> None:
+    own = Tokenizer.train(["a red boat"] * 9, 60)
+    other = Tokenizer.train(["a red boat with sixty white sails and twelve green oars"] * 9, 200)
+    sizes: Any = find(system).sizes["tiny"]
+    towers = system != "dinov2"
+    model = create(system, with_vocabulary(sizes, own) if towers else sizes).model.eval()
+    texts = {"texts": [LONG] * 2} if towers else {}
+    batch = prepare(Loaded(model, own), images=[Image.new("RGB", size) for size in ((1, 4000), (4000, 1))], **texts)
+    with torch.no_grad():
+        vectors = model.encode(batch).vectors
+    assert all(bool(part.isfinite().all()) and len(part) == 2 for part in vectors.values())
+    if towers:
+        with pytest.raises(InputError, match=f"has {other.vocab_size} pieces, the model embeds {own.vocab_size}"):
+            prepare(Loaded(model, other), texts=["sixty sails"])
