@@ -4,6 +4,7 @@
     python benchmarks/dual_encoders.py memory [--local 1024]
     python benchmarks/dual_encoders.py noise TABLE OUT.csv [--share 0.333]
     python benchmarks/dual_encoders.py noise-found OUT.csv KEPT.jsonl DROPPED.jsonl
+    python benchmarks/dual_encoders.py noise-gain OUT.csv KEPT.jsonl TABLE TEST
     python benchmarks/dual_encoders.py captions-found CAPTIONS.jsonl TABLE
 
 `batches`: softmax (CLIP) against sigmoid (SigLIP) as the batch shrinks, equally many pairs seen, by maps on frozen
@@ -11,7 +12,8 @@ features of the emoji: EfficientNet-lite0 pooled and linear, MiniLM and two laye
 (trained on OpenMoji, tested on Noto). `memory`: peak of the sigmoid loss, forward
 and backward, in each of 1, 2 and 4 processes of a batch of their own, block by block as it is and in one block.
 `noise` gives a share of a table's pictures the texts of others (column "wrong"); `noise-found` says how well
-`coalign filter` knew them. `captions-found`: the right text among a table's by MiniLM's vector of the caption.
+`coalign filter` knew them, `noise-gain` what maps trained on what it kept gain. `captions-found`: the right text among
+a table's by MiniLM's vector of the caption.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ from torch import Tensor, nn
 
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
 from coalign.data.pairs.frozen import Choice, FrozenFeatures, Views
+from coalign.data.pairs.sources import open_source
 from coalign.layers.convolution import EfficientNetLite0
 from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.sigmoid import SigmoidContrastive
 from coalign.ops.targets import matching_targets
 from coalign.recipes.pairs._compact import compact, pooled_images
 from coalign.recipes.pairs.quickstart import TEST_STYLE, TRAIN_STYLES
+from coalign.retrieval.linear_maps import train_linear_maps
 from coalign.retrieval.rerank import evaluate_retrieval
 from coalign.training.distributed import process_group
 
@@ -196,14 +200,15 @@ def noise(args: argparse.Namespace) -> None:
         for image, own in given.items():
             wrong = own[0] != texts[image][0]  # two styles of a concept may meet
             changed += wrong
-            table.writerows([folder / image, text, int(wrong)] for text in own)
+            table.writerows([os.path.relpath(folder / image, args.out.parent), text, int(wrong)] for text in own)
     say(pictures=len(texts), wrong=changed)
 
 
 def noise_found(args: argparse.Namespace) -> None:
     """Precision and recall of "wrong" by what was dropped, and the area under the curve by the scores; texts one by
     one."""
-    wrong = {(str(Path(row["image"]).resolve()), row["text"]): row["wrong"] == "1" for row in read(args.table)}
+    folder = args.table.resolve().parent
+    wrong = {(str((folder / row["image"]).resolve()), row["text"]): row["wrong"] == "1" for row in read(args.table)}
     judged = [
         (wrong[row["image"], row["text"]], dropped, row["score"])
         for dropped, path in ((False, args.kept), (True, args.dropped))
@@ -225,6 +230,34 @@ def noise_found(args: argparse.Namespace) -> None:
         area=round(float(above), 4),
         wrong_among_kept=round(float((bad & ~gone).sum()) / max(int((~gone).sum()), 1), 4),
     )
+
+
+def noise_gain(args: argparse.Namespace) -> None:
+    """Linear maps on frozen features, trained on the noisy pairs, on what was kept of them, and on the right ones; then
+    the right text among all for pictures of another table."""
+    model, network = compact(1, 0), EfficientNetLite0.pretrained().folded()
+
+    def pictures(table: Path) -> tuple[dict[str, int], Tensor]:
+        source = open_source(str(table)).grouped()
+        files = {str(Path(str(source[row].image)).resolve()): row for row in range(len(source))}
+        return files, pooled_images(network, source, model.spec)
+
+    clean, folder = read(args.clean), args.clean.resolve().parent
+    numbers = {row["text"]: number for number, row in enumerate(clean)}
+    texts, (files, images) = vectors(list(numbers)), pictures(args.clean)
+    tested, features = pictures(args.test)
+    beside = args.test.resolve().parent
+    known = {str((beside / row["image"]).resolve()): row["text"] for row in read(args.test)}
+    asked = torch.tensor([numbers[known[name]] for name in tested])
+    for name, table in (("noisy", args.table), ("kept", args.kept), ("right", args.clean)):
+        rows = [(str((folder / row["image"]).resolve()), numbers[row["text"]]) for row in read(table)]
+        places, ids = torch.tensor([files[file] for file, _ in rows]), torch.tensor([own for _, own in rows])
+        for seed in range(3):
+            maps = train_linear_maps(images[places], texts[:, None], ids, seed=seed)
+            with torch.no_grad():
+                image, text = maps(features, texts)
+            found = evaluate_retrieval(image, text, asked, torch.arange(len(texts)))["image_to_text"]
+            say(trained_on=name, pairs=len(rows), seed=seed, **{cut: round(100 * v, 2) for cut, v in found.items()})
 
 
 @torch.no_grad()
@@ -270,6 +303,10 @@ def main() -> None:
     for name in ("table", "kept", "dropped"):
         own.add_argument(name, type=Path)
     own.set_defaults(run=noise_found)
+    own = parts.add_parser("noise-gain")
+    for name in ("table", "kept", "clean", "test"):
+        own.add_argument(name, type=Path)
+    own.set_defaults(run=noise_gain)
     own = parts.add_parser("captions-found")
     for name in ("captions", "table"):
         own.add_argument(name, type=Path)
