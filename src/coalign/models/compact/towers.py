@@ -84,8 +84,8 @@ class CompactConfig:
     """Pairs of a batch that are compared by words and patches."""
     tower: VitConfig | None = None
     """A frozen ViT in the place of EfficientNet-lite0 (`image.stem` "tower"): its rows of patches are the map."""
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     """Of the pixels in [0, 1], by which the frozen network reads them."""
 
     @property
