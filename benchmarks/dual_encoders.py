@@ -1,7 +1,7 @@
 """Dual encoders and BLIP: what their losses and their captions are worth. A line of JSON a figure.
 
     python benchmarks/dual_encoders.py batches [--seed S] [--development]
-    python benchmarks/dual_encoders.py memory [--local 1024]
+    python benchmarks/dual_encoders.py memory [--local 2048]
     python benchmarks/dual_encoders.py noise TABLE OUT.csv [--share 0.333]
     python benchmarks/dual_encoders.py noise-found OUT.csv KEPT.jsonl DROPPED.jsonl
     python benchmarks/dual_encoders.py noise-gain OUT.csv KEPT.jsonl TABLE TEST
@@ -10,7 +10,7 @@
 `batches`: softmax (CLIP) against sigmoid (SigLIP) as the batch shrinks, equally many pairs seen, by maps on frozen
 features of the emoji: EfficientNet-lite0 pooled and linear, MiniLM and two layers. `--development` compares rates
 (trained on OpenMoji, tested on Noto). `memory`: peak of the sigmoid loss, forward
-and backward, in each of 1, 2 and 4 processes of a batch of their own, block by block as it is and in one block.
+and backward, in each of 1, 2 and 4 processes of a batch of their own, block by block as it is and in one block (Linux).
 `noise` gives a share of a table's pictures the texts of others (column "wrong"); `noise-found` says how well
 `coalign filter` knew them, `noise-gain` what maps trained on what it kept gain. `captions-found`: the right text among
 a table's by MiniLM's vector of the caption.
@@ -24,12 +24,10 @@ import json
 import math
 import os
 import random
-import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -132,50 +130,50 @@ def batches(args: argparse.Namespace) -> None:
 
 # ------------------------------------------------------------------------------------------------------ memory
 def memory(args: argparse.Namespace) -> None:
-    if args.form:
-        _loss_in_process(args.form, args.local)
-        return
+    context = get_context("fork")  # what is imported is imported once
     for ranks in (1, 2, 4):
         for form in ("blocks", "whole"):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
-            command = [sys.executable, __file__, "memory", "--local", str(args.local), "--form", form]
-            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-            started = [
-                subprocess.Popen(
-                    command,
-                    env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-                for rank in range(ranks)
-            ]
-            found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
-            peak = max(one["bytes"] for one in found)
-            loss = sum(one["loss"] for one in found) / ranks
-            say(ranks=ranks, form=form, local=args.local, megabytes=round(peak / 2**20, 1), loss=round(loss, 5))
+            answers = context.Queue()
+            given = [(rank, ranks, port, form, args.local, answers) for rank in range(ranks)]
+            started = [context.Process(target=_loss_in_process, args=one) for one in given]
+            for process in started:
+                process.start()
+            found = [answers.get(timeout=600) for _ in started]
+            for process in started:
+                process.join()
+            loss = sum(value for _, value in found) / ranks
+            peak = max(size for size, _ in found)
+            say(ranks=ranks, form=form, local=args.local, megabytes=round(peak / 1024, 1), loss=round(loss, 5))
 
 
-def _loss_in_process(form: str, local: int) -> None:
+def _loss_in_process(rank: int, ranks: int, port: int, form: str, local: int, answers: Any) -> None:
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in shared.items()})
     torch.set_num_threads(1)
     with process_group("cpu"):
-        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         generator = torch.Generator().manual_seed(rank)
 
         def features(count: int) -> tuple[Tensor, Tensor]:
-            a, b = (F.normalize(torch.randn(count, DIM, generator=generator), dim=-1) for _ in range(2))
+            a, b = (F.normalize(torch.randn(count, 64, generator=generator), dim=-1) for _ in range(2))
             return a.requires_grad_(), b.requires_grad_()
 
         scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
+        SigmoidContrastive()(*features(8), scale, bias).backward()  # so that the growth is the step's own
         objective = SigmoidContrastive(None if form == "blocks" else local * ranks)
-        objective(*features(8), scale, bias).backward()  # so that the growth is the step's own
         given = features(local)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _kilobytes("VmRSS")
         loss = objective(*given, scale, bias)
         loss.backward()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({"bytes": (peak - before) * 1024, "loss": loss.item()}))
+        answers.put((_kilobytes("VmHWM") - before, loss.item()))
+
+
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 # ------------------------------------------------------------------------------------------- noise and captions
@@ -290,8 +288,7 @@ def main() -> None:
     own.add_argument("--development", action="store_true")
     own.set_defaults(run=batches)
     own = parts.add_parser("memory")
-    own.add_argument("--local", type=int, default=1024)
-    own.add_argument("--form", choices=("blocks", "whole"), help="of one process, which prints JSON")
+    own.add_argument("--local", type=int, default=2048)
     own.set_defaults(run=memory)
     own = parts.add_parser("noise")
     own.add_argument("table", type=Path)
