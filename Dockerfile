@@ -9,8 +9,8 @@ RUN uv venv /opt/coalign \
 
 FROM python:3.12-slim
 COPY --from=build /opt/coalign /opt/coalign
-RUN useradd --create-home coalign
-USER coalign
+RUN useradd --create-home --uid 1000 coalign
+USER 1000
 WORKDIR /home/coalign
 ENV PATH=/opt/coalign/bin:$PATH OMP_WAIT_POLICY=passive
 EXPOSE 8765

@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import coalign
 from coalign.data.loaded import Loaded
@@ -20,7 +20,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.recipes._start import sized, with_vocabulary
 from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Packed, Regions
-from coalign.types.model import Draws
+from coalign.types.model import Draws, Model
 from coalign.worlds.scenes import ATTRIBUTES, Scene, make_scenes
 from coalign.worlds.speakers import WorldData, open_world
 
@@ -89,17 +89,21 @@ def regions_of(scenes: Sequence[Scene], width: int) -> Regions:
 
 
 def train(
-    model: nn.Module, batches: Iterable[Batch], lr: float = 1e-3, only: Sequence[str] | None = None
+    model: Model, batches: Iterable[Batch], lr: float = 1e-3, only: Sequence[str] | None = None
 ) -> dict[str, list[float]]:
     """Trains on the batches in turn; returns each loss by name."""
     model.train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr)
     generator, history = torch.Generator().manual_seed(0), dict[str, list[float]]()
     for batch in batches:
-        losses: Mapping[str, Tensor] = model.losses(batch, Draws(generator, only=only))  # pyright: ignore[reportCallIssue]
+        with torch.no_grad():
+            model.before_step()  # ALBEF's momentum copy follows
+        losses: Mapping[str, Tensor] = model.losses(batch, Draws(generator, only=only))
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
+        with torch.no_grad():
+            model.after_step()  # its queue takes in the step's vectors
         for name, loss in losses.items():
             history.setdefault(name, []).append(loss.item())
     model.eval()

@@ -24,9 +24,8 @@ from coalign.files import guarded, regular, replacing
 from coalign.retrieval.embed import vectors_of
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Layout, Model, Packed, Text, needed
 
-onnx = optional("onnx")
-onnxruntime = optional("onnxruntime")
-_ = optional("onnxscript")  # which torch.onnx.export needs
+_onnx = optional("onnx")
+_onnxruntime = optional("onnxruntime")
 
 Modality = Literal["image", "text"]
 LARGEST = 1e-4
@@ -117,7 +116,7 @@ def export(loaded: Loaded, part: Modality, out: Path, batch_size: int = 1, lengt
         elif out.suffix == ".onnx":
             written: Any = torch.onnx.export(program, input_names=list(given), output_names=["vectors"])
             proto: Any = written.model_proto
-            onnx.helper.set_model_props(proto, {"coalign": about})
+            _onnx.helper.set_model_props(proto, {"coalign": about})
             path.write_bytes(proto.SerializeToString())
             found = OnnxTower(path).run(given)
         else:
@@ -137,12 +136,14 @@ class OnnxTower:
     """A tower that `export` wrote, run by ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        self.path = regular(path)
+        self.path: Path = regular(path)
         try:
-            self._session: Any = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+            self._session: Any = _onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
             about = json.loads(self._session.get_modelmeta().custom_metadata_map["coalign"])
             self.part: Modality = about["part"]
-            self.shapes = {str(name): [int(size) for size in shape] for name, shape in about["shapes"].items()}
+            self.shapes: dict[str, list[int]] = {
+                str(name): [int(size) for size in shape] for name, shape in about["shapes"].items()
+            }
             self.weights: str | None = about.get("weights")  # of none that was exported before digests were kept
             if self.part not in ("image", "text") or not self.shapes or self.batch_size < 1:
                 raise ValueError(f"a tower of {self.part} that takes {about['shapes']}")

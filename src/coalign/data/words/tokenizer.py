@@ -52,6 +52,8 @@ class Tokenizer:
         inner.no_truncation()  # a stored tokenizer may bring its own length and padding
         inner.no_padding()
         self._inner = inner
+        self.start: int | None
+        self.end: int | None
         self.start, self.end = self._around()
         self._joined = len(self._spans("a b")[1]) < 2  # words are not split before pieces are looked up (Gemma)
         marks = (inner.token_to_id(name) for role, names in _SPECIAL.items() if role != "unk" for name in names)
