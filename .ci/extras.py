@@ -63,7 +63,7 @@ import subprocess, sys, time, urllib.request
 given = [sys.executable, "-m", "coalign", "serve", "runs/clip", "--data", "pairs.csv", "--port", "8799", "--no-browser"]
 server = subprocess.Popen(given, stderr=subprocess.PIPE, text=True)
 try:
-    for _ in range(240):
+    for _ in range(1200):
         if server.poll() is not None:
             sys.exit(server.stderr.read())
         try:
