@@ -172,3 +172,31 @@ def test_the_names_of_classes_have_their_share_of_the_similarity() -> None:
     torch.testing.assert_close(again.vectors["image"], got.vectors["image"])
     batch = replace(batch, images=compact.features(batch.images))
     assert losses(compact.train(), batch, "itc")["itc"].isfinite()
+
+
+def test_a_words_map_points_at_the_cell_whose_class_has_its_name() -> None:
+    image = replace(TINY.image, image_size=64, patch_size=16, stem="efficientnet_lite0")
+    compact = model(image=image, classes=1000, patch_dim=8).eval()
+    assert compact.stem is not None and compact.online.classes is not None and compact.word_patches is not None
+    generator = torch.Generator().manual_seed(3)
+    batch = replace(pairs(4), images=Images(pixels=torch.randn(4, 3, 64, 64, generator=generator)))
+    assert batch.images is not None and batch.images.pixels is not None and batch.text is not None
+    states = compact.phrase_states(batch.text)
+    sentences = torch.randn(1000, 16, generator=generator)
+    sentences[7] = states.values[1]  # class 7 has the name that the first word is
+    compact.online.classes.name(sentences)
+    logits = torch.zeros(4, 2, 2, 1000)
+    logits[..., 9], logits[:, 1, 0, 9], logits[:, 1, 0, 7] = 50.0, 0.0, 50.0
+    named = compact.online.classes.similarity(logits, states, (4, 4))
+    assert named[0].shape == (4, 4, 4) and named[0][1].max() == named[0][1][3, 0]
+    assert float(named[0][1][3, 0]) == pytest.approx(1.0, abs=1e-4)
+    grid = compact.stem(batch.images.pixels)
+    plain, both = compact.word_patches.maps(grid, states), compact.word_patches.maps(grid, states, named)
+    assert int(both[0][1].argmax()) in (8, 12) and both[0][1][2:, :2].sum() > 0.99 > plain[0][1][2:, :2].sum()
+
+    record = compact.alignment_record(batch)
+    assert compact.stem.classes(batch.images.pixels).shape == (4, 4, 4, 1000) and record.similarity is not None
+    without = compact.alignment_record(replace(batch, images=compact.features(batch.images))).similarity
+    assert without is not None
+    torch.testing.assert_close(without[0].view_as(plain[0]), plain[0])
+    assert not torch.allclose(record.similarity[0], without[0])

@@ -168,6 +168,16 @@ class EfficientNetStem(nn.Module):
         pooled = [self.network.head(last).mean((2, 3)) for *_, last in stages]
         return torch.cat([self._grid(*grid) for *grid, _ in stages]), torch.cat(pooled)
 
+    @torch.no_grad()
+    def classes(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h2 w2 classes"]:
+        """Class logits of each cell of the last stage, one for 16 x 16 pixels: the pictures are enlarged twice, since
+        the network knows things that fill a picture, and a thing of a scene is smaller."""
+        logits: list[Tensor] = []
+        for part in pixels.split(self.chunk):
+            (last,) = self._stages(F.interpolate(part, scale_factor=2, mode="bicubic"), len(STAGES) - 1)
+            logits.append(self.network.classifier(self.network.head(last).permute(0, 2, 3, 1)))
+        return torch.cat(logits)
+
     def _stages(self, pixels: Tensor, *numbers: int) -> list[Tensor]:
         return self.network.features(pixels.contiguous(memory_format=torch.channels_last), numbers)
 

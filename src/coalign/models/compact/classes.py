@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from coalign.types import Packed
 
 
 class ClassNames(nn.Module):
@@ -33,8 +37,18 @@ class ClassNames(nn.Module):
 
     def images(self, pooled: Tensor, logits: Tensor) -> Tensor:
         """[B, width + dim]: `pooled` [B, width], standardised, beside the vectors of class logits [B, classes]."""
-        named = F.normalize(logits.softmax(-1) @ self.get_buffer("names"), dim=-1)
-        return torch.cat([(pooled - self.get_buffer("mean")) / self.get_buffer("std"), named], 1)
+        return torch.cat([(pooled - self.get_buffer("mean")) / self.get_buffer("std"), self.named(logits)], 1)
+
+    def named(self, logits: Tensor) -> Tensor:
+        """[..., dim]: the unit vectors of pictures, or of their cells, by their class logits [..., classes]."""
+        return F.normalize(logits.softmax(-1) @ self.get_buffer("names"), dim=-1)
+
+    def similarity(self, logits: Tensor, text: Packed, size: Sequence[int]) -> list[Tensor]:
+        """[L_i, *size] of each pair: the cosines of its words, by their states, and its picture's cells, by their class
+        logits [B, h, w, classes]."""
+        cells, words = self.named(logits), self.texts(text.values).split(text.host_lengths.tolist())
+        found = [torch.einsum("hwd,ld->lhw", own, each) for own, each in zip(cells, words, strict=True)]
+        return [F.interpolate(each[None], size=tuple(size), mode="bilinear")[0] for each in found]
 
     def texts(self, sentences: Tensor) -> Tensor:
         """[T, dim]: the vectors of sentences."""

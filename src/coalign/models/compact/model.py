@@ -132,9 +132,13 @@ class Compact(Aligning, Model):
         return read if self.word_patches is None else ("similarity", *read)
 
     def alignment_record(self, batch: Batch) -> AlignmentRecord:
-        """Words on patches: the softmax over patches of each word's similarities, and the attentions of all blocks."""
+        """Words on patches: the softmax over patches of each word's similarities, and the attentions of all blocks.
+
+        Where the model reads the names of classes, and pixels come with the batch, these have a part in the similarity.
+        """
         if batch.text is None or batch.images is None:
             raise InputError("maps are of pairs: this batch lacks images or texts")
+        pixels = batch.images.pixels
         if self.stem is not None:  # which runs once
             batch = replace(batch, images=self.features(batch.images))
         assert batch.text is not None and batch.images is not None
@@ -149,7 +153,10 @@ class Compact(Aligning, Model):
         maps = None
         if self.word_patches is not None:
             grid = needed(self.features(batch.images).grid, "features")
-            found = self.word_patches.maps(grid, self.phrase_states(batch.text))
+            words, named = self.phrase_states(batch.text), None
+            if self.stem is not None and self.online.classes is not None and pixels is not None:
+                named = self.online.classes.similarity(self.stem.classes(pixels), words, grid.shape[2:])
+            found = self.word_patches.maps(grid, words, named)
             maps = [own.flatten(1) for own in found]
         return AlignmentRecord(
             Rows.of("text", batch.text.ids.host_lengths.tolist()),

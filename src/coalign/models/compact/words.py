@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from torch.nn.parameter import Parameter
 from coalign.layers.attention import FeedForward
 from coalign.objectives.late_interaction import LateInteraction
 from coalign.types import Candidates, Mosaics, Packed
+
+NAMED = 14.0
+"""The weight of the names of classes in maps; 12 to 16 point best on a development split (docs/log.md)."""
 
 
 class WordPatches(nn.Module):
@@ -48,10 +52,13 @@ class WordPatches(nn.Module):
         """Text states [T, text_dim] to unit vectors [T, dim]."""
         return F.normalize(self.text(F.normalize(states, dim=-1) * states.shape[1] ** 0.5), dim=-1)
 
-    def maps(self, grid: Tensor, text: Packed) -> list[Tensor]:
-        """[L_i, h, w] of each pair: how each word's similarity to the patches, softmax over them, is spread."""
+    def maps(self, grid: Tensor, text: Packed, named: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """[L_i, h, w] of each pair: how each word's similarity to the patches, softmax over them, is spread. `named`
+        are the similarities of the same by the names of classes, added with the weight `NAMED`."""
         patches, words = self.patches(grid), self.words(text.values).split(text.host_lengths.tolist())
         similarity = [torch.einsum("hwd,ld->lhw", p, w) * self.scale for p, w in zip(patches, words, strict=True)]
+        if named is not None:
+            similarity = [own + NAMED * other for own, other in zip(similarity, named, strict=True)]
         return [s.flatten(1).softmax(1).view_as(s) for s in similarity]
 
     def loss(
