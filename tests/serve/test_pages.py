@@ -175,7 +175,8 @@ def test_map_lasso_and_marks(page, run):
         page.get_by_text("the pairs without them").click()
     kept = file.with_name("kept-table.jsonl")
     kept.write_bytes(Path(waiting.value.path()).read_bytes())
-    source = open_source(kept)  # what `train --data` reads
+    pictures = Path(json.loads(kept.read_text().splitlines()[0])["image"]).parent
+    source = open_source(kept, images=pictures)  # what `train --data --images` reads
     assert len(source) == 8 and not any("a blue circle" in source[i].texts for i in range(8))
     kept.unlink()
     page.locator(".card", has_text="a blue circle").get_by_role("button", name="mark").click()

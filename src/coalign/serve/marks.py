@@ -60,8 +60,8 @@ class Marks:
 def marked_table(gallery: Gallery, marks: Marks, of: Literal["kept", "marked"]) -> tuple[str, str, Iterator[bytes]]:
     """Name, media type and content of the table of the pairs that are marked, or of those that are not.
 
-    `coalign train --data` takes it: JSON lines with the pictures' paths, or Parquet with the pictures themselves where
-    they have none.
+    `coalign train --data TABLE --images FOLDER` takes it: JSON lines with the pictures' full paths, which lie in the
+    folder, or Parquet with the pictures themselves where they have none.
     """
     rows = [row for row in gallery.shown if (row in marks.by_row) == (of == "marked")]
     captions = _captions(gallery)
