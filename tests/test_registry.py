@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import coalign
 from coalign.errors import InputError
+from coalign.layers.initialise import shapes_alone
 from coalign.registry import convert, describe, find, from_plain, load
 
 
@@ -117,3 +118,44 @@ def test_a_tensor_of_another_rank_is_a_misfit(tmp_path):
     save_file(flat, tmp_path / "flat.safetensors")
     with pytest.raises(InputError, match="no size of gpt fits it"):
         load(tmp_path / "flat.safetensors", "gpt")
+
+
+def unfilled(model):
+    """Names of tensors that loading into shapes alone would not fill, or leave behind: those that the state lacks,
+    those that two modules share, those that are neither parameter nor buffer."""
+    state, seen, found = model.state_dict(), set(), []
+    for place, module in model.named_modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            full = f"{place}.{name}".lstrip(".")
+            if full not in state or tensor in seen:
+                found.append(full)
+            seen.add(tensor)
+        if not type(module).__module__.startswith("torch."):  # torch's recurrent layers look after theirs
+            own = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_buffers")}
+            found += [f"{place}.{key}" for key, value in own.items() if holds_tensors(value)]
+    return found
+
+
+def holds_tensors(value):
+    parts = list(value.values()) if isinstance(value, dict) else value
+    if isinstance(parts, list | tuple | set | frozenset):
+        return any(holds_tensors(part) for part in parts)
+    return isinstance(value, torch.Tensor)
+
+
+def test_a_models_state_fills_all_of_it():
+    class Wrong(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            self.b.weight = self.a.weight
+            self.register_buffer("table", torch.ones(2), persistent=False)
+            self.levels = {"of": [torch.ones(2)]}
+
+    assert unfilled(Wrong()) == ["table", ".levels", "b.weight"]
+    for name, entry in coalign.systems().items():
+        config = entry.sizes.get("tiny", next(iter(entry.sizes.values())))
+        for head in (None, *entry.heads):
+            with shapes_alone():
+                model = coalign.create(name, config, head).model
+            assert unfilled(model) == [], (name, head)

@@ -356,7 +356,8 @@ def _fill(
 
 def _with_memory(model: Model) -> Model:
     """A model of shapes alone with memory of any content, for weights that fill all of it: initial numbers that are
-    replaced at once would take longer than reading them."""
+    replaced at once would take longer than reading them. Its state has to hold every tensor, and no two modules the
+    same one, which would become two (tests/test_registry.py looks at all systems)."""
     device = torch.get_default_device()
 
     def empty(tensor: Tensor) -> Tensor:  # with its strides; `to_empty` does the same and imports sympy for it
