@@ -19,15 +19,18 @@ from coalign.cli.main import main
 from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.images.decode import BadSample
 from coalign.data.images.labelled_images import open_images, open_labelled
+from coalign.data.pairs.hub import open_rows
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import picture_files
 from coalign.data.regions.files import open_regions
+from coalign.data.series.audio import read_sound
 from coalign.data.series.sources import open_series
 from coalign.data.series.table import Extraction, read_utterances
 from coalign.data.texts.documents import open_documents
 from coalign.data.videos.clip_features import ClipFeatures
-from coalign.data.videos.decode import find_videos
+from coalign.data.videos.decode import find_videos, probe_video
 from coalign.data.videos.subtitles import subtitles_beside
+from coalign.data.videos.write import write_video
 from coalign.errors import InputError
 from coalign.files import OUTSIDE, Inside, outside_paths
 
@@ -174,6 +177,13 @@ def saved_files(own: Path, other: Path) -> Callable[[], object]:
 
 
 @case
+def saved_files_beside_splits(own: Path, other: Path) -> Callable[[], object]:
+    read = saved_files(own, other)
+    (own / "set" / "dataset_dict.json").write_text('{"splits": []}')
+    return read
+
+
+@case
 def questions(own: Path, other: Path) -> Callable[[], object]:
     link(own / "a.png", picture(other / "a.png"))
     return lambda: picture_files(own)
@@ -234,6 +244,47 @@ def subtitles(own: Path, other: Path) -> Callable[[], object]:
     (other / "secret").write_text("a password")
     link(own / "a.srt", other / "secret")
     return lambda: subtitles_beside(own / "a.mp4")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_pictures_that_nothing_asks_for_are_not_followed(
+    own: Path, lists: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    address = {"path": "http://127.0.0.1/a.png", "bytes": None}
+    stored = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    kinds = datasets.Features(extra=datasets.List(stored) if lists else stored, text=datasets.Value("string"))
+    rows = {"extra": [[address] if lists else address], "text": ["red"]}
+    datasets.Dataset.from_dict(rows, features=kinds).save_to_disk(str(own / "set"))
+    about = json.loads((own / "set" / "dataset_info.json").read_text())
+    about["features"]["extra"] = {"_type": "List", "feature": {"_type": "Image"}} if lists else {"_type": "Image"}
+    (own / "set" / "dataset_info.json").write_text(json.dumps(about))
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("the address is followed"))
+    _, read = open_rows(str(own / "set"))
+    assert [row["text"] for row in read] == ["red"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file has such a name there")
+def test_a_video_is_a_file_and_no_list_or_address_of_others(
+    own: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+    film = write_video(other / "a.mp4", np.zeros((4, 32, 32, 3), np.uint8), 4)
+    assert probe_video(film).width == 32
+    (own / "a.mp4").write_text("ffconcat version 1.0\nfile link.mp4\n")
+    link(own / "link.mp4", film)
+    (own / "a.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n")
+    for name in ("a.mp4", "a.m3u8"):
+        with pytest.raises(InputError, match=rf"{name}: is a playlist of other files"):
+            probe_video(own / name)
+        with pytest.raises(InputError, match=rf"{name}: is a playlist of other files"):
+            read_sound(own / name)
+    monkeypatch.chdir(own)
+    alias = Path(f"file:{film}")
+    alias.parent.mkdir(parents=True)
+    alias.write_bytes(b"no video")
+    with pytest.raises(InputError, match="not a readable video"):
+        probe_video(alias)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _check_saved(folder: Path) -> None:
     """Raises InputError where a saved data set names files of another folder as its own."""
     with guarded(folder):
         splits = folder / "dataset_dict.json"
-        parts = [folder / str(name) for name in read_json(splits)["splits"]] if splits.is_file() else [folder]
+        parts = [folder, *(folder / str(name) for name in (read_json(splits)["splits"] if splits.is_file() else ()))]
         states = [(part, read_json(part / "state.json")) for part in parts if (part / "state.json").is_file()]
         named = [part / str(file["filename"]) for part, state in states for file in state["_data_files"]]
         inside(folder, [*parts, *named])
@@ -152,7 +153,7 @@ def open_rows(
             loaded = library.load_dataset(identifier, configuration or None, streaming=streaming)
     except Exception as error:  # the library raises whatever its readers meet
         raise InputError(f"{name}: no file or folder here, and datasets cannot load it: {_plain(error)}") from error
-    dataset = _choose_split(loaded, name, split, prefer)
+    dataset = _undecoded(_choose_split(loaded, name, split, prefer))
     features: dict[str, Any] = dataset.features or {}
     classes = {column: kind for column, kind in features.items() if isinstance(kind, library.ClassLabel)}
     return list(dataset.column_names or next(iter(dataset))), _NamedClasses(dataset, classes)
@@ -180,20 +181,32 @@ def _source(
     split: str | None,
     prefer: str | None,
 ) -> HubSource:
-    dataset = _choose_split(loaded, name, split, prefer)
+    dataset = _undecoded(_choose_split(loaded, name, split, prefer))
     names: list[str] = dataset.column_names
     pictures = [column for column in names if isinstance(dataset.features[column], library.Image)]
     if image_column is None and pictures and not any(column in IMAGE_COLUMNS for column in pictures):
         image_column = pictures[0]
     columns = Columns(choose_image(names, image_column, name), choose_texts(names, text_column, name))
-    if columns.image in pictures:
-        dataset = dataset.cast_column(columns.image, library.Image(decode=False))
     chosen = dataset.select_columns([columns.image, *columns.texts])
     with guarded(name):
         chosen.data.table.validate(full=True)  # the files are memory-mapped: offsets could lead anywhere
     config = library.config  # says where the library puts the pictures of a data set that has a name
     own: list[str | Path] = [name] if is_saved(Path(name)) else [config.HF_CACHE_HOME, config.HF_DATASETS_CACHE]
     return HubSource(chosen, columns, name, root, [root, *own])
+
+
+def _undecoded(dataset: Any) -> Any:
+    """The rows with pictures and sounds as they are stored. The library would decode all of a row, and follow any path
+    or address in it; lists of pictures, which nothing here reads, are left out."""
+    features: dict[str, Any] = dataset.features or {}
+    for column, kind in features.items():
+        if hasattr(kind, "decode_example"):
+            stored = copy(kind)
+            stored.decode = False
+            dataset = dataset.cast_column(column, stored)
+        elif _datasets().features.features.require_decoding(kind):
+            dataset = dataset.remove_columns(column)
+    return dataset
 
 
 def _choose_split(loaded: Any, name: str, split: str | None, prefer: str | None) -> Any:

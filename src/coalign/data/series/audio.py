@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coalign.data.videos.decode import import_av
+from coalign.data.videos.decode import import_av, open_media
 from coalign.errors import InputError
 from coalign.files import reader
 
@@ -72,7 +72,7 @@ def _by_soundfile(path: Path) -> tuple[Tensor, int]:
 def _by_av(path: Path) -> tuple[Tensor, int]:
     av = import_av()
     try:
-        with av.open(str(path)) as container:
+        with open_media(path) as container:
             if not container.streams.audio:
                 raise InputError(f"{path}: has no sound track")
             track = container.streams.audio[0]

@@ -25,6 +25,8 @@ from coalign.errors import InputError
 from coalign.files import inside, reader, regular
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv")
+_PLAYLISTS = frozenset(("concat", "dash", "hls", "image2", "imf", "rtsp", "sdp", "vapoursynth", "avisynth"))
+"""FFmpeg's names of forms that name other files or addresses."""
 
 Backend = Literal["auto", "av", "torchcodec"]
 VideoLike = str | os.PathLike[str]
@@ -174,11 +176,28 @@ def import_av() -> Any:
     return av
 
 
+def open_media(path: VideoLike) -> Any:
+    """An open container of PyAV, of a file that is one itself.
+
+    FFmpeg takes a name such as `file:a` for an address, and a playlist for a video of the files that it names, which
+    may lie anywhere.
+
+    Raises:
+        InputError: There is no such file, or it is a playlist.
+    """
+    container = import_av().open(str(regular(path).absolute()), metadata_errors="replace")
+    kind = container.format.name
+    if _PLAYLISTS & set(kind.split(",")):
+        container.close()
+        raise InputError(f"{os.fspath(path)}: is a playlist of other files ({kind}), no sound or video itself")
+    return container
+
+
 @contextmanager
 def _opened(video: VideoLike) -> Generator[_File]:
     av, name = import_av(), os.fspath(video)
     try:
-        container = av.open(str(regular(name)), metadata_errors="replace")
+        container = open_media(name)
     except InputError as error:
         reason = str(error).removeprefix(f"{name}: ")
         raise BadSample("is a folder, not a video" if "is a folder" in reason else reason, name) from None
@@ -368,7 +387,9 @@ def _by_torchcodec(video: VideoLike, times: Sequence[Seconds], short_side: int |
     with _opened(video) as file:
         info, begin, index = file.info(), file.begin, file.stream.index
     try:
-        decoder = VideoDecoder(os.fspath(video), dimension_order="NHWC", stream_index=index, seek_mode="exact")
+        decoder = VideoDecoder(
+            str(Path(video).absolute()), dimension_order="NHWC", stream_index=index, seek_mode="exact"
+        )
         first, end = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
         moments = [max(time + begin + _ROUNDING, first) for time in times]
         inside = [moment for moment in moments if moment < end]
