@@ -17,7 +17,6 @@ from coalign.data.pairs.shards import TarShards
 from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
 
-pytest.importorskip("s3fs")
 pytest.importorskip("aiohttp")
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -40,6 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
     folder: Path
     breaks = 0
     failures = 0
+    endless = False
     asked: list[str]
 
     def do_HEAD(self) -> None:
@@ -54,6 +54,15 @@ class _Handler(BaseHTTPRequestHandler):
         if own.failures and self.command == "GET":
             own.failures -= 1
             self.send_error(503)
+            return
+        if own.endless and self.command == "GET":
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while own.endless:
+                    self.wfile.write(bytes(1 << 16))
+            except OSError:
+                own.asked.append("hung up")
             return
         data, part = file.read_bytes(), re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         whole = len(data)
@@ -118,6 +127,28 @@ def test_a_broken_connection_is_made_again_and_a_lasting_one_told(http: tuple[st
             open_source(f"{url}/{name}")
 
 
+def test_a_server_that_sends_without_end_is_left(http: tuple[str, type[_Handler]], folder: Path) -> None:
+    url, handler = http
+    source = open_source(f"{url}/s-00.tar")
+    handler.endless = True
+    with pytest.raises(InputError, match=r"s-00\.tar.*the server gives no parts of files"):
+        source[1]
+    with pytest.raises(InputError, match=r"pairs\.csv: the server sends more than it says"):
+        open_source(f"{url}/pairs.csv")
+    handler.endless = False
+    assert open_source(f"{url}/pairs.csv", images=folder)[0].texts == ("seven",)
+
+
+def test_the_address_that_a_server_sends_on_to_makes_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"size": 3, "ETag": "a"}
+    monkeypatch.setattr(remote, "describe", lambda _: {**told, "url": f"https://b/x?signed={len(places)}"})
+    places: list[Path] = []
+    for _ in range(2):
+        places.append(remote.cached("https://a/x.tar", "shards"))
+    told["ETag"] = "b"
+    assert places[0] == places[1] != remote.cached("https://a/x.tar", "shards")
+
+
 def test_a_table_is_copied_once(http: tuple[str, type[_Handler]], folder: Path) -> None:
     url, handler = http
     for _ in range(2):
@@ -126,6 +157,7 @@ def test_a_table_is_copied_once(http: tuple[str, type[_Handler]], folder: Path) 
 
 
 def test_shards_and_tables_are_read_from_s3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
     threaded = pytest.importorskip("moto.server").ThreadedMotoServer
     import pyarrow as pa
     import pyarrow.parquet as pq

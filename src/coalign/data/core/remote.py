@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from coalign.errors import InputError
 from coalign.extras import optional
@@ -52,10 +52,14 @@ def describe(url: str) -> dict[str, Any]:
     return about
 
 
-def cached(url: str, kind: str) -> Path:
+def cached(url: str, kind: str, about: dict[str, Any] | None = None) -> Path:
     """Where something made of a file is kept; another place when the file is another."""
-    about = json.dumps({"url": url, **describe(url)}, sort_keys=True, default=str)
-    return cache_folder() / kind / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+    told = {
+        **(about or describe(url)),
+        "url": url,
+    }  # not the address that a server sends on to, which is often made anew each time
+    key = json.dumps(told, sort_keys=True, default=str)
+    return cache_folder() / kind / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def read(url: str, begin: int, end: int) -> bytes:
@@ -67,9 +71,14 @@ def read(url: str, begin: int, end: int) -> bytes:
     system, path = _system(url)
 
     def ask() -> bytes:
-        found: bytes = system.cat_file(path, start=begin, end=end) if end > begin else b""
-        if len(found) > end - begin:
-            raise InputError(f"{url}: the server gives no parts of files; copy the file here")
+        if "http" in system.protocol and end > begin:  # `cat_file` would hold all that comes, be it without end
+            held = io.BytesIO()
+            more = "the server gives no parts of files; copy the file here"
+            asked = {"Range": f"bytes={begin}-{end - 1}"}
+            system.get_file(path, _Limited(held, end - begin, f"{url}: {more}"), headers=asked)
+            found = held.getvalue()
+        else:
+            found = system.cat_file(path, start=begin, end=end) if end > begin else b""
         if len(found) < end - begin:
             raise OSError(f"{len(found)} bytes of {end - begin} came")
         return found
@@ -79,12 +88,37 @@ def read(url: str, begin: int, end: int) -> bytes:
 
 def copy(url: str) -> Path:
     """The file on this machine, fetched where it is not there yet."""
-    place = cached(url, "remote") / plain(url).rpartition("/")[2]
+    about = describe(url)
+    size: int = about["size"]
+    place = cached(url, "remote", about) / plain(url).rpartition("/")[2]
     if not place.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
         system, path = _system(url)
-        replace_file(place, lambda part: _try(url, lambda: system.get_file(path, str(part))))
+
+        def fetch(part: Path) -> None:
+            if "http" in system.protocol:
+                with part.open("wb") as file:
+                    system.get_file(path, _Limited(file, size, f"{url}: the server sends more than it says"))
+            else:
+                system.get_file(path, str(part))
+            if part.stat().st_size != size:
+                raise OSError(f"{part.stat().st_size} bytes of {size} came")
+
+        replace_file(place, lambda part: _try(url, lambda: fetch(part)))
     return place
+
+
+class _Limited:
+    """A file to write to that takes no more than `most` bytes, whatever a server sends: then `InputError(refusal)`."""
+
+    def __init__(self, file: IO[bytes], most: int, refusal: str) -> None:
+        self.read, self.close, self.tell = file.read, file.close, file.tell  # which fsspec knows a file by
+        self._file, self._most, self._refusal = file, most, refusal
+
+    def write(self, data: bytes) -> int:
+        if self.tell() + len(data) > self._most:
+            raise InputError(self._refusal)
+        return self._file.write(data)
 
 
 class Remote(io.RawIOBase):
@@ -106,7 +140,8 @@ class Remote(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any, /) -> int:
-        data = read(self._url, self._at, max(min(self._at + len(buffer), self._size), self._at))
+        end = min(self._at + min(len(buffer), READ_AHEAD), self._size)
+        data = read(self._url, self._at, max(end, self._at))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
