@@ -11,7 +11,8 @@
 features of the emoji: EfficientNet-lite0 pooled and linear, MiniLM and two layers. `--development` compares rates
 (trained on OpenMoji, tested on Noto). `memory`: peak of the sigmoid loss, forward
 and backward, in each of 1, 2 and 4 processes of a batch of their own, block by block as it is and in one block (Linux).
-`noise` gives a share of a table's pictures the texts of others (column "wrong"); `noise-found` says how well
+`noise` gives a share of a table's pictures the texts of others (column "wrong"; OUT.csv beside TABLE, or `coalign
+filter` needs --outside-paths); `noise-found` says how well
 `coalign filter` knew them, `noise-gain` what maps trained on what it kept gain. `captions-found`: the right text among
 a table's by MiniLM's vector of the caption.
 """

@@ -97,8 +97,9 @@ class Inside:
         self._within = tuple(f"{root.rstrip(os.sep)}{os.sep}" for root in self._roots)
         self._real: dict[str, str] = {}
 
-    def refusal(self, path: PathLike) -> str:
-        """Why a path is not followed, be there a file or not; empty where it is."""
+    def refusal(self, path: PathLike, said: str = "") -> str:
+        """Why a path is not followed, be there a file or not; empty where it is. `said` is what data that takes a
+        folder of images says of it."""
         if self._anywhere:
             return ""
         try:
@@ -107,7 +108,9 @@ class Inside:
             return ""
         if real in self._roots or real.startswith(self._within):
             return ""
-        return f"leads out of {' and '.join(self._roots)}; if that is meant: --outside-paths"
+        absolute = said.startswith(os.sep)
+        how = "--images FOLDER with the pictures below it, or --outside-paths" if absolute else "--outside-paths"
+        return f"leads out of {' and '.join(self._roots)}; if that is meant: {how}"
 
     def _real_path(self, path: PathLike) -> str:
         """Without links. Those of a folder are looked up once."""

@@ -193,6 +193,7 @@ def test_a_report_of_a_table(capsys: pytest.CaptureFixture[str], table: Path, tm
         ("picture_url,words\na.png,hello\n", "no column is recognised as the image"),
         ("", "is empty"),
         ("image,text\n", "no usable pair"),
+        ("image,text\n../a.png,red\n", "odd.csv: no pair is usable; the first of 1: "),
     ],
 )
 def test_what_cannot_be_analysed(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, said: str) -> None:

@@ -293,7 +293,7 @@ def test_a_token_is_needed_where_there_is_one(run):
     assert named.get("/api/health", headers={"authorization": "Bearer a-long-token"}).status_code == 403
 
 
-def test_the_command_prints_its_link_with_a_token_where_others_can_reach_it(run, monkeypatch, capsys):
+def test_the_command_prints_its_link_with_a_token_where_others_can_reach_it(run, monkeypatch, capsys, tmp_path):
     made, opened = [], []
 
     def serve(server, sockets):
@@ -316,6 +316,9 @@ def test_the_command_prints_its_link_with_a_token_where_others_can_reach_it(run,
     assert client.get("/api/health", headers={"authorization": f"Bearer {token}"}).status_code == 200
     with pytest.raises(coalign.InputError, match="8 characters"):
         command((run,), port=0, token="short")
+    (tmp_path / "pairs.csv").write_text("image,text\na.png,red\n")
+    with pytest.raises(coalign.InputError, match="none: no such folder of images"):
+        command((run,), str(tmp_path / "pairs.csv"), tmp_path / "none", port=0)
 
 
 def test_a_full_queue_says_so_and_the_rest_is_answered(run, monkeypatch):

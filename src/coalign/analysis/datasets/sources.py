@@ -71,7 +71,8 @@ def pair_columns(
             texts.append(text)
             rows.append(sample.where.row)
     if not samples:
-        raise InputError(f"{source.name}: is empty" + (f"; {problems[0]}" if problems else ""))
+        why = f"no pair is usable; the first of {len(problems)}: {problems[0]}" if problems else "is empty"
+        raise InputError(f"{source.name}: {why}")
     ids = source.ids[np.array(samples)]
     found = _table_columns(Path(source.name), rows, labels, annotators, read)
     return Columns(

@@ -30,7 +30,8 @@ def command(
     (CapFilt, Li et al. 2022, section 3.3).
 
     The list has the columns image, text, origin (data, or model for captions that were written) and score (the
-    probability of a match), and is read as pairs again. Your own data stays as it is.
+    probability of a match), and is read as pairs again, with --images FOLDER where the pictures do not lie beside or
+    below it. Your own data stays as it is.
 
     Args:
         out: The .jsonl or .csv to write.

@@ -22,6 +22,7 @@ HELP = Help("a trained run", "RUN …", "search, alignment and data in the brows
 def command(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN ...", help="Folders of runs, one or several.")],
     data: Annotated[str | None, arg(metavar="PAIRS", help=PAIRS_HELP, help_behavior_hint="")] = None,
+    images: OptionalPath = None,
     regions: OptionalPath = None,
     port: int = 8765,
     host: str = "127.0.0.1",
@@ -31,6 +32,7 @@ def command(
     """Search, alignment maps, the data and the learning curves of runs, as pages on this machine.
 
     Args:
+        images: With --data: the folder that image paths are relative to. By default the table's own.
         regions: Region features of the pictures, for models that read regions.
         port: The port to listen on; 0 takes a free one.
         host: The address to listen on. Another than this machine's own is served with a token alone.
@@ -55,7 +57,7 @@ def command(
     reads_streams = [bool(run_config(run).get("series")) for run in runs]
     served = app(
         runs,
-        None if data is None or all(reads_streams) else Pairs(data).open(),
+        None if data is None or all(reads_streams) else Pairs(data, images).open(),
         token,
         series=data if any(reads_streams) else None,
         regions=None if regions is None else open_regions(regions),

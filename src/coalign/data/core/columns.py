@@ -51,7 +51,7 @@ class Pairs(Source):
         reference = image
         if isinstance(image, str):
             reference = str(self._root / image)
-            refusal = self._inside.refusal(reference)
+            refusal = self._inside.refusal(reference, image)
             if refusal:
                 raise BadSample(refusal, where.file, where.row, image)
         return Sample(reference, self._texts[index], int(self._ids[index]), where)

@@ -61,7 +61,7 @@ class HubSource(Source):
         texts = clean_texts(text for name in self._columns.texts for text in self._texts(name, row[name]))
         if isinstance(image, str):
             said, image = image, str(self._root / image)
-            refusal = self._inside.refusal(image)
+            refusal = self._inside.refusal(image, said)
             if refusal:
                 raise BadSample(refusal, self.name, index + 1, said)
         reference = image if isinstance(image, str | bytes) else b""

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from coalign.checkpoints.hub import local_folder
 from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath, Switch, as_flags, option_group
-from coalign.registry import load
+from coalign.registry import load, read_description
 from coalign.trunks.vit import VitTrunk
 from coalign.types import needed
 
@@ -79,8 +80,10 @@ def frozen_tower(path: Path, system: str | None, image_size: int | None = None, 
     whose pictures have one size.
 
     Raises:
-        InputError: There is no such tower.
+        InputError: There is no such tower, or it is no run and its system is not given.
     """
+    if system is None and "system" not in read_description(local_folder(path)):
+        raise InputError(f"{path}: is no run; say whose file it is by --image-tower-system, such as dinov2")
     loaded = load(path, system, image_size=None if system is None else image_size)
     pixels = needed(loaded.spec.image, "pictures")
     for place in PLACES:
