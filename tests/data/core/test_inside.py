@@ -327,10 +327,10 @@ def test_the_folder_of_images_may_be_anywhere_and_paths_in_it_absolute(own: Path
     table(own / "t.csv", str(picture(other / "a.png")))
     assert open_source(own / "t.csv", images=other)[0]
     assert open_source(own / "t.csv", images="/")[0]
-    with pytest.raises(BadSample, match="leads out of .*--images FOLDER .* or --outside-paths"):
+    with pytest.raises(BadSample, match=r"leads out of .*--images FOLDER .* or --outside-paths"):
         open_source(own / "t.csv", images=(own / "x").mkdir() or own / "x")[0]
     table(own / "t.csv", "../other/a.png")  # --images would change what it is relative to
-    with pytest.raises(BadSample, match="if that is meant: --outside-paths$"):
+    with pytest.raises(BadSample, match=r"if that is meant: --outside-paths$"):
         open_source(own / "t.csv")[0]
 
 
