@@ -54,10 +54,7 @@ def describe(url: str) -> dict[str, Any]:
 
 def cached(url: str, kind: str, about: dict[str, Any] | None = None) -> Path:
     """Where something made of a file is kept; another place when the file is another."""
-    told = {
-        **(about or describe(url)),
-        "url": url,
-    }  # not the address that a server sends on to, which is often made anew each time
+    told = {**(about or describe(url)), "url": url}
     key = json.dumps(told, sort_keys=True, default=str)
     return cache_folder() / kind / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
