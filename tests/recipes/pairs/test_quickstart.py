@@ -188,6 +188,8 @@ def test_users_own_pairs_on_a_frozen_tower(pairs, tmp_path):
         small(pairs, tmp_path / "b", image_tower_system="dinov2").run()
     with pytest.raises(InputError, match="is no run; say whose file it is by --image-tower-system"):
         small(pairs, tmp_path / "b", image_tower=tower["image_tower"]).run()
+    with pytest.raises(InputError, match="none: no such file or folder"):
+        small(pairs, tmp_path / "b", image_tower=tmp_path / "none").run()
     with pytest.raises(InputError, match="2 x 2 are the least"):
         small(pairs, tmp_path / "c", image_size=14, **tower).run()
 

@@ -149,7 +149,7 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise InputError(f"{url}: {error}; or pip install 'coalign[cloud]'") from error
+        raise InputError(f"{url}: {error}; pip install 'coalign[cloud]' brings what is usual") from error
     except ValueError as error:
         raise InputError(f"{url}: {error}") from error
 

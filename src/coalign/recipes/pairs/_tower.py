@@ -82,7 +82,9 @@ def frozen_tower(path: Path, system: str | None, image_size: int | None = None, 
     Raises:
         InputError: There is no such tower, or it is no run and its system is not given.
     """
-    if system is None and "system" not in read_description(local_folder(path)):
+    if system is None and "system" not in read_description(there := local_folder(path)):
+        if not there.exists():
+            raise InputError(f"{path}: no such file or folder")
         raise InputError(f"{path}: is no run; say whose file it is by --image-tower-system, such as dinov2")
     loaded = load(path, system, image_size=None if system is None else image_size)
     pixels = needed(loaded.spec.image, "pictures")
@@ -94,7 +96,7 @@ def frozen_tower(path: Path, system: str | None, image_size: int | None = None, 
             if image_size is not None and part.config.image != (image_size, image_size):
                 part.resize(image_size)
             return Frozen(part, {"mean": pixels.mean, "std": pixels.std})
-    which = "with a class token, by which a picture's vector is read" if class_token else "for pictures of one size"
+    which = "with a class token, by which a picture's vector is read" if class_token else "that is a ViT for one size"
     raise InputError(f"{path}: holds no picture tower {which}")
 
 
