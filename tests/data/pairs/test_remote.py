@@ -34,12 +34,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Parts of files; `breaks` connections are cut in the middle of an answer."""
+    """Parts of files; `breaks` connections are cut in the middle of an answer, `failures` answers are an error."""
 
     folder: Path
     breaks = 0
     failures = 0
     endless = False
+    error = 503
     asked: list[str]
 
     def do_HEAD(self) -> None:
@@ -53,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if own.failures and self.command == "GET":
             own.failures -= 1
-            self.send_error(503)
+            self.send_error(own.error)
             return
         if own.endless and self.command == "GET":
             self.send_response(200)
@@ -92,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
 def http(folder: Path) -> Iterator[tuple[str, type[_Handler]]]:
     handler = type("Handler", (_Handler,), {"folder": folder / "data", "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler
     server.shutdown()
     server.server_close()
@@ -122,6 +123,10 @@ def test_a_broken_connection_is_made_again_and_a_lasting_one_told(http: tuple[st
     with pytest.raises(InputError, match=re.escape(f"{url}/s-00.tar")):
         source[1]
     assert handler.breaks == 97
+    handler.breaks, handler.failures, handler.error = 0, 5, 403
+    with pytest.raises(InputError, match=re.escape(f"{url}/s-00.tar")):
+        source[1]
+    assert handler.failures == 4  # what is forbidden stays so
     for name in ("none.tar", "secret.tar"):
         with pytest.raises(InputError, match=re.escape(f"{url}/{name}")):
             open_source(f"{url}/{name}")
@@ -147,6 +152,13 @@ def test_the_address_that_a_server_sends_on_to_makes_no_other_file(monkeypatch: 
         places.append(remote.cached("https://a/x.tar", "shards"))
     told["ETag"] = "b"
     assert places[0] == places[1] != remote.cached("https://a/x.tar", "shards")
+
+
+def test_files_that_are_longer_than_what_is_read_ahead(
+    http: tuple[str, type[_Handler]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "READ_AHEAD", 64)
+    assert numbers(open_source(f"{http[0]}/s-00.tar"), [2, 0, 1]) == [2, 0, 1]
 
 
 def test_a_table_is_copied_once(http: tuple[str, type[_Handler]], folder: Path) -> None:

@@ -227,12 +227,10 @@ def _read(shard: str, *parts: tuple[int, int]) -> list[bytes]:
     """The bytes of files of a shard, each by where it begins and its size."""
     begin, end = min(at for at, _ in parts), max(at + size for at, size in parts)
     if remote.is_url(shard):
-        together = end - begin <= sum(size for _, size in parts) + remote.READ_AHEAD
-        held = remote.read(shard, begin, end) if together else b""
-        return [
-            held[at - begin : at - begin + size] if together else remote.read(shard, at, at + size)
-            for at, size in parts
-        ]
+        if end - begin > sum(size for _, size in parts) + remote.READ_AHEAD:
+            return [remote.read(shard, at, at + size) for at, size in parts]
+        held = remote.read(shard, begin, end)
+        return [held[at - begin : at - begin + size] for at, size in parts]
     found: list[bytes] = []
     with Path(shard).open("rb") as file:
         for at, size in parts:
