@@ -122,7 +122,7 @@ def throughput(device: torch.device, size: str) -> str:
             out = encoder(rows, Mask.within(layout))
         out.float().square().mean().backward()
 
-    side = 8192 if device.type == "cuda" else 512
+    side = 8192 if device.type == "cuda" else 128
     square = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     peak = 2 * side**3 / _seconds(lambda: square @ square, device)
     seconds = _seconds(step, device)
@@ -131,7 +131,7 @@ def throughput(device: torch.device, size: str) -> str:
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     share = work / seconds / peak
     return (
-        f"{layout.total / seconds:,.0f} rows/s, {share:.0%} of a product's {peak / 1e9:,.0f} GFLOP/s, {memory:.1f} GiB"
+        f"{layout.total / seconds:,.0f} rows/s, {share:.0%} of a product's {peak / 1e9:,.1f} GFLOP/s, {memory:.1f} GiB"
     )
 
 
