@@ -80,6 +80,14 @@ VIEWER = """
 import coalign
 print(type(coalign.show(coalign.load("runs/clip"), ["pictures/0.png"], ["a red square"])))
 """
+CLOUD = """
+import http.server, subprocess, sys, threading
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+table = f"http://127.0.0.1:{server.server_port}/pairs.csv"
+given = "train clip-pretrain --images . --steps 2 --batch-size 8 --out runs/of-cloud --data".split()
+sys.exit(subprocess.run([sys.executable, "-m", "coalign", *given, table]).returncode)
+"""
 SOUND = """
 import csv, numpy, soundfile
 soundfile.write("a.flac", numpy.sin(numpy.arange(16000) / 8), 16000)
@@ -104,6 +112,7 @@ COMMANDS: dict[str, list[str]] = {
         "evaluate OUT --task stream-attention --data world:joint --out OUT/a.png",
     ],
     "retrieval": ["index runs/clip --data pairs.csv --out OUT", "search runs/clip 'a red square' -k 2 --index OUT"],
+    "cloud": ["python: CLOUD"],
     "hub": ["push runs/clip someone/clip --licence cc0-1.0 --dry-run"],
     "video": ["python: VIDEO", "extract frames --videos videos --out OUT"],
     "serve": ["python: SERVED"],
