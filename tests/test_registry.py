@@ -93,6 +93,20 @@ def test_what_does_not_fit_is_said(tmp_path):
         load(tmp_path / "run")
 
 
+def test_a_run_that_lacks_weights_is_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    model = coalign.create("gpt", dim=16, depth=1, heads=1, vocab_size=9).model
+    (tmp_path / "config.json").write_text(json.dumps(describe(model)))
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert load(tmp_path).model.config == model.config
+    monkeypatch.setattr("coalign.registry._with_memory", lambda _: pytest.fail("memory is taken"))
+    name, tensor = tensors.popitem()
+    for others in (tensors, {**tensors, name: tensor, "other": tensor.clone()}):
+        save_file(others, tmp_path / "model.safetensors")
+        with pytest.raises(InputError, match=r"weights do not fit its config\.json: \['"):
+            load(tmp_path)
+
+
 def test_only_the_system_that_is_asked_for_is_imported():
     code = (
         "import sys; from coalign.registry import describe, create\n"

@@ -250,9 +250,10 @@ def _load_run(path: Path, described: Mapping[str, Any]) -> Model:
     if wrong:
         sizes = f"{list(tensors[wrong[0]].shape)}, not {list(planned[wrong[0]].shape)}"
         raise InputError(f"{path}: weights do not fit its config.json: {wrong[0]} is {sizes}")
-    missing, unexpected = _with_memory(model).load_state_dict(tensors, strict=False)
-    if missing or unexpected:
-        raise InputError(f"{path}: weights do not fit its config.json: {[*missing, *unexpected][:3]}")
+    astray = [*(name for name in planned if name not in tensors), *(name for name in tensors if name not in planned)]
+    if astray:
+        raise InputError(f"{path}: weights do not fit its config.json: {astray[:3]}")
+    _with_memory(model).load_state_dict(tensors)
     return model
 
 
