@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from coalign.errors import InputError
 from coalign.extras import optional
@@ -108,7 +108,7 @@ def copy(url: str) -> Path:
 class _Limited:
     """A file to write to that takes no more than `most` bytes, whatever a server sends: then `InputError(refusal)`."""
 
-    def __init__(self, file: IO[bytes], most: int, refusal: str) -> None:
+    def __init__(self, file: io.BufferedIOBase, most: int, refusal: str) -> None:
         self.read, self.close, self.tell = file.read, file.close, file.tell  # which fsspec knows a file by
         self._file, self._most, self._refusal = file, most, refusal
 
