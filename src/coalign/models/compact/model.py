@@ -18,6 +18,7 @@ from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
+from coalign.layers.convolution import EfficientNetStem
 from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import Further, MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
 from coalign.models.compact.stem import TowerStem, make_stem
@@ -154,7 +155,7 @@ class Compact(Aligning, Model):
         if self.word_patches is not None:
             grid = needed(self.features(batch.images).grid, "features")
             words, named = self.phrase_states(batch.text), None
-            if self.stem is not None and self.online.classes is not None and pixels is not None:
+            if isinstance(self.stem, EfficientNetStem) and self.online.classes is not None and pixels is not None:
                 named = self.online.classes.similarity(self.stem.classes(pixels), words, grid.shape[2:])
             found = self.word_patches.maps(grid, words, named)
             maps = [own.flatten(1) for own in found]
