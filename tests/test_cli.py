@@ -4,7 +4,9 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import typing
@@ -29,6 +31,7 @@ from coalign.data.words.tokenizer import Tokenizer
 from coalign.deferral import flags_alone, value_of
 from coalign.errors import InputError
 from coalign.registry import describe
+from coalign.retrieval.index import Index
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.vit import VitConfig
 
@@ -467,6 +470,57 @@ def test_embed_writes_a_table_and_overwrites_none(capsys, run, pairs, tmp_path):
     assert status == 2 and "exists already" in err and out.read_bytes() == before
     assert call(capsys, "embed", run, "--data", pairs, "--out", out, "--overwrite")[0] == 0
     assert call(capsys, "embed", run, "--data", pairs, "--out", tmp_path / "vectors.txt")[0] == 2
+
+
+KILLED_ONCE = """#!{python}
+import os, signal, sys
+from coalign.cli.main import main
+from coalign.retrieval.vector_table import VectorTable
+append, file = VectorTable.append, {file!r}
+def die(table, vectors, entries, modality):
+    append(table, vectors, entries, modality)
+    if "1/2" in sys.argv and not os.path.exists(file):
+        open(file, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+VectorTable.append = die
+main()
+"""
+"""`coalign` whose second part is killed in its middle when it is first started."""
+
+
+def test_the_pages_line_of_bash_makes_the_index_of_one_go_after_a_part_was_killed(
+    capsys, run, pairs, tmp_path, monkeypatch
+):
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "cluster.md").read_text("utf-8")
+    line = next(line for line in page.splitlines() if line.startswith("seq ")).partition("#")[0]
+    line = line.replace("seq 0 3", "seq 0 1").replace("/4", "/2")
+    assert "-P 2" in line and "--part I/2" in line
+    here = tmp_path / "here"
+    shutil.copytree(pairs.parent, here)
+    shutil.copytree(run, here / "runs" / "clip")
+    program = tmp_path / "bin" / "coalign"
+    program.parent.mkdir()
+    program.write_text(KILLED_ONCE.format(python=sys.executable, file=str(tmp_path / "killed")))
+    program.chmod(0o755)
+    path = os.pathsep.join([str(program.parent), os.environ["PATH"]])
+    options = {"cwd": here, "env": {**os.environ, "PATH": path}, "capture_output": True, "text": True}
+    index = here / "runs" / "clip" / "index"
+    killed = subprocess.run(["bash", "-c", line], **options)
+    parts = [f"part-0000{number}-of-00002.parquet" for number in range(2)]
+    assert killed.returncode != 0 and (tmp_path / "killed").exists() and not index.exists(), killed
+    assert [file.name for file in index.with_name("index.parts").glob("part-*")] == parts[:1]
+    made = index.with_name("index.parts") / parts[0]
+    before = made.stat().st_ino
+    again = subprocess.run(["bash", "-c", line], **options)
+    assert again.returncode == 0 and "8 rows joined from 2 parts" in again.stdout, again
+    assert made.stat().st_ino == before
+    monkeypatch.chdir(here)
+    call(capsys, "index", "runs/clip", "--data", "pairs.csv", "--out", tmp_path / "whole")
+    joined, whole = Index.open(index), Index.open(tmp_path / "whole")
+    for modality in ("image", "text"):
+        torch.testing.assert_close(joined.vectors(modality, 9), whole.vectors(modality, 9))
+        kept = [found.columns(["text", "image", "meta"], modality).drop(["row"]) for found in (joined, whole)]
+        assert kept[0].equals(kept[1])
 
 
 def test_index_and_search(capsys, run, pairs, tmp_path):

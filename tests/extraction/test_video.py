@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from video_files import make_sound, make_video
 
+from coalign.data.core.parts import Part
 from coalign.data.videos.clip_features import read_features
 from coalign.errors import InputError
 from coalign.extraction.boxes import Extract as Boxes
@@ -59,6 +60,20 @@ def test_one_file_a_video_and_the_rest_is_listed(videos: Path, tmp_path: Path) -
     assert extract_folder(videos, tmp_path / "out", Means(0), SPEC).known == 2
 
 
+def test_parts_make_the_files_of_one_extraction(videos: Path, tmp_path: Path) -> None:
+    extract_folder(videos, tmp_path / "whole", Means(), SPEC)
+    for number, (made, missing) in enumerate([((1, 13), 2), ((0, 0), 1), ((1, 6), 0)]):
+        done = extract_folder(videos, tmp_path / "out", Means(), SPEC, part=Part(number, 3))
+        assert ((done.videos, done.clips), done.missing) == (made, missing)
+    assert done.broken == 1  # which another part listed
+    whole, parts = all_features(tmp_path / "whole"), all_features(tmp_path / "out")
+    assert list(whole) == list(parts)
+    for name in whole:
+        assert all(a.equal(b) for a, b in zip(whole[name], parts[name], strict=True))
+    again = extract_folder(videos, tmp_path / "out", Means(0), SPEC, part=Part(0, 3))
+    assert (again.videos, again.known, again.missing) == (0, 1, 0)
+
+
 def test_killed_it_goes_on_after_the_last_clip(videos: Path, tmp_path: Path) -> None:
     extract_folder(videos, tmp_path / "whole", Means(), SPEC, batch_size=3)
     killed = Means(stop_after=7)
@@ -100,7 +115,10 @@ def test_bad_input_is_one_line(videos: Path, tmp_path: Path) -> None:
 def test_pictures_of_a_video_stay_in_the_folder_and_names_do_not_clash(videos: Path, tmp_path: Path) -> None:
     (videos / "..hidden").mkdir()
     make_video(videos / "..hidden" / "x.mp4", 4)
-    Frames(videos=videos, out=tmp_path / "deep" / "out", short_side=16).run()
+    for part in ("0/2", "1/2"):
+        there = [path for path in (tmp_path / "deep").glob("out/[!.]*") if path.is_dir()]
+        assert bool(there) == (part == "1/2")
+        Frames(videos=videos, out=tmp_path / "deep" / "out", short_side=16, part=part).run()
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
     folders = {path.name for path in (tmp_path / "deep" / "out").iterdir() if path.is_dir()}
     assert folders == {"a", "sub__b", "..hidden__x"}

@@ -11,11 +11,14 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from tyro.conf import arg
 
+from coalign.data.core.parts import Part
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
@@ -40,6 +43,8 @@ class Extract:
     """Seconds from one picture to the next."""
     short_side: int = 400
     """Pixels of the shorter side; smaller videos are enlarged."""
+    part: Annotated[str | None, arg(metavar="I/N", help_behavior_hint="")] = None
+    """The videos of the I-th of N parts alone, I from 0. By default each process of torchrun has its part."""
 
     def run(self) -> None:
         if not self.every >= 0.001 or self.short_side < 1:
@@ -51,16 +56,18 @@ class Extract:
         self._same()
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         count = 0
+        own = (Part.chosen(self.part) or Part(0, 1)).span(len(paths))
         bar = track(
-            paths, "writing pictures", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+            own, "writing pictures", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
         )
-        for number, path in enumerate(bar):
+        for number in bar:
+            path = paths[number]
             try:
                 count += self._write(path, names[path])
             except BadSample as error:
                 quarantine.add(Problem(Where(str(self.videos), number), error.reason, str(path)))
         broken = f"; {quarantine.broken} cannot be read, see {quarantine.path}" if quarantine.broken else ""
-        print(f"{self.out}: {count} new pictures of {len(paths)} videos{broken}")
+        print(f"{self.out}: {count} new pictures of {len(own)} videos{broken}")
 
     def _same(self) -> None:
         """Refuses a folder whose pictures were made otherwise."""

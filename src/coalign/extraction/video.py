@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tyro.conf import arg
 
+from coalign.data.core.parts import Part
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
@@ -53,6 +54,8 @@ class Extract:
     """Seconds from one clip's beginning to the next. By default a clip's length."""
     batch_size: int = 8
     """Clips at a time."""
+    part: Annotated[str | None, arg(metavar="I/N", help_behavior_hint="")] = None
+    """The videos of the I-th of N parts alone, I from 0. By default each process of torchrun has its part."""
 
     def run(self) -> None:
         from coalign.registry import load
@@ -71,20 +74,24 @@ class Extract:
             step=self.step,
             batch_size=self.batch_size,
             about={"run": str(self.run_folder.absolute())},
+            part=Part.chosen(self.part),
             show_progress=sys.stderr.isatty(),
         )
         problems = f"; {done.broken} cannot be read, see {self.out / 'quarantine.jsonl'}" if done.broken else ""
-        print(f"{done.videos} videos, {done.clips} clips, {done.known} videos were there already: {self.out}{problems}")
+        rest = f"; {done.missing} videos of other parts are missing" if done.missing else ""
+        words = f"{done.videos} videos, {done.clips} clips, {done.known} videos were there already"
+        print(f"{words}: {self.out}{problems}{rest}")
 
 
 @dataclass(frozen=True)
 class Done:
-    """Counts of an extraction: `known` videos were there already."""
+    """Counts of an extraction: `known` videos were there already, `missing` ones are of parts that are not done."""
 
     videos: int
     clips: int
     known: int
     broken: int
+    missing: int = 0
 
 
 def extract_folder(
@@ -96,9 +103,11 @@ def extract_folder(
     step: float | int | None = None,
     batch_size: int = 8,
     about: dict[str, Any] | None = None,
+    part: Part | None = None,
     show_progress: bool = False,
 ) -> Done:
-    """Writes the features of all videos in a folder and below. `model.encode` gives "video_feature" in `pooled`.
+    """Writes the features of all videos in a folder and below, or of a part of them. `model.encode` gives
+    "video_feature" in `pooled`.
 
     Raises:
         InputError: No videos; or `out` holds features that were made in another way.
@@ -115,9 +124,12 @@ def extract_folder(
     _same_settings(out, settings)
     quarantine = Quarantine(out / "quarantine.jsonl")
     count = clips = known = 0
-    bar = track(paths, "extracting", console=Console(stderr=True), transient=True, disable=not show_progress)
-    for number, path in enumerate(bar):
-        target = out / f"{names[path]}.safetensors"
+    targets = {path: out / f"{names[path]}.safetensors" for path in paths}
+    own = (part or Part(0, 1)).span(len(paths))
+    bar = track(own, "extracting", console=Console(stderr=True), transient=True, disable=not show_progress)
+    for number in bar:
+        path = paths[number]
+        target = targets[path]
         if target.is_file():
             known += 1
             continue
@@ -127,7 +139,9 @@ def extract_folder(
         except BadSample as error:
             _forget(target)
             quarantine.add(Problem(Where(str(videos), number), error.reason, str(path)))
-    return Done(count, clips, known, quarantine.broken)
+    missing = sum(not target.is_file() for target in targets.values())
+    broken = Quarantine(quarantine.path).broken  # those of other parts too
+    return Done(count, clips, known, broken, max(missing - broken, 0))
 
 
 def extract_video(
