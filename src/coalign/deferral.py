@@ -46,14 +46,14 @@ def flags_alone() -> Generator[None]:
 
 def value_of(module: str, name: str) -> Any:
     """The value of `from module import name`; within `flags_alone` without the rest of the module."""
-    found = importlib.import_module(module)
-    if isinstance(found.__loader__, _Loader):
-        found.__loader__.define(name)
+    imported = importlib.import_module(module)
+    if isinstance(imported.__loader__, _Loader):
+        imported.__loader__.define(name)
     try:
-        value = getattr(found, name)
+        value = getattr(imported, name)
     except AttributeError:
         return importlib.import_module(f"{module}.{name}")
-    return value.found() if isinstance(value, Later) else value
+    return value.resolve() if isinstance(value, Later) else value
 
 
 class Later:
@@ -62,7 +62,7 @@ class Later:
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name
 
-    def found(self) -> Any:
+    def resolve(self) -> Any:
         """The object that it stands for."""
         return value_of(self._module, self._name)
 
@@ -71,10 +71,10 @@ class Later:
         return (self._module, self._name) == (module, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.found()(*args, **kwargs)
+        return self.resolve()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.found(), name)
+        return getattr(self.resolve(), name)
 
 
 class _Finder(MetaPathFinder):
@@ -128,7 +128,7 @@ class _Loader(SourceFileLoader):
             if value.stands_for(self._space["__name__"], name):
                 del self._space[name]
             else:
-                self._space[name] = value.found()
+                self._space[name] = value.resolve()
 
     def define_all(self) -> None:
         """Runs what is left of the module."""

@@ -45,7 +45,7 @@ def summaries(package: str, kind: str) -> dict[str, str]:
     """The first line of the docstring of the class `kind` in each of the package's modules; imports none of them."""
     head = re.compile(rf'^class {kind}\b.*:\n\s+"""(.*?)(?:"""|$)', re.MULTILINE)
     texts = {name: _source(path) for name, path in homes(package).items()}
-    return {name: found[1] for name, text in sorted(texts.items()) if (found := head.search(text))}
+    return {name: match[1] for name, text in sorted(texts.items()) if (match := head.search(text))}
 
 
 def first_line(thing: Any) -> str:
@@ -64,11 +64,11 @@ def homes(package: str) -> dict[str, str]:
 
 
 def _walk(package: str, folders: Any, deeper: bool = True) -> Iterator[str]:
-    for found in pkgutil.iter_modules(folders):
-        if found.name.startswith("_"):
+    for module in pkgutil.iter_modules(folders):
+        if module.name.startswith("_"):
             continue
-        if not found.ispkg:
-            yield f"{package}.{found.name}"
+        if not module.ispkg:
+            yield f"{package}.{module.name}"
         elif deeper:
-            inside = [str(Path(folder) / found.name) for folder in folders]
-            yield from _walk(f"{package}.{found.name}", inside, deeper=False)
+            inside = [str(Path(folder) / module.name) for folder in folders]
+            yield from _walk(f"{package}.{module.name}", inside, deeper=False)

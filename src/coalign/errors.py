@@ -10,7 +10,7 @@ def visible(text: str) -> str:
 
     Line ends and tabs stay.
     """
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class InputError(ValueError):

@@ -72,12 +72,12 @@ class _Optional:
         if name.startswith("__"):  # asked by pickle, inspect and the like
             raise AttributeError(name)
         try:
-            found = importlib.import_module(self._module)
+            module = importlib.import_module(self._module)
         except ModuleNotFoundError as error:
             known = missing(error.name or "")
             if known is None:
                 raise
             raise known from None
-        value = getattr(found, name)
+        value = getattr(module, name)
         self.__dict__[name] = value
         return value

@@ -176,11 +176,11 @@ def cache_folder() -> Path:
 
 def digest(path: PathLike) -> str:
     """A file's content in 32 hexadecimal digits (BLAKE2b)."""
-    found = blake2b(digest_size=16)
+    hasher = blake2b(digest_size=16)
     with Path(path).open("rb") as file:
         while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def _reason(error: BaseException) -> str:
@@ -288,8 +288,8 @@ def _share(path: Path) -> None:
 def remove_parts(folder: Path, *, own: bool = False, of: str = "") -> None:
     """Removes what killed processes, or those of this machine (`own`), left half written in a folder, of files of any
     name or of one; for whoever holds the folder's lock."""
-    found = folder.glob(f".part.{_host() + '.' if own else ''}*{of}")
-    for part in [*found, *([] if own or of else folder.glob(".*.part"))]:
+    parts = folder.glob(f".part.{_host() + '.' if own else ''}*{of}")
+    for part in [*parts, *([] if own or of else folder.glob(".*.part"))]:
         shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
 
 

@@ -38,8 +38,8 @@ from coalign.types import Head, Model, System
 
 def systems() -> Mapping[str, System]:
     """All systems by name: papers, sizes, objectives and the tasks that each has a head for."""
-    found = {name: entry for name in sorted(_modules()) if (entry := _system(name)) is not None}
-    return types.MappingProxyType(found)
+    entries = {name: entry for name in sorted(_modules()) if (entry := _system(name)) is not None}
+    return types.MappingProxyType(entries)
 
 
 def find(name: str) -> System:
@@ -133,7 +133,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     raise InputError(f"{type(model).__name__} is not the model of a registered system")
 
 
-def convert(path: str | Path, out: str | Path, *, system: str, to: str = "original", **found: Any) -> None:
+def convert(path: str | Path, out: str | Path, *, system: str, to: str = "original", **sizes: Any) -> None:
     """Reads a file and writes its weights in another layout of the system (see `System.weights`).
 
     `out` is a .safetensors file. Without an ending it is a folder that Hugging Face's library reads, where `to` is
@@ -142,7 +142,7 @@ def convert(path: str | Path, out: str | Path, *, system: str, to: str = "origin
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; nothing was written")
-    loaded = load(path, system, **found)
+    loaded = load(path, system, **sizes)
     model = loaded.model
     entry, offer = find(system), _offer_of(find(system), model)
     if to not in offer.weights:
@@ -189,9 +189,9 @@ def read_description(path: Path) -> dict[str, Any]:
     beside = path if path.is_dir() else path.parent
     for file in (path / "config.json", beside / "bert_config.json"):
         if file.is_file():
-            found: Any = read_json(file)
-            if isinstance(found, dict):
-                return found  # pyright: ignore[reportUnknownVariableType]
+            description: Any = read_json(file)
+            if isinstance(description, dict):
+                return description  # pyright: ignore[reportUnknownVariableType]
     return {}
 
 
@@ -289,8 +289,8 @@ def _load_foreign(
     else:
         config_of_file = None if entry.of_config is None or not described else entry.of_config(described)
         own = None if entry.of_weights is None else entry.of_weights(shapes)
-        found = [("of its config.json", config_of_file), ("of the file", own)]
-        sizes = [*((name, config) for name, config in found if config is not None), *entry.sizes.items()]
+        readings = [("of its config.json", config_of_file), ("of the file", own)]
+        sizes = [*((name, config) for name, config in readings if config is not None), *entry.sizes.items()]
     heads = (None, *entry.heads) if head is None else (head,)
     closest: tuple[int, str] | None = None
     for size_name, config in sizes:

@@ -79,14 +79,14 @@ class CnnTower:
 
     @torch.no_grad()
     def encode(self, items: Sequence[ImageLike]) -> Mapping[str, Floats]:
-        found: dict[str, list[Tensor]] = {}
+        features: dict[str, list[Tensor]] = {}
         for part in _batches(items, 32):
             pixels = torch.stack([self._transform(image) for image in part])
             stages = self._network.features(pixels.contiguous(memory_format=torch.channels_last), range(len(STAGES)))
             for number, stage in enumerate(stages):
-                found.setdefault(f"{CNN}, layer {number + 1}", []).append(stage.mean((2, 3)))
-            found.setdefault(CNN, []).append(self._network.head(stages[-1]).mean((2, 3)))
-        return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+                features.setdefault(f"{CNN}, layer {number + 1}", []).append(stage.mean((2, 3)))
+            features.setdefault(CNN, []).append(self._network.head(stages[-1]).mean((2, 3)))
+        return {name: torch.cat(parts).numpy() for name, parts in features.items()}
 
 
 class BertTower:
@@ -108,8 +108,8 @@ class BertTower:
             for layer, states in enumerate(self._states([items[i] for i in part])):
                 for i, vector in zip(part, states.mean().numpy(), strict=True):
                     rows.setdefault(f"{BERT}, layer {layer}", {})[i] = vector
-        found = {name: np.stack([part[i] for i in range(len(items))]) for name, part in rows.items()}
-        return found | {BERT: found[f"{BERT}, layer {self.depth}"]}
+        layers = {name: np.stack([part[i] for i in range(len(items))]) for name, part in rows.items()}
+        return layers | {BERT: layers[f"{BERT}, layer {self.depth}"]}
 
     def word_states(self, texts: Sequence[str], word: str, most: int = 400) -> tuple[Ints, Floats, int]:
         """The states [n, L + 1, D] of a word in each of its first texts, after the embedding and every layer; senses
@@ -117,7 +117,7 @@ class BertTower:
         pieces = self._tokenizer.ids(word)
         rows = [i for i, text in enumerate(texts) if word in words_of(text)][:most]
         kept: list[int] = []
-        found: list[Tensor] = []
+        own_states: list[Tensor] = []
         for part in _batches(rows, 64):
             layers = self._states([texts[i] for i in part])
             batch = self._encode([texts[i] for i in part])
@@ -127,8 +127,8 @@ class BertTower:
                 at = _find(own.tolist(), pieces)
                 if at is not None:
                     kept.append(i)
-                    found.append(values[at : at + len(pieces)].mean(0))
-        vectors = torch.stack(found).numpy() if found else np.empty((0, self.depth + 1, 1), np.float32)
+                    own_states.append(values[at : at + len(pieces)].mean(0))
+        vectors = torch.stack(own_states).numpy() if own_states else np.empty((0, self.depth + 1, 1), np.float32)
         return np.array(kept, np.int64), vectors, max(self.depth - 2, 1)
 
     def _encode(self, texts: Sequence[str]) -> Packed:
@@ -174,16 +174,16 @@ class VitTower:
 
     @torch.no_grad()
     def encode(self, items: Sequence[ImageLike]) -> Mapping[str, Floats]:
-        found: dict[str, list[Tensor]] = {}
+        features: dict[str, list[Tensor]] = {}
         for part in _batches(items, 64):
             pixels = torch.stack([self._transform(image) for image in part])
             encoding = self._model.encode(Batch(images=Images(pixels=pixels)), record=True)
             rows = encoding.tokens["image"]
             for number in range(self._model.config.trunk.depth):
                 mean = rows.with_values(encoding.record[f"image.{number}.hidden"]).mean()
-                found.setdefault(f"{VIT}, layer {number + 1}", []).append(mean)
-            found.setdefault(VIT, []).append(encoding.pooled["image"])
-        return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+                features.setdefault(f"{VIT}, layer {number + 1}", []).append(mean)
+            features.setdefault(VIT, []).append(encoding.pooled["image"])
+        return {name: torch.cat(parts).numpy() for name, parts in features.items()}
 
 
 def vit_on(columns: Columns, steps: int, most: int, show: bool = False) -> Tower | None:

@@ -40,11 +40,11 @@ def read_arrays(file: str | os.PathLike[str] | BytesIO) -> dict[str, NDArray[Any
         InputError: It is none, holds objects, or an array is shorter than it says.
     """
     with zipfile.ZipFile(file if isinstance(file, BytesIO) else regular(file)) as archive:
-        found: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for member in archive.infolist():
             with archive.open(member) as stream:
-                found[member.filename.removesuffix(".npy")] = _array(stream, member.file_size)
-        return found
+                arrays[member.filename.removesuffix(".npy")] = _array(stream, member.file_size)
+        return arrays
 
 
 def _array(stream: Any, size: int) -> NDArray[Any]:

@@ -36,10 +36,10 @@ def read_gpt_pieces(folder: str | Path) -> dict[str, Tensor]:
         with guarded(file):
             pieces.append(torch.from_numpy(read_array(file)).flatten())
     sizes = [math.prod(shape) for shape in shapes]
-    found = sum(piece.numel() for piece in pieces)
-    if not pieces or found != sum(sizes) or len({piece.dtype for piece in pieces}) > 1:
+    total = sum(piece.numel() for piece in pieces)
+    if not pieces or total != sum(sizes) or len({piece.dtype for piece in pieces}) > 1:
         raise InputError(
-            f"{folder}: {len(pieces)} pieces hold {found} numbers, {SHAPES} lists {sum(sizes)}; "
+            f"{folder}: {len(pieces)} pieces hold {total} numbers, {SHAPES} lists {sum(sizes)}; "
             "it takes params_0.npy to params_9.npy"
         )
     blocks, rest = divmod(len(shapes) - 2, len(_BLOCK))

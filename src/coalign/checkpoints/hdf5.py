@@ -118,20 +118,20 @@ def dataset(group: Any, name: str) -> Any:
     """
     import h5py
 
-    found = child(group, name)
-    if not isinstance(found, h5py.Dataset):
+    node = child(group, name)
+    if not isinstance(node, h5py.Dataset):
         raise InputError(f"{name!r} is no array")
-    if found.external or found.is_virtual:
+    if node.external or node.is_virtual:
         raise InputError(f"the bytes of {name!r} lie in another file, which is not read")
-    return found
+    return node
 
 
 def whole(group: Any, name: str) -> Any:
     """The content of a dataset. Raises InputError as `dataset` does."""
-    found = dataset(group, name)
-    if found.nbytes > _LARGEST:
-        raise InputError(f"{name!r} claims {found.nbytes} bytes")
-    return found[()]
+    array = dataset(group, name)
+    if array.nbytes > _LARGEST:
+        raise InputError(f"{name!r} claims {array.nbytes} bytes")
+    return array[()]
 
 
 if __name__ == "__main__":

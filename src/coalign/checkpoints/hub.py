@@ -29,12 +29,12 @@ def local_folder(path: str | Path) -> Path:
     """
     if not str(path).startswith("hf:/"):
         return Path(path)
-    found = _ADDRESS.fullmatch(str(path))
-    if found is None:
+    address = _ADDRESS.fullmatch(str(path))
+    if address is None:
         raise InputError(f"{path}: an address on a hub is hf://user/name or hf://user/name@revision")
-    with _Hub(f"hf://{found[1]}"):
+    with _Hub(f"hf://{address[1]}"):
         return Path(
-            hub.snapshot_download(found[1], revision=found[2], allow_patterns=list(FETCHED), endpoint=_endpoint())
+            hub.snapshot_download(address[1], revision=address[2], allow_patterns=list(FETCHED), endpoint=_endpoint())
         )
 
 

@@ -68,7 +68,7 @@ def _read_paddle(path: Path) -> dict[str, Tensor]:
     content: Any = safe_pickle.load(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no state dict (arrays by name)")
-    found: dict[str, Any] = {
+    tensors: dict[str, Any] = {
         str(name): value[1] if isinstance(value, tuple) and len(value) == 2 else value
         for name, value in content.items()
         if not str(name).endswith("@@")
@@ -78,12 +78,12 @@ def _read_paddle(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: damaged: it does not say which slices make which array")
     for name, cut in slices.items():
         try:
-            pieces = [found.pop(piece) for piece in cut["slices"]]
-            found[str(name)] = np.concatenate([piece.reshape(-1) for piece in pieces]).reshape(cut["OriginShape"])
+            pieces = [tensors.pop(piece) for piece in cut["slices"]]
+            tensors[str(name)] = np.concatenate([piece.reshape(-1) for piece in pieces]).reshape(cut["OriginShape"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: the slices of {name} do not make a whole ({error})") from None
     arrays = {
-        name: value for name, value in found.items() if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+        name: value for name, value in tensors.items() if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
     }
     if not arrays:
         raise InputError(f"{path}: holds no state dict (arrays by name)")

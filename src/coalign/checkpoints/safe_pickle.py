@@ -104,10 +104,10 @@ class _Unpickler(_Reader):
             raise _RefusedError("copies its content over and over")
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        found = _ADMITTED.get((_MODULES.get(module_name, module_name), global_name))
-        if found is None:
+        admitted = _ADMITTED.get((_MODULES.get(module_name, module_name), global_name))
+        if admitted is None:
             raise _RefusedError(f"asks for {module_name}.{global_name}, which is refused")
-        return found
+        return admitted
 
     def persistent_load(self, pid: Any, /) -> Any:  # noqa: ARG002
         raise _RefusedError("refers to objects outside the file, which is refused")

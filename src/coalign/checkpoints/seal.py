@@ -67,11 +67,11 @@ def _place(path: Path) -> int | None:
 
 
 def _digest(path: Path, place: int) -> str:
-    found = hashlib.blake2b(digest_size=len(_BLANK) // 2)
+    digest = hashlib.blake2b(digest_size=len(_BLANK) // 2)
     with path.open("rb") as file:
-        found.update(file.read(place))
-        found.update(_BLANK.encode())
+        digest.update(file.read(place))
+        digest.update(_BLANK.encode())
         file.seek(place + len(_BLANK))
         while block := file.read(1 << 22):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()

@@ -242,11 +242,11 @@ class StateMap:
         bindings: dict[tuple[int, str], dict[str, str]] = {}
         unknown: list[str] = []
         for name, tensor in file.items():
-            found = self._find(name)
-            if found is None:
+            match = self._find(name)
+            if match is None:
                 unknown.append(name)
                 continue
-            number, place, binding = found
+            number, place, binding = match
             rule = self.rules[number]
             if isinstance(rule, Tie):
                 _same_or_error(name, tensor, rule.of.format_map(binding), file)
@@ -320,9 +320,9 @@ class StateMap:
         for number, place, pattern in self._patterns:
             if exact is not None and exact < (number, place):
                 break
-            found = pattern.fullmatch(name)
-            if found is not None:
-                return number, place, found.groupdict()
+            match = pattern.fullmatch(name)
+            if match is not None:
+                return number, place, match.groupdict()
         return None if exact is None else (*exact, {})
 
 
@@ -342,8 +342,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
 def _match(pattern: str, name: str) -> dict[str, str] | None:
     if "{" not in pattern:
         return {} if pattern == name else None
-    found = _compile(pattern).fullmatch(name)
-    return None if found is None else found.groupdict()
+    match = _compile(pattern).fullmatch(name)
+    return None if match is None else match.groupdict()
 
 
 def _inverse(order: tuple[int, ...]) -> list[int]:

@@ -50,13 +50,13 @@ def read_tensorflow(path: str | Path, *, optimiser: bool = False) -> dict[str, T
     Errors: `InputError` that names the file: missing, cut off, damaged, compressed, or of partitioned variables.
     """
     path = Path(path)
-    found = _index_files(path)
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found)
+    indices = _index_files(path)
+    if len(indices) != 1:
+        names = ", ".join(file.name for file in indices)
         raise InputError(
-            f"{path}: " + (f"holds several checkpoints ({names}): name one" if found else "no .index file")
+            f"{path}: " + (f"holds several checkpoints ({names}): name one" if indices else "no .index file")
         )
-    index = found[0]
+    index = indices[0]
     try:
         entries = dict(_table(index, index.read_bytes()))
         header = _fields(entries.pop(b"", b""))

@@ -165,11 +165,11 @@ class Comparison:
             _quietly(recipe.run)
         else:
             run = start
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for name, settings in stage.sets.items():
             task = made(find_task(stage.task), settings, [str(run)])
-            found[name] = _quietly(task.evaluate).to_json()
-        return found
+            results[name] = _quietly(task.evaluate).to_json()
+        return results
 
     def _keep(self, folder: Path, done: Mapping[str, Any]) -> None:
         text = json.dumps(done, indent=1, ensure_ascii=False) + "\n"
@@ -179,13 +179,13 @@ class Comparison:
     @cached_property
     def baselines(self) -> dict[str, float]:
         """The text-only figure of each column that has one."""
-        found: dict[str, float] = {}
+        baselines: dict[str, float] = {}
         for stage in self.plan.stages:
             for name, settings in stage.sets.items():
                 figure = text_only(stage.task, stage.baseline or stage.train, settings)
                 if figure is not None:
-                    found[self._column(stage, name, next(iter(stage.figures)))] = figure
-        return found
+                    baselines[self._column(stage, name, next(iter(stage.figures)))] = figure
+        return baselines
 
     @staticmethod
     def _column(stage: Stage, set_name: str, figure: str) -> str:
@@ -203,26 +203,26 @@ class Comparison:
 
     def figures(self, contender: Contender) -> dict[str, list[float]]:
         """Each column's figures over the seeds that are done."""
-        found: dict[str, list[float]] = {}
+        figures: dict[str, list[float]] = {}
         for seed in self.seeds:
             results = self.results(contender, seed)
             for column, (stage, name, path, _) in self.columns().items():
                 value = at(results.get(stage.name, {}).get(name, {}), path)
                 if value is not None:
-                    found.setdefault(column, []).append(value)
-        return found
+                    figures.setdefault(column, []).append(value)
+        return figures
 
     def chances(self) -> dict[str, float]:
         """Chance by column, as the tasks give it."""
-        found: dict[str, float] = {}
+        chances: dict[str, float] = {}
         for contender in self.contenders:
             for seed in self.seeds:
                 results = self.results(contender, seed)
                 for column, (stage, name, _, path) in self.columns().items():
                     value = at(results.get(stage.name, {}).get(name, {}), path)
                     if value is not None:
-                        found.setdefault(column, value)
-        return found
+                        chances.setdefault(column, value)
+        return chances
 
     def to_json(self) -> dict[str, Any]:
         """{"columns", "rows": {label: {column: {"mean", "sd", "seeds"}}}, "chance", "text_only", "parameters"}."""

@@ -33,11 +33,11 @@ def starting_weights(
         tokenizer = load_tokenizer(vocab)
         return fresh(size or "tiny", tokenizer, seed=seed), tokenizer
     path = minilm_folder() if start == "minilm" else Path(start)
-    found = path if path.is_dir() else path.parent
-    beside = next((found for name in ("tokenizer.json", "vocab.txt") if (found / name).is_file()), None)
+    folder = path if path.is_dir() else path.parent
+    beside = next((folder for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), None)
     if vocab is None and beside is None:
         raise InputError(f"{start}: no vocab.txt or tokenizer.json beside the weights; name one with --vocab")
-    tokenizer = load_tokenizer(vocab or found)
+    tokenizer = load_tokenizer(vocab or folder)
     try:
         model = load(path, "bert").model
     except InputError:

@@ -44,8 +44,8 @@ class Writer:
 
     def write(self, images: Images) -> list[str]:
         """A caption of each picture."""
-        found = self.model.captions(images.to(self.loaded.device), self.how, self.prompt, self.generator)
-        return [self.words.decode([own for own in ids if own < self.words.vocab_size]).strip() for ids in found]
+        captions = self.model.captions(images.to(self.loaded.device), self.how, self.prompt, self.generator)
+        return [self.words.decode([own for own in ids if own < self.words.vocab_size]).strip() for ids in captions]
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _results(run: Path) -> list[tuple[str, str]]:
     """The numbers of results.json by the path to each."""
     path = run / "results.json"
-    found = read_json(path) if path.is_file() else {}
-    return [(place, f"{value:.4g}") for place, value in _numbers(found)]
+    results = read_json(path) if path.is_file() else {}
+    return [(place, f"{value:.4g}") for place, value in _numbers(results)]
 
 
 def _last(run: Path) -> list[tuple[str, str]]:

@@ -28,12 +28,12 @@ class PairScorer:
     """
 
     def __init__(
-        self, found: Loaded, pictures: Pictures, images: Sequence[str | int], texts: Sequence[str], chunk: int = 64
+        self, loaded: Loaded, pictures: Pictures, images: Sequence[str | int], texts: Sequence[str], chunk: int = 64
     ) -> None:
-        self.found, self.pictures, self.images, self.chunk = found, pictures, images, chunk
-        self.text = encode_texts(found.vocabulary, texts, found.spec)
-        self.device = found.device
-        self._apart = found.spec.regions is not None and isinstance(found.model, Matcher)
+        self.loaded, self.pictures, self.images, self.chunk = loaded, pictures, images, chunk
+        self.text = encode_texts(loaded.vocabulary, texts, loaded.spec)
+        self.device = loaded.device
+        self._apart = loaded.spec.regions is not None and isinstance(loaded.model, Matcher)
         self._texts: Packed | None = None
         self._vectors: Tensor | None = None
 
@@ -42,15 +42,15 @@ class PairScorer:
         """[n] scores of image number `image` with the texts of these numbers [n], on the CPU."""
         seen, scores = self.pictures.batch([self.images[image]]), list[Tensor]()
         if self._vectors is not None:
-            shown = self.found.model.encode(Batch(images=seen.images, regions=seen.regions).to(self.device))
+            shown = self.loaded.model.encode(Batch(images=seen.images, regions=seen.regions).to(self.device))
             own = next(vectors for name, vectors in shown.vectors.items() if name != "text")
             if done is not None:
                 done(len(texts))
             return (self._vectors[texts.to(self.device)] @ own[0]).float().cpu()
         states = self._image_states(seen) if self._apart else None
         for part in texts.split(self.chunk):
-            found = self._encode_pairs(seen, part) if states is None else self._match(states, part)
-            scores.append(found.float().cpu())
+            part_scores = self._encode_pairs(seen, part) if states is None else self._match(states, part)
+            scores.append(part_scores.float().cpu())
             if done is not None:
                 done(len(part))
         return torch.cat(scores) if scores else torch.zeros(0)
@@ -58,29 +58,29 @@ class PairScorer:
     def _encode_pairs(self, seen: Seen, texts: Tensor) -> Tensor:
         batch = repeated(seen, len(texts))
         moved = Batch(take_texts(self.text, texts), batch.images, batch.regions).to(self.device)
-        scores, odds = encoding_scores(self.found.model, self.found.model.encode(moved))
+        scores, odds = encoding_scores(self.loaded.model, self.loaded.model.encode(moved))
         if not odds:  # from the next image on
             self._vectors = self._text_vectors()
         return scores
 
     def _text_vectors(self) -> Tensor | None:
         """[T, D] of all texts; None where the model has none without their images."""
-        found: list[Tensor] = []
+        parts: list[Tensor] = []
         for part in torch.arange(len(self.text.ids)).split(self.chunk):
-            vectors = text_vectors(self.found.model, take_texts(self.text, part).to(self.device))
+            vectors = text_vectors(self.loaded.model, take_texts(self.text, part).to(self.device))
             if vectors is None:
                 return None
-            found.append(vectors)
-        return torch.cat(found)
+            parts.append(vectors)
+        return torch.cat(parts)
 
     def _image_states(self, seen: Seen) -> Packed:
-        return self.found.model.encode(Batch(regions=seen.regions).to(self.device)).tokens["regions"]
+        return self.loaded.model.encode(Batch(regions=seen.regions).to(self.device)).tokens["regions"]
 
     def _match(self, image: Packed, texts: Tensor) -> Tensor:
         first = torch.zeros_like(texts)
         pairs = torch.stack([first, torch.arange(len(texts))], 1).to(self.device)
-        assert isinstance(self.found.model, Matcher)
-        return self.found.model.match(image, self._text_states(texts), pairs)
+        assert isinstance(self.loaded.model, Matcher)
+        return self.loaded.model.match(image, self._text_states(texts), pairs)
 
     def _text_states(self, texts: Tensor) -> Packed:
         """The states of these texts, kept or made anew."""
@@ -95,7 +95,7 @@ class PairScorer:
         return self._texts.select(texts).to(self.device)
 
     def _encode_texts(self, texts: Tensor) -> Packed:
-        return self.found.model.encode(Batch(text=take_texts(self.text, texts)).to(self.device)).tokens["text"]
+        return self.loaded.model.encode(Batch(text=take_texts(self.text, texts)).to(self.device)).tokens["text"]
 
 
 def repeated(seen: Seen, count: int) -> Seen:

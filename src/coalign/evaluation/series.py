@@ -75,13 +75,13 @@ def answers(
     training, device = model.training, next(model.parameters()).device
     model.eval()
     generator, encode = torch.Generator().manual_seed(0), model.encode
-    found: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
     for begin in range(0, len(items), batch_size):
         batch = collate(items[begin : begin + batch_size])
         batch = batch if change is None else change(batch, generator)
-        found.append(encode(batch.to(device)).pooled["logits"].float().cpu())
+        logits.append(encode(batch.to(device)).pooled["logits"].float().cpu())
     model.train(training)
-    return torch.cat(found).numpy()
+    return torch.cat(logits).numpy()
 
 
 def answer_metrics(logits: Array, items: Sequence[Utterance], task: Task, names: Sequence[str]) -> dict[str, float]:

@@ -70,12 +70,12 @@ def outputs(
     model: Model, encoded: EncodedTexts, read: Callable[[Encoding, Batch], Tensor], batch_size: int, name: str
 ) -> list[Tensor]:
     """The output of `read` on the model's encoding of each batch, on the CPU."""
-    device, found = device_of(model), list[Tensor]()
+    device, collected = device_of(model), list[Tensor]()
     loader = encoded.batches(batch_size, train=False, name=name)
     for batch in with_progress(loader, "reading", len(loader), True):
         moved = batch.to(device)
-        found.append(read(model.encode(moved), moved).float().cpu())
-    return found
+        collected.append(read(model.encode(moved), moved).float().cpu())
+    return collected
 
 
 def report_problems(problems: Sequence[Problem], kept: int, cut: int = 0, limit: float = 0.1) -> None:

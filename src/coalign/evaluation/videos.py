@@ -154,13 +154,13 @@ def open_videos(data: Path, folder: Path | None) -> VideoFiles:
     return VideoFiles(folder if folder is not None else data if data.is_dir() else data.parent)
 
 
-def report_missing(found: Found[Any], data: Path, quarantine: Quarantine) -> dict[str, int]:
+def report_missing(clips: Found[Any], data: Path, quarantine: Quarantine) -> dict[str, int]:
     """Says what is left out, and gives it as what belongs to the figures."""
-    if found.missing:
-        say(f"{data}: {found.missing} of its videos are not there; left out")
+    if clips.missing:
+        say(f"{data}: {clips.missing} of its videos are not there; left out")
     if quarantine.broken:
         say(f"{data}: {quarantine.summary()}; left out")
-    return {"missing_videos": found.missing, "broken": quarantine.broken}
+    return {"missing_videos": clips.missing, "broken": quarantine.broken}
 
 
 def fit_linear(

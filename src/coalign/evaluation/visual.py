@@ -104,7 +104,7 @@ class PredictingTask(VisualTask):
 
 @torch.no_grad()
 def through(
-    found: Loaded,
+    loaded: Loaded,
     items: Sequence[Item],
     pictures: Pictures,
     batch_size: int,
@@ -112,11 +112,11 @@ def through(
     description: str = "answering",
 ) -> list[Tensor]:
     """Outputs of `read`, item by item, on the model's encoding of each batch, on the CPU and in the items' order."""
-    collate = ItemCollate(found.spec, found.vocabulary, pictures)
+    collate = ItemCollate(loaded.spec, loaded.vocabulary, pictures)
     bare = [Item(item.id, item.images, item.texts) for item in items]  # evaluation shows the model no truth
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
-    device, outputs = found.device, list[Tensor]()
-    model = found.model
+    device, outputs = loaded.device, list[Tensor]()
+    model = loaded.model
     encode = model.encode_pooled if read is logits and isinstance(model, Model) else model.encode
     for batch in with_progress(loader, description, len(loader), True):
         moved = batch.to(device)
@@ -137,12 +137,12 @@ def logits(encoding: Encoding, _: Batch) -> Sequence[Tensor]:
 
 
 def class_scores(
-    found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, form: tuple[str, ...]
+    loaded: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, form: tuple[str, ...]
 ) -> Tensor:
     """[items, classes] the head's scores, of a model whose targets have one of these forms."""
-    if found.spec.answers.form not in form:
+    if loaded.spec.answers.form not in form:
         raise InputError(
-            f"this {type(found.model).__name__} was made for targets of the form {found.spec.answers.form!r}, the task "
-            f"needs {' or '.join(form)}"
+            f"this {type(loaded.model).__name__} was made for targets of the form {loaded.spec.answers.form!r}, "
+            f"the task needs {' or '.join(form)}"
         )
-    return torch.stack(through(found, items, pictures, batch_size, logits))
+    return torch.stack(through(loaded, items, pictures, batch_size, logits))

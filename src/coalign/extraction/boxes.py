@@ -65,12 +65,12 @@ class Extract:
         self.out.mkdir(parents=True, exist_ok=True)
         for shard in range(0, len(names), SHARD):
             part = names[shard : shard + SHARD]
-            found = [
+            wanted = [
                 one
                 for at in range(0, len(part), CHUNK)
                 for one in self._read(part[at : at + CHUNK], files, known, features, labels)
             ]
-            write_shard(self.out / f"regions-{shard // SHARD:05d}.safetensors", part, found)
+            write_shard(self.out / f"regions-{shard // SHARD:05d}.safetensors", part, wanted)
             if sys.stderr.isatty():
                 print(f"{shard + len(part)} of {len(names)} pictures", file=sys.stderr)
         print(f"{self.out}: boxes of {len(names)} pictures, {len(labels)} labels and the background")
@@ -87,10 +87,10 @@ class Extract:
         pixels = [v2.functional.to_dtype(v2.functional.pil_to_tensor(p), torch.float32, scale=True) for p in pictures]
         corners = [torch.tensor(known[name].corners) for name in names]
         rows = features(pixels, corners)
-        found: list[RegionSet] = []
+        regions: list[RegionSet] = []
         for name, picture, own, boxes in zip(names, pictures, rows, corners, strict=True):
             kinds = torch.tensor([labels.index(label) + 1 for label in known[name].labels])
-            found.append(
+            regions.append(
                 {
                     "features": own.half(),
                     "boxes": boxes,
@@ -99,7 +99,7 @@ class Extract:
                     "size": picture.size,
                 }
             )
-        return found
+        return regions
 
 
 def read_boxes(path: Path, labels: Sequence[str] = ()) -> tuple[dict[str, Boxes], list[str]]:
@@ -108,7 +108,7 @@ def read_boxes(path: Path, labels: Sequence[str] = ()) -> tuple[dict[str, Boxes]
     Raises:
         InputError: A column lacks, a number or box is none, or a label is not listed.
     """
-    found: dict[str, Boxes] = {}
+    by_image: dict[str, Boxes] = {}
     for line, row in table_rows(path, {name: (name,) for name in COLUMNS}):
         try:
             x1, y1, x2, y2 = (float(row[name]) for name in COLUMNS[1:5])
@@ -119,7 +119,7 @@ def read_boxes(path: Path, labels: Sequence[str] = ()) -> tuple[dict[str, Boxes]
             raise InputError(f"{path}: line {line}: a box is x1 < x2, y1 < y2 in fractions of the picture (0 to 1)")
         if labels and row["label"] not in labels:
             raise InputError(f"{path}: line {line}: label {row['label']!r} is none of --labels")
-        boxes = found.setdefault(row["picture"], Boxes())
+        boxes = by_image.setdefault(row["picture"], Boxes())
         boxes.corners.append(corners)
         boxes.labels.append(row["label"])
-    return found, list(labels) or sorted({label for boxes in found.values() for label in boxes.labels})
+    return by_image, list(labels) or sorted({label for boxes in by_image.values() for label in boxes.labels})

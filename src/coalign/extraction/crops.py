@@ -42,12 +42,12 @@ class CropFeatures:
         whose pixels are in [0, 1]."""
         mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
         crops = [
-            roi_align(((picture - mean) / std)[None], [found * _corner(picture)], self.side, aligned=True)
-            for picture, found in zip(pictures, boxes, strict=True)
+            roi_align(((picture - mean) / std)[None], [own * _corner(picture)], self.side, aligned=True)
+            for picture, own in zip(pictures, boxes, strict=True)
         ]
         joined = torch.cat(crops).contiguous(memory_format=torch.channels_last)
         (last,) = self.network.features(joined, [len(STAGES) - 1])
-        return list((SCALE * last.mean((2, 3))).split([len(found) for found in boxes]))
+        return list((SCALE * last.mean((2, 3))).split([len(own) for own in boxes]))
 
 
 def _corner(picture: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ def write_world_regions(
         for start in range(0, len(new), CHUNK):
             part = new[start : start + CHUNK]
             pixels = [torch.from_numpy(np.array(scene.draw(side))).permute(2, 0, 1) / 255 for scene in part]
-            found = features(pixels, [torch.from_numpy(scene.boxes) for scene in part])
-            made |= {scene.number: rows for scene, rows in zip(part, found, strict=True)}
+            regions = features(pixels, [torch.from_numpy(scene.boxes) for scene in part])
+            made |= {scene.number: rows for scene, rows in zip(part, regions, strict=True)}
             yield len(made)
         file = folder / f"{shard // SHARD:05d}.safetensors"
         write_shard(file, [name for name, _ in entries], [_regions(s, made[s.number], side) for _, s in entries])

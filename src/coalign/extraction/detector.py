@@ -59,19 +59,19 @@ class Detector:
         sized, _ = self.model.transform([picture.to(device) for picture in pictures])
         maps: dict[str, Tensor] = self.model.backbone(sized.tensors)
         proposals, _ = self.model.rpn(sized, maps)
-        counts = [len(found) for found in proposals]
+        counts = [len(own) for own in proposals]
         _, logits, moves = self._read(maps, proposals, sized.image_sizes)
         coder: Any = self.model.roi_heads.box_coder
         boxes: Tensor = coder.decode(moves, proposals)
-        found = [
+        own = [
             self._surest(*each)
             for each in zip(logits.softmax(1).split(counts), boxes.split(counts), sized.image_sizes, strict=True)
         ]
-        features, logits, _ = self._read(maps, found, sized.image_sizes)
-        kept = [len(each) for each in found]
+        features, logits, _ = self._read(maps, own, sized.image_sizes)
+        kept = [len(each) for each in own]
         regions: list[RegionSet] = []
         for rows, classes, corners, (height, width) in zip(
-            features.split(kept), logits.softmax(1).split(kept), found, sized.image_sizes, strict=True
+            features.split(kept), logits.softmax(1).split(kept), own, sized.image_sizes, strict=True
         ):
             scale = corners.new_tensor([width, height, width, height])
             sure = classes[:, 1:].max(1).values if len(classes) else classes.new_zeros(0)
@@ -127,7 +127,7 @@ class Grid:
         maps = self._see(((sized - self._mean) / self._std).to(device)).float().cpu()
         rows, columns = maps.shape[2:]
         boxes = cells(rows, columns)
-        return [{"features": found.flatten(1).T.contiguous(), "boxes": boxes} for found in maps]
+        return [{"features": own.flatten(1).T.contiguous(), "boxes": boxes} for own in maps]
 
 
 def cells(rows: int, columns: int) -> Tensor:

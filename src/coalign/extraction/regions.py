@@ -92,13 +92,13 @@ class Extract:
         with Progress(console=console, transient=True, disable=hidden) as bar:
             task = bar.add_task("extracting", total=total)
             for number, part in todo:
-                found: list[tuple[str, RegionSet]] = []
+                regions: list[tuple[str, RegionSet]] = []
                 for entry in self._regions(part, network, quarantine):
-                    found.append(entry)
+                    regions.append(entry)
                     bar.advance(task)
                 if quarantine.path is not None and quarantine.path.exists():
                     sync(quarantine.path)  # before a shard that is there says that these pictures are done
-                self._write(number, found)
+                self._write(number, regions)
         if quarantine.broken > BROKEN * len(pictures):
             raise InputError(f"{self.data}: {quarantine.summary()}; see {quarantine.path}")
         missing = sum(not self._is_there(number) for number in range(len(shards)))
@@ -113,18 +113,18 @@ class Extract:
         """Each picture once, with its id."""
         folder = Path(self.data)
         if folder.is_dir():
-            found: list[tuple[str, ImageLike]] = [
+            pictures: list[tuple[str, ImageLike]] = [
                 (file.relative_to(folder).with_suffix("").as_posix(), file) for file in picture_files(folder)
             ]
         else:
             source = open_source(self.data).grouped()
             samples = (source[index] for index in range(len(source)))
-            found = [(str(image_of(sample)), sample.image) for sample in samples]
-        if not found:
+            pictures = [(str(image_of(sample)), sample.image) for sample in samples]
+        if not pictures:
             raise InputError(f"{self.data}: holds no pictures")
-        if len({id for id, _ in found}) < len(found):
+        if len({id for id, _ in pictures}) < len(pictures):
             raise InputError(f"{self.data}: two pictures have one name but for its ending; rename one of them")
-        return found
+        return pictures
 
     def _begin(self, ids: Sequence[str]) -> None:
         """Writes what the folder holds; of one that is there already it must be the same."""
@@ -168,8 +168,8 @@ class Extract:
                 pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
                 opened.append((id, pixels, image.size))
             if opened:
-                for (id, _, size), found in zip(opened, network([pixels for _, pixels, _ in opened]), strict=True):
-                    kept = {**found, "features": found["features"].half()} if self.half else found
+                for (id, _, size), regions in zip(opened, network([pixels for _, pixels, _ in opened]), strict=True):
+                    kept = {**regions, "features": regions["features"].half()} if self.half else regions
                     yield id, {**kept, "size": size}
 
     def _file(self, number: int) -> Path:
@@ -181,9 +181,9 @@ class Extract:
     def _is_there(self, number: int) -> bool:
         return self._file(number).exists() or self._none(number).exists()
 
-    def _write(self, number: int, found: Sequence[tuple[str, RegionSet]]) -> None:
+    def _write(self, number: int, written: Sequence[tuple[str, RegionSet]]) -> None:
         """Writes a shard; where none of its pictures can be read, an empty file that says so."""
-        if found:
-            write_shard(self._file(number), [id for id, _ in found], [regions for _, regions in found])
+        if written:
+            write_shard(self._file(number), [id for id, _ in written], [regions for _, regions in written])
         else:
             replace_file(self._none(number), lambda part: part.touch())

@@ -47,15 +47,15 @@ def run_grouped(encoders: Sequence[Encoder], x: Tensor, mask: Mask, context: Ten
 
 
 def _attending(encoders: Sequence[Encoder], mask: Mask) -> list[_Attending]:
-    found: list[_Attending] = []
+    attending: list[_Attending] = []
     begin = 0
     for dropout, run in groupby(e.configs[0].attention_dropout if e.training else 0.0 for e in encoders):
         count = len(list(run))
         queries = tile(mask.queries, count)
         keys = queries if mask.keys is mask.queries else tile(mask.keys, count)
-        found.append(_Attending(slice(begin, begin + count), Mask(queries, keys, mask.causal), dropout))
+        attending.append(_Attending(slice(begin, begin + count), Mask(queries, keys, mask.causal), dropout))
         begin += count
-    return found
+    return attending
 
 
 def tile(layout: Layout, groups: int) -> Layout:

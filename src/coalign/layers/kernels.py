@@ -36,11 +36,11 @@ class Attending:
 
 def attending(model: nn.Module, precision: torch.dtype = torch.bfloat16) -> list[Attending]:
     """The kinds of attention of a model whose batches are ragged, on a GPU of compute capability 8.0 or more."""
-    cuda, found = torch.device("cuda"), dict[tuple[int, int, float], int]()
+    cuda, kernels = torch.device("cuda"), dict[tuple[int, int, float], int]()
     for module in model.modules():
         if isinstance(module, Attention):
             kind = module.heads, module.query.out_features // module.heads, module.dropout
-            found[kind] = found.get(kind, 0) + 1
+            kernels[kind] = kernels.get(kind, 0) + 1
     return [
         Attending(
             layers,
@@ -50,5 +50,5 @@ def attending(model: nn.Module, precision: torch.dtype = torch.bfloat16) -> list
             refusal(cuda, precision, size, None, dropout),
             refusal(cuda, precision, size),
         )
-        for (heads, size, dropout), layers in found.items()
+        for (heads, size, dropout), layers in kernels.items()
     ]

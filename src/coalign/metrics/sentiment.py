@@ -27,17 +27,17 @@ def sentiment_metrics(predicted: Array, truth: Array) -> dict[str, float]:
     """
     predicted, truth = (np.asarray(x, dtype=np.float64).reshape(-1) for x in (predicted, truth))
     constant = len(truth) < 2 or np.ptp(predicted) == 0 or np.ptp(truth) == 0
-    found = {
+    metrics = {
         "mae": float(np.abs(predicted - truth).mean()),
         "pearson": 0.0 if constant else float(np.corrcoef(predicted, truth)[0, 1]),
     }
     for classes in (7, 5):
         most = (classes - 1) // 2
         same = np.round(predicted.clip(-most, most)) == np.round(truth.clip(-most, most))
-        found[f"acc{classes}"] = float(same.mean())
+        metrics[f"acc{classes}"] = float(same.mean())
     some = truth != 0
-    found |= _binary(predicted[some] > 0, truth[some] > 0, "_nonzero")
-    return found | _binary(predicted >= 0, truth >= 0, "")
+    metrics |= _binary(predicted[some] > 0, truth[some] > 0, "_nonzero")
+    return metrics | _binary(predicted >= 0, truth >= 0, "")
 
 
 def _binary(predicted: Array, truth: Array, ending: str) -> dict[str, float]:
@@ -50,12 +50,12 @@ def emotion_metrics(logits: Array, truth: Array, names: Sequence[str]) -> dict[s
     """Of logits [N, 2 K] and yes-or-no labels [N, K]: accuracy and weighted F1 of every emotion (MulT's for IEMOCAP),
     and their means."""
     answers = np.asarray(logits).reshape(len(truth), len(names), 2).argmax(-1)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for k, name in enumerate(names):
-        found[f"accuracy_{name}"] = float((answers[:, k] == truth[:, k]).mean())
-        found[f"f1_{name}"] = _f1(truth[:, k], answers[:, k], "weighted")
-    means = {kind: [v for key, v in found.items() if key.startswith(kind)] for kind in ("accuracy", "f1")}
-    return {kind: float(np.mean(values)) for kind, values in means.items()} | found
+        metrics[f"accuracy_{name}"] = float((answers[:, k] == truth[:, k]).mean())
+        metrics[f"f1_{name}"] = _f1(truth[:, k], answers[:, k], "weighted")
+    means = {kind: [v for key, v in metrics.items() if key.startswith(kind)] for kind in ("accuracy", "f1")}
+    return {kind: float(np.mean(values)) for kind, values in means.items()} | metrics
 
 
 def class_metrics(logits: Array, truth: Array) -> dict[str, float]:

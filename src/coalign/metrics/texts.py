@@ -45,13 +45,13 @@ def score_metrics(truth: Sequence[float], predicted: Sequence[float]) -> dict[st
 
 def entity_metrics(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
     """Precision, recall and F1 of whole spans: type, first and last word must be right (conlleval.pl, CoNLL 2003)."""
-    right = found = wanted = 0
+    right = predicted_spans = wanted = 0
     for true, guess in zip(truth, predicted, strict=True):
         true_spans, guessed = set(entities(true)), set(entities(guess))
         right += len(true_spans & guessed)
-        found += len(guessed)
+        predicted_spans += len(guessed)
         wanted += len(true_spans)
-    precision, recall = right / max(found, 1), right / max(wanted, 1)
+    precision, recall = right / max(predicted_spans, 1), right / max(wanted, 1)
     total = precision + recall
     return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / total if total else 0.0}
 

@@ -50,10 +50,10 @@ def step_hits(chosen: Tensor, truth: Tensor) -> tuple[int, int]:
 def mean_recall(hits: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[float, dict[str, float]]:
     """The mean over tasks of the share of their videos' steps that was hit, and that of each task with steps."""
     recalls: dict[str, float] = {}
-    for task, found in hits.items():
-        total = sum(occur for _, occur in found)
+    for task, own in hits.items():
+        total = sum(occur for _, occur in own)
         if total:
-            recalls[task] = sum(right for right, _ in found) / total
+            recalls[task] = sum(right for right, _ in own) / total
     return sum(recalls.values()) / max(len(recalls), 1), recalls
 
 

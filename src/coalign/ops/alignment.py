@@ -122,12 +122,12 @@ def alignment_maps(
     of each piece in what is drawn on the place.
     """
     if method in ("transport", "similarity"):
-        found = record.plan if method == "transport" else record.similarity
-        if found is None:
+        plans = record.plan if method == "transport" else record.similarity
+        if plans is None:
             raise InputError(f"this model gives no {method}")
         if layer is not None or head is not None:
             raise InputError(f"{method!r} has no layers and no heads")
-        return [_shaped(record, i, pairs.detach()) for i, pairs in enumerate(found)]
+        return [_shaped(record, i, pairs.detach()) for i, pairs in enumerate(plans)]
     turned = back and (bool(record.crossing(True)) or method in ("rollout", "relevance"))
     crossing = record.crossing(turned)
     if not crossing:

@@ -41,5 +41,5 @@ def overlaps_chosen(boxes: Packed, chosen: Bool[Tensor, " t"], threshold: float)
         return chosen
     padded = boxes.with_values(boxes.values[:, :4]).to_padded()
     near = overlap(padded, padded) > threshold
-    found = (near & boxes.with_values(chosen).to_padded()[:, None]).any(-1)
-    return found.flatten()[layout.item * layout.max_length + layout.position]
+    overlapping = (near & boxes.with_values(chosen).to_padded()[:, None]).any(-1)
+    return overlapping.flatten()[layout.item * layout.max_length + layout.position]

@@ -52,7 +52,7 @@ def attend_items(
 
 def _triangle(q: Tensor, k: Tensor, v: Tensor, causal: int, dropout: float) -> list[Tensor]:
     """Of one item, by chunks of queries."""
-    found: list[Tensor] = []
+    places: list[Tensor] = []
     for begin in range(0, q.shape[1], CHUNK):
         asking = q[:, begin : begin + CHUNK]
         seen = min(begin + asking.shape[1] - 1 + causal, k.shape[1])
@@ -60,8 +60,8 @@ def _triangle(q: Tensor, k: Tensor, v: Tensor, causal: int, dropout: float) -> l
         if begin + causal < seen:
             place = torch.arange(seen) - torch.arange(begin, begin + asking.shape[1])[:, None]
             mask = place < causal
-        found.append(_attend(asking, k[:, :seen], v[:, :seen], mask, dropout))
-    return found
+        places.append(_attend(asking, k[:, :seen], v[:, :seen], mask, dropout))
+    return places
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

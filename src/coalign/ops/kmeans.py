@@ -49,13 +49,13 @@ def leaves(path: Int[Tensor, "n l"], branching: int) -> Int[Tensor, " n"]:
 def nearest(x: Float[Tensor, "n d"], children: Float[Tensor, "m k d"], node: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Which of the children of `node[i]` is nearest to vector i; the first of equals."""
     if len(children) * 4 < len(x):  # many vectors a node: node by node, |c|^2 - 2 x c
-        found = torch.zeros_like(node)
+        best = torch.zeros_like(node)
         order = node.argsort()
         held = torch.bincount(node, minlength=len(children)).tolist()
         for own, of_node in zip(order.split(held), children.double(), strict=True):
             scores = of_node.square().sum(-1) - 2 * x[own].double() @ of_node.T
-            found[own] = scores.argmin(1)
-        return found
+            best[own] = scores.argmin(1)
+        return best
     size = max(1, CHUNK // max(children.shape[1] * children.shape[2], 1))
     parts = [
         (part[:, None].double() - children[at].double()).square().sum(-1).argmin(1)
@@ -173,8 +173,8 @@ def _moved(
     """The children [m, k, D] of a level's nodes after passes over all vectors. Those of the sample count beforehand."""
     nodes, branching, width = starts.shape
     centres = starts.flatten(0, 1).clone()
-    found = kept.groups * branching + nearest(kept.rows, starts, kept.groups)
-    counts = torch.bincount(found, minlength=nodes * branching)
+    children = kept.groups * branching + nearest(kept.rows, starts, kept.groups)
+    counts = torch.bincount(children, minlength=nodes * branching)
     for _ in range(passes):
         for piece in pieces():
             node = leaves(descend(piece, tree), branching)
@@ -226,6 +226,6 @@ def _by_faiss(x: Tensor, count: int, steps: int, generator: torch.Generator | No
 
     seed = int(torch.randint(1 << 30, (), generator=generator, device=x.device))
     options = {"niter": steps, "seed": seed, "min_points_per_centroid": 1, "max_points_per_centroid": len(x)}
-    found = faiss.Kmeans(x.shape[1], count, **options)
-    found.train(x.float().cpu().numpy())
-    return torch.from_numpy(found.centroids).to(x)
+    clustering = faiss.Kmeans(x.shape[1], count, **options)
+    clustering.train(x.float().cpu().numpy())
+    return torch.from_numpy(clustering.centroids).to(x)

@@ -66,15 +66,15 @@ def windows(length: int, room: int, stride: int) -> list[range]:
     """The windows over `length` pieces, each of at most `room`, each beginning `stride` after the one before."""
     if room < 1 or stride < 1:
         raise ValueError(f"windows need room and a stride, these are {room} and {stride}")
-    found: list[range] = []
+    ranges: list[range] = []
     start = 0
     while start < length:
         end = min(start + room, length)
-        found.append(range(start, end))
+        ranges.append(range(start, end))
         if end == length:
             break
         start += min(end - start, stride)
-    return found
+    return ranges
 
 
 def widest_context(spans: Sequence[range], position: int) -> int:
@@ -93,10 +93,10 @@ def answer(seen: Sequence[Window], words: Sequence[str], settings: SpanSettings)
     the smallest of start[0] + end[0] over the windows. Where nothing but the empty answer is possible, that is the
     answer, with null odds of infinity (the original fails there); in SQuAD 1.1 the original's answer is then "empty".
     """
-    found = [c for number, window in enumerate(seen) for c in _spans(number, window, settings)]
+    spans = [c for number, window in enumerate(seen) for c in _spans(number, window, settings)]
     nothing = min(seen, key=lambda w: w.start[0] + w.end[0])
     null = Candidate("", nothing.start[0], nothing.end[0])
-    ranked: list[tuple[float, _Span | None]] = [(span.score, span) for span in found]
+    ranked: list[tuple[float, _Span | None]] = [(span.score, span) for span in spans]
     if settings.null_threshold is not None:
         ranked.append((null.score, None))
     ranked.sort(key=lambda pair: pair[0], reverse=True)

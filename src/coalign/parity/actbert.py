@@ -116,8 +116,8 @@ def losses(case: Case, model: ActBert, batch: Batch, keep_padding: bool) -> dict
         return Packed.from_padded(x, None if known is None else known[:, -x.shape[1] :], keep).values
 
     def labels(name: str, mask: str, keep: bool = keep_padding) -> Tensor:
-        found = packed(given[name], mask, keep)
-        return found.masked_fill(found == -1, IGNORED)
+        values = packed(given[name], mask, keep)
+        return values.masked_fill(values == -1, IGNORED)
 
     actions = batch.video.features
     assert actions is not None
@@ -134,13 +134,13 @@ def losses(case: Case, model: ActBert, batch: Batch, keep_padding: bool) -> dict
         "whole": given["image_feat"][:, 0],
         "whole_box": given["image_loc"][:, 0],
     }
-    found = model.losses(Batch(text=batch.text, regions=regions, video=batch.video), Draws(choices=choices))
+    terms = model.losses(Batch(text=batch.text, regions=regions, video=batch.video), Draws(choices=choices))
     return {
-        "masked_text_loss": found["mlm"],
-        "masked_img_loss": found["regions"],
-        "masked_action_loss": found["actions"],
-        "next_sentence_loss": found["match"],
-        "total_loss": torch.stack([*found.values()]).sum(),
+        "masked_text_loss": terms["mlm"],
+        "masked_img_loss": terms["regions"],
+        "masked_action_loss": terms["actions"],
+        "next_sentence_loss": terms["match"],
+        "total_loss": torch.stack([*terms.values()]).sum(),
     }
 
 

@@ -271,14 +271,14 @@ def squad_results(case: Case) -> Sequence[Line]:
     start, end = (side.to_padded().tolist() for side in logits if isinstance(side, Packed))
     lines: list[Line] = []
     for name, expected in recorded.items():
-        found = re.fullmatch(r"version_2=(True|False) threshold=(\S+)", name)
-        if found is None:
+        setting = re.fullmatch(r"version_2=(True|False) threshold=(\S+)", name)
+        if setting is None:
             lines.append(Line(f"squad_results {name}", "FAIL", note="unknown setting"))
             continue
         settings = SpanSettings(
             best=squad["n_best_size"],
             longest=squad["max_answer_length"],
-            null_threshold=float(found[2]) if found[1] == "True" else None,
+            null_threshold=float(setting[2]) if setting[1] == "True" else None,
         )
         lines.append(_answers(f"squad_results {name}", squad, settings, expected, start, end))
     return lines

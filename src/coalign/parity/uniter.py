@@ -247,16 +247,16 @@ def matching(seen: Recorded, model: Uniter) -> Produced:
         "logits": logits,
         "loss": Matching("none")(logits, target),
     }
-    found = model.align(seen.joint)
-    room = (0, seen.boxes.shape[1] - found.cost.shape[2], 0, seen.words.shape[1] - found.cost.shape[1])
+    alignment = model.align(seen.joint)
+    room = (0, seen.boxes.shape[1] - alignment.cost.shape[2], 0, seen.words.shape[1] - alignment.cost.shape[1])
     matched = target == 1
     return out | {
-        "ot_cost": F.pad(found.cost, room),
-        "ot_plan": F.pad(found.plan, room).transpose(1, 2),
-        "ot_distance": found.distance,
-        "ot_pos": found.distance[matched],
-        "ot_neg": found.distance[~matched],
-        "ot_loss": model.alignment_loss(found.distance, matched),
+        "ot_cost": F.pad(alignment.cost, room),
+        "ot_plan": F.pad(alignment.plan, room).transpose(1, 2),
+        "ot_distance": alignment.distance,
+        "ot_pos": alignment.distance[matched],
+        "ot_neg": alignment.distance[~matched],
+        "ot_loss": model.alignment_loss(alignment.distance, matched),
     }
 
 

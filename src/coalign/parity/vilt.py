@@ -154,9 +154,9 @@ def matching(case: Case, model: Vilt, call: int, keep: bool) -> Produced:
     seen = Pass(case, model.trunk, call, text, images, source, keep=keep)
     choices = {"image_index": source, "matched": labels, "select_itm": seen.select}
     losses = model.losses(Batch(text=text, images=images), Draws(choices=choices, only=("itm",)))
-    found = model.align(seen.joint)
+    alignment = model.align(seen.joint)
     words, patches = given["text_ids"].shape[1], seen.select.shape[1] + 1
-    room = (0, patches - found.cost.shape[2], 0, words - found.cost.shape[1])
+    room = (0, patches - alignment.cost.shape[2], 0, words - alignment.cost.shape[1])
     length = given["text_masks"].sum(1, keepdim=True)
     place = torch.arange(words)
     return seen.outputs("itm") | {
@@ -164,9 +164,9 @@ def matching(case: Case, model: Vilt, call: int, keep: bool) -> Produced:
         "itm_logits": model.match_logits(seen.joint),
         "itm_loss": losses["itm"],
         "itm_wpa_loss": losses["wpa"],
-        "ot_cost": F.pad(found.cost, room),
-        "ot_plan": F.pad(found.plan, room).transpose(1, 2),
-        "ot_distance": found.distance,
+        "ot_cost": F.pad(alignment.cost, room),
+        "ot_plan": F.pad(alignment.plan, room).transpose(1, 2),
+        "ot_distance": alignment.distance,
         "ot_text_pad": ~((place > 0) & (place < length - 1)),
         "ot_image_pad": ~(seen.mask.bool() & (torch.arange(patches) > 0)),
     }

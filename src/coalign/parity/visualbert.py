@@ -168,12 +168,12 @@ def grounding(case: Case, model: VisualBertGrounding, batch: Batch, keep: bool) 
     entities, scores = case.inputs["flickr_position"], case.inputs["label"]
     labels = replace(batch.labels, entities=entities, label=scores)
     batch = Batch(text=batch.text, regions=batch.regions, labels=labels)
-    found = model.encode(batch).pooled["region_scores"]
-    found = F.pad(found, (0, scores.shape[-1] - found.shape[-1]), value=-10000.0)
+    scored = model.encode(batch).pooled["region_scores"]
+    scored = F.pad(scored, (0, scores.shape[-1] - scored.shape[-1]), value=-10000.0)
     out: dict[str, Packed | Tensor] = {"loss": model.losses(batch)["grounding"]}
-    out["accuracy"], out["upperbound_accuracy"] = grounding_accuracy(found, scores, entities)
+    out["accuracy"], out["upperbound_accuracy"] = grounding_accuracy(scored, scores, entities)
     if keep:  # recorded scores of regions that are not there need their padding computed
-        out["region_scores"] = found
+        out["region_scores"] = scored
     return out
 
 

@@ -129,10 +129,10 @@ def loaded(path: Path, system: str | None, vocab: Path | None = None) -> tuple[A
     Raises:
         InputError: It brings no vocabulary, and none is given.
     """
-    found = load(path, system, vocab=vocab)
-    if found.tokenizer is None:
+    opened = load(path, system, vocab=vocab)
+    if opened.tokenizer is None:
         raise InputError(f"{path}: brings no vocabulary; give its vocab.txt by --vocab")
-    return found.train().model, found.tokenizer
+    return opened.train().model, opened.tokenizer
 
 
 def vocabulary(

@@ -71,8 +71,8 @@ def tuned(index: Searched) -> Approximate:
     exact = [_rows(index.search(queries, ANSWERS, kind)) for kind, queries in asked]
     probes, recall = 16, 0.0
     while True:
-        found = [_rows(index.search(queries, ANSWERS, kind, exact=False, probes=probes)) for kind, queries in asked]
-        pairs = [(a, b) for kinds in zip(exact, found, strict=True) for a, b in zip(*kinds, strict=True)]
+        answers = [_rows(index.search(queries, ANSWERS, kind, exact=False, probes=probes)) for kind, queries in asked]
+        pairs = [(a, b) for kinds in zip(exact, answers, strict=True) for a, b in zip(*kinds, strict=True)]
         recall = sum(len(a & b) for a, b in pairs) / max(sum(len(a) for a, _ in pairs), 1)
         if recall >= WANTED or probes >= index.partitions:
             return Approximate(index.count(), index.partitions, probes, round(recall, 4), len(pairs))

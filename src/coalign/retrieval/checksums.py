@@ -21,8 +21,8 @@ MOST = 1 << 30
 def write_checksums(index: Path) -> None:
     """Writes the digests of an index's files; those of files that it has already are taken over."""
     known = _known(index)
-    found = (file for pattern in WRITTEN_ONCE for file in index.glob(pattern) if file.is_file())
-    files = sorted(file.relative_to(index).as_posix() for file in found)
+    written = (file for pattern in WRITTEN_ONCE for file in index.glob(pattern) if file.is_file())
+    files = sorted(file.relative_to(index).as_posix() for file in written)
     kept = {name: known.get(name) or digest(index / name) for name in files}
     if kept != known:
         text = json.dumps(kept, indent=0)
@@ -50,7 +50,7 @@ def check(index: Path) -> None:
 
 
 def _known(index: Path) -> dict[str, str]:
-    found: object = read_json(index / FILE) if (index / FILE).is_file() else {}
-    if not isinstance(found, dict):
+    content: object = read_json(index / FILE) if (index / FILE).is_file() else {}
+    if not isinstance(content, dict):
         raise InputError(f"{index / FILE}: is damaged; delete it, and the index goes unchecked")
-    return {str(name): str(value) for name, value in found.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return {str(name): str(value) for name, value in content.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

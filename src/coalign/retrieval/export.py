@@ -87,11 +87,11 @@ def padded_text(text: Text, length: int, batch_size: int) -> dict[str, Tensor]:
 
 def weights_digest(model: Model) -> str:
     """A model's parameters and buffers, with their names, in 32 hexadecimal digits (BLAKE2b)."""
-    found = blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -112,16 +112,16 @@ def export(loaded: Loaded, part: Modality, out: Path, batch_size: int = 1, lengt
     with replacing(out) as path:
         if out.suffix == ".pt2":
             torch.export.save(program, path, extra_files={"coalign": about})
-            found: Tensor = torch.export.load(path).module()(*given.values())
+            output: Tensor = torch.export.load(path).module()(*given.values())
         elif out.suffix == ".onnx":
             written: Any = torch.onnx.export(program, input_names=list(given), output_names=["vectors"])
             proto: Any = written.model_proto
             _onnx.helper.set_model_props(proto, {"coalign": about})
             path.write_bytes(proto.SerializeToString())
-            found = OnnxTower(path).run(given)
+            output = OnnxTower(path).run(given)
         else:
             raise InputError(f"{out}: should end in .onnx or .pt2")
-        difference = float((found - wanted).abs().max())
+        difference = float((output - wanted).abs().max())
         if not difference <= LARGEST:
             raise InputError(f"{out}: what was exported differs from the model by {difference:.1e}; nothing is written")
     return difference
@@ -208,11 +208,11 @@ class OnnxModel(Model):
         tower = self._towers.get(part)
         if tower is None:
             raise InputError(f"no {part} tower is given; export it: coalign export RUN {part}.onnx --modality {part}")
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for first in range(0, len(batch), tower.batch_size):
             count = min(tower.batch_size, len(batch) - first)
-            found.append(tower.run(_slice(batch, tower, first, count))[:count])
-        return torch.cat(found)
+            outputs.append(tower.run(_slice(batch, tower, first, count))[:count])
+        return torch.cat(outputs)
 
 
 def _slice(batch: Batch, tower: OnnxTower, first: int, count: int) -> dict[str, Tensor]:

@@ -302,13 +302,13 @@ class Index:
 
     def thumbnails(self, rows: Sequence[int]) -> dict[int, bytes]:
         """The pictures that are kept in the index with some rows; those without one are left out."""
-        found: dict[int, bytes] = {}
+        thumbnails: dict[int, bytes] = {}
         for begin in range(0, len(rows), 1000):
             some = sorted({int(row) for row in rows[begin : begin + 1000]})
             wanted = f"row = {some[0]}" if len(some) == 1 else f"row in ({', '.join(map(str, some))})"
             query = self._table.search().where(wanted).select(["row", "thumbnail"]).limit(len(some))
-            found.update((one["row"], one["thumbnail"]) for one in query.to_list() if one["thumbnail"] is not None)
-        return found
+            thumbnails.update((one["row"], one["thumbnail"]) for one in query.to_list() if one["thumbnail"] is not None)
+        return thumbnails
 
     def build_approximate(
         self, kind: Literal["flat", "product"] = "flat", partitions: int | None = None, sub_vectors: int | None = None

@@ -117,8 +117,8 @@ def match_pairs(matcher: Matcher, images: TokenSource, texts: TokenSource, pairs
             logits.append(matcher.match(chosen_images, chosen_texts, local).float().cpu())
     if not logits:
         return torch.zeros(0)
-    found = torch.cat(logits)
-    return torch.empty_like(found).index_copy(0, order, found)[inverse]
+    scores = torch.cat(logits)
+    return torch.empty_like(scores).index_copy(0, order, scores)[inverse]
 
 
 def score_shortlists(
@@ -129,27 +129,27 @@ def score_shortlists(
     chunk: int = 1024,
 ) -> dict[Direction, Shortlist]:
     """The shortlists of one direction or both with their matching logits. A pair that stands in both is scored once."""
-    pairs = {direction: _pairs(found.indices, direction) for direction, found in lists.items()}
+    pairs = {direction: _pairs(shortlist.indices, direction) for direction, shortlist in lists.items()}
     logits = match_pairs(matcher, images, texts, torch.cat(list(pairs.values())), chunk)
     parts = logits.split([len(p) for p in pairs.values()])
     return {
         direction: Shortlist(
-            found.indices, found.similarity, part.view(found.indices.shape).to(found.similarity.device)
+            shortlist.indices, shortlist.similarity, part.view(shortlist.indices.shape).to(shortlist.similarity.device)
         )
-        for (direction, found), part in zip(lists.items(), parts, strict=True)
+        for (direction, shortlist), part in zip(lists.items(), parts, strict=True)
     }
 
 
 def reranked_ranks(
-    found: Shortlist, combine: Combine, first_ranks: Tensor, query_ids: Tensor, gallery_ids: Tensor
+    shortlist: Shortlist, combine: Combine, first_ranks: Tensor, query_ids: Tensor, gallery_ids: Tensor
 ) -> Tensor:
     """The rank [Q] of every query's best right answer after re-ranking; ties and NaN count against the model.
 
     `first_ranks` [Q] are the ranks by similarity. They stand where no right answer is on the shortlist, since then
     the whole shortlist precedes it in either order.
     """
-    scores = found.scores(combine)
-    right = gallery_ids[found.indices] == query_ids[:, None]
+    scores = shortlist.scores(combine)
+    right = gallery_ids[shortlist.indices] == query_ids[:, None]
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     rank = (~(scores < best) & ~right).sum(1) + 1
     return torch.where(right.any(1), rank, first_ranks)

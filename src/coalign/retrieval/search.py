@@ -118,14 +118,14 @@ def rerank(
         raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
     if modality == answers:
         raise InputError(f"re-ranking compares images with texts; it cannot compare {answers}s with each other")
-    found = encode(loaded, answers, [_content(hit, answers) for hit in hits])
+    answered = encode(loaded, answers, [_content(hit, answers) for hit in hits])
     ones, many = torch.zeros(len(hits), dtype=torch.int64), torch.arange(len(hits))
-    images, texts = (encoding, found) if modality == "image" else (found, encoding)
+    images, texts = (encoding, answered) if modality == "image" else (answered, encoding)
     pairs = torch.stack([ones, many] if modality == "image" else [many, ones], 1).to(loaded.device)
     logits = model.match(images.matched("image"), texts.matched("text"), pairs).float().cpu()
     similarity = torch.tensor([hit.score for hit in hits])
     if reranking.bank is not None:
-        similarity -= reranking.hubness * reranking.bank.hubness(vectors_of(found, answers).cpu(), answers)
+        similarity -= reranking.hubness * reranking.bank.hubness(vectors_of(answered, answers).cpu(), answers)
     combined = add_log_sigmoid(reranking.weight)(similarity, logits)
     scores, order = combined.sort(descending=True, stable=True)
     return [replace(hits[i], score=score) for i, score in zip(order.tolist(), scores.tolist(), strict=True)]

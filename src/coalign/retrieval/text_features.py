@@ -89,15 +89,15 @@ def word_vectors(
     states, _ = text_states(model, batch, layer)
     sought = {word.lower() for word in wanted}
     numbers, item = batch.text.words, states.layout.item
-    found: list[WordVector] = []
+    vectors: list[WordVector] = []
     for text, of_text in enumerate(words):
         for place, word in enumerate(of_text):
             if word.lower() not in sought:
                 continue
             rows = ((item == text) & (numbers == place)).nonzero()[:, 0]
             if len(rows):  # a word that was cut off has none
-                found.append(WordVector(text, place, states.values[rows].mean(0)))
-    return found
+                vectors.append(WordVector(text, place, states.values[rows].mean(0)))
+    return vectors
 
 
 def embed_texts(
@@ -125,14 +125,14 @@ def embed_texts(
                 rows.append({"row": start + number + 1, "text": some[number], "vector": vector})
             continue
         split = [tokenizer.words(text) for text in some]
-        for found in word_vectors(encoder, batch, split, words, layer):
+        for embedded in word_vectors(encoder, batch, split, words, layer):
             rows.append(
                 {
-                    "row": start + found.text + 1,
-                    "text": some[found.text],
-                    "word": split[found.text][found.word],
-                    "position": found.word + 1,
-                    "vector": found.vector.float().cpu().tolist(),
+                    "row": start + embedded.text + 1,
+                    "text": some[embedded.text],
+                    "word": split[embedded.text][embedded.word],
+                    "position": embedded.word + 1,
+                    "vector": embedded.vector.float().cpu().tolist(),
                 }
             )
     return rows

@@ -69,11 +69,13 @@ def app(
         InputError: One of the folders is no run.
     """
     service = Service(open_sessions(runs, data, regions, series, bound))
-    found = Starlette(routes=service.routes(), exception_handlers={Exception: _unforeseen, HTTPException: _refused})
-    found.router.redirect_slashes = False
-    found.state.service = service
-    found.add_middleware(Guard, token=token, loopback=loopback, names=names)  # pyright: ignore[reportArgumentType]
-    return found
+    application = Starlette(
+        routes=service.routes(), exception_handlers={Exception: _unforeseen, HTTPException: _refused}
+    )
+    application.router.redirect_slashes = False
+    application.state.service = service
+    application.add_middleware(Guard, token=token, loopback=loopback, names=names)  # pyright: ignore[reportArgumentType]
+    return application
 
 
 class Service(DataAddresses):
@@ -198,10 +200,12 @@ class Service(DataAddresses):
         return Pair(session, source, text, row, data, fields.text("method", "auto"), words)
 
     async def bytes_of(self, request: Request) -> Response:
-        found = self.maps.get(request.path_params["key"])
-        if found is None:
+        result = self.maps.get(request.path_params["key"])
+        if result is None:
             raise Missing("these values are no longer kept; ask for the alignment again")
-        return Response(found, media_type="application/octet-stream", headers={"Cache-Control": "private, max-age=600"})
+        return Response(
+            result, media_type="application/octet-stream", headers={"Cache-Control": "private, max-age=600"}
+        )
 
     async def image(self, request: Request) -> Response:
         fields = Fields.of_query(request)
@@ -211,11 +215,11 @@ class Service(DataAddresses):
         side = next(known for known in SIDES if known >= side)
         film = fields.integer("film", 0, 64, 0)
         key = (session.name, row, side, film)
-        found = self.pictures.get(key)
-        if found is None:
-            found = await run_in_threadpool(self.encoded, session, row, side, film)
-            self.pictures.put(key, found)
-        return Response(found, media_type=MEDIA, headers={"Cache-Control": "private, max-age=600"})
+        result = self.pictures.get(key)
+        if result is None:
+            result = await run_in_threadpool(self.encoded, session, row, side, film)
+            self.pictures.put(key, result)
+        return Response(result, media_type=MEDIA, headers={"Cache-Control": "private, max-age=600"})
 
     async def video(self, request: Request) -> Response:
         """The file of a moment, whole or the part that the browser asks for."""

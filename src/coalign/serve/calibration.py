@@ -45,8 +45,8 @@ class Calibration:
         """The isotonic regression of `matches` [n] on `scores` [n]; None where there is nothing to tell apart."""
         if len(scores) < 2 or matches.all() or not matches.any():
             return None
-        found: Any = IsotonicRegression(y_min=LEAST, y_max=MOST, out_of_bounds="clip").fit(scores, matches)
-        return Calibration(np.asarray(found.X_thresholds_), np.asarray(found.y_thresholds_))
+        regression: Any = IsotonicRegression(y_min=LEAST, y_max=MOST, out_of_bounds="clip").fit(scores, matches)
+        return Calibration(np.asarray(regression.X_thresholds_), np.asarray(regression.y_thresholds_))
 
 
 def calibrate(

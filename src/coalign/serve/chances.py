@@ -87,10 +87,10 @@ class Chances:
         if calibration is None:
             return None
         asked = vectors["text"][0].float().cpu()
-        found = vectors["image"][0].float().cpu() if row is None else self._index().vector(row)
+        image = vectors["image"][0].float().cpu() if row is None else self._index().vector(row)
         if self._index().index.similarity == "cosine":
-            asked, found = normalize(asked, dim=0), normalize(found, dim=0)
-        return float(calibration(np.array([float(asked @ found)]))[0])
+            asked, image = normalize(asked, dim=0), normalize(image, dim=0)
+        return float(calibration(np.array([float(asked @ image)]))[0])
 
     def _calibrated(self, asked: Modality, answers: Modality) -> Calibration | None:
         gallery = self._index()
@@ -155,7 +155,7 @@ class Chances:
         answer's pair: a picture that is searched with, against an answer's text. None where a term has no calibration.
         """
         gallery = self._index()
-        found = np.ones(len(rows))
+        product = np.ones(len(rows))
         for weighed in terms:
             asked, vector = weighed.modality, weighed.vector
             against: Modality = answers if asked != answers else "text" if answers == "image" else "image"
@@ -169,5 +169,5 @@ class Chances:
             scores = part.vectors[places] @ vector if few else (part.vectors @ vector)[places]
             chance = calibration(scores.numpy())
             chance = np.where((held >= 0).numpy(), chance, 0.0)
-            found = found * (chance if weighed.term.sign > 0 else 1 - chance)
-        return found
+            product = product * (chance if weighed.term.sign > 0 else 1 - chance)
+        return product

@@ -93,13 +93,13 @@ class Rows(ABC):
         Raises:
             InputError: There is no such column; the message lists those there are.
         """
-        found = np.ones(len(self), np.bool_)
+        kept = np.ones(len(self), np.bool_)
         for name, value in where:
             if name not in self.columns:
                 raise InputError(f"no column {name!r} to filter by; there are: {', '.join(self.columns) or 'none'}")
             known = self.values[name]
-            found &= self.codes[name] == known.index(value) if value in known else False
-        return found
+            kept &= self.codes[name] == known.index(value) if value in known else False
+        return kept
 
 
 class IndexGallery(Rows):
@@ -184,21 +184,21 @@ class IndexGallery(Rows):
     def pairs(self) -> Tensor:
         """[N] a number a row: rows of one pair, or with one text, have the same."""
         numbers: dict[Any, int] = {}
-        found: list[int] = []
+        rows: list[int] = []
         for text, meta in zip(self._table["text"].to_pylist(), self._table["meta"].to_pylist(), strict=True):
             place = _place(meta)
             keys = [key for key in (text or None, place) if key is not None]
             known = [numbers[key] for key in keys if key in numbers]
-            number = known[0] if known else len(found)
+            number = known[0] if known else len(rows)
             for key in keys:
                 numbers.setdefault(key, number)
-            found.append(number)
-        return torch.tensor(found, dtype=torch.int64)
+            rows.append(number)
+        return torch.tensor(rows, dtype=torch.int64)
 
     def partner(self, row: int) -> int | None:
         """A row of the other modality that belongs to the same pair."""
-        found = int(self.partners("image" if self.modalities[row] == "text" else "text")[row])
-        return None if found < 0 else found
+        partner = int(self.partners("image" if self.modalities[row] == "text" else "text")[row])
+        return None if partner < 0 else partner
 
     def partners(self, modality: Modality) -> Tensor:
         """[N] for every row the first row of that modality in the same pair, -1 where there is none."""
@@ -293,11 +293,11 @@ Gallery = IndexGallery | PairGallery
 
 def few_valued(columns: Mapping[str, Sequence[str | None]]) -> dict[str, Sequence[str | None]]:
     """The columns with at least two and at most `FEW` values."""
-    found: dict[str, Sequence[str | None]] = {}
+    kept: dict[str, Sequence[str | None]] = {}
     for name, values in columns.items():
         if 2 <= len({value for value in values if value is not None}) <= FEW:
-            found[name] = values
-    return found
+            kept[name] = values
+    return kept
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
@@ -323,8 +323,8 @@ def _table_columns(file: Path) -> dict[tuple[str, str], dict[str, str | None]]:
         columns = pair_columns(source)
     except InputError:
         return {}
-    found: dict[tuple[str, str], dict[str, str | None]] = {}
+    by_column: dict[tuple[str, str], dict[str, str | None]] = {}
     for number, where in enumerate(columns.where):
         place = (source.name, where.removeprefix("row "))
-        found[place] = {name: values[number] for name, values in columns.labels.items()}
-    return found
+        by_column[place] = {name: values[number] for name, values in columns.labels.items()}
+    return by_column

@@ -91,7 +91,7 @@ class Session:
         gallery = self.gallery
         if isinstance(gallery, PairGallery):
             return [self._read(gallery, query) for query in queries]
-        found: list[Page | Exception] = [Page()] * len(queries)
+        pages: list[Page | Exception] = [Page()] * len(queries)
         prepared: dict[int, Prepared] = {}
         try:
             texts = self._texts([t.value for query in queries for t in query.terms if t.kind == "text"])
@@ -101,7 +101,7 @@ class Session:
             try:
                 prepared[place] = self._prepared(query, texts)
             except InputError as error:
-                found[place] = error
+                pages[place] = error
         wanted: list[Modality] = [queries[place].answers for place in prepared]
         for answers in dict.fromkeys(wanted):
             part = self.index.part(answers)
@@ -109,10 +109,10 @@ class Session:
             scores = torch.stack([prepared[place].vector for place in places]) @ part.vectors.T
             for place, row in zip(places, scores, strict=True):
                 try:
-                    found[place] = self._page(queries[place], prepared[place], part.rows, row)
+                    pages[place] = self._page(queries[place], prepared[place], part.rows, row)
                 except InputError as error:
-                    found[place] = error
-        return found
+                    pages[place] = error
+        return pages
 
     @torch.no_grad()
     def _texts(self, texts: Sequence[str]) -> Texts:
@@ -202,10 +202,10 @@ class Session:
             modality, vector = self.index.item(term.value).modality, self.index.vector(term.value)
         else:
             with torch.no_grad():
-                found = encode(self.loaded, "image", [term.value]).vectors
-            if "image" not in found:
+                vectors = encode(self.loaded, "image", [term.value]).vectors
+            if "image" not in vectors:
                 raise InputError(f"a {type(self.loaded.model).__name__} gives no image vectors; search with words")
-            modality, vector = "image", found["image"][0].float().cpu()
+            modality, vector = "image", vectors["image"][0].float().cpu()
         if self.index.index.similarity == "cosine":
             vector = normalize(vector, dim=0)
         return modality, vector
@@ -239,8 +239,8 @@ class Session:
         chances = self.chances.of_terms(
             prepared.terms, "video", torch.tensor([hit.row for hit in page], dtype=torch.int64)
         )
-        found = [Answer(h.row, h.score, None if chances is None else float(chances[i])) for i, h in enumerate(page)]
-        return Page(found, len(kept) if taken >= count else count)
+        answers = [Answer(h.row, h.score, None if chances is None else float(chances[i])) for i, h in enumerate(page)]
+        return Page(answers, len(kept) if taken >= count else count)
 
 
 def best_first(scores: Tensor, count: int) -> Tensor:
@@ -260,11 +260,11 @@ def open_sessions(
     bound: int = BOUND,
 ) -> dict[str, Session]:
     """The runs by name: that of the folder, numbered where two are called alike."""
-    found: dict[str, Session] = {}
+    sessions: dict[str, Session] = {}
     for run in runs:
         name = base = run.absolute().name or "run"
         number = 2
-        while name in found:
+        while name in sessions:
             name, number = f"{base}-{number}", number + 1
-        found[name] = Session(name, run, source, regions, series, bound)
-    return found
+        sessions[name] = Session(name, run, source, regions, series, bound)
+    return sessions

@@ -43,7 +43,7 @@ class Streams:
             InputError: There is no such utterance, or the model has no attention between streams.
         """
         opened = self.opened
-        items = next((found for split in SPLITS if (found := opened.data.split(split))), [])
+        items = next((utterances for split in SPLITS if (utterances := opened.data.split(split))), [])
         if not 0 <= number < len(items):
             raise InputError(f"there is no utterance {number}; the split has {len(items)}")
         item, model = items[number], opened.model

@@ -62,12 +62,12 @@ def lay_out(vectors: Floats, seed: int = 0) -> Floats:
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(vectors))[:SAMPLE])
     model: Any = UMAP(n_neighbors=min(15, max(len(drawn) - 1, 2)), metric="cosine", random_state=seed, low_memory=True)
-    found = np.empty((len(vectors), 2), np.float32)
-    found[drawn] = model.fit_transform(vectors[drawn])
+    places = np.empty((len(vectors), 2), np.float32)
+    places[drawn] = model.fit_transform(vectors[drawn])
     others = np.setdiff1d(np.arange(len(vectors)), drawn)
     if len(others):
-        found[others] = model.transform(vectors[others])
-    return unit_square(found)
+        places[others] = model.transform(vectors[others])
+    return unit_square(places)
 
 
 def unit_square(places: Floats) -> Floats:
@@ -153,8 +153,8 @@ def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
     labels = {column: [values[row] for row, _ in pairs] for column, values in gallery.columns.items()}
     columns = Columns(gallery.name, len(pairs), captions, shown, labels=labels)
     options = Options(images=most, pairs=most, points=200, words=20)
-    found = study(columns, Towers([image], [text], (image, text)), options)
-    listed = [plain(finding) for finding in summarise(found)]
+    result = study(columns, Towers([image], [text], (image, text)), options)
+    listed = [plain(finding) for finding in summarise(result)]
     for finding in listed:
         finding["rows"] = [pairs[row][0] for row in finding["rows"]]
     return listed
@@ -208,8 +208,8 @@ def choices_of(gallery: IndexGallery) -> list[Of]:
     """What a map of the index may show; one alone of an index of moments."""
     if gallery.count("video"):
         return ["image"]
-    found: list[Of] = [of for of in ("image", "text") if gallery.count(of)]
-    return [*found, "both"] if len(found) > 1 else found
+    choices: list[Of] = [of for of in ("image", "text") if gallery.count(of)]
+    return [*choices, "both"] if len(choices) > 1 else choices
 
 
 def vectors_of(gallery: IndexGallery, of: Of) -> tuple[npt.NDArray[np.int64], Floats]:

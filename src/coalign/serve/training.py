@@ -40,19 +40,19 @@ def _json(path: Path) -> Any:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log; the last may be half written."""
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     try:
         text = path.read_text("utf-8", errors="replace")
     except OSError:
-        return found
+        return lines
     for line in text.splitlines():
         try:
             value = json.loads(line, parse_constant=lambda _: None)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            found.append({str(k): v for k, v in value.items() if isinstance(v, int | float | str)})  # pyright: ignore[reportUnknownVariableType]
-    return found
+            lines.append({str(k): v for k, v in value.items() if isinstance(v, int | float | str)})  # pyright: ignore[reportUnknownVariableType]
+    return lines
 
 
 def _comparison(run: Path) -> dict[str, Any] | None:

@@ -34,11 +34,11 @@ def scores(loaded: Loaded, gallery: PairGallery, rows: Sequence[int], text: str)
     """
     words = prepare(loaded, texts=[text]).to(loaded.device).text
     assert words is not None
-    found: list[Tensor] = []
+    scores: list[Tensor] = []
     for part in _parts(rows):
         pairs = torch.stack([torch.arange(len(part)), torch.zeros(len(part), dtype=torch.int64)], 1)
-        found.append(scores_of_pairs(loaded.model, _shown(loaded, gallery, part), words, pairs, chunk=CHUNK))
-    return torch.cat(found) if found else torch.empty(0)
+        scores.append(scores_of_pairs(loaded.model, _shown(loaded, gallery, part), words, pairs, chunk=CHUNK))
+    return torch.cat(scores) if scores else torch.empty(0)
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def joint_vectors(loaded: Loaded, gallery: PairGallery, rows: Sequence[int]) -> 
     Raises:
         InputError: The model has neither.
     """
-    found: list[Tensor] = []
+    vectors: list[Tensor] = []
     for part in _parts(rows):
         shown = _shown(loaded, gallery, part, [gallery.item(row).text for row in part])
         encoding = loaded.encode(shown)
@@ -59,8 +59,8 @@ def joint_vectors(loaded: Loaded, gallery: PairGallery, rows: Sequence[int]) -> 
         chosen = next((name for name in ("image", "fused", *named) if name in named), None)
         if chosen is None:
             raise InputError(f"a {type(loaded.model).__name__} gives no vectors of pairs, so there is no map of them")
-        found.append(named[chosen].float().cpu())
-    return normalize(torch.cat(found), dim=1)
+        vectors.append(named[chosen].float().cpu())
+    return normalize(torch.cat(vectors), dim=1)
 
 
 def _parts(rows: Sequence[int]) -> Iterator[Sequence[int]]:

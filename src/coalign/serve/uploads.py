@@ -102,10 +102,10 @@ class Fields:
 
     @staticmethod
     def of_json(value: dict[str, Any]) -> Fields:
-        found: list[tuple[str, Any]] = []
+        fields: list[tuple[str, Any]] = []
         for name, item in value.items():
-            found += [(name, one) for one in item] if isinstance(item, list) else [(name, item)]
-        return Fields(found)
+            fields += [(name, one) for one in item] if isinstance(item, list) else [(name, item)]
+        return Fields(fields)
 
     def all(self, name: str) -> list[Any]:
         return [value for own, value in self._values if own == name and value is not None]

@@ -57,12 +57,12 @@ def first_not_finite(values: Mapping[str, Sequence[tuple[int, float]]]) -> tuple
 def mean_over_ranks(meter: Meter) -> dict[str, float]:
     """The mean of every value over steps and ranks. All ranks raise when one of them has a bad value."""
     values = from_all(meter.read())
-    bad = [found for found in map(first_not_finite, values) if found is not None]
+    bad = [named for named in map(first_not_finite, values) if named is not None]
     if bad:
         raise _divergence(*min(bad))
     names = dict.fromkeys(name for own in values for name in own)
-    found = {name: [value for own in values for _, value in own.get(name, ())] for name in names}
-    return {name: math.fsum(entries) / len(entries) for name, entries in found.items()}
+    named = {name: [value for own in values for _, value in own.get(name, ())] for name in names}
+    return {name: math.fsum(entries) / len(entries) for name, entries in named.items()}
 
 
 def _divergence(step: int, name: str, value: float) -> DivergenceError:

@@ -122,11 +122,11 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _below(model: nn.Module, prefix: str, field: str) -> list[tuple[str, nn.Parameter]]:
-    found = [(name, p) for name, p in model.named_parameters() if _is_below(name, prefix)]
-    if not found:
+    parameters = [(name, p) for name, p in model.named_parameters() if _is_below(name, prefix)]
+    if not parameters:
         parts = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters()))
         raise InputError(f"{field}: the model has no parameters below {prefix!r}; it has {parts}")
-    return found
+    return parameters
 
 
 def _is_below(name: str, prefix: str) -> bool:
@@ -141,11 +141,11 @@ def _longest_prefix(name: str, multipliers: Mapping[str, float]) -> float:
 
 def _stacks(model: nn.Module) -> dict[str, int]:
     """The outermost ModuleLists by name, with their lengths."""
-    found: dict[str, int] = {}
+    depths: dict[str, int] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(outer + ".") for outer in found):
-            found[name] = len(module)
-    return found
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(outer + ".") for outer in depths):
+            depths[name] = len(module)
+    return depths
 
 
 def _layers_above(name: str, stacks: Mapping[str, int]) -> int:

@@ -162,19 +162,19 @@ class Run:
             InputError: There are checkpoints, and all of them are damaged. Nothing is changed then.
         """
         there = self.checkpoints()
-        found = next((folder for folder in reversed(there) if is_whole(folder)), None)
-        if there and found is None:
+        newest = next((folder for folder in reversed(there) if is_whole(folder)), None)
+        if there and newest is None:
             files = ", ".join(str(folder / damage(folder)) for folder in there)
             raise InputError(
                 f"{self.folder}: all of its checkpoints are damaged ({files}). Nothing was changed: put back a copy of "
                 "one, or delete the folder checkpoints to begin anew, or choose another folder for the run"
             )
-        return found
+        return newest
 
     def checkpoints(self) -> list[Path]:
         """The checkpoint folders in the order of their steps, broken ones included."""
-        found = [f for f in (self.folder / "checkpoints").glob("step-*") if f.name.removeprefix("step-").isdecimal()]
-        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+        folders = [f for f in (self.folder / "checkpoints").glob("step-*") if f.name.removeprefix("step-").isdecimal()]
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
     def save(
         self,
@@ -213,10 +213,10 @@ class Run:
         if not path.exists():
             return {}
         with guarded(path):
-            found = read_json(path)
-            if not isinstance(found, dict):
+            content = read_json(path)
+            if not isinstance(content, dict):
                 raise ValueError("no JSON object")
-        return found  # pyright: ignore[reportUnknownVariableType]
+        return content  # pyright: ignore[reportUnknownVariableType]
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a file of the run, whole or not at all."""

@@ -130,8 +130,8 @@ def _environment(name: str) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    found: Any = read_json(path) if path.is_file() else {}
-    return dict(found)
+    config: Any = read_json(path) if path.is_file() else {}
+    return dict(config)
 
 
 def _number(folder: Path, tracker: str) -> str:

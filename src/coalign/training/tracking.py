@@ -97,14 +97,14 @@ def truncate_metrics(path: Path, step: int) -> None:
 
 def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
     """Every number by name, as steps and values. Nested ones are joined by slashes: "losses/itc"."""
-    found: dict[str, tuple[list[int], list[float]]] = {}
+    curves: dict[str, tuple[list[int], list[float]]] = {}
     for record in records:
         for name, value in _numbers(record):
             if name != "step":
-                steps, values = found.setdefault(name, ([], []))
+                steps, values = curves.setdefault(name, ([], []))
                 steps.append(step_of(record))
                 values.append(value)
-    return found
+    return curves
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:

@@ -137,7 +137,7 @@ class MomentumPairs(Model, Generic[T]):
         own = self.online(batch)
         with torch.no_grad():
             momentum = self.momentum(batch)
-        found = self.queue(
+        contrast = self.queue(
             own.image_vector,
             own.text_vector,
             momentum.image_vector,
@@ -146,7 +146,7 @@ class MomentumPairs(Model, Generic[T]):
             alpha=alpha if self.settings.distill else None,
             ids=self.shared_ids(batch),
         )
-        return own, momentum, found
+        return own, momentum, contrast
 
     def draw_negatives(
         self, batch: Batch, contrast: Similarities, generator: torch.Generator | None, floor: float = 0.0
@@ -163,9 +163,10 @@ class MomentumPairs(Model, Generic[T]):
         return torch.eye(size, dtype=torch.bool, device=self.temperature.device)
 
 
-def mean_contrast(loss: Callable[[Tensor, Tensor], Tensor], found: Similarities) -> Tensor:
+def mean_contrast(loss: Callable[[Tensor, Tensor], Tensor], similarities: Similarities) -> Tensor:
     """The mean of the contrast of images with texts and of texts with images."""
-    i2t, t2i = loss(found.similarity_i2t, found.target_i2t), loss(found.similarity_t2i, found.target_t2i)
+    i2t = loss(similarities.similarity_i2t, similarities.target_i2t)
+    t2i = loss(similarities.similarity_t2i, similarities.target_t2i)
     return (i2t + t2i) / 2
 
 

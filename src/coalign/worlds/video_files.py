@@ -82,16 +82,16 @@ def _shown(video: WorldVideo) -> list[tuple[int, float, float]]:
 
 
 def _questions(videos: Sequence[WorldVideo], seed: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     for video in videos:
         for kind, start, end in _shown(video):
             rng = random.Random(derive_seed(seed, 5, video.seed, kind))
             others = rng.sample([other for other in range(len(STEPS)) if other != kind], OPTIONS - 1)
             answer = rng.randrange(OPTIONS)
             options = [STEPS[other].sentence for other in [*others[:answer], kind, *others[answer:]]]
-            row = {"qid": len(found), "clip_name": video.name, "start": start, "end": end}
-            found.append(row | {"options": options, "answer": answer})
-    return found
+            row = {"qid": len(questions), "clip_name": video.name, "start": start, "end": end}
+            questions.append(row | {"options": options, "answer": answer})
+    return questions
 
 
 def _coin(path: Path, parts: Mapping[str, Sequence[WorldVideo]]) -> None:

@@ -157,7 +157,7 @@ def test_pictures_and_one_heat_map_a_word_are_inside() -> None:
     assert sizes == [(60, 30), (60, 30), (60, 30)]
     (drawn,) = alignments_of(html)
     assert drawn["grid"] == [6, 6] and drawn["picture"].startswith("data:image/webp;base64,")
-    given, data = full().alignments[0].found, base64.b64decode(drawn["values"])
+    given, data = full().alignments[0].maps, base64.b64decode(drawn["values"])
     assert tuple(drawn["words"]) == given.words
     rows = len(given.words)
     scale = np.frombuffer(data[: 8 * rows], "<f4").reshape(rows, 2)

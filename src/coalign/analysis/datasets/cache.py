@@ -71,13 +71,13 @@ def encode_all(
     for begin in shown(range(0, len(items), CHUNK)):
         chunk = [items[i] for i in range(begin, min(begin + CHUNK, len(items)))]
         file = None if folder is None else folder / f"{_digest(tower.key, chunk)}.safetensors"
-        found = None if file is None else _read(file)
-        if found is None:
-            found = {name: np.asarray(part, np.float32) for name, part in tower.encode(chunk).items()}
+        vectors = None if file is None else _read(file)
+        if vectors is None:
+            vectors = {name: np.asarray(part, np.float32) for name, part in tower.encode(chunk).items()}
             if file is not None:
                 with replacing(file) as temporary:
-                    save_file({name: np.ascontiguousarray(part) for name, part in found.items()}, temporary)
-        parts.append(found)
+                    save_file({name: np.ascontiguousarray(part) for name, part in vectors.items()}, temporary)
+        parts.append(vectors)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -129,14 +129,14 @@ def plain(value: Any) -> Any:
     """Anything of an analysis as what JSON can hold; numbers that are not finite become None. Of long arrays (those
     that a dataclass leaves out of its `repr`) comes a summary."""
     if is_dataclass(value) and not isinstance(value, type):
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for f in fields(value):
             part = getattr(value, f.name)
             if f.repr:
-                found[f.name] = plain(part)
+                values[f.name] = plain(part)
             elif f.name not in _NUMBERS and (short := _summary(part)) is not None:
-                found[f.name] = short
-        return found
+                values[f.name] = short
+        return values
     if isinstance(value, Mapping):
         return {_key(key): plain(part) for key, part in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, np.ndarray):
@@ -157,8 +157,8 @@ def _key(key: Any) -> str:
 def _summary(value: Any) -> Any:
     """How an array [n] of numbers is distributed; None for what is none."""
     if isinstance(value, Mapping):
-        found = {_key(key): _summary(part) for key, part in cast("Mapping[Any, Any]", value).items()}
-        return {key: part for key, part in found.items() if part is not None} or None
+        parts = {_key(key): _summary(part) for key, part in cast("Mapping[Any, Any]", value).items()}
+        return {key: part for key, part in parts.items() if part is not None} or None
     if not isinstance(value, np.ndarray):
         return None
     array = cast("npt.NDArray[Any]", value)

@@ -154,12 +154,12 @@ def _drawn(values: Floats, most: int, generator: np.random.Generator) -> Floats:
 
 def own_above_others(space: SharedSpace) -> Floats:
     """[N] the share of its fold's other texts that an image is less similar to than to its own."""
-    found = np.zeros(len(space.image))
+    shares = np.zeros(len(space.image))
     for fold in space.folds:
         scores = space.image[fold] @ space.text[fold].T
         below = (scores < np.diagonal(scores)[:, None]).sum(1)
-        found[fold] = below / max(len(fold) - 1, 1)
-    return found
+        shares[fold] = below / max(len(fold) - 1, 1)
+    return shares
 
 
 def posterior(score: Floats, null: Floats) -> tuple[Floats, bool]:
@@ -251,13 +251,13 @@ def ground_words(
     changed: list[str] = []
     for word in words:
         pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
-        found = [i for i, text in enumerate(lowered) if word in text and pattern.search(text)]
-        found = [i for i in found if re.search(r"\w", pattern.sub("", texts[i]))]
-        if len(found) > uses:
-            found = sorted(generator.choice(found, uses, replace=False).tolist())
-        if len(found) >= 3:
-            places += [(word, i) for i in found]
-            changed += [re.sub(r"\s+", " ", pattern.sub("", texts[i])).strip(" ,;") for i in found]
+        saying = [i for i, text in enumerate(lowered) if word in text and pattern.search(text)]
+        saying = [i for i in saying if re.search(r"\w", pattern.sub("", texts[i]))]
+        if len(saying) > uses:
+            saying = sorted(generator.choice(saying, uses, replace=False).tolist())
+        if len(saying) >= 3:
+            places += [(word, i) for i in saying]
+            changed += [re.sub(r"\s+", " ", pattern.sub("", texts[i])).strip(" ,;") for i in saying]
     if not changed:
         return Grounding([], 0, np.full(len(texts), np.nan))
     features = without(changed)
@@ -270,9 +270,9 @@ def ground_words(
         own = float(space.image[i] @ (space.text[i] - after))
         for part in (falls.setdefault(word, []), by_row.setdefault(i, [])):
             part.append(own - float(change.mean()))
-    found = [GroundedWord(word, len(part), *mean_interval(np.array(part), seed)) for word, part in falls.items()]
+    saying = [GroundedWord(word, len(part), *mean_interval(np.array(part), seed)) for word, part in falls.items()]
     rows = np.array([np.mean(by_row[i]) if i in by_row else np.nan for i in range(len(texts))])
-    return Grounding(sorted(found, key=lambda w: -w.fall), len(changed), rows)
+    return Grounding(sorted(saying, key=lambda w: -w.fall), len(changed), rows)
 
 
 # ------------------------------------------------------------------------------------------------------ information

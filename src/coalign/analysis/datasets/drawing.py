@@ -16,8 +16,8 @@ OTHER = "#b9bcc2"
 def figure(traces: Sequence[Any], x: str = "", y: str = "", **layout: Any) -> Any:
     """A plotly figure in the page's style; `x` and `y` title the axes."""
     go = graph_objects()
-    found = go.Figure(list(traces))
-    found.update_layout(
+    chart = go.Figure(list(traces))
+    chart.update_layout(
         template="plotly_white",
         colorway=list(PALETTE),
         font={"family": "system-ui, sans-serif", "size": 12},
@@ -28,8 +28,8 @@ def figure(traces: Sequence[Any], x: str = "", y: str = "", **layout: Any) -> An
         hoverlabel={"align": "left"},
         legend={"orientation": "h", "y": -0.25},
     )
-    found.update_layout(**layout)
-    return found
+    chart.update_layout(**layout)
+    return chart
 
 
 def histogram(values: Any, x: str, y: str, bins: int = 40) -> Any:

@@ -71,7 +71,7 @@ def find_leaks(
     majority = float(np.bincount(target).max() / len(target))
     if majority > 0.95:
         return []
-    found: list[Leak] = []
+    leaks: list[Leak] = []
     if len(texts):
         vectorizer: Any = CountVectorizer(analyzer=_distinct, max_features=2000, min_df=2)  # pyright: ignore[reportArgumentType]
         try:
@@ -80,11 +80,11 @@ def find_leaks(
             words = None
         if words is not None:
             names = vectorizer.get_feature_names_out().tolist()
-            found += _leak(label, "text", csr_matrix(words), names, target, groups[kept], majority, seed)
+            leaks += _leak(label, "text", csr_matrix(words), names, target, groups[kept], majority, seed)
     for modality, columns in (("image", image), ("numbers", numbers)):
         for names, matrix in _tables(modality, columns or {}):
-            found += _leak(label, modality, np.nan_to_num(matrix[kept]), names, target, groups[kept], majority, seed)
-    return found
+            leaks += _leak(label, modality, np.nan_to_num(matrix[kept]), names, target, groups[kept], majority, seed)
+    return leaks
 
 
 def _tables(modality: str, columns: Mapping[str, Floats]) -> list[tuple[list[str], Floats]]:

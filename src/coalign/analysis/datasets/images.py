@@ -75,11 +75,11 @@ class ImageStatistics:
 
     def trivial(self) -> dict[str, Floats]:
         """Numbers that say nothing of what a picture shows: size, mean colour, the colour of the border."""
-        found = {"width": self.width, "height": self.height, "brightness": self.brightness, "contrast": self.contrast}
+        columns = {"width": self.width, "height": self.height, "brightness": self.brightness, "contrast": self.contrast}
         for i, name in enumerate(("red", "green", "blue")):
-            found[f"mean {name}"] = self.colour[:, i]
-            found[f"border {name}"] = self.border[:, i]
-        return found
+            columns[f"mean {name}"] = self.colour[:, i]
+            columns[f"border {name}"] = self.border[:, i]
+        return columns
 
     def plot(self) -> Any:
         """Width against height."""
@@ -247,6 +247,6 @@ def _alike(hashes: npt.NDArray[np.uint64], small: npt.NDArray[np.uint8]) -> Iter
         near = np.bitwise_count(hashes[begin : begin + size, None] ^ hashes[None, begin:]) <= BITS
         for channel in means.T:
             near &= np.abs(channel[begin : begin + size, None] - channel[None, begin:]) <= ALIKE
-        found = np.stack(np.nonzero(np.triu(near, 1))) + begin
-        for part in np.array_split(found, max(found.shape[1] >> 15, 1), 1):
+        pairs = np.stack(np.nonzero(np.triu(near, 1))) + begin
+        for part in np.array_split(pairs, max(pairs.shape[1] >> 15, 1), 1):
             yield part[:, np.abs(cells[part[0]] - cells[part[1]]).max(1, initial=0) <= ALIKE]

@@ -30,9 +30,9 @@ WORDS_DRAWN = 1000
 
 
 # ------------------------------------------------------------------------------------------------------ a number a row
-def row_measures(found: Study, tokenizer: Tokenizer | None = None) -> dict[str, Floats]:
+def row_measures(study: Study, tokenizer: Tokenizer | None = None) -> dict[str, Floats]:
     """By name, one number for each of the study's `rows`; NaN where a row has none."""
-    parts = (_texts(found, tokenizer), _images(found), _columns(found), _across(found), _vectors(found))
+    parts = (_texts(study, tokenizer), _images(study), _columns(study), _across(study), _vectors(study))
     return {name: np.asarray(values, float) for part in parts for name, values in part}
 
 
@@ -45,13 +45,13 @@ def at_images(columns: Columns, rows: Ints, images: ImageStatistics) -> Ints:
 Measures = Iterator[tuple[str, npt.NDArray[Any]]]
 
 
-def _texts(found: Study, tokenizer: Tokenizer | None) -> Measures:
-    part, rows = found.texts, found.rows
+def _texts(study: Study, tokenizer: Tokenizer | None) -> Measures:
+    part, rows = study.texts, study.rows
     if part is None:
         return
     yield "length", part.words[rows]
     yield "characters", part.characters[rows]
-    texts = pick(found.columns.texts, rows)
+    texts = pick(study.columns.texts, rows)
     words = [words_of(text) for text in texts]
     rare = [np.mean([part.counts[word] < 3 for word in own]) if own else np.nan for own in words]
     yield "rare words", np.array(rare)
@@ -73,19 +73,19 @@ def _texts(found: Study, tokenizer: Tokenizer | None) -> Measures:
         yield "unknown pieces", np.array([ids.count(unk) / len(ids) if ids else np.nan for ids, _ in pieces])
 
 
-def _images(found: Study) -> Measures:
-    part = found.images
+def _images(study: Study) -> Measures:
+    part = study.images
     if part is None:
         return
-    at = at_images(found.columns, found.rows, part)
+    at = at_images(study.columns, study.rows, part)
     yield from ((name.removeprefix("image "), values[at]) for name, values in part.measures().items())
     own = part.rows[at]
     yield "repeats an image", _among(own, (row for group in part.duplicates for row in group))
     yield "nearly of one colour", _among(own, part.blank)
 
 
-def _columns(found: Study) -> Measures:
-    data, rows = found.columns, found.rows
+def _columns(study: Study) -> Measures:
+    data, rows = study.columns, study.rows
     for name, values in data.numbers.items():
         own = np.asarray(values, float)[rows]
         if own.ndim == 1:
@@ -112,8 +112,8 @@ def _columns(found: Study) -> Measures:
         yield f"agreeing answers: {name}", np.array([_agreeing(answers[row]) for row in rows.tolist()])
 
 
-def _across(found: Study) -> Measures:
-    part = found.comparison
+def _across(study: Study) -> Measures:
+    part = study.comparison
     if part is None:
         return
     yield "similarity", part.matched
@@ -130,18 +130,18 @@ def _across(found: Study) -> Measures:
         yield "mismatched", part.mismatch
     for kind, counts in part.near.items():
         yield f"times among the 10 nearest {kind}", counts
-    if found.grounding is not None and found.grounding.words:
-        yield "fall without a word", found.grounding.by_row
+    if study.grounding is not None and study.grounding.words:
+        yield "fall without a word", study.grounding.by_row
 
 
-def _vectors(found: Study) -> Measures:
-    rows = found.rows
-    for probes in found.probes:
+def _vectors(study: Study) -> Measures:
+    rows = study.rows
+    for probes in study.probes:
         at = np.searchsorted(rows, probes.rows)
         for part in probes.probes:
             yield f"{probes.label} told by {part.name}", _spread(part.correct, at, len(rows))
-    for part in found.information:
-        probes = next(p for p in found.probes if p.label == part.label)
+    for part in study.information:
+        probes = next(p for p in study.probes if p.label == part.label)
         at = np.searchsorted(rows, probes.rows)
         gained = {p.name: p.gained for p in probes.probes}
         image, text, both = gained[part.sides[0]], gained[part.sides[1]], gained["both together"]
@@ -154,11 +154,11 @@ def _vectors(found: Study) -> Measures:
             ("redundancy", text + image - both),
         ):
             yield f"bits about {part.label}: {name}", _spread(values, at, len(rows))
-    if found.similarity is not None:
-        at = found.similarity.rows
-        for (a, b), shared in found.similarity.shared.items():
+    if study.similarity is not None:
+        at = study.similarity.rows
+        for (a, b), shared in study.similarity.shared.items():
             yield f"neighbours shared by {a} and {b}", _spread(shared, at, len(rows))
-    for part in found.maps:
+    for part in study.maps:
         at = np.searchsorted(rows, part.rows)
         for number in range(len(part.cluster_sizes)):
             words = ", ".join(part.cluster_words[number][:2])
@@ -183,23 +183,23 @@ def _agreeing(answers: Sequence[str | None]) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------- a number a set
-def set_figures(found: Study) -> list[SetFigure]:
+def set_figures(study: Study) -> list[SetFigure]:
     """The figures of a study that are no means, over its `rows`."""
-    rows, made = found.rows, list[SetFigure]()
-    if found.texts is not None:
-        texts = np.array(pick(found.columns.texts, rows), dtype=object)
+    rows, made = study.rows, list[SetFigure]()
+    if study.texts is not None:
+        texts = np.array(pick(study.columns.texts, rows), dtype=object)
         made.append(SetFigure(f"different words among {WORDS_DRAWN:,} drawn", (texts,), _richness))
-    for name, values in found.columns.labels.items():
+    for name, values in study.columns.labels.items():
         own = pick(values, rows)
         if 2 <= len({value for value in own if value is not None}) <= 60:
             made.append(SetFigure(f"evenness of {name}", (np.array([v or "" for v in own], dtype=object),), _evenness))
-    if found.comparison is not None:
-        for kind, counts in found.comparison.near.items():
+    if study.comparison is not None:
+        for kind, counts in study.comparison.near.items():
             made.append(SetFigure(f"hubness of {kind}", (counts,), _hubness))
-    main = [name for name in found.vectors if ", layer " not in name]
+    main = [name for name in study.vectors if ", layer " not in name]
     for i, a in enumerate(main):
         for b in main[:i]:
-            made.append(SetFigure(f"CKA of {b} and {a}", (found.vectors[b], found.vectors[a]), _alike))
+            made.append(SetFigure(f"CKA of {b} and {a}", (study.vectors[b], study.vectors[a]), _alike))
     return made
 
 

@@ -41,104 +41,104 @@ def report_folder(folder: Path) -> Generator[Path]:
         yield folder / "cache"
 
 
-def write_study(found: Study, folder: Path) -> Path:
+def write_study(study: Study, folder: Path) -> Path:
     """Writes report.html, report.json and the tables; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.json", json.dumps(plain(found), indent=1, ensure_ascii=False, allow_nan=False))
-    for name, table in tables(found).items():
+    write_text(folder / "report.json", json.dumps(plain(study), indent=1, ensure_ascii=False, allow_nan=False))
+    for name, table in tables(study).items():
         with replacing(folder / f"{name}.parquet") as temporary:
             pq.write_table(table, temporary)
-    return write_text(folder / "report.html", render(found))
+    return write_text(folder / "report.html", render(study))
 
 
-def tables(found: Study) -> dict[str, Any]:
+def tables(study: Study) -> dict[str, Any]:
     """The study's tables (`pyarrow.Table`) by name: "pairs" has a row for each pair that was looked at, with every
     measure; the others are those of the page, and what its figures are drawn from. Empty ones are left out, but
     "findings" is always there."""
-    data, parts = found.columns, dict[str, Any]()
-    if len(found.rows):
-        parts["pairs"] = pa.table(row_table(found))
+    data, parts = study.columns, dict[str, Any]()
+    if len(study.rows):
+        parts["pairs"] = pa.table(row_table(study))
     columns = [(name, pa.string()) for name in ("kind", "title", "detail", "subject")]
     schema = pa.schema([*columns, ("severity", pa.int64()), ("rows", pa.list_(pa.int64()))])
-    parts["findings"] = pa.Table.from_pylist([plain(finding) for finding in found.findings], schema=schema)
+    parts["findings"] = pa.Table.from_pylist([plain(finding) for finding in study.findings], schema=schema)
     lists: dict[str, list[dict[str, Any]]] = {
-        "slices": [{"slice": s.name, "size": s.size} | plain(d) for s in found.slices for d in s.differences],
+        "slices": [{"slice": s.name, "size": s.size} | plain(d) for s in study.slices for d in s.differences],
         "probes": [
             {"label": p.label, "majority": p.majority} | {k: v for k, v in plain(q).items() if not isinstance(v, dict)}
-            for p in found.probes
+            for p in study.probes
             for q in p.probes
         ],
-        "labels": [{"label": p.name, "value": v, "rows": n} for p in found.labels for v, n in p.counts.items()],
+        "labels": [{"label": p.name, "value": v, "rows": n} for p in study.labels for v, n in p.counts.items()],
         "label_words": [
             {"label": name, "value": value, "word": word, "z": z}
-            for name, by_value in found.label_words.items()
+            for name, by_value in study.label_words.items()
             for value, words in by_value.items()
             for word, z in words
         ],
-        "leaks": [plain(leak) for leak in found.leaks],
-        "agreement": [plain(part) for part in found.agreements],
-        "series": [_series(part) for part in found.series],
+        "leaks": [plain(leak) for leak in study.leaks],
+        "agreement": [plain(part) for part in study.agreements],
+        "series": [_series(part) for part in study.series],
         "information": [
             {"label": p.label, "part": part, "bits": value, "low": low, "high": high}
-            for p in found.information
+            for p in study.information
             for part in ("text", "image", "both", "only_text", "only_image", "redundancy")
             for value, low, high in [getattr(p, part)]
         ],
         "maps": [
             {"map": m.name, "row": row, "x": float(x), "y": float(y), "cluster": c + 1}
-            for m in found.maps
+            for m in study.maps
             for row, (x, y), c in zip(m.rows.tolist(), m.places, m.cluster.tolist(), strict=True)
         ],
         "clusters": [
             {"map": m.name, "cluster": c + 1, "items": size, "words": m.cluster_words[c]}
-            for m in found.maps
+            for m in study.maps
             for c, size in enumerate(m.cluster_sizes)
         ],
         "neighbours": [
-            {"map": m.name, "row": row, "neighbours": near} for m in found.maps for row, near in m.neighbours
+            {"map": m.name, "row": row, "neighbours": near} for m in study.maps for row, near in m.neighbours
         ],
         "similarity": [
             {"a": a, "b": b, "cka": part.cka[i, j], "mutual_knn": part.mutual_knn[i, j], "items": part.items}
-            for part in (found.similarity, found.layer_similarity)
+            for part in (study.similarity, study.layer_similarity)
             if part is not None
             for i, a in enumerate(part.names)
             for j, b in enumerate(part.names[:i])
         ],
         "senses": [
             {"word": s.word, "layer": s.layer, "row": row, "x": float(x), "y": float(y), "cluster": c + 1}
-            for s in found.senses
+            for s in study.senses
             for row, (x, y), c in zip(s.rows.tolist(), s.places, s.cluster.tolist(), strict=True)
         ],
     }
-    if found.texts is not None:
-        text = found.texts
+    if study.texts is not None:
+        text = study.texts
         lists["words"] = [{"word": word, "count": count} for word, count in text.counts.most_common(10_000)]
         lists["duplicate_texts"] = [{"rows": group, "text": data.texts[group[0]]} for group in text.duplicates]
         lists["near_duplicate_texts"] = [{"row": a, "other": b, "overlap": o} for a, b, o in text.near_duplicates]
-    if found.images is not None:
-        lists["duplicate_images"] = [{"rows": group} for group in found.images.duplicates]
-        lists["broken_images"] = [{"row": row, "reason": reason} for row, reason in found.images.broken]
-    if found.videos is not None:
+    if study.images is not None:
+        lists["duplicate_images"] = [{"rows": group} for group in study.images.duplicates]
+        lists["broken_images"] = [{"row": row, "reason": reason} for row, reason in study.images.broken]
+    if study.videos is not None:
         names = ("category", "tasks", "videos", "clips", "hours")
-        lists["videos"] = [dict(zip(names, line, strict=True)) for line in found.videos.table]
-    if found.offset is not None:
+        lists["videos"] = [dict(zip(names, line, strict=True)) for line in study.videos.table]
+    if study.offset is not None:
         lists["offset"] = [
             {"shift": shift, "fit": fit, "low": low, "high": high}
             for shift, fit, low, high in zip(
-                found.offset.shifts, found.offset.fit, found.offset.low, found.offset.high, strict=True
+                study.offset.shifts, study.offset.fit, study.offset.low, study.offset.high, strict=True
             )
         ]
-    if found.comparison is not None and found.comparison.usable:
-        compared = found.comparison
+    if study.comparison is not None and study.comparison.usable:
+        compared = study.comparison
         lists["mismatched"] = [
-            {"row": int(found.rows[i]), "probability": float(compared.mismatch[i]), "score": float(compared.score[i])}
+            {"row": int(study.rows[i]), "probability": float(compared.mismatch[i]), "score": float(compared.score[i])}
             for i in compared.suspects[:1000]
         ]
-    if found.grounding is not None:
-        lists["grounded_words"] = [plain(word) | {"grounded": word.grounded} for word in found.grounding.words]
-    if found.against is not None:
-        lists["against"] = [plain(d) for d in found.against.measures.differences]
-        lists["shifts"] = [plain(shift) for shift in found.against.shifts]
+    if study.grounding is not None:
+        lists["grounded_words"] = [plain(word) | {"grounded": word.grounded} for word in study.grounding.words]
+    if study.against is not None:
+        lists["against"] = [plain(d) for d in study.against.measures.differences]
+        lists["shifts"] = [plain(shift) for shift in study.against.shifts]
     return parts | {name: pa.Table.from_pylist(rows) for name, rows in lists.items() if rows}
 
 
@@ -158,7 +158,7 @@ def _series(part: SeriesStatistics) -> dict[str, Any]:
     }
 
 
-def render(found: Study) -> str:
+def render(study: Study) -> str:
     """The page as HTML."""
     try:
         from plotly.offline import get_plotlyjs
@@ -175,21 +175,21 @@ def render(found: Study) -> str:
     number = 0
     figures: dict[str, Any] = {}
     sections: list[dict[str, Any]] = []
-    for section in sections_of(found):
+    for section in sections_of(study):
         shown: list[tuple[str, str, int]] = []
         for caption, figure in section.figures:
             number += 1
             figures[f"figure-{number}"] = _literal(json.loads(figure.to_json()))
             shown.append((f"figure-{number}", caption, int(figure.layout.height or 300)))
         sections.append({"part": section, "figures": shown})
-    mapped = sorted({int(row) for part in found.maps for row in part.rows})
+    mapped = sorted({int(row) for part in study.maps for row in part.rows})
     page = environment.get_template("analysis.html.j2").render(
-        study=found,
-        facts=_facts(found),
+        study=study,
+        facts=_facts(study),
         sections=sections,
         severity=SEVERITY,
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        data=Markup(_script_json({"figures": figures, "pictures": _thumbnails(found, mapped)})),
+        data=Markup(_script_json({"figures": figures, "pictures": _thumbnails(study, mapped)})),
     )
     return _with_policy(page)
 
@@ -198,7 +198,7 @@ def _with_policy(page: str) -> str:
     """The page with a policy under which its own scripts run, by their hashes, and no other ones."""
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    return page.replace(_POLICY, " ".join(f"'sha256-{found}'" for found in hashes), 1)
+    return page.replace(_POLICY, " ".join(f"'sha256-{digest}'" for digest in hashes), 1)
 
 
 _POLICY = "SCRIPT-HASHES"
@@ -220,21 +220,21 @@ def _script_json(value: Any) -> str:
     return json.dumps(value).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _thumbnails(found: Study, rows: Sequence[int]) -> dict[str, str]:
-    if not len(found.columns.images):
+def _thumbnails(study: Study, rows: Sequence[int]) -> dict[str, str]:
+    if not len(study.columns.images):
         return {}
-    pictures = {str(row): picture(found, row, HOVER, 60) for row in rows}
+    pictures = {str(row): picture(study, row, HOVER, 60) for row in rows}
     return {row: uri for row, uri in pictures.items() if uri is not None}
 
 
-def _facts(found: Study) -> dict[str, str]:
-    facts = {"Data": found.name, "Rows": f"{found.rows_total:,}"}
-    if found.images is not None:
-        facts["Images"] = f"{found.images.count:,}, of which {len(found.images.rows):,} were looked at"
-    if len(found.rows) and found.vectors:
-        facts["Encoded pairs"] = f"{len(found.rows):,}"
-    if found.comparison is not None:
-        facts["Compared by"] = found.comparison.by
-    if found.columns.problems:
-        facts["Could not be read"] = f"{len(found.columns.problems):,} rows; the first: {found.columns.problems[0]}"
+def _facts(study: Study) -> dict[str, str]:
+    facts = {"Data": study.name, "Rows": f"{study.rows_total:,}"}
+    if study.images is not None:
+        facts["Images"] = f"{study.images.count:,}, of which {len(study.images.rows):,} were looked at"
+    if len(study.rows) and study.vectors:
+        facts["Encoded pairs"] = f"{len(study.rows):,}"
+    if study.comparison is not None:
+        facts["Compared by"] = study.comparison.by
+    if study.columns.problems:
+        facts["Could not be read"] = f"{len(study.columns.problems):,} rows; the first: {study.columns.problems[0]}"
     return facts

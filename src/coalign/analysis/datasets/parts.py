@@ -103,11 +103,11 @@ def silent(items: Iterable[T], title: str) -> Iterable[T]:
     return items
 
 
-def row_table(found: Study) -> dict[str, list[Any]]:
+def row_table(study: Study) -> dict[str, list[Any]]:
     """The pairs that were looked at as columns: row, text, labels, and every measure."""
-    data, rows = found.columns, found.rows
+    data, rows = study.columns, study.rows
     table: dict[str, list[Any]] = {"row": rows.tolist()}
     if len(data.texts):
         table["text"] = pick(data.texts, rows)
     table |= {name: pick(values, rows) for name, values in data.labels.items()}
-    return table | {name: part.tolist() for name, part in found.measures.items()}
+    return table | {name: part.tolist() for name, part in study.measures.items()}

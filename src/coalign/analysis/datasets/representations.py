@@ -71,14 +71,14 @@ def _shared(a: Ints, b: Ints) -> Floats:
 def nearest(x: Floats, k: int) -> Ints:
     """[N, k] the nearest others of each item by cosine, nearest first."""
     unit, k = unit_rows(x), min(k, len(x) - 1)
-    found: list[Ints] = []
+    chunks: list[Ints] = []
     for begin in range(0, len(unit), 1024):
         scores = unit[begin : begin + 1024] @ unit.T
         scores[np.arange(len(scores)), begin + np.arange(len(scores))] = -np.inf
         part = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(scores, part, 1), axis=1, kind="stable")
-        found.append(np.take_along_axis(part, order, 1))
-    return np.concatenate(found)
+        chunks.append(np.take_along_axis(part, order, 1))
+    return np.concatenate(chunks)
 
 
 def similarity(representations: Mapping[str, Floats], k: int = 10, most: int = 2000, seed: int = 0) -> Similarity:
@@ -235,8 +235,8 @@ class Probes:
         """Accuracy over the layers of each encoder whose layers were probed ("name, layer 3")."""
         curves: dict[str, list[tuple[int, Probe]]] = {}
         for probe in self.probes:
-            name, found, layer = probe.name.partition(", layer ")
-            if found:
+            name, layered, layer = probe.name.partition(", layer ")
+            if layered:
                 curves.setdefault(name, []).append((int(layer), probe))
         at = {name: [layer for layer, _ in part] for name, part in curves.items()}
         accuracy = {name: (at[name], [p.accuracy for _, p in part]) for name, part in curves.items()}
@@ -261,9 +261,9 @@ def probe_label(
     if len(kept) < 4 * FOLDS or len(np.unique(target)) < 2:
         return None
     counts = np.bincount(target)
-    found = [probe(name, x[kept], target, groups[kept], seed) for name, x in representations.items()]
+    probes = [probe(name, x[kept], target, groups[kept], seed) for name, x in representations.items()]
     where = kept if rows is None else rows[kept]
-    return Probes(label, where, len(counts), float(counts.max() / counts.sum()), found)
+    return Probes(label, where, len(counts), float(counts.max() / counts.sum()), probes)
 
 
 def usable_values(values: Sequence[str | None], groups: Ints) -> tuple[Ints, Ints]:
@@ -360,8 +360,8 @@ def senses(word: str, layer: int, states: Floats, rows: Ints, texts: Sequence[st
         return None
     parted = [_parted(states[:, i], seed) for i in range(states.shape[1])]
     flat, cluster, silhouette = parted[layer]
-    found = label_words(own, [str(c) for c in cluster.tolist()])
-    words = [[w for w, _ in found.get(str(c), []) if w != word] for c in range(2)]
+    labels = label_words(own, [str(c) for c in cluster.tolist()])
+    words = [[w for w, _ in labels.get(str(c), []) if w != word] for c in range(2)]
     centres = [flat[cluster == c].mean(0) for c in range(2)]
     examples: list[list[str]] = []
     for c in range(2):

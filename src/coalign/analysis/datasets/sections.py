@@ -48,24 +48,24 @@ class Section:
     cards: list[tuple[str, list[Card]]] = field(default_factory=list[tuple[str, list[Card]]])
 
 
-def picture(found: Study, row: int, side: int = THUMBNAIL, quality: int = 82) -> str | None:
+def picture(study: Study, row: int, side: int = THUMBNAIL, quality: int = 82) -> str | None:
     """A row's image as a `data:` URI, or None where it has none that can be read."""
-    if not len(found.columns.images):
+    if not len(study.columns.images):
         return None
     try:
-        return data_uri(fit(decode_image(found.columns.images[row]), side), quality)
+        return data_uri(fit(decode_image(study.columns.images[row]), side), quality)
     except (BadSample, InputError):
         return None
 
 
-def sections_of(found: Study) -> list[Section]:
+def sections_of(study: Study) -> list[Section]:
     """Everything that there is to show, in order."""
     parts = (_texts, _images, _videos, _series, _labels, _maps, _similarity, _probes, _senses, _pairs, _words, _slices)
-    return [section for part in parts for section in part(found)]
+    return [section for part in parts for section in part(study)]
 
 
-def _texts(found: Study) -> list[Section]:
-    part = found.texts
+def _texts(study: Study) -> list[Section]:
+    part = study.texts
     if part is None:
         return []
     scripts = ", ".join(f"{name} {share:.1%}" for name, share in list(part.scripts.items())[:4])
@@ -85,17 +85,17 @@ def _texts(found: Study) -> list[Section]:
             rows = [[word, pieces, count] for word, pieces, count in fit.split_words[:10]]
             tables.append(Table(["word", "pieces", "times"], rows, "Words in more than three pieces"))
     if part.duplicates:
-        rows = [[_short(found.columns.texts[group[0]]), len(group)] for group in part.duplicates[:10]]
+        rows = [[_short(study.columns.texts[group[0]]), len(group)] for group in part.duplicates[:10]]
         tables.append(Table(["text", "times"], rows, "Texts that come more than once"))
     if part.near_duplicates:
-        texts = found.columns.texts
+        texts = study.columns.texts
         rows = [[_short(texts[a]), _short(texts[b]), f"{alike:.2f}"] for a, b, alike in part.near_duplicates[:10]]
         tables.append(Table(["text", "nearly the same", "overlap"], rows, "Texts that differ by little"))
     return [Section("texts", "Texts", lead, part.plots(), tables)]
 
 
-def _images(found: Study) -> list[Section]:
-    part = found.images
+def _images(study: Study) -> list[Section]:
+    part = study.images
     if part is None:
         return []
     lead = (
@@ -104,18 +104,18 @@ def _images(found: Study) -> list[Section]:
     )
     tables = []
     if part.broken:
-        rows = [[_where(found, row), reason] for row, reason in part.broken[:15]]
+        rows = [[_where(study, row), reason] for row, reason in part.broken[:15]]
         tables.append(Table(["where", "what is wrong"], rows, "Images that cannot be read"))
     groups = [
-        (f"The same picture {len(group)} times", [_card(found, row) for row in group[:6]])
+        (f"The same picture {len(group)} times", [_card(study, row) for row in group[:6]])
         for group in part.duplicates[:6]
     ]
-    blank = [("Nearly of one colour", [_card(found, row) for row in part.blank[:8]])] if part.blank else []
+    blank = [("Nearly of one colour", [_card(study, row) for row in part.blank[:8]])] if part.blank else []
     return [Section("images", "Images", lead, part.plots() if len(part.rows) else [], tables, groups + blank)]
 
 
-def _videos(found: Study) -> list[Section]:
-    part = found.videos
+def _videos(study: Study) -> list[Section]:
+    part = study.videos
     if part is None:
         return []
     rows = [[name, tasks, videos, clips, f"{hours:.2f}"] for name, tasks, videos, clips, hours in part.table]
@@ -125,17 +125,17 @@ def _videos(found: Study) -> list[Section]:
         "video."
     )
     figures = part.plots()
-    if found.offset is not None:
-        best, clips = found.offset.best, found.offset.clips
+    if study.offset is not None:
+        best, clips = study.offset.best, study.offset.clips
         title = f"Narration against the frames before and after it ({clips:,} clips, best {best:+.0f} s)"
-        figures.append((title, found.offset.plot()))
+        figures.append((title, study.offset.plot()))
     return [
         Section("videos", "Videos", lead, figures, [Table(["category", "tasks", "videos", "clips", "hours"], rows)])
     ]
 
 
-def _series(found: Study) -> list[Section]:
-    if not found.series:
+def _series(study: Study) -> list[Section]:
+    if not study.series:
         return []
     rows = [
         [
@@ -148,43 +148,43 @@ def _series(found: Study) -> list[Section]:
             len(part.exploding),
             f"{part.zero:.1%}",
         ]
-        for part in found.series
+        for part in study.series
     ]
     names = ["name", "features", "mean steps", "most missing", "infinite", "constant", "exploding", "steps of zeros"]
-    figures = [(f"Steps of {part.name}", part.plot()) for part in found.series if part.lengths.max() > 1]
+    figures = [(f"Steps of {part.name}", part.plot()) for part in study.series if part.lengths.max() > 1]
     return [Section("series", "Numbers and series", "", figures, [Table(names, rows)])]
 
 
-def _labels(found: Study) -> list[Section]:
-    if not found.labels and not found.agreements:
+def _labels(study: Study) -> list[Section]:
+    if not study.labels and not study.agreements:
         return []
-    figures = [(f"{part.name} ({len(part.counts)} values)", part.plot()) for part in found.labels]
+    figures = [(f"{part.name} ({len(part.counts)} values)", part.plot()) for part in study.labels]
     tables = [
         Table(
             ["value", "words that set its texts apart"],
             [[value, ", ".join(word for word, _ in words) or "none"] for value, words in list(by_value.items())[:25]],
             f"Words of {name!r}",
         )
-        for name, by_value in found.label_words.items()
+        for name, by_value in study.label_words.items()
     ]
-    if found.agreements:
+    if study.agreements:
         rows = [
-            [a.name, a.annotators, f"{a.alpha:.2f}", f"{a.agreeing:.0%}", len(a.disputed)] for a in found.agreements
+            [a.name, a.annotators, f"{a.alpha:.2f}", f"{a.agreeing:.0%}", len(a.disputed)] for a in study.agreements
         ]
         columns = ["question", "annotators", "Krippendorff's alpha", "agreeing pairs", "most disputed rows"]
         tables.append(Table(columns, rows))
     return [Section("labels", "Labels", "", figures, tables)]
 
 
-def _maps(found: Study) -> list[Section]:
+def _maps(study: Study) -> list[Section]:
     sections: list[Section] = []
-    for i, part in enumerate(found.maps):
+    for i, part in enumerate(study.maps):
         rows = [[c + 1, size, ", ".join(part.cluster_words[c])] for c, size in enumerate(part.cluster_sizes)]
         tables = [Table(["cluster", "items", "words that set it apart"], rows)] if any(part.cluster_words) else []
         cards = [
             (
                 "Nearest neighbours" if number == 0 else "",
-                [_card(found, row), *(_card(found, other, "→") for other in near)],
+                [_card(study, row), *(_card(study, other, "→") for other in near)],
             )
             for number, (row, near) in enumerate(part.neighbours[:4])
         ]
@@ -192,8 +192,8 @@ def _maps(found: Study) -> list[Section]:
             f"{part.method} of {len(part.rows):,} items. Hover to see an item, drag to zoom, double-click to zoom out."
         )
         figures = [(f"{part.name}, coloured by cluster", part.plot())]
-        for label in [p.label for p in found.probes][:2]:
-            values = found.columns.labels[label]
+        for label in [p.label for p in study.probes][:2]:
+            values = study.columns.labels[label]
             figures.append(
                 (f"{part.name}, coloured by {label}", part.plot([values[int(r)] or "missing" for r in part.rows]))
             )
@@ -201,33 +201,33 @@ def _maps(found: Study) -> list[Section]:
     return sections
 
 
-def _similarity(found: Study) -> list[Section]:
-    if found.similarity is None:
+def _similarity(study: Study) -> list[Section]:
+    if study.similarity is None:
         return []
     lead = "How alike the representations are: 1 is the same up to rotation and scale (CKA), or the same neighbours."
-    figures = found.similarity.plots()
-    if found.layer_similarity is not None:
-        figures += [(f"Layer by layer. {caption}", figure) for caption, figure in found.layer_similarity.plots()]
+    figures = study.similarity.plots()
+    if study.layer_similarity is not None:
+        figures += [(f"Layer by layer. {caption}", figure) for caption, figure in study.layer_similarity.plots()]
     return [Section("similarity", "Representations side by side", lead, figures)]
 
 
-def _probes(found: Study) -> list[Section]:
-    if not found.probes:
+def _probes(study: Study) -> list[Section]:
+    if not study.probes:
         return []
     figures: list[tuple[str, Any]] = []
-    for part in found.probes:
+    for part in study.probes:
         figures.append((f"{part.label!r} read off each representation ({len(part.rows):,} rows)", _main(part).plot()))
         if any(", layer " in probe.name for probe in part.probes):
             figures.append((f"{part.label!r} layer by layer", part.layers()))
-    for part in found.information:
+    for part in study.information:
         figures.append((f"Usable bits about {part.label!r}, by modality", part.plot()))
     lead = (
         "Linear probes on rows that they were not fitted on, with 95% bootstrap intervals. Usable bits (Xu et al. "
         "2020): what the modalities share is redundancy; more than the sum from both together is synergy."
     )
     tables = []
-    if found.leaks:
-        rows = [[k.label, k.modality, f"{k.accuracy:.1%}", f"{k.majority:.1%}", ", ".join(k.by)] for k in found.leaks]
+    if study.leaks:
+        rows = [[k.label, k.modality, f"{k.accuracy:.1%}", f"{k.majority:.1%}", ", ".join(k.by)] for k in study.leaks]
         columns = ["label", "given away by", "accuracy", "commonest value", "namely"]
         tables.append(Table(columns, rows, "Labels that something trivial gives away"))
     return [Section("probes", "What each modality knows of the labels", lead, figures, tables)]
@@ -237,33 +237,33 @@ def _main(part: Any) -> Any:
     return replace(part, probes=[probe for probe in part.probes if ", layer " not in probe.name])
 
 
-def _senses(found: Study) -> list[Section]:
-    if not found.senses:
+def _senses(study: Study) -> list[Section]:
+    if not study.senses:
         return []
     figures: list[tuple[str, Any]] = []
     rows: list[list[Any]] = []
-    for part in found.senses:
+    for part in study.senses:
         figures.append((f"“{part.word}” in {len(part.rows):,} texts (layer {part.layer})", part.plot()))
         for c in range(2):
             examples = " · ".join(_short(text) for text in part.examples[c][:3])
             rows.append([part.word, c + 1, ", ".join(part.words[c][:6]), examples, f"{part.silhouette:.2f}"])
     columns = ["word", "cluster", "words beside it", "examples", "silhouette"]
     lead = "One word, its vectors in context parted in two. A large silhouette means two uses far apart."
-    depths = {part.word: (list(range(len(part.by_layer))), part.by_layer) for part in found.senses}
+    depths = {part.word: (list(range(len(part.by_layer))), part.by_layer) for part in study.senses}
     figures.append(("How far the two uses are apart after each layer", lines(depths, "layer", "silhouette")))
     return [Section("senses", "One word, different senses", lead, figures, [Table(columns, rows)])]
 
 
-def _pairs(found: Study) -> list[Section]:
-    part = found.comparison
+def _pairs(study: Study) -> list[Section]:
+    part = study.comparison
     if part is None:
         return []
     recall = [[name, f"{value:.1%}"] for name, value in part.recall.items()]
     suspects = part.flagged[:MOST] if part.flagged else part.suspects[:12]
     cards = [
         _card(
-            found,
-            int(found.rows[i]),
+            study,
+            int(study.rows[i]),
             f"score {part.score[i]:.1f}" + (f", mismatched: {part.mismatch[i]:.0%}" if part.usable else ""),
         )
         for i in suspects
@@ -284,8 +284,8 @@ def _pairs(found: Study) -> list[Section]:
     ]
 
 
-def _words(found: Study) -> list[Section]:
-    part = found.grounding
+def _words(study: Study) -> list[Section]:
+    part = study.grounding
     if part is None or not part.words:
         return []
     grounded = [word.word for word in part.words if word.grounded]
@@ -298,9 +298,9 @@ def _words(found: Study) -> list[Section]:
     return [Section("words", "Which words are grounded", lead, [("Fall without the word", part.plot())])]
 
 
-def _slices(found: Study) -> list[Section]:
+def _slices(study: Study) -> list[Section]:
     sections: list[Section] = []
-    if found.slices:
+    if study.slices:
         tables = [
             Table(
                 _DIFFERENCE,
@@ -308,12 +308,12 @@ def _slices(found: Study) -> list[Section]:
                 f"{part.name}: {part.size:,} of {part.of:,} pairs",
                 _shown(part.differences),
             )
-            for part in found.slices
+            for part in study.slices
         ]
         lead = "Each slice against the rest. p is corrected for the number of slices and measures (Holm)."
         sections.append(Section("slices", "Slices", lead, [], tables))
-    if found.against is not None:
-        part = found.against
+    if study.against is not None:
+        part = study.against
         rows = [_difference(d) for d in part.measures.differences]
         lead = (
             f"{part.name} against {part.other}: a probe that tells which set a row is from, on rows that it was not "
@@ -351,14 +351,14 @@ def _p(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _card(found: Study, row: int, note: str = "") -> Card:
-    text = found.columns.texts[row] if len(found.columns.texts) else ""
-    place = _where(found, row)
-    return Card(picture(found, row), text if len(text) < 120 else f"{text[:119]}…", f"{note} {place}".strip())
+def _card(study: Study, row: int, note: str = "") -> Card:
+    text = study.columns.texts[row] if len(study.columns.texts) else ""
+    place = _where(study, row)
+    return Card(picture(study, row), text if len(text) < 120 else f"{text[:119]}…", f"{note} {place}".strip())
 
 
-def _where(found: Study, row: int) -> str:
-    return found.columns.where[row] if len(found.columns.where) else f"row {row}"
+def _where(study: Study, row: int) -> str:
+    return study.columns.where[row] if len(study.columns.where) else f"row {row}"
 
 
 def _short(text: str) -> str:

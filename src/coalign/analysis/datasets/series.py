@@ -88,7 +88,7 @@ def series_statistics(name: str, rows: Sequence[Floats], seed: int = 0) -> Serie
 
 
 def _exploding(sample: Floats, low: Floats, high: Floats) -> list[tuple[int, float]]:
-    found: list[tuple[int, float]] = []
+    outliers: list[tuple[int, float]] = []
     for d in range(sample.shape[1]):
         values = sample[:, d][np.isfinite(sample[:, d])]
         if len(values) < 8:
@@ -98,8 +98,8 @@ def _exploding(sample: Floats, low: Floats, high: Floats) -> list[tuple[int, flo
             continue
         distance = max(high[d] - median, median - low[d]) / (three - quarter)
         if distance > EXPLODING:
-            found.append((d, float(distance)))
-    return found
+            outliers.append((d, float(distance)))
+    return outliers
 
 
 @dataclass(frozen=True)

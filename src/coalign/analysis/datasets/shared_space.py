@@ -97,11 +97,11 @@ def _maps(a: Floats, b: Floats, ridge: float, width: int) -> tuple[Floats, Float
     white_a, white_b = _whitening(a, ridge), _whitening(b, ridge)
     shared = ((a - a.mean(0)) @ white_a).T @ ((b - b.mean(0)) @ white_b) / len(a)
     left, weight, right = np.linalg.svd(shared, full_matrices=False)
-    found: list[Floats] = []
+    maps: list[Floats] = []
     for white, axes in ((white_a, left), (white_b, right.T)):
         own = white @ axes[:, :width] * weight[:width]
-        found.append(np.pad(own, ((0, 0), (0, width - own.shape[1]))))
-    return found[0], found[1]
+        maps.append(np.pad(own, ((0, 0), (0, width - own.shape[1]))))
+    return maps[0], maps[1]
 
 
 def _ridge(a: Floats, b: Floats, units: Ints, width: int, seed: int, most: int = 2000) -> float:

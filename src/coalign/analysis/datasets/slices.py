@@ -108,10 +108,10 @@ def parse_slice(text: str, names: Sequence[str]) -> Predicate:
 
         return test
 
-    found = either()
+    predicate = either()
     if place < len(tokens):
         raise InputError(f"slice {text!r}: cannot be read from {tokens[place][0]!r} on; it is {GRAMMAR}")
-    return found
+    return predicate
 
 
 def load_slices(path: Path) -> dict[str, Predicate]:
@@ -128,14 +128,14 @@ def load_slices(path: Path) -> dict[str, Predicate]:
         exec(compile(path.read_text("utf-8"), str(path), "exec"), space)
     except Exception as error:
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    found: dict[str, Predicate] = {
+    names: dict[str, Predicate] = {
         name: value  # pyright: ignore[reportAssignmentType]
         for name, value in space.items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == path.stem
     }
-    if not found:
+    if not names:
         raise InputError(f"{path}: defines no function of a row")
-    return found
+    return names
 
 
 def _tokens(text: str) -> Iterator[tuple[str, bool]]:
@@ -215,15 +215,15 @@ def compare_slices(
     raw: list[tuple[str, Ints, list[Difference]]] = []
     for name, mask in masks.items():
         inside = np.asarray(mask, bool)
-        found = _of_rows(inside, measures, seed)
+        differences = _of_rows(inside, measures, seed)
         for title, function in made:
             difference = _of_sets(title, inside, function, seed)
-            found += [] if difference is None else [difference]
-        raw.append((name, inside.astype(np.int64), found))
-    corrected = iter(holm([d.p for _, _, found in raw for d in found]))
+            differences += [] if difference is None else [difference]
+        raw.append((name, inside.astype(np.int64), differences))
+    corrected = iter(holm([d.p for _, _, differences in raw for d in differences]))
     slices: list[Slice] = []
-    for name, inside, found in raw:
-        sure = [replace(d, corrected=next(corrected)) for d in found]
+    for name, inside, differences in raw:
+        sure = [replace(d, corrected=next(corrected)) for d in differences]
         slices.append(Slice(name, int(inside.sum()), len(inside), sorted(sure, key=lambda d: (d.corrected, d.p))))
     return slices
 
@@ -240,14 +240,14 @@ def _of_rows(inside: Bools, measures: Mapping[str, Floats], seed: int) -> list[D
     table = np.stack(list(kept.values()), 1)
     drawn = resampled_means(table[inside], seed) - resampled_means(table[~inside], seed + 1)
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for i, (name, values) in enumerate(kept.items()):
         real = np.isfinite(values)
         a, b = values[inside & real], values[~inside & real]
         means = float(a.mean()), float(b.mean())
         p = _p_value(a, b)
-        found.append(Difference(name, *means, means[0] - means[1], float(low[i]), float(high[i]), p, p))
-    return found
+        differences.append(Difference(name, *means, means[0] - means[1], float(low[i]), float(high[i]), p, p))
+    return differences
 
 
 def _of_sets(name: str, inside: Bools, function: Callable[[Ints], float], seed: int) -> Difference | None:
@@ -333,6 +333,6 @@ def two_sample_test(by: str, x: Floats, y: Floats, x_groups: Ints, y_groups: Int
     i, j = (np.sort(generator.choice(len(part), size, replace=False)) for part in (x, y))
     groups = np.concatenate([x_groups[i], x_groups.max() + 1 + y_groups[j]])
     target = np.repeat([0, 1], size)
-    found = probe(by, np.concatenate([x[i], y[j]]), target, groups, seed)
-    p = float(binomtest(int(found.correct.sum()), len(target), 0.5, "greater").pvalue)
-    return Shift(by, found.accuracy, found.low, found.high, p, len(target))
+    result = probe(by, np.concatenate([x[i], y[j]]), target, groups, seed)
+    p = float(binomtest(int(result.correct.sum()), len(target), 0.5, "greater").pvalue)
+    return Shift(by, result.accuracy, result.low, result.high, p, len(target))

@@ -74,7 +74,7 @@ def pair_columns(
         why = f"no pair is usable; the first of {len(problems)}: {problems[0]}" if problems else "is empty"
         raise InputError(f"{source.name}: {why}")
     ids = source.ids[np.array(samples)]
-    found = _table_columns(Path(source.name), rows, labels, annotators, read)
+    columns = _table_columns(Path(source.name), rows, labels, annotators, read)
     return Columns(
         source.name,
         len(samples),
@@ -83,7 +83,7 @@ def pair_columns(
         ids,
         where=[f"row {row}" for row in rows],
         problems=problems,
-        **found,
+        **columns,
     )
 
 
@@ -276,7 +276,7 @@ def _table_columns(
         row.number: {name: row.fields.get(name) for name in others} for row in reader(others) if not row.broken
     }
     columns = {name: [by_row.get(row, {}).get(name) for row in rows] for name in others}
-    found: dict[str, Any] = {"labels": {}, "numbers": {}}
+    settings: dict[str, Any] = {"labels": {}, "numbers": {}}
     for name, values in columns.items():
         if name in annotators:
             continue
@@ -284,17 +284,17 @@ def _table_columns(
         answers = [None if value is None or value == "" else str(value) for value in values]
         distinct = len({value for value in answers if value is not None})
         if labels is not None and name in labels:
-            found["labels"][name] = answers if numbers is None or distinct <= FEW else _quarters(numbers)
+            settings["labels"][name] = answers if numbers is None or distinct <= FEW else _quarters(numbers)
         elif numbers is not None and (distinct > 10 or distinct < 2):
-            found["numbers"][name] = numbers
+            settings["numbers"][name] = numbers
         elif 0 < distinct <= min(FEW, max(len(values) // 2, 2)):
-            found["labels"][name] = answers
+            settings["labels"][name] = answers
     if annotators:
         answered = zip(*(columns[name] for name in annotators), strict=True)
-        found["annotators"] = {
+        settings["annotators"] = {
             ", ".join(annotators): [[None if a is None or a == "" else str(a) for a in row] for row in answered]
         }
-    return found
+    return settings
 
 
 def _quarters(numbers: Floats) -> list[str | None]:
@@ -315,13 +315,13 @@ def _read_columns(names: Sequence[str], file: str) -> set[str]:
 
 def _numbers(values: Sequence[object]) -> Floats | None:
     """The column as numbers, NaN where it is empty; None where something is none."""
-    found: list[float] = []
+    numbers: list[float] = []
     for value in values:
         try:
-            found.append(float("nan") if value is None or value == "" else float(value))  # pyright: ignore[reportArgumentType]
+            numbers.append(float("nan") if value is None or value == "" else float(value))  # pyright: ignore[reportArgumentType]
         except (TypeError, ValueError):
             return None
-    return np.array(found)
+    return np.array(numbers)
 
 
 def _rows(rows: Tensor | None) -> Floats:

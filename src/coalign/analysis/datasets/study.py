@@ -268,18 +268,18 @@ class _Run:
         if not chosen:
             counts = Counter(word for text in texts for word in set(words_of(text)) if len(word) > 3)
             chosen = tuple(word for word, n in counts.most_common(24) if n >= 15)
-        found: list[Senses] = []
+        words: list[Senses] = []
         for word in chosen:
             places, layers, best = states(texts, word)
             layer = min(self.options.layers[0], layers.shape[1] - 1) if self.options.layers else best
             part = senses(word, layer, layers, rows[places], self.columns.texts, self.options.seed)
-            found += [] if part is None else [part]
+            words += [] if part is None else [part]
         if self.options.senses:
-            missing = [word for word in self.options.senses if word not in {part.word for part in found}]
+            missing = [word for word in self.options.senses if word not in {part.word for part in words}]
             if missing:
                 self.notes.append(f"Too few encoded texts hold {', '.join(missing)} to tell senses apart.")
-            return found
-        return sorted(found, key=lambda s: -s.silhouette)[:3]
+            return words
+        return sorted(words, key=lambda s: -s.silhouette)[:3]
 
     # ------------------------------------------------------------------------------------------------ across modalities
     def cross_modal(self, rows: Ints, texts: Sequence[str], represented: Representations) -> CrossModal:
@@ -369,20 +369,20 @@ class _Run:
         """Vectors of the frames `shift` seconds after those of the rows, by place, where there are some; few frames
         are in memory at once."""
         assert self.columns.moments is not None
-        found: dict[int, Floats] = {}
+        vectors_of: dict[int, Floats] = {}
         for begin in range(0, len(rows), size):
             part = {k: self.columns.moments(int(rows[k]), shift) for k in range(begin, min(begin + size, len(rows)))}
             there = {k: frame for k, frame in part.items() if frame is not None}
             if there:
                 vectors = encode_all(image, list(there.values()), self.cache)[image.name]
-                found |= dict(zip(there, vectors, strict=True))
-        return found
+                vectors_of |= dict(zip(there, vectors, strict=True))
+        return vectors_of
 
     # ---------------------------------------------------------------------------------------------------------- slices
-    def slices(self, found: Study, wanted: Mapping[str, Predicate | str]) -> list[Slice]:
+    def slices(self, study: Study, wanted: Mapping[str, Predicate | str]) -> list[Slice]:
         if not wanted:
             return []
-        table = row_table(found)
+        table = row_table(study)
         predicates = {n: parse_slice(p, list(table)) if isinstance(p, str) else p for n, p in wanted.items()}
         rows: list[dict[str, Any]] = [
             dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)
@@ -391,23 +391,23 @@ class _Run:
         for name, mask in masks.items():
             if not mask.any() or mask.all():
                 self.notes.append(f"Slice {name!r} holds {'all' if mask.all() else 'none'} of the pairs looked at.")
-        return compare_slices(masks, found.measures, self.options.seed, set_figures(found))
+        return compare_slices(masks, study.measures, self.options.seed, set_figures(study))
 
 
-def compare_sets(found: Study, other: Study, seed: int = 0) -> Against:
+def compare_sets(study: Study, other: Study, seed: int = 0) -> Against:
     """Two studies made with the same encoders: shift by classifier two-sample test, and the measures of both."""
-    units = found.columns.units[found.rows], other.columns.units[other.rows]
+    units = study.columns.units[study.rows], other.columns.units[other.rows]
     shifts: list[Shift] = []
-    for name in found.vectors:
+    for name in study.vectors:
         if name in other.vectors and ", layer " not in name:
-            shifts.append(two_sample_test(name, found.vectors[name], other.vectors[name], *units, seed))
-    shared = [name for name in found.measures if name in other.measures]
-    measures = {name: np.concatenate([found.measures[name], other.measures[name]]) for name in shared}
-    mask = np.arange(len(found.rows) + len(other.rows)) < len(found.rows)
+            shifts.append(two_sample_test(name, study.vectors[name], other.vectors[name], *units, seed))
+    shared = [name for name in study.measures if name in other.measures]
+    measures = {name: np.concatenate([study.measures[name], other.measures[name]]) for name in shared}
+    mask = np.arange(len(study.rows) + len(other.rows)) < len(study.rows)
     others = {figure.name: figure for figure in set_figures(other)}
-    figures = [figure.joined(others[figure.name]) for figure in set_figures(found) if figure.name in others]
-    (difference,) = compare_slices({found.name: mask}, measures, seed, figures)
-    return Against(found.name, other.name, shifts, difference)
+    figures = [figure.joined(others[figure.name]) for figure in set_figures(study) if figure.name in others]
+    (difference,) = compare_slices({study.name: mask}, measures, seed, figures)
+    return Against(study.name, other.name, shifts, difference)
 
 
 def _pooled(rows: Floats) -> Floats:

@@ -14,26 +14,26 @@ FEW = 20
 MOST_ROWS = 1000  # rows that a finding lists
 
 
-def summarise(found: Study) -> list[Finding]:
+def summarise(study: Study) -> list[Finding]:
     """All findings, the gravest first."""
     parts = (_rows, _images, _texts, _features, _labels, _pairs, _videos, _words)
-    findings = [finding for part in parts for finding in part(found)]
+    findings = [finding for part in parts for finding in part(study)]
     return sorted(findings, key=lambda finding: -finding.severity)
 
 
-def _rows(found: Study) -> Iterator[Finding]:
-    if found.rows_total < FEW:
+def _rows(study: Study) -> Iterator[Finding]:
+    if study.rows_total < FEW:
         detail = f"With fewer than {FEW}, neither intervals nor probes nor mismatched pairs mean anything."
         yield Finding(
-            "few_rows", 3, f"There {'is' if found.rows_total == 1 else 'are'} {_count(found.rows_total, 'row')}", detail
+            "few_rows", 3, f"There {'is' if study.rows_total == 1 else 'are'} {_count(study.rows_total, 'row')}", detail
         )
-    broken = len(found.columns.problems)
+    broken = len(study.columns.problems)
     if broken:
-        yield Finding("broken_rows", 3, f"{_count(broken, 'row')} could not be read", found.columns.problems[0])
+        yield Finding("broken_rows", 3, f"{_count(broken, 'row')} could not be read", study.columns.problems[0])
 
 
-def _images(found: Study) -> Iterator[Finding]:
-    part = found.images
+def _images(study: Study) -> Iterator[Finding]:
+    part = study.images
     if part is None:
         return
     decoded = len(part.rows) + len(part.broken)
@@ -56,15 +56,15 @@ def _images(found: Study) -> Iterator[Finding]:
         yield Finding("blank_images", 2, title, "There is nothing in them to align.", part.blank[:MOST_ROWS])
 
 
-def _texts(found: Study) -> Iterator[Finding]:
-    part = found.texts
+def _texts(study: Study) -> Iterator[Finding]:
+    part = study.texts
     if part is None:
         return
     rows = [row for group in part.duplicates for row in group[1:]]
     if part.duplicates and len(part.duplicates[0]) == part.count:
         yield Finding("equal_texts", 3, "All texts are equal", "Nothing can be learnt from them.")
     elif rows:
-        common = ", ".join(f"“{_short(found.columns.texts[group[0]])}” × {len(group)}" for group in part.duplicates[:3])
+        common = ", ".join(f"“{_short(study.columns.texts[group[0]])}” × {len(group)}" for group in part.duplicates[:3])
         severity = 2 if len(rows) > part.count / 50 else 1
         title = f"{_count(len(rows), 'text')} of {part.count:,} repeat another one"
         detail = f"{common}. A contrastive loss pushes equal texts apart unless they share an id."
@@ -72,7 +72,7 @@ def _texts(found: Study) -> Iterator[Finding]:
     if part.near_duplicates:
         a, b, alike = part.near_duplicates[0]
         title = f"{_count(len(part.near_duplicates), 'pair')} of texts differ by little"
-        detail = f"For example “{_short(found.columns.texts[a])}” and “{_short(found.columns.texts[b])}” ({alike:.2f})."
+        detail = f"For example “{_short(study.columns.texts[a])}” and “{_short(study.columns.texts[b])}” ({alike:.2f})."
         later = sorted({pair[1] for pair in part.near_duplicates})
         yield Finding("near_duplicate_texts", 1, title, detail, later[:MOST_ROWS])
     common = {name: share for name, share in part.languages.items() if share >= 0.05}
@@ -96,8 +96,8 @@ def _texts(found: Study) -> Iterator[Finding]:
         yield Finding("long_texts", 2, "Some texts are too long for the text encoder", detail)
 
 
-def _features(found: Study) -> Iterator[Finding]:
-    for part in found.series:
+def _features(study: Study) -> Iterator[Finding]:
+    for part in study.series:
         if part.constant:
             title = f"{part.name}: {_features_named(part.constant, part.width)} constant"
             yield Finding("constant_feature", 2, title, "They tell nothing; leave them out.", subject=part.name)
@@ -119,8 +119,8 @@ def _features(found: Study) -> Iterator[Finding]:
             )
 
 
-def _labels(found: Study) -> Iterator[Finding]:
-    for part in found.labels:
+def _labels(study: Study) -> Iterator[Finding]:
+    for part in study.labels:
         if len(part.counts) == 1:
             title = f"Label {part.name!r} has one value throughout"
             yield Finding("constant_label", 3, title, "Nothing can be learnt from it.", subject=part.name)
@@ -131,12 +131,12 @@ def _labels(found: Study) -> Iterator[Finding]:
         if part.missing:
             title = f"Label {part.name!r} is missing in {_count(part.missing, 'row')}"
             yield Finding("missing_label", 2, title, "", subject=part.name)
-    for part in found.agreements:
+    for part in study.agreements:
         if part.alpha < 0.667:  # Krippendorff's own limit for tentative conclusions
             detail = f"Krippendorff's alpha {part.alpha:.2f}; {part.agreeing:.0%} of the pairs of answers agree."
             title = f"Annotators disagree on {part.name!r}"
             yield Finding("low_agreement", 3, title, detail, part.disputed, subject=part.name)
-    for leak in found.leaks:
+    for leak in study.leaks:
         source = {"text": "single words of the text", "image": "size or plain colour of the image"}.get(
             leak.modality, "another column"
         )
@@ -147,8 +147,8 @@ def _labels(found: Study) -> Iterator[Finding]:
         yield Finding("label_leak", 3, f"Label {leak.label!r} is given away by {source}", detail, subject=leak.label)
 
 
-def _pairs(found: Study) -> Iterator[Finding]:
-    part = found.comparison
+def _pairs(study: Study) -> Iterator[Finding]:
+    part = study.comparison
     if part is None:
         return
     if not part.usable:
@@ -158,7 +158,7 @@ def _pairs(found: Study) -> Iterator[Finding]:
         )
         yield Finding("weak_signal", 2, "Matched pairs hardly stand out from mismatched ones", detail)
     elif part.flagged:
-        rows = pick(found.rows.tolist(), np.array(part.flagged, np.int64))
+        rows = pick(study.rows.tolist(), np.array(part.flagged, np.int64))
         share = len(rows) / part.pairs
         title = f"{_count(len(rows), 'pair')} of {part.pairs:,} more likely mismatched than not"
         detail = f"About {part.expected:.0f} mismatched pairs are expected in all. Look at them below before you train."
@@ -169,21 +169,21 @@ def _pairs(found: Study) -> Iterator[Finding]:
             yield Finding("hubs", 1, f"Some {name} are hubs", detail)
 
 
-def _videos(found: Study) -> Iterator[Finding]:
-    part = found.videos
+def _videos(study: Study) -> Iterator[Finding]:
+    part = study.videos
     if part is not None and part.outside:
         title = f"{_count(part.outside, 'narrated clip')} end after their video"
         yield Finding("narration_outside", 3, title, "The subtitles may belong to another cut.")
-    if found.offset is not None and found.offset.best != 0:
+    if study.offset is not None and study.offset.best != 0:
         detail = (
-            f"Words fit the frame {found.offset.best:+.0f} s from their middle best, of {found.offset.clips} clips."
+            f"Words fit the frame {study.offset.best:+.0f} s from their middle best, of {study.offset.clips} clips."
         )
         yield Finding("narration_offset", 2, "Narration is not in time with what is shown", detail)
 
 
-def _words(found: Study) -> Iterator[Finding]:
-    part = found.grounding
-    if part is None or found.comparison is None or not part.words:
+def _words(study: Study) -> Iterator[Finding]:
+    part = study.grounding
+    if part is None or study.comparison is None or not part.words:
         return
     grounded = [word.word for word in part.words if word.grounded]
     if grounded and len(grounded) < len(part.words):

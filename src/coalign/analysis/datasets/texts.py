@@ -79,14 +79,14 @@ class TextStatistics:
 
     def plots(self) -> list[tuple[str, Any]]:
         """Every figure with its caption."""
-        found = [
+        plots = [
             ("Length in words", histogram(self.words, "words", "texts")),
             ("Frequency of words by rank", self.plot()),
             ("Commonest words", bars(dict(self.top_words[:15]), "occurrences")),
         ]
         if len(self.languages) > 1:
-            found.append((f"Languages, guessed for {self.languages_of:,} texts", bars(self.languages, "share")))
-        return found
+            plots.append((f"Languages, guessed for {self.languages_of:,} texts", bars(self.languages, "share")))
+        return plots
 
 
 def words_of(text: str) -> list[str]:
@@ -119,9 +119,9 @@ def text_statistics(
     words, characters = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
     scripts: Counter[str] = Counter()
     for row, text in enumerate(texts):
-        found = words_of(text)
-        counts.update(found)
-        words[row], characters[row] = len(found), len(text)
+        own_words = words_of(text)
+        counts.update(own_words)
+        words[row], characters[row] = len(own_words), len(text)
         scripts[script_of(text)] += 1
     frequencies = np.array(sorted(counts.values(), reverse=True), np.int64)
     guessed = sample_rows(len(texts), guess, seed)
@@ -237,21 +237,21 @@ def label_words(
         return {label: [] for label in by_label}
     all_counts = np.array([total[word] for word in vocabulary], float)
     prior = all_counts / all_counts.sum() * max(len(vocabulary) * 0.1, 10.0)
-    found: dict[str, list[tuple[str, float]]] = {}
+    words: dict[str, list[tuple[str, float]]] = {}
     for label, counts in by_label.items():
         mine = np.array([counts[word] for word in vocabulary], float)
         z = _log_odds(mine, all_counts - mine, prior)
         order = np.argsort(-z)[:most]
-        found[label] = [(vocabulary[i], float(z[i])) for i in order if z[i] > least]
-    return found
+        words[label] = [(vocabulary[i], float(z[i])) for i in order if z[i] > least]
+    return words
 
 
 def script_of(text: str) -> str:
     """The script of most of a text's letters (Latin, Cyrillic, CJK ...), or "none"."""
     if text.isascii():
         return "Latin" if any(letter.isalpha() for letter in text) else "none"
-    found = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
-    return found.most_common(1)[0][0].capitalize().replace("Cjk", "CJK") if found else "none"
+    scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
+    return scripts.most_common(1)[0][0].capitalize().replace("Cjk", "CJK") if scripts else "none"
 
 
 def language_of(text: str) -> str | None:
@@ -266,8 +266,8 @@ def language_of(text: str) -> str | None:
 
 
 def _languages(texts: Sequence[str]) -> tuple[dict[str, float], int]:
-    found = Counter(language for language in map(language_of, texts) if language is not None)
-    return {name: count / found.total() for name, count in found.most_common(12)}, found.total()
+    languages = Counter(language for language in map(language_of, texts) if language is not None)
+    return {name: count / languages.total() for name, count in languages.most_common(12)}, languages.total()
 
 
 def _zipf(frequencies: Ints) -> float:

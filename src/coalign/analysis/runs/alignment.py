@@ -169,9 +169,9 @@ class MomentAlignment:
 Alignment = AlignmentMap | RegionAlignment | MomentAlignment
 
 
-def phrase(found: Alignment, words: Sequence[int] | None = None) -> Tensor:
+def phrase(alignment: Alignment, words: Sequence[int] | None = None) -> Tensor:
     """The map of several words taken together, the mean of theirs; of the whole text where `words` is None."""
-    return (found.values if words is None else found.values[list(words)]).mean(0)
+    return (alignment.values if words is None else alignment.values[list(words)]).mean(0)
 
 
 def _scaled(values: Tensor, scaling: Scaling) -> Tensor:
@@ -232,25 +232,25 @@ def read_alignment(
         places = list(batch.regions.boxes[:, :4].cpu().split(batch.regions.features.host_lengths.tolist()))
     elif batch.video is not None and batch.video.times is not None and batch.video.features is not None:
         places = list(batch.video.times.cpu().split(batch.video.features.host_lengths.tolist()))
-    found: list[Alignment] = []
+    alignments: list[Alignment] = []
     for names, values, place in zip(words, maps, places, strict=True):
         own = tuple(names[: len(values)])
         if batch.regions is not None:
-            found.append(RegionAlignment(own, values, place, chosen))
+            alignments.append(RegionAlignment(own, values, place, chosen))
         elif values.dim() == 3:
-            found.append(AlignmentMap(own, values, chosen, box))
+            alignments.append(AlignmentMap(own, values, chosen, box))
         else:
-            found.append(MomentAlignment(own, values, place, chosen))
-    return found
+            alignments.append(MomentAlignment(own, values, place, chosen))
+    return alignments
 
 
 def align(
     model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: str = "cross_attention", box: Box = WHOLE
 ) -> list[AlignmentMap]:
     """`read_alignment` of pairs whose images are patches."""
-    found = read_alignment(model, batch, words, method, box=box)
-    maps = [own for own in found if isinstance(own, AlignmentMap)]
-    if len(maps) < len(found):
+    alignments = read_alignment(model, batch, words, method, box=box)
+    maps = [own for own in alignments if isinstance(own, AlignmentMap)]
+    if len(maps) < len(alignments):
         raise InputError(f"a {type(model).__name__} does not align words with patches")
     return maps
 
@@ -270,8 +270,8 @@ def _maps(model: Aligner, batch: Batch, method: Method, **given: Any) -> list[Te
     if batch.text is None or batch.text.words is None:
         raise InputError("alignment maps need a batch whose text says which word each piece belongs to")
     numbers = batch.text.words.split(batch.text.ids.host_lengths.tolist())
-    found = model.alignment(batch, method=method, **given)
-    return [word_maps(m.detach(), n).float().cpu() for m, n in zip(found, numbers, strict=True)]
+    maps = model.alignment(batch, method=method, **given)
+    return [word_maps(m.detach(), n).float().cpu() for m, n in zip(maps, numbers, strict=True)]
 
 
 def overlay(picture: Picture, heat: Tensor, box: Box = WHOLE, opacity: float = 0.8) -> Image.Image:
@@ -317,23 +317,24 @@ def boxes_over(picture: Picture, strength: Tensor, boxes: Tensor) -> Image.Image
     return pale
 
 
-def overlays(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 512) -> list[Image.Image]:
+def overlays(picture: Picture, alignment: Alignment, scaling: Scaling = "word", side: int = 512) -> list[Image.Image]:
     """One overlay a word, its longer side `side` pixels."""
     image = fit(open_picture(picture), side, enlarge=True)
-    if isinstance(found, RegionAlignment):
-        return [boxes_over(image, strength, found.boxes) for strength in found.scaled(scaling)]
-    if isinstance(found, MomentAlignment):
+    if isinstance(alignment, RegionAlignment):
+        return [boxes_over(image, strength, alignment.boxes) for strength in alignment.scaled(scaling)]
+    if isinstance(alignment, MomentAlignment):
         raise InputError("moments of a video cannot be laid over a picture")
-    return [overlay(image, heat, found.box) for heat in found.scaled(scaling)]
+    return [overlay(image, heat, alignment.box) for heat in alignment.scaled(scaling)]
 
 
-def alignment_sheet(picture: Picture, found: Alignment, scaling: Scaling = "word", size: int = 200) -> Image.Image:
+def alignment_sheet(picture: Picture, alignment: Alignment, scaling: Scaling = "word", size: int = 200) -> Image.Image:
     """The picture and one panel a word, side by side."""
     panels = [Cell(open_picture(picture), "")]
     panels += [
-        Cell(panel, word) for panel, word in zip(overlays(picture, found, scaling, 2 * size), found.words, strict=True)
+        Cell(panel, word)
+        for panel, word in zip(overlays(picture, alignment, scaling, 2 * size), alignment.words, strict=True)
     ]
-    return contact_sheet(panels, columns=min(len(panels), 6), size=size, title=" ".join(found.words))
+    return contact_sheet(panels, columns=min(len(panels), 6), size=size, title=" ".join(alignment.words))
 
 
 def alignment_html(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 160) -> str:
@@ -354,6 +355,6 @@ def alignment_html(picture: Picture, found: Alignment, scaling: Scaling = "word"
     )
 
 
-def save_alignment(found: Alignment, path: str | Path) -> Path:
+def save_alignment(alignment: Alignment, path: str | Path) -> Path:
     """Writes the map as JSON, whole or not at all."""
-    return write_text(path, json.dumps(found.to_json(), ensure_ascii=False))
+    return write_text(path, json.dumps(alignment.to_json(), ensure_ascii=False))

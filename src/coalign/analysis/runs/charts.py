@@ -37,14 +37,14 @@ def curves(records: Sequence[Mapping[str, Any]], keys: Sequence[str] | None = No
     Nested records are named "outer/inner". A record without `x` is taken at its place. `keys` chooses and orders the
     curves; without, all are drawn but clocks and learning rates.
     """
-    found: dict[str, list[Point]] = {}
+    points: dict[str, list[Point]] = {}
     for place, record in enumerate(records):
         flat = _flat(record)
         at = flat.get(x, float(place))
         for name, value in flat.items():
-            found.setdefault(name, []).append((at, value))
-    names = [name for name in found if name.split("/")[-1] not in CLOCKS] if keys is None else keys
-    return [Curve(name, found[name]) for name in names if name in found]
+            points.setdefault(name, []).append((at, value))
+    names = [name for name in points if name.split("/")[-1] not in CLOCKS] if keys is None else keys
+    return [Curve(name, points[name]) for name in names if name in points]
 
 
 def line_chart(curve: Curve) -> str:

@@ -54,7 +54,7 @@ def curves(
     shapes = [tuple(own.shape) for own in maps]
     ranks = [_ranks(own.flatten().float()) for own in maps]
     chance = [torch.randperm(len(own), generator=generator) for own in ranks]
-    found: list[Tensor] = []
+    measured: list[Tensor] = []
     for order in (ranks, chance):
         for inserted in (False, True):
             scores: list[Tensor] = []
@@ -62,8 +62,8 @@ def curves(
                 first = [own < round(len(own) * step / steps) for own in order]
                 shown = hide(batch, shapes, [~own if inserted else own for own in first])
                 scores.append(pair_scores(model, shown, probability=True).cpu())
-            found.append(torch.stack(scores, 1))
-    return Curves(*found)
+            measured.append(torch.stack(scores, 1))
+    return Curves(*measured)
 
 
 def faithfulness(
@@ -79,7 +79,7 @@ def faithfulness(
 ) -> Curves:
     """Curves of the maps of whole texts, the mean of their words', that the model gives by `method`."""
     maps = read_alignment(model, batch, words, method, layer=layer, head=head)
-    return curves(model, batch, [phrase(found) for found in maps], steps=steps, generator=generator)
+    return curves(model, batch, [phrase(alignment) for alignment in maps], steps=steps, generator=generator)
 
 
 def _ranks(values: Tensor) -> Tensor:

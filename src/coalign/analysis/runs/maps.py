@@ -110,17 +110,19 @@ def explain(
     """
     methods, model = tuple(methods_of(loaded.model)), loaded.model
     words, batch = _batch(loaded, text, picture, regions, clip)
-    (found,) = read_alignment(model, batch, [words], method)
-    values, heads = found.values.flatten(1), _heads(model, batch)
+    (alignment,) = read_alignment(model, batch, [words], method)
+    values, heads = alignment.values.flatten(1), _heads(model, batch)
     if heads is not None and heads.shape[2:] != values.shape:  # not of the places that the method shows
         heads = None
-    if isinstance(found, RegionAlignment):
-        return Maps(found.words, found.method, methods, values, heads, boxes=found.boxes)
-    if isinstance(found, MomentAlignment):
+    if isinstance(alignment, RegionAlignment):
+        return Maps(alignment.words, alignment.method, methods, values, heads, boxes=alignment.boxes)
+    if isinstance(alignment, MomentAlignment):
         grid = (1, values.shape[1])
-        return Maps(found.words, found.method, methods, values, heads, grid, times=found.times, is_film=True)
-    height, width = found.values.shape[1:]
-    return Maps(found.words, found.method, methods, values, heads, (height, width), box=found.box)
+        return Maps(
+            alignment.words, alignment.method, methods, values, heads, grid, times=alignment.times, is_film=True
+        )
+    height, width = alignment.values.shape[1:]
+    return Maps(alignment.words, alignment.method, methods, values, heads, (height, width), box=alignment.box)
 
 
 def deletion(
@@ -135,11 +137,11 @@ def deletion(
     """The score as places are hidden, or shown, in the order of the map of some words (without any, of all), and in a
     random order: four curves by name (`analysis.runs.faithfulness`). Errors as of `explain`."""
     names, batch = _batch(loaded, text, picture, regions, clip)
-    (found,) = read_alignment(loaded.model, batch, [names], method)
-    if any(not 0 <= word < len(found.words) for word in words):
-        raise InputError(f'"words" are numbers from 0 to {len(found.words) - 1}')
+    (alignment,) = read_alignment(loaded.model, batch, [names], method)
+    if any(not 0 <= word < len(alignment.words) for word in words):
+        raise InputError(f'"words" are numbers from 0 to {len(alignment.words) - 1}')
     generator = torch.Generator().manual_seed(0)
-    made = curves(loaded.model, batch, [phrase(found, list(words) or None)], generator=generator)
+    made = curves(loaded.model, batch, [phrase(alignment, list(words) or None)], generator=generator)
     return {name: curve[0].tolist() for name, curve in vars(made).items()}
 
 
@@ -189,8 +191,8 @@ def _heads(model: Model, batch: Batch) -> Tensor | None:
 def _fusion_heads(model: Model, batch: Batch, words: Tensor) -> Tensor | None:
     """`_heads` of models that record "fusion.{layer}.cross_attention" [B, H, pieces, class token and places] alone."""
     record = model.encode(batch, record=True).record
-    found = {int(match[1]): own for name, own in record.items() if (match := FUSION.fullmatch(name))}
-    if not found:
+    heads = {int(match[1]): own for name, own in record.items() if (match := FUSION.fullmatch(name))}
+    if not heads:
         return None
-    by_layer = [word_maps(found[layer][0, :, : len(words), 1:].transpose(0, 1), words) for layer in sorted(found)]
+    by_layer = [word_maps(heads[layer][0, :, : len(words), 1:].transpose(0, 1), words) for layer in sorted(heads)]
     return torch.stack(by_layer).transpose(1, 2).float().cpu()

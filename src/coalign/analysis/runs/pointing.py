@@ -190,18 +190,18 @@ def joined_regions(sets: Sequence[RegionSet], grid: int, limit: int | None) -> t
     return joined, cells
 
 
-def cell_values(found: Alignment, grid: int, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def cell_values(alignment: Alignment, grid: int, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """[W, cells] the mean value and the share of the positive mass of each word's map in each cell.
 
     Patches that lie across the edge of cells are shared among them by area; a flat map has equal shares.
     """
-    values = found.values.float()
-    if isinstance(found, RegionAlignment):
+    values = alignment.values.float()
+    if isinstance(alignment, RegionAlignment):
         assert cells is not None
         member = torch.nn.functional.one_hot(cells[: values.shape[1]], grid * grid).float()
         spread = member / member.sum(0).clamp(min=1)
     else:
-        assert isinstance(found, AlignmentMap)
+        assert isinstance(alignment, AlignmentMap)
         rows, columns = (_overlaps(side, grid) for side in values.shape[1:])
         member = torch.einsum("ha,vb->hvab", rows, columns).flatten(0, 1).flatten(1)
         spread = member / member.sum(0)
@@ -221,13 +221,13 @@ def _overlaps(side: int, cells: int) -> Tensor:
 
 def spans(tokenizer: Tokenizer, texts: Sequence[str]) -> list[range]:
     """Which words of the joined caption each text has."""
-    found: list[range] = []
+    ranges: list[range] = []
     said = ""
     for text in texts:
         before = said + JOIN if said else ""
         said = before + text
-        found.append(range(len(tokenizer.words(before)), len(tokenizer.words(said))))
-    return found
+        ranges.append(range(len(tokenizer.words(before)), len(tokenizer.words(said))))
+    return ranges
 
 
 def pointing(
@@ -262,12 +262,12 @@ def pointing(
             batch = batch_of(loaded, [mosaic.image for mosaic in part], [mosaic.caption for mosaic in part])
             words = [tokenizer.words(mosaic.caption) for mosaic in part]
             maps = read_maps(model, batch, words, method, layer=layer, head=head)
-            for mosaic, found, places in zip(part, maps, where[start:], strict=False):
-                means, shares = cell_values(found, grid, mosaic.cells)
-                whole, wholly = cell_values(_together(found, places, mosaic.texts), grid, mosaic.cells)
+            for mosaic, alignment, places in zip(part, maps, where[start:], strict=False):
+                means, shares = cell_values(alignment, grid, mosaic.cells)
+                whole, wholly = cell_values(_together(alignment, places, mosaic.texts), grid, mosaic.cells)
                 each: dict[str, list[float]] = {name: [] for name in groups}
                 for cell, span in enumerate(places):
-                    kept = [word for word in span if word < len(found.values)]
+                    kept = [word for word in span if word < len(alignment.values)]
                     cut += not kept
                     each["accuracy"].append(float(bool(kept)) * _points(whole[cell], cell))
                     each["share"].append(float(wholly[cell, cell]) if kept else 0.0)
@@ -283,8 +283,8 @@ def pointing(
 def read_mosaic(loaded: Loaded, mosaic: Mosaic, method: str = "auto") -> tuple[Alignment, list[bool]]:
     """The map of each text of a mosaic, its words taken together, and whether it points at the text's own cell."""
     batch, tokenizer = batch_of(loaded, [mosaic.image], [mosaic.caption]), loaded.vocabulary
-    (found,) = read_maps(loaded.model, batch, [tokenizer.words(mosaic.caption)], method)
-    whole = _together(found, spans(tokenizer, mosaic.texts), mosaic.texts)
+    (alignment,) = read_maps(loaded.model, batch, [tokenizer.words(mosaic.caption)], method)
+    whole = _together(alignment, spans(tokenizer, mosaic.texts), mosaic.texts)
     means, _ = cell_values(whole, math.isqrt(len(mosaic.texts)), mosaic.cells)
     return whole, [_points(means[cell], cell) == 1.0 for cell in range(len(mosaic.texts))]
 
@@ -296,16 +296,16 @@ def batch_of(loaded: Loaded, images: Sequence[Any], texts: Sequence[str] | None 
     return prepare(loaded, texts=texts, **given).to(loaded.device)
 
 
-def _together(found: Alignment, places: Sequence[range], texts: Sequence[str]) -> Alignment:
+def _together(alignment: Alignment, places: Sequence[range], texts: Sequence[str]) -> Alignment:
     """One map a text: the mean of its words' maps."""
     values = []
     for span in places:
-        kept = [word for word in span if word < len(found.values)]
-        values.append(phrase(found, kept) if kept else torch.zeros_like(found.values[:1].sum(0)))
+        kept = [word for word in span if word < len(alignment.values)]
+        values.append(phrase(alignment, kept) if kept else torch.zeros_like(alignment.values[:1].sum(0)))
     names = tuple(texts)
-    if isinstance(found, RegionAlignment):
-        return RegionAlignment(names, torch.stack(values), found.boxes, found.method)
-    return AlignmentMap(names, torch.stack(values), found.method)
+    if isinstance(alignment, RegionAlignment):
+        return RegionAlignment(names, torch.stack(values), alignment.boxes, alignment.method)
+    return AlignmentMap(names, torch.stack(values), alignment.method)
 
 
 def _points(values: Tensor, cell: int) -> float:

@@ -63,7 +63,7 @@ class Alignment:
     """One pair with its word-to-patch map."""
 
     picture: Picture
-    found: AlignmentMap
+    maps: AlignmentMap
     note: str = ""
 
 
@@ -227,12 +227,12 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _alignment(alignment: Alignment) -> dict[str, Any]:
-    found = alignment.found
+    maps = alignment.maps
     return {
-        "text": " ".join(found.words),
-        "hidden": found.words[MOST_WORDS:],
-        "grid": f"{found.values.shape[1]} by {found.values.shape[2]} patches",
-        "method": found.method.replace("_", "-"),
+        "text": " ".join(maps.words),
+        "hidden": maps.words[MOST_WORDS:],
+        "grid": f"{maps.values.shape[1]} by {maps.values.shape[2]} patches",
+        "method": maps.method.replace("_", "-"),
         "note": alignment.note,
     }
 
@@ -241,15 +241,15 @@ def _viewer(alignments: Sequence[Alignment]) -> dict[str, Markup] | None:
     """Style, policy and scripts that draw the alignments; None without any."""
     if not alignments:
         return None
-    data = [shown(_maps(one.found), " ".join(one.found.words), one.picture, PICTURE) for one in alignments]
+    data = [shown(_maps(one.maps), " ".join(one.maps.words), one.picture, PICTURE) for one in alignments]
     parts = {"style": built("heat.css"), "policy": script_policy(), "scripts": scripts(data)}
     return {name: Markup(part) for name, part in parts.items()}
 
 
-def _maps(found: AlignmentMap) -> Maps:
-    height, width = found.values.shape[1:]
-    words, values = found.words[:MOST_WORDS], found.values[:MOST_WORDS].flatten(1)
-    return Maps(words, found.method, (found.method,), values, grid=(height, width), box=found.box)
+def _maps(maps: AlignmentMap) -> Maps:
+    height, width = maps.values.shape[1:]
+    words, values = maps.words[:MOST_WORDS], maps.values[:MOST_WORDS].flatten(1)
+    return Maps(words, maps.method, (maps.method,), values, grid=(height, width), box=maps.box)
 
 
 def _pixels(picture: Picture) -> str:

@@ -15,12 +15,12 @@ CUTS = (1, 5, 10)
 
 def group_recalls(ranks: Mapping[str, Tensor], groups: Sequence[str], split: str) -> list[Group]:
     """Recall of every group of items within the whole gallery; `ranks` [N] by direction, `groups` [N]."""
-    found: list[Group] = []
+    recalls: list[Group] = []
     for name in sorted(set(groups)):
         rows = torch.tensor([row for row, group in enumerate(groups) if group == name])
         recall = {d: {f"R@{k}": float((r[rows] <= k).float().mean()) for k in CUTS} for d, r in ranks.items()}
-        found.append(Group(split, name, len(rows), recall))
-    return found
+        recalls.append(Group(split, name, len(rows), recall))
+    return recalls
 
 
 def sampled_retrievals(
@@ -43,12 +43,12 @@ def sampled_retrievals(
             return Answer(item == query, picture=pictures[item], score=score)
         return Answer(item == query, text=texts[item], score=score)
 
-    found: list[Retrieval] = []
+    samples: list[Retrieval] = []
     for direction, (scores, items) in lists.items():
         by_text = direction == "text_to_image"
         for query in torch.randperm(len(texts), generator=generator)[:queries].tolist():
             best = zip(items[query, :answers].tolist(), scores[query, :answers].tolist(), strict=True)
-            found.append(
+            samples.append(
                 Retrieval(
                     [answer(direction, item, query, score) for item, score in best],
                     text=texts[query] if by_text else "",
@@ -58,4 +58,4 @@ def sampled_retrievals(
                     split=split,
                 )
             )
-    return found
+    return samples

@@ -63,15 +63,15 @@ def rollouts(model: nn.Module, images: Sequence[ImageLike], options: ImageOption
     return [Rollout(_picture(plain(image)), shares) for image, shares in zip(decoded, maps, strict=True)]
 
 
-def rollout_sheet(found: Sequence[Rollout], captions: Sequence[str] = (), size: int = 200) -> Image.Image:
+def rollout_sheet(maps: Sequence[Rollout], captions: Sequence[str] = (), size: int = 200) -> Image.Image:
     """Each image beside its map, as one picture."""
-    names = list(captions) or [""] * len(found)
+    names = list(captions) or [""] * len(maps)
     cells = [
         cell
-        for rollout, name in zip(found, names, strict=True)
+        for rollout, name in zip(maps, names, strict=True)
         for cell in (Cell(fit(rollout.image, 2 * size, enlarge=True), name), Cell(rollout.drawn(2 * size)))
     ]
-    return contact_sheet(cells, columns=2 * min(len(found), 3), size=size)
+    return contact_sheet(cells, columns=2 * min(len(maps), 3), size=size)
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -26,14 +26,14 @@ Direction = tuple[str, str]
 
 def directions(record: Record) -> dict[Direction, Tensor]:
     """[layers, B, H, Lq, Lk] by direction. Errors: `InputError` where nothing of the kind was recorded."""
-    found: dict[Direction, dict[int, Tensor]] = {}
+    by_direction: dict[Direction, dict[int, Tensor]] = {}
     for name, weights in record.items():
         match = _NAME.fullmatch(name)
         if match:
-            found.setdefault((match["target"], match["source"]), {})[int(match["layer"])] = weights
-    if not found:
+            by_direction.setdefault((match["target"], match["source"]), {})[int(match["layer"])] = weights
+    if not by_direction:
         raise InputError("this model has no cross-modal attention between streams; MulT has")
-    return {pair: torch.stack([layers[i] for i in sorted(layers)]) for pair, layers in found.items()}
+    return {pair: torch.stack([layers[i] for i in sorted(layers)]) for pair, layers in by_direction.items()}
 
 
 @dataclass(frozen=True)

@@ -88,14 +88,14 @@ def show(
     if len(pictures) != len(words):
         raise InputError(f"{len(pictures)} pictures and {len(words)} texts; give as many of each")
     boxes: list[Any] = [None] * len(words) if regions is None else list(regions)
-    found = [
+    alignments = [
         shown(explain(loaded, text, picture, own, method), text, picture)
         for picture, text, own in zip(pictures, words, boxes, strict=True)
     ]
     body = {
         "_esm": built("widget.js"),
         "_css": built("heat.css"),
-        "alignments": traitlets.List(found).tag(sync=True),
+        "alignments": traitlets.List(alignments).tag(sync=True),
     }
     return type("Alignments", (anywidget.AnyWidget,), body)()
 

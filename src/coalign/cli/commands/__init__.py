@@ -75,10 +75,10 @@ def help_lines() -> list[str]:
         commands: dict[str, Help] = {name: value_of(path, "HELP") for name, path in discovery.homes(__name__).items()}
     lines: list[str] = []
     for group in get_args(Group):
-        found = [(said.place, name, said) for name, said in commands.items() if said.group == group]
-        if found:
+        entries = [(said.place, name, said) for name, said in commands.items() if said.group == group]
+        if entries:
             lines += ["", f"{group}:"]
-            for _, name, said in sorted(found, key=lambda entry: entry[:2]):
+            for _, name, said in sorted(entries, key=lambda entry: entry[:2]):
                 usage = f"{name} {said.usage}".rstrip()
                 lines.append(f"  coalign {usage:31} {said.says}")
     return lines

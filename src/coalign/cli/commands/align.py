@@ -93,13 +93,13 @@ def command(
         if layer is not None or head is not None or back:
             raise InputError("a page has all layers and heads to choose from; leave out --layer, --head and --back")
         return _page(loaded, image, text, _regions(loaded, regions), method, out, json)
-    (found,) = _maps(loaded, [image], [str(image)], [text], _regions(loaded, regions), options)
+    (alignment,) = _maps(loaded, [image], [str(image)], [text], _regions(loaded, regions), options)
     if out is not None and out.suffix == ".json":
-        save_alignment(found, out)
+        save_alignment(alignment, out)
     elif out is not None:
-        save_picture(alignment_sheet(image, found), out)
+        save_picture(alignment_sheet(image, alignment), out)
     if json or out is None:
-        print_json(found.to_json())
+        print_json(alignment.to_json())
     else:
         print(out)
     return 0
@@ -112,9 +112,9 @@ def _page(
     from coalign.analysis.runs.maps import explain
     from coalign.analysis.runs.viewer import save_page, shown
 
-    found = explain(loaded, text, image, None if regions is None else regions[str(image)], method)
-    save_page(out, [shown(found, text, image)], text)
-    answer(json, {"page": str(out), **found.to_json()}, str(out))
+    explained = explain(loaded, text, image, None if regions is None else regions[str(image)], method)
+    save_page(out, [shown(explained, text, image)], text)
+    answer(json, {"page": str(out), **explained.to_json()}, str(out))
     return 0
 
 
@@ -198,11 +198,11 @@ def _lines(
     def flush() -> Iterator[dict[str, Any]]:
         good = [place for place, (row, _) in enumerate(waiting) if "error" not in row]
         chosen = [waiting[place] for place in good]
-        found: list[Alignment] = []
+        alignments: list[Alignment] = []
         if chosen:
             names, texts = [row["image"] for row, _ in chosen], [row["text"] for row, _ in chosen]
-            found = _maps(loaded, [image for _, image in chosen], names, texts, regions, options)
-        maps = dict(zip(good, found, strict=True))
+            alignments = _maps(loaded, [image for _, image in chosen], names, texts, regions, options)
+        maps = dict(zip(good, alignments, strict=True))
         for place, (row, _) in enumerate(waiting):
             yield row if place not in maps else row | flat(maps[place])
         waiting.clear()
@@ -233,8 +233,8 @@ def _lines(
     yield from flush()
 
 
-def flat(found: Alignment) -> dict[str, Any]:
+def flat(alignment: Alignment) -> dict[str, Any]:
     """A map as in the lines of --pairs: the numbers of a word's patches row by row in one list."""
-    said = found.to_json()
-    said["values"] = found.values.flatten(1).tolist()
+    said = alignment.to_json()
+    said["values"] = alignment.values.flatten(1).tolist()
     return said

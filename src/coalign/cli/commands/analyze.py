@@ -111,19 +111,21 @@ def command(
     tokenizer = load_tokenizer(minilm_folder()) if len(columns.texts) else None
     chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
     with report_folder(out) as cache:
-        found = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
+        result = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
         if other is not None:
             beside = study(other, towers, chosen, tokenizer=tokenizer, cache=cache, show=_progress)
-            found = replace(found, against=compare_sets(found, beside, seed))
-        found = replace(found, findings=summarise(found))
-        page = write_study(found, out)
+            result = replace(result, against=compare_sets(result, beside, seed))
+        result = replace(result, findings=summarise(result))
+        page = write_study(result, out)
     if columns.problems:
         say(f"{data}: {len(columns.problems)} rows could not be read; the first: {columns.problems[0]}")
     if json:
-        rows = [{"kind": f.kind, "severity": f.severity, "title": f.title, "rows": len(f.rows)} for f in found.findings]
+        rows = [
+            {"kind": f.kind, "severity": f.severity, "title": f.title, "rows": len(f.rows)} for f in result.findings
+        ]
         print_json({"report": str(page), "rows": columns.count, "findings": rows})
     else:
-        for finding in found.findings:
+        for finding in result.findings:
             print(f"{SEVERITY[finding.severity]}  {finding.title}")
         print(f"\n{page}")
     return 0

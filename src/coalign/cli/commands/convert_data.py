@@ -61,27 +61,33 @@ def command(
     path = Path(data)
     if path.is_file() and is_table(path):
         features = None if words is None else word_features(*starting_weights(words))
-        found = read_table(path, by_word, audio, vision, vision_system, fps, features)
+        series = read_table(path, by_word, audio, vision, vision_system, fps, features)
     else:
         given = {name: file for name, _, file in (part.partition("=") for part in stream)}
-        found = open_series(data, padding=padding, by_word=by_word, streams=given, labels=labels)
-    for note in found.notes:
+        series = open_series(data, padding=padding, by_word=by_word, streams=given, labels=labels)
+    for note in series.notes:
         say(note)
 
     def fill(folder: Path) -> None:
         import json as json_format
 
-        about = write_files(found, folder)
+        about = write_files(series, folder)
         (folder / FILE).write_text(json_format.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     replace_folder(out, fill)
-    sizes = {split: len(items) for split, items in found.splits.items()}
-    said = {"out": str(out), "task": found.task, "streams": found.widths, "splits": sizes, "words": found.has_words}
-    streams = ", ".join(f"{name} ({width})" for name, width in found.widths.items())
+    sizes = {split: len(items) for split, items in series.splits.items()}
+    said = {
+        "out": str(out),
+        "task": series.task,
+        "streams": series.widths,
+        "splits": sizes,
+        "words": series.has_words,
+    }
+    streams = ", ".join(f"{name} ({width})" for name, width in series.widths.items())
     answer(
         json,
         said,
-        f"{out}: {found.task}, {', '.join(f'{n} {split}' for split, n in sizes.items())}; streams {streams}"
-        f"{'; with words' if found.has_words else ''}; next: coalign train mult-mosi --data {out}",
+        f"{out}: {series.task}, {', '.join(f'{n} {split}' for split, n in sizes.items())}; streams {streams}"
+        f"{'; with words' if series.has_words else ''}; next: coalign train mult-mosi --data {out}",
     )
     return 0

@@ -34,6 +34,6 @@ def command(
     new_file(out, overwrite, (".png", ".jpg", ".webp"))
     said = run_config(run).get("images") or {}
     options = ImageOptions(resize=said.get("resize"), keep=said.get("keep"))
-    found = rollouts(load_run(run).model, images, options)
-    print(save_picture(rollout_sheet(found, [image.stem for image in images]), out))
+    maps = rollouts(load_run(run).model, images, options)
+    print(save_picture(rollout_sheet(maps, [image.stem for image in images]), out))
     return 0

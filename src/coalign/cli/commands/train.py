@@ -69,7 +69,7 @@ def _schedule(recipe: Any) -> Any:
     """The recipe's own learning rates."""
     schedule = getattr(recipe, "schedule", None)
     groups = [group for name, group in groups_of(recipe).items() if name != "schedule"]
-    return schedule or next((found for group in groups if (found := _schedule(group)) is not None), None)
+    return schedule or next((inner for group in groups if (inner := _schedule(group)) is not None), None)
 
 
 def in_processes(number: str, words: Sequence[str]) -> int:

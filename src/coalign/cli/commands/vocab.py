@@ -49,8 +49,8 @@ def command(
     if byte_pairs:
         tokenizer = Tokenizer.train_byte_pairs(documents, size)
         tokenizer.save(out)
-        found = tokenizer.vocab_size
-        answer(json, {"out": str(out), "pieces": found}, f"{found} byte pairs: {out}")
+        learned = tokenizer.vocab_size
+        answer(json, {"out": str(out), "pieces": learned}, f"{learned} byte pairs: {out}")
         return 0
     tokenizer = Tokenizer.train(documents, size, lowercase=not cased)
     tokenizer.save(out)

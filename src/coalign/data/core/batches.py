@@ -158,13 +158,13 @@ class EpochLoader:
                 self.place = number - self._maker.rank + self._maker.world_size
                 if number == places[-1]:
                     self.epoch, self.place = self.epoch + 1, 0
-                self.found(result.problems)
+                self.report(result.problems)
                 if result.error:
                     raise InputError(result.error)
                 if result.batch is not None:
                     yield result.batch
 
-    def found(self, problems: Sequence[Problem]) -> None:
+    def report(self, problems: Sequence[Problem]) -> None:
         """Told what was wrong with the samples of the next batch."""
 
     def _made(self, places: range) -> Generator[Made, None, None]:

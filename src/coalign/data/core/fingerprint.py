@@ -25,22 +25,22 @@ def fingerprint(items: Sequence[Any] | Tensor) -> Fingerprint:
     goes unnoticed.
     """
     total = len(items)
-    found = _Digest()
+    digest = _Digest()
     if isinstance(items, Tensor | np.ndarray | range):
-        found.add(items)
+        digest.add(items)
     else:
         for number in np.unique(np.linspace(0, total - 1, min(total, SAMPLES)).round().astype(int)).tolist():
-            found.add(items[number])
-            if found.size > BYTES:
+            digest.add(items[number])
+            if digest.size > BYTES:
                 break
-    return {"samples": total, "content": found.hex()}
+    return {"samples": total, "content": digest.hex()}
 
 
 def digest(value: Any) -> str:
     """A digest of plain values, tensors, paths, and dataclasses, mappings and sequences of them."""
-    found = _Digest()
-    found.add(value)
-    return found.hex()
+    hasher = _Digest()
+    hasher.add(value)
+    return hasher.hex()
 
 
 class _Digest:

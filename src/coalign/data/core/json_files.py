@@ -13,7 +13,7 @@ from coalign.files import read_text
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file with their line numbers; empty lines are passed over."""
-    found: list[tuple[int, dict[str, Any]]] = []
+    objects: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -23,10 +23,10 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
             raise InputError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: is no JSON object")
-        found.append((number, cast("dict[str, Any]", row)))
-    if not found:
+        objects.append((number, cast("dict[str, Any]", row)))
+    if not objects:
         raise InputError(f"{path}: holds no line")
-    return found
+    return objects
 
 
 def field_of(row: Any, name: str, where: str) -> Any:

@@ -22,10 +22,10 @@ class Part:
     @staticmethod
     def parse(text: str) -> Part:
         """A part written "I/N", counted from 0. Errors: `InputError` where it is none."""
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if found is None or not int(found[1]) < int(found[2]):
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None or not int(match[1]) < int(match[2]):
             raise InputError(f"--part {text}: give I/N, such as 0/16, the first of 16 parts; 15/16 is the last")
-        return Part(int(found[1]), int(found[2]))
+        return Part(int(match[1]), int(match[2]))
 
     @staticmethod
     def chosen(text: str | None, environment: Mapping[str, str] = os.environ) -> Part | None:

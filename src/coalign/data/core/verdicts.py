@@ -49,9 +49,9 @@ class Verdict:
         except (OSError, ValueError, TypeError, InputError):
             return None
 
-    def write(self, found: Sequence[tuple[int, Problem]]) -> None:
+    def write(self, problems: Sequence[tuple[int, Problem]]) -> None:
         """Keeps it, if it can be kept."""
-        rows = [[at, p.where.file, p.where.row, p.reason, p.image, p.used] for at, p in found]
+        rows = [[at, p.where.file, p.where.row, p.reason, p.image, p.used] for at, p in problems]
         try:
             replace_file(self.path, lambda part: part.write_text(json.dumps(rows), encoding="utf-8"))
         except OSError:

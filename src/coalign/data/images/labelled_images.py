@@ -322,19 +322,19 @@ def _split_of(root: Path, split: str | None, prefer: Sequence[str]) -> Path:
     over), or `train` alone; else `root`."""
     there = {place.name.lower(): place for place in _subfolders(root)}
     known = {alias: name for name, aliases in SPLITS.items() for alias in aliases}
-    found = {known[name]: place for name, place in there.items() if name in known}
-    if "train" not in found or (len(found) == 1 and len(there) > 1):  # "train" alone among others may be a class
+    splits = {known[name]: place for name, place in there.items() if name in known}
+    if "train" not in splits or (len(splits) == 1 and len(there) > 1):  # "train" alone among others may be a class
         if split is not None:
             raise InputError(f"{root}: has no folder for each split, so none called {split!r}")
         return root
     if split is not None:
-        place = there.get(split.lower()) or found.get(known.get(split.lower(), ""))
+        place = there.get(split.lower()) or splits.get(known.get(split.lower(), ""))
         if place is None:
             raise InputError(f"{root}: there is no split {split!r}; its splits are {', '.join(sorted(there))}")
         return place
     for name in prefer:  # ImageNet's own test folder has no labels
-        if name in found and (_subfolders(found[name]) or name != "test"):
-            return found[name]
+        if name in splits and (_subfolders(splits[name]) or name != "test"):
+            return splits[name]
     raise InputError(f"{root}: name the split (--split); there are {', '.join(sorted(there))}")
 
 

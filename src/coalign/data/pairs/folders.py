@@ -27,9 +27,9 @@ def read_folder(folder: Path, encoding: str | None = None) -> Pairs:
         InputError: The folder has no images, or none with a text.
     """
     builder = PairsBuilder(folder, folder)
-    found, kept = 0, Inside(folder)
+    count, kept = 0, Inside(folder)
     for image in image_files(folder):
-        found += 1
+        count += 1
         row = image.relative_to(folder).as_posix()
         sidecar = next((side for side in map(image.with_suffix, (".txt", ".json")) if side.is_file()), None)
         if sidecar is None:
@@ -44,7 +44,7 @@ def read_folder(folder: Path, encoding: str | None = None) -> Pairs:
         if note:
             builder.note(row, f"{sidecar.name}: {note}", row)
         builder.add(row, texts, row)
-    if not found:
+    if not count:
         raise InputError(f"{folder}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it")
     return builder.build()
 
@@ -59,10 +59,10 @@ def parse_texts(text: str, is_json: bool, keys: tuple[str, ...] = TEXT_COLUMNS) 
         return [line for line in text.splitlines() if line.strip()]
     value: object = json.loads(text)
     if isinstance(value, dict):
-        found = next((key for key in keys if key in value), None)
-        if found is None:
+        known_key = next((key for key in keys if key in value), None)
+        if known_key is None:
             raise ValueError(f"has none of the fields {', '.join(keys)}")
-        return texts_of(value[found])
+        return texts_of(value[known_key])
     return texts_of(value)
 
 

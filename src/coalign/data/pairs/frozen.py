@@ -293,13 +293,13 @@ def stem_features(model: FrozenParts, samples: Sequence[Sample], views: Views) -
                     pixels = (augment(pictures, generator) - mean) / std
                 seen = model.features(Images(pixels=pixels))
                 assert seen.grid is not None
-                found = seen.grid.half()
+                halves = seen.grid.half()
                 if seen.pooled is not None:
                     pooled.append(seen.pooled.half())
                 if grids is None:
-                    count = max(1, min(count, views.limit // (2 * found[0].numel() * len(samples))))
-                    grids = found.new_empty(len(samples), count, *found.shape[1:])
-                grids[begin : begin + len(found), view] = found
+                    count = max(1, min(count, views.limit // (2 * halves[0].numel() * len(samples))))
+                    grids = halves.new_empty(len(samples), count, *halves.shape[1:])
+                grids[begin : begin + len(halves), view] = halves
                 view += 1
     assert grids is not None, "a source has a sample"
     if not pooled:

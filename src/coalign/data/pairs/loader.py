@@ -103,7 +103,7 @@ class Loader(EpochLoader):
         )
         super().__init__(maker, opened.name, workers)
 
-    def found(self, problems: Sequence[Problem]) -> None:
+    def report(self, problems: Sequence[Problem]) -> None:
         self.quarantine.add_all(problems)
 
 

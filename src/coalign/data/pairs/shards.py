@@ -157,10 +157,10 @@ def find_shards(data: str | Path) -> list[Path] | list[str]:
 
 def _find_remote(url: str) -> list[str]:
     one = remote.plain(url).endswith(".tar") and not set("*[") & set(url)
-    found = [url] if one else remote.find(url if url.endswith(".tar") else f"{url.rstrip('/')}/*.tar")
-    if not found:
+    urls = [url] if one else remote.find(url if url.endswith(".tar") else f"{url.rstrip('/')}/*.tar")
+    if not urls:
         raise InputError(f"{url}: no such shards")
-    return found
+    return urls
 
 
 class _Bounded(io.BufferedReader):
@@ -184,9 +184,12 @@ def _kept(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File
     """Those of a shard behind a URL, which is read through once."""
     place = remote.cached(shard, "shards")
     if not place.is_file():
-        found: list[Problem] = []
-        samples = [(key, [(f.ending, f.offset, f.size) for f in files]) for key, files in _samples(shard, found)]
-        about = {"samples": samples, "problems": [(str(problem.where.row), problem.reason) for problem in found]}
+        wrong: list[Problem] = []
+        samples = [(key, [(f.ending, f.offset, f.size) for f in files]) for key, files in _samples(shard, wrong)]
+        about = {
+            "samples": samples,
+            "problems": [(str(problem.where.row), problem.reason) for problem in wrong],
+        }
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_file(place, lambda part: part.write_text(json.dumps(about), "utf-8"))
     about = read_json(place)
@@ -231,14 +234,14 @@ def _read(shard: str, *parts: tuple[int, int]) -> list[bytes]:
             return [remote.read(shard, at, at + size) for at, size in parts]
         held = remote.read(shard, begin, end)
         return [held[at - begin : at - begin + size] for at, size in parts]
-    found: list[bytes] = []
+    chunks: list[bytes] = []
     with Path(shard).open("rb") as file:
         for at, size in parts:
             file.seek(at)
-            found.append(file.read(size))
-            if len(found[-1]) != size:
+            chunks.append(file.read(size))
+            if len(chunks[-1]) != size:
                 raise OSError("the shard has become shorter than it was")
-    return found
+    return chunks
 
 
 def _stable_id(shard: str, key: str) -> int:

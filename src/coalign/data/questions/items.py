@@ -150,18 +150,20 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[Parts], spec: InputSpec) 
         room -= 1
     separator = tokenizer.id_to_piece(tokenizer.sep_id)
     sides = [text if isinstance(text, str) else (f" {separator} ".join(text[:-1]), text[-1]) for text in texts]
-    found = tokenizer.encode(cast("list[str]", sides), room, own.separator)
+    encoded = tokenizer.encode(cast("list[str]", sides), room, own.separator)
     if own.segments is not None and any(not isinstance(text, str) for text in texts):
-        ends = found.ids.with_values((found.ids.values == tokenizer.sep_id).long())
+        ends = encoded.ids.with_values((encoded.ids.values == tokenizer.sep_id).long())
         before = ends.values.cumsum(0) - ends.values
-        segment = before - before[found.ids.layout.first][found.ids.layout.item]
-        found = replace(found, types=torch.tensor(own.segments)[segment.clamp(max=len(own.segments) - 1)])
+        segment = before - before[encoded.ids.layout.first][encoded.ids.layout.item]
+        encoded = replace(encoded, types=torch.tensor(own.segments)[segment.clamp(max=len(own.segments) - 1)])
     if not own.answer_slot:
-        return found
-    slot = [torch.cat([ids[:-1], ids.new_tensor([tokenizer.mask_id]), ids[-1:]]) for ids in _items(found.ids)]
+        return encoded
+    slot = [torch.cat([ids[:-1], ids.new_tensor([tokenizer.mask_id]), ids[-1:]]) for ids in _items(encoded.ids)]
     words = None
-    if found.words is not None:
-        inside = [torch.cat([w[:-1], w.new_tensor([-1]), w[-1:]]) for w in _items(found.ids.with_values(found.words))]
+    if encoded.words is not None:
+        inside = [
+            torch.cat([w[:-1], w.new_tensor([-1]), w[-1:]]) for w in _items(encoded.ids.with_values(encoded.words))
+        ]
         words = torch.cat(inside)
     return Text(Packed.from_items(slot), None, words)
 
@@ -177,13 +179,13 @@ def _boxes(form: str, truth: Sequence[Box], regions: Regions) -> dict[str, Tenso
         for box, boxes in zip(truth, regions.boxes.split(lengths), strict=True)
     ]
     if form == "region":
-        return {"label": torch.tensor([int(found.argmax()) if len(found) else 0 for found in each])}
+        return {"label": torch.tensor([int(share.argmax()) if len(share) else 0 for share in each])}
     if form == "overlaps":
-        found = torch.cat(each)
-        return {"label": found * (found >= RIGHT)}
-    right = [(found >= RIGHT).float() for found in each]
+        share = torch.cat(each)
+        return {"label": share * (share >= RIGHT)}
+    right = [(share >= RIGHT).float() for share in each]
     widest = max(lengths)
-    shares = [torch.nn.functional.pad(found / found.sum().clamp(min=1), (0, widest - len(found))) for found in right]
+    shares = [torch.nn.functional.pad(share / share.sum().clamp(min=1), (0, widest - len(share))) for share in right]
     return {"label": torch.stack(shares)[:, None]}
 
 

@@ -69,8 +69,8 @@ class RegionPictures(Pictures):
         return image in self._file
 
     def batch(self, images: Sequence[str | int]) -> Seen:
-        found = [self._file[image] for image in images]
-        return Seen(regions=pack_regions(found, self._spec, [f"image {image}" for image in images]))
+        regions = [self._file[image] for image in images]
+        return Seen(regions=pack_regions(regions, self._spec, [f"image {image}" for image in images]))
 
 
 class FolderPictures(Pictures):
@@ -114,8 +114,8 @@ class FolderPictures(Pictures):
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures in a folder and the folders in it, sorted by path. Raises InputError for a link that leads out."""
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
-    return inside(folder, found)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+    return inside(folder, files)
 
 
 def image_of(sample: Sample) -> str | int:

@@ -74,11 +74,11 @@ _PERIOD = re.compile(r"\.(?!\d)")
 def normalise_punctuation(answer: str) -> str:
     """The evaluation's first half: a mark beside a space, or any where a number has a comma, goes; else it becomes a
     space; periods go unless a digit follows."""
-    found = answer
+    cleaned = answer
     for mark in _PUNCTUATION:
         beside = f"{mark} " in answer or f" {mark}" in answer or _NUMBER_COMMA.search(answer)
-        found = found.replace(mark, "" if beside else " ")
-    return _PERIOD.sub("", found)
+        cleaned = cleaned.replace(mark, "" if beside else " ")
+    return _PERIOD.sub("", cleaned)
 
 
 def normalise_words(answer: str) -> str:
@@ -176,19 +176,19 @@ def read_vqa(questions: Path, annotations: Path | None = None) -> list[Question]
         if not isinstance(answered, dict) or "annotations" not in answered:
             raise InputError(f'{annotations}: has no "annotations"; a VQA v2 annotations file was expected')
         given = {row.get("question_id"): row for row in cast("dict[str, Any]", answered)["annotations"]}
-    found: list[Question] = []
+    read: list[Question] = []
     for place, row in enumerate(cast("dict[str, Any]", loaded)["questions"]):
         where = f"{questions}, question {place}"
         id, image, text = (field_of(row, name, where) for name in ("question_id", "image_id", "question"))
         if annotations is None:
-            found.append(Question(str(id), image, text))
+            read.append(Question(str(id), image, text))
             continue
         if id not in given:
             raise InputError(f"{annotations}: has no answers to question {id} of {questions}; are both of one split?")
         said = field_of(given[id], "answers", f"{annotations}, question {id}")
         answers = tuple(str(field_of(one, "answer", f"{annotations}, question {id}")) for one in said)
-        found.append(Question(str(id), image, text, answers, type=str(given[id].get("answer_type", ""))))
-    return _some(found, questions)
+        read.append(Question(str(id), image, text, answers, type=str(given[id].get("answer_type", ""))))
+    return _some(read, questions)
 
 
 @reader
@@ -203,7 +203,7 @@ def read_gqa(path: Path, balanced: bool = False) -> list[Question]:
         return [_lxmert(row, path, place) for place, row in enumerate(cast("list[Any]", loaded))]
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: is no object of questions by id")
-    found: list[Question] = []
+    questions: list[Question] = []
     for id, row in cast("dict[str, Any]", loaded).items():
         where = f"{path}, question {id}"
         text, image = field_of(row, "question", where), field_of(row, "imageId", where)
@@ -213,8 +213,8 @@ def read_gqa(path: Path, balanced: bool = False) -> list[Question]:
         kind = cast("dict[str, Any]", row.get("types") or {}).get("structural", "")
         group = cast("dict[str, Any]", row.get("groups") or {}).get("global") or ""
         entailed = tuple(str(other) for other in row.get("entailed") or () if str(other) != id)
-        found.append(Question(id, image, text, scores=scores, type=str(kind), entailed=entailed, group=str(group)))
-    return _some(found, path)
+        questions.append(Question(id, image, text, scores=scores, type=str(kind), entailed=entailed, group=str(group)))
+    return _some(questions, path)
 
 
 def _lxmert(row: Any, path: Path, place: int) -> Question:
@@ -225,7 +225,7 @@ def _lxmert(row: Any, path: Path, place: int) -> Question:
     return Question(str(id), image, text, scores=scores, type=str(cast("dict[str, Any]", row).get("answer_type", "")))
 
 
-def _some(found: list[Question], path: Path) -> list[Question]:
-    if not found:
+def _some(questions: list[Question], path: Path) -> list[Question]:
+    if not questions:
         raise InputError(f"{path}: holds no question")
-    return found
+    return questions

@@ -82,14 +82,14 @@ class RegionFile(ABC):
             )
         called = f"{self.name}, image {self.ids[place]}"
         with guarded(called, self.name):
-            found = checked(self.read(place), called)
-        if len(found["features"]):  # an image without regions may not know more
-            form: dict[str, Any] = {name: tuple(getattr(value, "shape", ()))[1:] for name, value in found.items()}
+            regions = checked(self.read(place), called)
+        if len(regions["features"]):  # an image without regions may not know more
+            form: dict[str, Any] = {name: tuple(getattr(value, "shape", ()))[1:] for name, value in regions.items()}
             first = self._form = self._form or form
             differ = sorted(name for name in form.keys() | first.keys() if form.get(name) != first.get(name))
             if differ:
                 raise InputError(f"{called}: {', '.join(differ)}: other images have another width, or lack it")
-        return found
+        return regions
 
     @property
     def width(self) -> int:
@@ -140,26 +140,26 @@ def checked(regions: RegionSet, name: str) -> dict[str, Any]:
     """
     if isinstance(regions, _Checked):
         return _Checked(regions)
-    found: dict[str, Any] = {key: torch.as_tensor(value) for key, value in regions.items() if key != "size"}
-    features, boxes = found.get("features"), found.get("boxes")
+    tensors: dict[str, Any] = {key: torch.as_tensor(value) for key, value in regions.items() if key != "size"}
+    features, boxes = tensors.get("features"), tensors.get("boxes")
     if features is None or boxes is None:
         raise InputError(f"{name}: lacks features or boxes")
     if features.dim() != 2 or boxes.dim() != 2 or boxes.shape[1] != 4:
         shapes = f"{list(features.shape)} and {list(boxes.shape)}"
         raise InputError(f"{name}: features are [R, D] and boxes [R, 4], these are {shapes}")
     for key in _PER_REGION:
-        if key in found and len(found[key]) != len(features):
-            raise InputError(f"{name}: {len(features)} features and {len(found[key])} {key}")
-    found["features"], found["boxes"] = features.float(), boxes.float()
-    for key in found.keys() & {"objects", "attributes"}:
-        found[key] = found[key].long()
-    for key in found.keys() & {"classes", "confidence"}:
-        found[key] = found[key].float()
-    if not (found["features"].isfinite().all() and found["boxes"].isfinite().all()):
+        if key in tensors and len(tensors[key]) != len(features):
+            raise InputError(f"{name}: {len(features)} features and {len(tensors[key])} {key}")
+    tensors["features"], tensors["boxes"] = features.float(), boxes.float()
+    for key in tensors.keys() & {"objects", "attributes"}:
+        tensors[key] = tensors[key].long()
+    for key in tensors.keys() & {"classes", "confidence"}:
+        tensors[key] = tensors[key].float()
+    if not (tensors["features"].isfinite().all() and tensors["boxes"].isfinite().all()):
         raise InputError(f"{name}: features or boxes are not finite numbers")
-    if bool((found["boxes"] < 0).any() | (found["boxes"] > 1).any()):
+    if bool((tensors["boxes"] < 0).any() | (tensors["boxes"] > 1).any()):
         raise InputError(f"{name}: boxes are x1, y1, x2, y2 in fractions of the image: divide by its width and height")
-    return _Checked(found | ({"size": regions["size"]} if "size" in regions else {}))
+    return _Checked(tensors | ({"size": regions["size"]} if "size" in regions else {}))
 
 
 def in_fractions(boxes: Tensor, width: int | float, height: int | float) -> Tensor:

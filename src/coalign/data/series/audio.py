@@ -38,20 +38,20 @@ def read_sound(path: Path, rate: int = RATE) -> Float[Tensor, " n"]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    wave, found = _by_soundfile(path) if path.suffix.lower() in _SOUND_SUFFIXES else _by_av(path)
-    return resampled(wave, found, rate)
+    wave, own_rate = _by_soundfile(path) if path.suffix.lower() in _SOUND_SUFFIXES else _by_av(path)
+    return resampled(wave, own_rate, rate)
 
 
-def resampled(wave: Float[Tensor, " n"], found: int, rate: int) -> Float[Tensor, " m"]:
+def resampled(wave: Float[Tensor, " n"], own_rate: int, rate: int) -> Float[Tensor, " m"]:
     """The samples at another rate, with what is too high for it taken out (polyphase, Kaiser window)."""
-    if found == rate:
+    if own_rate == rate:
         return wave
     from scipy.signal import resample_poly
 
-    if not LEAST_RATE <= found <= MOST_RATE:
-        raise InputError(f"a sound of {found} samples a second is not read; {LEAST_RATE} to {MOST_RATE} are")
-    shared = math.gcd(found, rate)
-    made: Any = resample_poly(wave.numpy(), rate // shared, found // shared)
+    if not LEAST_RATE <= own_rate <= MOST_RATE:
+        raise InputError(f"a sound of {own_rate} samples a second is not read; {LEAST_RATE} to {MOST_RATE} are")
+    shared = math.gcd(own_rate, rate)
+    made: Any = resample_poly(wave.numpy(), rate // shared, own_rate // shared)
     return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32))
 
 

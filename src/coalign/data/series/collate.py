@@ -87,11 +87,11 @@ class Collate:
         places: dict[str, Tensor] = {}
         layouts: dict[tuple[int, ...], Layout] = {}
         for wanted, width in self.spec.streams.widths.items():
-            found = [self._rows(item, wanted, width) for item in items]
-            lengths = tuple(len(rows) for rows, _ in found)
+            stream_rows = [self._rows(item, wanted, width) for item in items]
+            lengths = tuple(len(rows) for rows, _ in stream_rows)
             layout = layouts.setdefault(lengths, Layout.of(lengths))  # one for all streams that keep step
-            streams[wanted] = Packed(torch.cat([rows for rows, _ in found]), layout)
-            places[wanted] = torch.cat([place for _, place in found])
+            streams[wanted] = Packed(torch.cat([rows for rows, _ in stream_rows]), layout)
+            places[wanted] = torch.cat([place for _, place in stream_rows])
         text = None
         if self.spec.text is not None:
             text = encode_words(self.tokenizer, [item.words for item in items], self.spec)

@@ -83,7 +83,7 @@ def read_csd(
     label, words = _read(files.pop("labels")), _read(files.pop("words"))
     sequences = {name: _read(path) for name, path in files.items()}
     assign, note = _splits(folder, list(label.data))
-    found: dict[str, list[Utterance]] = {"train": [], "valid": [], "test": []}
+    splits: dict[str, list[Utterance]] = {"train": [], "valid": [], "test": []}
     for video, (values, intervals) in label.data.items():
         if video not in words.data or video not in assign:
             continue
@@ -104,10 +104,10 @@ def read_csd(
                 raise InputError(f"{label.path}: labels have {len(answer)} columns; emotions need 7 (CMU-MOSEI)")
             answer = (answer[1:] > 0).long() if labels == "emotions" else answer[:1]
             chosen = tuple(spoken[k] for k in overlap)
-            found[assign[video]].append(Utterance(f"{video}[{i}]", rows, answer, chosen, places))
+            splits[assign[video]].append(Utterance(f"{video}[{i}]", rows, answer, chosen, places))
     names = EMOTIONS if labels == "emotions" else ("sentiment",)
     notes = (note,) if note else ()
-    return cleaned(SeriesData(folder.name, found, "emotions" if labels == "emotions" else "regression", names, notes))
+    return cleaned(SeriesData(folder.name, splits, "emotions" if labels == "emotions" else "regression", names, notes))
 
 
 def _utterance_rows(

@@ -66,7 +66,7 @@ def _read_arrays(
     """MulT's and MMSA's: whole arrays [N, L, D] a stream."""
     raw = {split: np.asarray(labels_of(part), dtype=np.float64) for split, part in splits.items()}
     task, names, convert = _labels(path, raw)
-    found: dict[str, list[Utterance]] = {}
+    by_split: dict[str, list[Utterance]] = {}
     for split, part in splits.items():
         arrays = {name: _stream(path, split, part, name) for name in _STREAMS if name in part}
         if len(arrays) < 2:
@@ -76,13 +76,13 @@ def _read_arrays(
             if len(array) != len(labels):
                 raise InputError(f"{path}: {split!r} has {len(array)} items in {name!r} and {len(labels)} labels")
         ids, texts = part.get("id"), part.get("raw_text")
-        items = found.setdefault(split, [])
+        items = by_split.setdefault(split, [])
         for i in range(len(labels)):
             rows = {name: torch.from_numpy(np.array(array[i], dtype=np.float32)) for name, array in arrays.items()}
             words = () if texts is None else tuple(_string(texts[i]).split())
             kept = _cut(rows, part, i, padding)
             items.append(Utterance(_id(ids, i, split), kept, labels[i], words))
-    return cleaned(SeriesData(path.stem, found, task, names))
+    return cleaned(SeriesData(path.stem, by_split, task, names))
 
 
 def _cut(rows: dict[str, Tensor], part: Mapping[str, Any], i: int, padding: Padding) -> dict[str, Tensor]:
@@ -165,9 +165,9 @@ def _id(ids: Any, i: int, split: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ lists (MAG)
 def _read_mag(path: Path, splits: Mapping[str, Sequence[Any]]) -> SeriesData:
-    found: dict[str, list[Utterance]] = {}
+    by_split: dict[str, list[Utterance]] = {}
     for split, examples in splits.items():
-        items = found.setdefault(split, [])
+        items = by_split.setdefault(split, [])
         for i, example in enumerate(examples):
             try:
                 (words, visual, acoustic), label, segment = example
@@ -189,7 +189,7 @@ def _read_mag(path: Path, splits: Mapping[str, Sequence[Any]]) -> SeriesData:
             if not len(score):
                 raise InputError(f"{path}: item {i} of {split!r} has no label")
             items.append(Utterance(_string(segment), rows, score, spoken, _word_by_word(rows)))
-    return cleaned(SeriesData(path.stem, found))
+    return cleaned(SeriesData(path.stem, by_split))
 
 
 def _word_by_word(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -210,11 +210,11 @@ def read_ur_funny(folder: Path) -> SeriesData:
     audio, vision = _part(folder, "covarep_features_sdk"), _part(folder, "openface_features_sdk")
     vectors = _part(folder, "word_embedding_list", optional=True)
     numbers = _part(folder, "word_embedding_indexes_sdk", optional=True) or language
-    found: dict[str, list[Utterance]] = {}
+    splits: dict[str, list[Utterance]] = {}
     for fold, ids in _items(folds):
-        items = found.setdefault(SPLITS.get(str(fold), str(fold)), [])
+        items = splits.setdefault(SPLITS.get(str(fold), str(fold)), [])
         items += _punchlines(folder, ids, labels, language, audio, vision, vectors, numbers)
-    return cleaned(SeriesData(folder.name, found, "classes", ("not humorous", "humorous")))
+    return cleaned(SeriesData(folder.name, splits, "classes", ("not humorous", "humorous")))
 
 
 def _punchlines(folder: Path, ids: Any, *parts: Any) -> Iterator[Utterance]:

@@ -71,11 +71,11 @@ class SeriesData:
 
     def split(self, name: str) -> Sequence[Utterance]:
         """A split by any of its usual names. Errors: `InputError` that lists those there are."""
-        found = self.splits.get(SPLITS.get(name, name))
-        if not found:
+        utterances = self.splits.get(SPLITS.get(name, name))
+        if not utterances:
             there = ", ".join(split for split, items in self.splits.items() if items) or "none"
             raise InputError(f"{self.name}: has no split {name!r} with utterances in it; there are: {there}")
-        return found
+        return utterances
 
 
 def finite(rows: Tensor) -> tuple[Tensor, int]:

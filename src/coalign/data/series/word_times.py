@@ -39,12 +39,12 @@ def read_word_times(path: Path) -> TimedWords:
     kind = path.suffix.lower()
     if kind not in _READERS:
         raise InputError(f"{path}: word times come as {', '.join(SUFFIXES)}")
-    found = sorted(_READERS[kind](path), key=lambda entry: entry[1:])
-    for word, start, end in found:
+    entries = sorted(_READERS[kind](path), key=lambda entry: entry[1:])
+    for word, start, end in entries:
         if not 0 <= start <= end < math.inf:
             raise InputError(f"{path}: {word!r} lasts from {start} to {end} seconds")
-    times = torch.tensor([entry[1:] for entry in found], dtype=torch.float64).reshape(-1, 2)
-    return tuple(word for word, _, _ in found), times
+    times = torch.tensor([entry[1:] for entry in entries], dtype=torch.float64).reshape(-1, 2)
+    return tuple(word for word, _, _ in entries), times
 
 
 def uniform_times(words: tuple[str, ...], begin: float, end: float) -> TimedWords:

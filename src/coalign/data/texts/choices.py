@@ -80,9 +80,9 @@ def read_choices(
     problems: list[Problem] = []
     for row in rows:
         where = Where(name, row.number)
-        found = row.broken or _wrong(row, columns, need_labels)
-        if found:
-            problems.append(Problem(where, found))
+        problem = row.broken or _wrong(row, columns, need_labels)
+        if problem:
+            problems.append(Problem(where, problem))
             continue
         kept.append(_choice(row, columns, where))
     if not kept:
@@ -110,9 +110,9 @@ def _columns(names: Sequence[str], name: str) -> _Columns:
 
 def _numbered(names: Sequence[str]) -> tuple[str, ...]:
     for stem in ("ending", "choice", "option", "answer"):
-        found = {int(m[1]): name for name in names if (m := re.fullmatch(rf"{stem}_?(\d+)", name, re.IGNORECASE))}
-        if len(found) >= 2:
-            return tuple(found[number] for number in sorted(found))
+        columns = {int(m[1]): name for name in names if (m := re.fullmatch(rf"{stem}_?(\d+)", name, re.IGNORECASE))}
+        if len(columns) >= 2:
+            return tuple(columns[number] for number in sorted(columns))
     return ()
 
 

@@ -91,8 +91,8 @@ def read_conll(
 
 def tag_names(sentences: Iterable[TaggedSentence]) -> tuple[str, ...]:
     """All tags, "O" first, then in the order of their letters: a tag's class is its place."""
-    found = {tag for sentence in sentences for tag in sentence.tags or ()}
-    return tuple(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
+    tags = {tag for sentence in sentences for tag in sentence.tags or ()}
+    return tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag)))
 
 
 # ------------------------------------------------------------------------------------------------------------ spans
@@ -110,21 +110,21 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     A span ends before "O", before another type, before B, S and U, and after E, L, S and U; any tag that continues
     nothing begins one.
     """
-    found: list[tuple[str, int, int]] = []
+    spans: list[tuple[str, int, int]] = []
     kind, begin = "", 0
     for place, tag in enumerate([*tags, OUTSIDE]):
         prefix, _, here = tag.partition("-")
         if tag == OUTSIDE:
             prefix, here = OUTSIDE, ""
         if kind and (here != kind or prefix in "BSU"):
-            found.append((kind, begin, place))
+            spans.append((kind, begin, place))
             kind = ""
         if here and not kind:
             kind, begin = here, place
         if kind and prefix in "ELSU":
-            found.append((kind, begin, place + 1))
+            spans.append((kind, begin, place + 1))
             kind = ""
-    return found
+    return spans
 
 
 def to_scheme(tags: Sequence[str], scheme: Scheme) -> list[str]:

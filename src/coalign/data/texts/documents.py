@@ -45,15 +45,15 @@ class Documents:
     def fingerprint(self, first: int = 256) -> Fingerprint:
         """A digest of the `first` documents and the bytes of the file, or of a folder's files of text (a run may lie in
         the same folder, and grows)."""
-        path, found = Path(self.name), {"content": digest(list(islice(iter(self), first)))}
+        path, facts = Path(self.name), {"content": digest(list(islice(iter(self), first)))}
         if not path.exists():
-            return found
+            return facts
         files = (
             [path]
             if path.is_file()
             else [file for file in path.rglob("*") if file.suffix in (".txt", ".arrow") and file.is_file()]
         )
-        return {**found, "bytes": sum(file.stat().st_size for file in files)}
+        return {**facts, "bytes": sum(file.stat().st_size for file in files)}
 
 
 @reader

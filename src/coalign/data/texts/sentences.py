@@ -17,12 +17,12 @@ def split_sentences(text: str, *, lines: bool = False) -> list[str]:
     A sentence ends in . ! or ? before a blank and a capital letter or number, unless an initial or a common
     abbreviation stands there ("J. Smith", "Dr. Who", "U.S. Army").
     """
-    found: list[str] = []
+    sentences: list[str] = []
     for line in text.splitlines():
         begin = 0
         for end in () if lines else _END.finditer(line):
             if not _NO_END.search(line, max(0, end.start() - 20), end.end()):
-                found.append(line[begin : end.end()].strip())
+                sentences.append(line[begin : end.end()].strip())
                 begin = end.end()
-        found.append(line[begin:].strip())
-    return [sentence for sentence in found if sentence]
+        sentences.append(line[begin:].strip())
+    return [sentence for sentence in sentences if sentence]

@@ -132,9 +132,9 @@ def _misplaced(text: str, begin: object, context: str) -> str:
         return f"answer_start is {begin!r}, not a number"
     if not text.strip() or not 0 <= begin <= len(context) - len(text):
         return f"the answer {text!r} at {begin} is not in the paragraph of {len(context)} letters"
-    found = context[begin : begin + len(text)]
-    if found.split() != text.split():
-        return f"the answer is {text!r}, the paragraph has {found!r} at {begin}"
+    there = context[begin : begin + len(text)]
+    if there.split() != text.split():
+        return f"the answer is {text!r}, the paragraph has {there!r} at {begin}"
     return ""
 
 

@@ -100,16 +100,16 @@ def read_texts(
     problems: list[Problem] = []
     for row in rows:
         where = Where(name, row.number)
-        found = row.broken or _missing(row.fields, [*chosen, *([label] if label and need_labels else [])])
-        parts = () if found else tuple(" ".join(clean_texts([as_text(row.fields[column])])) for column in chosen)
-        if not found and not all(parts):
-            found = f"{chosen[parts.index('')]!r} is empty"
+        problem = row.broken or _missing(row.fields, [*chosen, *([label] if label and need_labels else [])])
+        parts = () if problem else tuple(" ".join(clean_texts([as_text(row.fields[column])])) for column in chosen)
+        if not problem and not all(parts):
+            problem = f"{chosen[parts.index('')]!r} is empty"
         value = None if label is None else as_text(row.fields.get(label)).strip()
         value = None if value in NO_LABEL else value
-        if not found and need_labels and value is None:
-            found = f"{label!r} has no label"
-        if found:
-            problems.append(Problem(where, found))
+        if not problem and need_labels and value is None:
+            problem = f"{label!r} has no label"
+        if problem:
+            problems.append(Problem(where, problem))
             continue
         identity = as_text(row.fields.get(key)) if key else ""
         kept.append(TextRow(parts, value, where, identity or str(row.number)))
@@ -134,13 +134,13 @@ def label_names(rows: Iterable[TextRow]) -> tuple[str, ...]:
     Raises:
         InputError: There are fewer than two, so that nothing can be learned.
     """
-    found = {row.label for row in rows if row.label is not None}
-    if len(found) < 2:
-        raise InputError(f"a classifier needs at least two labels, the data has {', '.join(sorted(found)) or 'none'}")
+    labels = {row.label for row in rows if row.label is not None}
+    if len(labels) < 2:
+        raise InputError(f"a classifier needs at least two labels, the data has {', '.join(sorted(labels)) or 'none'}")
     try:
-        return tuple(sorted(found, key=float))
+        return tuple(sorted(labels, key=float))
     except ValueError:
-        return tuple(sorted(found))
+        return tuple(sorted(labels))
 
 
 def class_of(label: str, names: Sequence[str], where: Where) -> int:
@@ -229,10 +229,10 @@ def _label_column(
     if wanted is not None:
         return column(names, wanted, name)
     plain = {one.lower(): one for one in names if one not in texts}
-    found = next((plain[one.lower()] for one in LABEL_COLUMNS if one.lower() in plain), None)
-    if found is None and needed:
+    known = next((plain[one.lower()] for one in LABEL_COLUMNS if one.lower() in plain), None)
+    if known is None and needed:
         raise InputError(f"{name}: no column is recognised as the label; {there_are(names)}; name it (--label-column)")
-    return found
+    return known
 
 
 def _is_cola(path: Path, names: Sequence[str]) -> bool:

@@ -59,18 +59,18 @@ def subject_tags(lead: Lead) -> list[tuple[str, str]]:
 
 
 # -------------------------------------------------------------------------------------------------------- questions
-def questions(found: Sequence[Lead], seed: int = 0) -> dict[str, Any]:
+def questions(leads: Sequence[Lead], seed: int = 0) -> dict[str, Any]:
     """The SQuAD 2.0 document of some leads."""
     rng = random.Random(seed)
     data: list[dict[str, Any]] = []
-    for number, lead in enumerate(found):
+    for number, lead in enumerate(leads):
         name = re.sub(r" \(.*\)$", "", lead.title)
         questions = _answered(lead, name)
         entries = [
             _entry(f"{number}-{n}", question, lead.text, span) for n, (question, span) in enumerate(questions.items())
         ]
         if entries and rng.random() < len(entries) / 2:
-            entries.append(_entry(f"{number}-none", _unanswered(lead, name, questions, found, rng), lead.text, None))
+            entries.append(_entry(f"{number}-none", _unanswered(lead, name, questions, leads, rng), lead.text, None))
         if entries:
             data.append({"title": lead.title, "paragraphs": [{"context": lead.text, "qas": entries}]})
     return {"version": "v2.0", "data": data}
@@ -81,12 +81,12 @@ def _answered(lead: Lead, name: str) -> dict[str, tuple[int, int]]:
     person = lead.topic == "People"
     questions: dict[str, tuple[int, int]] = {}
     first = next(iter(split_sentences(lead.text)), "")
-    found = _IS.search(first)
-    if found is not None:
-        end = _PHRASE_END.search(first, found.end())
+    match = _IS.search(first)
+    if match is not None:
+        end = _PHRASE_END.search(first, match.end())
         stop = len(first.rstrip(".")) if end is None else end.start()
-        if 3 <= stop - found.end() <= 80:
-            questions[f"{'Who' if person else 'What'} is {name}?"] = (found.end(), stop)
+        if 3 <= stop - match.end() <= 80:
+            questions[f"{'Who' if person else 'What'} is {name}?"] = (match.end(), stop)
     for question, pattern in ((f"When was {name} born?", _BORN), (f"When did {name} die?", _DIED)):
         date = pattern.search(lead.text)
         if person and date is not None:
@@ -96,13 +96,13 @@ def _answered(lead: Lead, name: str) -> dict[str, tuple[int, int]]:
 
 
 def _unanswered(
-    lead: Lead, name: str, questions: dict[str, tuple[int, int]], found: Sequence[Lead], rng: random.Random
+    lead: Lead, name: str, questions: dict[str, tuple[int, int]], leads: Sequence[Lead], rng: random.Random
 ) -> str:
     """A question that the lead does not answer: a date that it lacks, or what something else is."""
     lacking = [q for q in (f"When was {name} born?", f"When did {name} die?") if q not in questions]
-    other = found[rng.randrange(len(found))]
+    other = leads[rng.randrange(len(leads))]
     while other.title in lead.text:
-        other = found[rng.randrange(len(found))]
+        other = leads[rng.randrange(len(leads))]
     if lead.topic == "People" and lacking and rng.random() < 0.5:
         return rng.choice(lacking)
     return f"{'Who' if other.topic == 'People' else 'What'} is {re.sub(r' [(].*[)]$', '', other.title)}?"
@@ -114,10 +114,10 @@ def _entry(id: str, question: str, text: str, span: tuple[int, int] | None) -> d
 
 
 # ---------------------------------------------------------------------------------------------------------- choices
-def descriptions(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str | int]]:
+def descriptions(leads: Sequence[Lead], seed: int = 0) -> list[dict[str, str | int]]:
     """Rows of `context`, `ending0`, `ending1` and `label`, one a lead that has a description."""
     rng = random.Random(seed)
-    described = [lead for lead in found if lead.description]
+    described = [lead for lead in leads if lead.description]
     own = [lead.description for lead in described]
     rows: list[dict[str, str | int]] = []
     for lead in described if len(set(own)) > 1 else ():
@@ -130,24 +130,24 @@ def descriptions(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str | i
     return rows
 
 
-def statements(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str]]:
+def statements(leads: Sequence[Lead], seed: int = 0) -> list[dict[str, str]]:
     """Rows of `premise`, `hypothesis` and `label`, one a lead that has a description."""
     rng = random.Random(seed)
     rows: list[dict[str, str]] = []
-    for choice in descriptions(found, seed):
+    for choice in descriptions(leads, seed):
         shown = rng.randrange(2)
         label = "own" if shown == choice["label"] else "other"
         rows.append({"premise": str(choice["context"]), "hypothesis": str(choice[f"ending{shown}"]), "label": label})
     return rows
 
 
-def alike(found: Sequence[Lead], seed: int = 0) -> list[dict[str, str]]:
+def alike(leads: Sequence[Lead], seed: int = 0) -> list[dict[str, str]]:
     """Rows of `sentence1`, `sentence2` and `label`, one a lead that has a topic and a description.
 
     Either label has the same topics in the first text, and nearly so in the second: one alone says next to nothing.
     """
     rng = random.Random(seed)
-    known = [(lead.topic, lead.description) for lead in found if lead.topic and lead.description]
+    known = [(lead.topic, lead.description) for lead in leads if lead.topic and lead.description]
     by_topic = {topic: [pair for pair in known if pair[0] == topic] for topic, _ in known}
     rows: list[dict[str, str]] = []
     for topic, text in known if len(by_topic) > 1 else ():

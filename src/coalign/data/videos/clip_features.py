@@ -112,12 +112,12 @@ class ClipFeatures:
         waiting: list[Tensor] = []
         held = 0
         for name in self.names:
-            found = read_features(self.folder / f"{name}{SUFFIX}")[0].float()
-            if held and held + len(found) > rows:
+            features = read_features(self.folder / f"{name}{SUFFIX}")[0].float()
+            if held and held + len(features) > rows:
                 yield torch.cat(waiting)
                 waiting, held = [], 0
-            waiting.append(found)
-            held += len(found)
+            waiting.append(features)
+            held += len(features)
         yield torch.cat(waiting)
 
 

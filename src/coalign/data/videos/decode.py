@@ -59,12 +59,12 @@ def find_videos(folder: VideoLike) -> list[Path]:
     Raises:
         InputError: A link leads out of the folder.
     """
-    found = sorted(
+    videos = sorted(
         path
         for path in Path(folder).rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-    return inside(folder, found)
+    return inside(folder, videos)
 
 
 @reader
@@ -268,11 +268,11 @@ class _File:
             except (import_av().error.FFmpegError, OSError):
                 self._rewind()
                 break
-            found = self.frames()
-            first = next(found, None)
+            frames = self.frames()
+            first = next(frames, None)
             if first is not None and first[0] <= time + _ROUNDING:
                 yield first
-                yield from found
+                yield from frames
                 return
             if target <= self.begin or back >= _MAX_BACK:
                 self._rewind()
@@ -308,9 +308,9 @@ class _File:
     def last(self, short_side: int | None = None) -> Any:
         """The last picture that can be decoded."""
         for start in (max((self.duration() or 0.0) - 1, 0.0), 0.0):
-            found = deque(self.from_time(start), maxlen=1)
-            if found:
-                return self.picture(found[0][1], short_side)
+            frames = deque(self.from_time(start), maxlen=1)
+            if frames:
+                return self.picture(frames[0][1], short_side)
         raise BadSample("no picture of the video can be decoded", self.name)
 
     # ------------------------------------------------------------------------------------------------------ pictures

@@ -90,14 +90,14 @@ def table_rows(path: Path, needed: Mapping[str, Sequence[str]]) -> list[tuple[in
     reader = csv.DictReader(text_of(path).splitlines())
     columns = {name.strip(): name for name in reader.fieldnames or ()}
     chosen = {name: next((other for other in names if other in columns), None) for name, names in needed.items()}
-    for name, found in chosen.items():
-        if found is None:
+    for name, column in chosen.items():
+        if column is None:
             raise InputError(f"{path}: no column {' or '.join(needed[name])}; it has {', '.join(columns) or 'none'}")
     return [
         (
             reader.line_num,
             {key.strip(): value or "" for key, value in row.items() if key and isinstance(value, str)}
-            | {name: row[columns[str(found)]] or "" for name, found in chosen.items()},
+            | {name: row[columns[str(column)]] or "" for name, column in chosen.items()},
         )
         for row in reader
     ]

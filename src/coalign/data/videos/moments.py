@@ -75,14 +75,14 @@ def read_action_labels(path: Path, names: Sequence[str] = ()) -> ActionLabels:
 
 def verb_labels(narrated: Mapping[str, Sequence[Narration]], verbs: Sequence[str]) -> ActionLabels:
     """The verb that is said, as what is done meanwhile: of each sentence the first word that is one of `verbs`."""
-    found: list[tuple[str, float, float, int]] = []
+    spans: list[tuple[str, float, float, int]] = []
     for video, narrations in narrated.items():
         for narration in narrations:
             words = [word.strip(".,;:!?").lower() for word in narration.text.split()]
             verb = next((word for word in words if word in verbs), None)
             if verb is not None:
-                found.append((video, narration.start, narration.end, verbs.index(verb)))
-    return _by_video(tuple(verbs), found)
+                spans.append((video, narration.start, narration.end, verbs.index(verb)))
+    return _by_video(tuple(verbs), spans)
 
 
 def _by_video(names: tuple[str, ...], rows: Sequence[tuple[str, float, float, int]]) -> ActionLabels:
@@ -110,7 +110,7 @@ class Moments:
         most = needed(self.spec.regions, "regions").most or 36
         clips: list[Tensor] = []
         labels: list[Tensor] = []
-        found: list[dict[str, Any]] = []
+        moments: list[dict[str, Any]] = []
         for item in items:
             start, end = max(item.narration.start - self.around, 0.0), item.narration.end + self.around
             rows, times = self.features.read(item.video)
@@ -121,14 +121,14 @@ class Moments:
             clips.append(rows[first:last].float())
             if self.labels is not None:
                 labels.append(self.labels.of(item.video, times[first:last]))
-            found.append(self.regions.within(item.video, start, end, most))
+            moments.append(self.regions.within(item.video, start, end, most))
         texts = [item.narration.text for item in items]
-        optional = {name: torch.cat([one[name] for one in found]) for name in ("classes",) if name in found[0]}
+        optional = {name: torch.cat([one[name] for one in moments]) for name in ("classes",) if name in moments[0]}
         return Batch(
             text=self.tokenizer.encode_for(texts, self.spec),
             regions=Regions(
-                Packed.from_items([one["features"].float() for one in found]),
-                torch.cat([one["boxes"] for one in found]).float(),
+                Packed.from_items([one["features"].float() for one in moments]),
+                torch.cat([one["boxes"] for one in moments]).float(),
                 **optional,
             ),
             video=Video(features=Packed.from_items(clips)),

@@ -46,8 +46,8 @@ class NarratedVideo:
         Raises:
             BadSample: The subtitles cannot be read.
         """
-        found = self.given if self.subtitles is None else _read(self.subtitles)
-        return found if self.duration is None else tuple(n for n in found if n.start < (self.duration or 0))
+        narrations = self.given if self.subtitles is None else _read(self.subtitles)
+        return narrations if self.duration is None else tuple(n for n in narrations if n.start < (self.duration or 0))
 
 
 @lru_cache(_CACHED)
@@ -201,8 +201,8 @@ def bag_of(narrations: Sequence[Narration], number: int, size: int) -> list[int]
         before = narrations[last].end - narrations[first - 1].start if first > 0 else float("inf")
         after = narrations[last + 1].end - narrations[first].start if last + 1 < len(narrations) else float("inf")
         first, last = (first - 1, last) if before < after else (first, last + 1)
-    found = list(range(first, last + 1))
-    return found + [len(narrations) - 1] * (size - len(found))
+    bag = list(range(first, last + 1))
+    return bag + [len(narrations) - 1] * (size - len(bag))
 
 
 def clip_start(narration: Narration, seconds: float | int, generator: torch.Generator | None = None) -> float:

@@ -58,6 +58,6 @@ class VideoRegions:
         chosen = times[first:last]
         chosen = [chosen[place * len(chosen) // most] for place in range(most)] if len(chosen) > most else chosen
         each = max(most // len(chosen), 1)
-        found = [self.file[f"{video}/{time:07d}"] for time in chosen]
-        parts = [name for name in ("features", "boxes", "classes", "attributes", "confidence") if name in found[0]]
-        return {name: torch.cat([torch.as_tensor(one[name])[:each] for one in found]) for name in parts}
+        regions = [self.file[f"{video}/{time:07d}"] for time in chosen]
+        parts = [name for name in ("features", "boxes", "classes", "attributes", "confidence") if name in regions[0]]
+        return {name: torch.cat([torch.as_tensor(one[name])[:each] for one in regions]) for name in parts}

@@ -41,11 +41,11 @@ def sentences(said: Mapping[str, Sequence[Narration]]) -> list[Segment]:
 
 def windows_of(features: ClipFeatures, length: int) -> list[Segment]:
     """Each video cut into so many clips in a row; a last one of a single clip is left out, unless it is all."""
-    found: list[Segment] = []
+    segments: list[Segment] = []
     for name in features.names:
         count = features.count(name)
-        found += [Segment(name, first=at) for at in range(0, count, length) if count - at > 1 or (at == 0 and count)]
-    return found
+        segments += [Segment(name, first=at) for at in range(0, count, length) if count - at > 1 or (at == 0 and count)]
+    return segments
 
 
 @dataclass(frozen=True)

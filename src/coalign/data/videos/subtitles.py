@@ -54,12 +54,12 @@ def read_subtitles(path: str | Path, *, keep_sounds: bool = False) -> list[Narra
     text, suffix = _text_of(path), path.suffix.lower()
     try:
         if suffix in (".srt", ".vtt"):
-            found = _rolled_up(_cues(text))
+            narrations = _rolled_up(_cues(text))
         elif suffix == ".csv":
-            found = _rows(text)
+            narrations = _rows(text)
         else:
-            found = _of_json(json.loads(text))
-        return _tidy(found, keep_sounds)  # the forms are read as they are asked for
+            narrations = _of_json(json.loads(text))
+        return _tidy(narrations, keep_sounds)  # the forms are read as they are asked for
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise BadSample(f"not subtitles that can be read ({reason})", str(path)) from error
@@ -102,9 +102,9 @@ def subtitles_beside(video: str | Path, folder: str | Path | None = None) -> Pat
         if plain.is_file():
             return kept.checked(plain)
         stem = re.sub(r"([*?\[])", r"[\1]", video.stem)
-        for found in sorted(place.glob(f"{stem}.*{suffix}")):
-            if re.fullmatch(r"\.[A-Za-z0-9_-]{2,12}", found.name[len(video.stem) : -len(suffix)]):  # a language
-                return kept.checked(found)
+        for file in sorted(place.glob(f"{stem}.*{suffix}")):
+            if re.fullmatch(r"\.[A-Za-z0-9_-]{2,12}", file.name[len(video.stem) : -len(suffix)]):  # a language
+                return kept.checked(file)
     return None
 
 
@@ -112,7 +112,7 @@ def subtitles_beside(video: str | Path, folder: str | Path | None = None) -> Pat
 def _cues(text: str) -> Iterable[Narration]:
     """SubRip and WebVTT: a line of times, then lines of text up to an empty one."""
     lines = text.splitlines()
-    found = 0
+    count = 0
     for number, line in enumerate(lines):
         if "-->" not in line:
             continue
@@ -126,9 +126,9 @@ def _cues(text: str) -> Iterable[Narration]:
             body.append(following)
         if body and number + 1 + len(body) < len(lines) and "-->" in lines[number + 1 + len(body)]:
             body.pop()  # the next cue's number, where no empty line stands before it
-        found += 1
+        count += 1
         yield Narration(_seconds(match.groups()[:4]), _seconds(match.groups()[4:]), "\n".join(body))
-    if not found and any(line.strip() and not line.startswith(("WEBVTT", "NOTE", "Kind:")) for line in lines):
+    if not count and any(line.strip() and not line.startswith(("WEBVTT", "NOTE", "Kind:")) for line in lines):
         raise ValueError("no line like 00:00:01,000 --> 00:00:02,500 in it")
 
 
@@ -199,9 +199,9 @@ def _json3(events: Any) -> Iterable[Narration]:
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
-def _tidy(found: Iterable[Narration], keep_sounds: bool) -> list[Narration]:
+def _tidy(narrations: Iterable[Narration], keep_sounds: bool) -> list[Narration]:
     tidy: list[Narration] = []
-    for number, n in enumerate(found):
+    for number, n in enumerate(narrations):
         if not (math.isfinite(n.start) and math.isfinite(n.end)):
             raise ValueError(f"caption {number}: from {n.start} to {n.end} is no stretch of time")
         start = max(n.start, 0.0)

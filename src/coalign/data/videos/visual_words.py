@@ -76,8 +76,8 @@ class VisualWordBook:
             name, number = features.owner(row)
             start, end = features.read(name)[1][number].tolist()
             examples.setdefault(word, []).append(Example(name, start, end, distance))
-        found = {word: int(counts[word]) for word in counts.nonzero().squeeze(1).tolist()}
-        return cls(tuple(tree), found, examples, dict(about or {}))
+        occurring = {word: int(counts[word]) for word in counts.nonzero().squeeze(1).tolist()}
+        return cls(tuple(tree), occurring, examples, dict(about or {}))
 
     def save(self, folder: str | Path) -> None:
         """Writes the folder's two files."""

@@ -156,8 +156,8 @@ class Tokenizer:
         return token
 
     def _special_or_none(self, role: str) -> int | None:
-        found = (self._inner.token_to_id(name) for name in _SPECIAL[role])
-        return next((token for token in found if token is not None), None)
+        ids = (self._inner.token_to_id(name) for name in _SPECIAL[role])
+        return next((token for token in ids if token is not None), None)
 
     @property
     def is_byte_pairs(self) -> bool:

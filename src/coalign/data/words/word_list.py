@@ -77,8 +77,8 @@ class WordList(Tokenizer):
 
     def words(self, text: str) -> list[str]:
         """The words of a text that the list has, in order."""
-        found = re.findall(WORD, text.lower() if self._lowercase else text)
-        return [word for word in found if word in self._ids]
+        words = re.findall(WORD, text.lower() if self._lowercase else text)
+        return [word for word in words if word in self._ids]
 
     def pieces(self, text: str) -> list[str]:
         return self.words(text)

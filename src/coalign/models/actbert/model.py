@@ -171,8 +171,8 @@ class ActBert(Aligning, Model):
         """The detector's class probabilities [T, region_targets]."""
         targets = self.config.region_targets
         if regions.classes is None or regions.classes.shape[1] != targets:
-            found = "none" if regions.classes is None else regions.classes.shape[1]
-            raise InputError(f"each region needs {targets} class probabilities (Regions.classes), there are {found}")
+            classes = "none" if regions.classes is None else regions.classes.shape[1]
+            raise InputError(f"each region needs {targets} class probabilities (Regions.classes), there are {classes}")
         return regions.classes
 
     @torch.no_grad()

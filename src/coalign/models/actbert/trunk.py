@@ -112,7 +112,7 @@ class TangledLayer(nn.Module):
     ) -> None:
         """Adds to the keys and values of text and regions what the actions, which ask by `query`, find in the other."""
         actions = seen["actions"]
-        found = {
+        guided = {
             stream: self.attend(query, key[stream], value[stream], Mask.between(actions, seen[stream]))
             for stream in ("regions", "text")
         }
@@ -120,8 +120,8 @@ class TangledLayer(nn.Module):
         for stream, source, length in zip(("text", "regions"), ("regions", "text"), lengths, strict=True):
             rows = stretched_rows(actions.layout, seen[stream].layout, length)
             guide = self.guide_value[stream if stream in self.guide_value else "regions"]
-            key[stream] = key[stream] + self.guide_key[stream](found[source])[rows]
-            value[stream] = value[stream] + guide(found[source])[rows]
+            key[stream] = key[stream] + self.guide_key[stream](guided[source])[rows]
+            value[stream] = value[stream] + guide(guided[source])[rows]
 
     def attend_all(
         self,
@@ -145,8 +145,10 @@ class TangledLayer(nn.Module):
             return Packed.concat(both(parts), actions.with_values(parts["actions"]))
 
         pair, rows = both(query).layout, joined(query)
-        found = rows.with_values(self.attend(rows.values, joined(key).values, joined(value).values, Mask.within(rows)))
-        before, last = found.split(pair, actions.layout)
+        attended = rows.with_values(
+            self.attend(rows.values, joined(key).values, joined(value).values, Mask.within(rows))
+        )
+        before, last = attended.split(pair, actions.layout)
         first, second = before.split(text.layout, regions.layout)
         return {"text": first.values, "regions": second.values, "actions": last.values}
 
@@ -167,11 +169,11 @@ class TangledLayer(nn.Module):
             index = place.clamp(max=weights.shape[3] - 1)[:, None, None].expand(*weights.shape[:3], -1)
             return weights.gather(3, index)
         within = self.weights(query["text"], key["text"], Mask.within(text))
-        found = self.weights(query["actions"], own["regions"], Mask.between(actions, regions))
+        shares = self.weights(query["actions"], own["regions"], Mask.between(actions, regions))
         length = None if self.padded is None else self.padded.text
         action = stretched_rows(actions.layout, text.layout, length) - actions.layout.first[text.layout.item]
-        index = text.with_values(action).to_padded()[:, None, :, None].expand(-1, self.heads, -1, found.shape[3])
-        return within @ found.gather(2, index)
+        index = text.with_values(action).to_padded()[:, None, :, None].expand(-1, self.heads, -1, shares.shape[3])
+        return within @ shares.gather(2, index)
 
     def weights(self, query: Tensor, key: Tensor, mask: Mask) -> Tensor:
         q, k = (x.unflatten(-1, (self.heads, -1)) for x in (query, key))

@@ -240,8 +240,8 @@ def encoder_of(config: BertPretrainingConfig) -> BertPretrainingConfig:
 def classes_of(config: BertTaskConfig, shapes: Mapping[str, Tensor]) -> BertTaskConfig:
     """The configuration with as many classes as a file's new layer has."""
     layers = ("classifier.weight", "output_weights")
-    found = next((shapes[name].shape[0] for name in layers if name in shapes), config.classes)
-    return replace(config, classes=found)
+    classes = next((shapes[name].shape[0] for name in layers if name in shapes), config.classes)
+    return replace(config, classes=classes)
 
 
 def _head(task: type[BertTask], tensorflow: bool = False, classes: int = 2) -> Head:

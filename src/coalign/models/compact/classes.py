@@ -47,8 +47,8 @@ class ClassNames(nn.Module):
         """[L_i, *size] of each pair: the cosines of its words, by their states, and its picture's cells, by their class
         logits [B, h, w, classes]."""
         cells, words = self.named(logits), self.texts(text.values).split(text.host_lengths.tolist())
-        found = [torch.einsum("hwd,ld->lhw", own, each) for own, each in zip(cells, words, strict=True)]
-        return [F.interpolate(each[None], size=tuple(size), mode="bilinear")[0] for each in found]
+        similarities = [torch.einsum("hwd,ld->lhw", own, each) for own, each in zip(cells, words, strict=True)]
+        return [F.interpolate(each[None], size=tuple(size), mode="bilinear")[0] for each in similarities]
 
     def texts(self, sentences: Tensor) -> Tensor:
         """[T, dim]: the vectors of sentences."""

@@ -157,8 +157,8 @@ class Compact(Aligning, Model):
             words, named = self.phrase_states(batch.text), None
             if isinstance(self.stem, EfficientNetStem) and self.online.classes is not None and pixels is not None:
                 named = self.online.classes.similarity(self.stem.classes(pixels), words, grid.shape[2:])
-            found = self.word_patches.maps(grid, words, named)
-            maps = [own.flatten(1) for own in found]
+            word_maps = self.word_patches.maps(grid, words, named)
+            maps = [own.flatten(1) for own in word_maps]
         return AlignmentRecord(
             Rows.of("text", batch.text.ids.host_lengths.tolist()),
             Rows.of("image", [shape[0] * shape[1]] * count, 1),

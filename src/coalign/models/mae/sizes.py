@@ -28,14 +28,14 @@ def of_weights(
         return None
     if f"{decoder}decoder_embed.weight" not in weights:
         return MaeConfig(trunk)
-    found = MaeConfig(
+    config = MaeConfig(
         trunk,
         decoder_dim=weights[f"{decoder}decoder_embed.weight"].shape[0],
         decoder_depth=count(weights, f"{decoder}{blocks}.{{}}."),
         decoder_hidden_dim=weights[f"{decoder}{blocks}.0.{up}.weight"].shape[0],
     )
-    known = [c for c in SIZES.values() if replace(found, trunk=c.trunk, decoder_heads=c.decoder_heads) == c]
-    return replace(found, decoder_heads=decoder_heads or (known[0].decoder_heads if known else 16))
+    known = [c for c in SIZES.values() if replace(config, trunk=c.trunk, decoder_heads=c.decoder_heads) == c]
+    return replace(config, decoder_heads=decoder_heads or (known[0].decoder_heads if known else 16))
 
 
 OF_WEIGHTS = of_weights

@@ -117,8 +117,8 @@ class MulT(Aligning, Model):
         """The target's transformer over what it saw of all others, side by side; of each item's `last` step alone."""
         mask = Mask.within(x, causal=1 if self.config.causal else None)
         rows = x.offsets[1:, None] - 1 if last else None
-        found = self.memory[target](self.embed(x), mask, rows=rows, record=record, name=f"{target}.")
-        return Packed.uniform(found[:, None]) if last else x.with_values(found)
+        states = self.memory[target](self.embed(x), mask, rows=rows, record=record, name=f"{target}.")
+        return Packed.uniform(states[:, None]) if last else x.with_values(states)
 
     def crossmodal_grouped(self, streams: Mapping[str, Packed]) -> dict[str, Packed]:
         """`crossmodal` and then `self_attend` for every target, all directions at once; streams keep step."""
@@ -203,7 +203,7 @@ class MulT(Aligning, Model):
         losses = {self.config.task: self.loss(logits, label)}
         if places:
             steps = streams[self.config.align_to].layout
-            each = [CtcAlignment.loss(found, streams[name].layout, steps) for name, found in places.items()]
+            each = [CtcAlignment.loss(place, streams[name].layout, steps) for name, place in places.items()]
             losses["ctc"] = torch.stack(each).sum()
         return losses
 
@@ -217,9 +217,9 @@ def last_rows(x: Packed) -> Tensor:
 
 def _encoder(encoders: nn.Module, name: str) -> Encoder:
     assert isinstance(encoders, nn.ModuleDict)
-    found = encoders[name]
-    assert isinstance(found, Encoder)
-    return found
+    encoder = encoders[name]
+    assert isinstance(encoder, Encoder)
+    return encoder
 
 
 def _go_together(layouts: Sequence[Layout]) -> bool:

@@ -73,12 +73,12 @@ class Raven(Answering):
 
     def _read(self, batch: Batch) -> tuple[Packed, dict[str, Packed]]:
         """The words, and for every other stream the frames of each word."""
-        found = {name: stream_of(batch, name, width) for name, width in self.input_spec.streams.widths.items()}
-        words, places = found[self.config.words], {} if batch.series is None else batch.series.places
+        streams = {name: stream_of(batch, name, width) for name, width in self.input_spec.streams.widths.items()}
+        words, places = streams[self.config.words], {} if batch.series is None else batch.series.places
         for name, _ in self.config.others:
             if name not in places:
                 raise InputError(f"this model asks which word each row of {name!r} falls in: Series.places")
-        return words, {name: by_place(found[name], places[name], words) for name, _ in self.config.others}
+        return words, {name: by_place(streams[name], places[name], words) for name, _ in self.config.others}
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
         """The shifted words ("text"), the last state ("pooled") and the answer ("logits" [B, outputs]).

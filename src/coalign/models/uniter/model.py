@@ -204,8 +204,8 @@ class Uniter(Aligning, Model):
         joint = self.trunk(batch, record=kept)
         pooled = self.trunk.pool(joint)
         if kept is not None and joint.other is not None:
-            found = self.align(joint)
-            kept |= {"transport.cost": found.cost, "transport.plan": found.plan}
+            alignment = self.align(joint)
+            kept |= {"transport.cost": alignment.cost, "transport.plan": alignment.plan}
         return Encoding(
             joint.tokens("regions"), {"pooled": pooled, "match_logits": self.match_head(pooled)}, {}, kept or {}
         )

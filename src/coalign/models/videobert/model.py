@@ -100,8 +100,8 @@ class VisualWords(nn.Module):
         shapes = [[list(level.shape) for level in levels] for levels in (self.tree, tree)]
         if shapes[0] != shapes[1]:
             raise InputError(f"the tree has levels of {shapes[1]}, this model reads {shapes[0]}")
-        for own, found in zip(self.tree, tree, strict=True):
-            own.copy_(found)
+        for own, centres in zip(self.tree, tree, strict=True):
+            own.copy_(centres)
 
     def grow(self, features: Tensor, *, steps: int = 20, generator: torch.Generator | None = None) -> None:
         """Finds the tree of these features [N, width] of the training set; do it once, before training."""

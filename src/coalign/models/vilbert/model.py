@@ -244,8 +244,8 @@ class Vilbert(Aligning, Model):
         if regions.classes is None:
             raise InputError('the region target "classes" needs the detector\'s class probabilities of each region')
         if regions.classes.shape[1] != self.config.region_targets:
-            wanted, found = self.config.region_targets, regions.classes.shape[1]
-            raise InputError(f"regions have {found} class probabilities, this model predicts {wanted}")
+            wanted, classes = self.config.region_targets, regions.classes.shape[1]
+            raise InputError(f"regions have {classes} class probabilities, this model predicts {wanted}")
         return regions.classes
 
     def hide_regions(

@@ -187,8 +187,8 @@ class Vilt(Aligning, Model):
         if self.match_head is not None:
             pooled["match_logits"] = self.match_head(pooled["pooled"])
         if kept is not None:
-            found = self.align(joint)
-            kept |= {"transport.cost": found.cost, "transport.plan": found.plan}
+            alignment = self.align(joint)
+            kept |= {"transport.cost": alignment.cost, "transport.plan": alignment.plan}
         return Encoding(joint.tokens("image"), pooled, {}, kept or {})
 
     def align(self, joint: Joint) -> Transport:

@@ -60,10 +60,10 @@ class LabelledSets(ImageColumns):
             return None
         for split in ("val", "validation", "test"):
             try:
-                found = replace(self, split=split).find(self.data, (), classes)
+                images = replace(self, split=split).find(self.data, (), classes)
             except InputError:
                 continue  # it has no such split
-            return self.check(found, quarantine)
+            return self.check(images, quarantine)
         return None
 
 

@@ -152,14 +152,17 @@ def pooled_images(network: EfficientNetLite0, source: Source, spec: InputSpec) -
 
 
 def retrieval_samples(
-    tests: Mapping[str, Source], found: Mapping[str, RetrievalResult], groups: Sequence[str], generator: torch.Generator
+    tests: Mapping[str, Source],
+    results: Mapping[str, RetrievalResult],
+    groups: Sequence[str],
+    generator: torch.Generator,
 ) -> tuple[list[Retrieval], list[Group]]:
     """Sampled queries of each test with their answers, and recall by group; `groups` are those of all ids."""
     combine = add_log_sigmoid(RETRIEVAL["weight"])
     samples: list[Retrieval] = []
     tables: list[Group] = []
     for name, source in tests.items():
-        scored, items = found[name].scored, [source[row] for row in range(len(source))]
+        scored, items = results[name].scored, [source[row] for row in range(len(source))]
         assert scored is not None
         ranks: dict[str, Tensor] = {**scored.ranks(combine)}
         pictures = [decode_image(item.image) for item in items]

@@ -64,8 +64,8 @@ class Tower:
             InputError: The weights are no ViT's with a class token, or only its system is given.
         """
         if self.image_tower is not None:
-            found = frozen_tower(self.image_tower, self.image_tower_system, image_size)
-            return replace(found, locked=not self.train_image_tower)
+            tower = frozen_tower(self.image_tower, self.image_tower_system, image_size)
+            return replace(tower, locked=not self.train_image_tower)
         if self.image_tower_system is not None or self.train_image_tower:
             raise InputError("--image-tower-system and --train-image-tower are about --image-tower, and there is none")
         return None

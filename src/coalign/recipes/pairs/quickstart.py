@@ -72,18 +72,18 @@ class Recipe:
             if not experiment.first:
                 return
             reranking = small.reranking_of(model.cpu(), frozen, out)
-            found = {name: evaluate_pairs(loaded, part, reranking=reranking) for name, part in tests.items()}
+            retrieval = {name: evaluate_pairs(loaded, part, reranking=reranking) for name, part in tests.items()}
             baseline = small.linear_baseline(frozen, gallery, parts, seed)
             index_pairs(out, loaded, gallery.source, out / "index", overwrite=True)
-            rows = {n: {**found[n].rows, "baseline": baseline[n], "untrained": untrained[n]} for n in tests}
+            rows = {n: {**retrieval[n].rows, "baseline": baseline[n], "untrained": untrained[n]} for n in tests}
             splits = {name: {"gallery": len(tests[name]), **row} for name, row in rows.items()}
             seconds = {"wall_seconds": time.perf_counter() - began, "training_seconds": result.seconds}
             results: Any = {"splits": splits, **seconds, "steps": result.steps, "seed": seed}
-            report = make_report(out, loaded, results, tests, found, test.groups)
+            report = make_report(out, loaded, results, tests, retrieval, test.groups)
             results["groups"] = [asdict(group) for group in report.groups]
             write_text(out / "results.json", json.dumps(results, indent=1))
             write_report(report, out / "report.html")
-            for name, part in found.items():
+            for name, part in retrieval.items():
                 experiment.print(f"{name}: {replace(part, rows=rows[name]).table()}\n")
             experiment.close(*small.next_commands(out), after=f"; {out / 'report.html'}")
 
@@ -93,12 +93,12 @@ def make_report(
     loaded: Loaded,
     results: Mapping[str, Any],
     tests: Mapping[str, Source],
-    found: Mapping[str, RetrievalResult],
+    retrieval: Mapping[str, RetrievalResult],
     groups: Sequence[str],
 ) -> Report:
     """What report.html shows: figures, learning curves, retrievals and maps of samples drawn at random."""
     generator = torch.Generator().manual_seed(0)
-    samples, tables = small.retrieval_samples(tests, found, groups, generator)
+    samples, tables = small.retrieval_samples(tests, retrieval, groups, generator)
     return Report(
         title="Quick start: emoji",
         summary="Trained on Noto-like and OpenMoji drawings, tested on Twemoji, a style it has never seen.",

@@ -139,9 +139,9 @@ class Chooser:
     def evaluate(self, model: nn.Module, step: int) -> Mapping[str, float]:
         assert isinstance(model, Model)
         items = self.data.split("valid")
-        found = answer_metrics(answers(model, self.collate, items), items, self.data.task, self.data.label_names)
+        metrics = answer_metrics(answers(model, self.collate, items), items, self.data.task, self.data.label_names)
         metric = main_metric(self.data.task)
-        score = found[metric] if metric == "mae" else -found[metric]
+        score = metrics[metric] if metric == "mae" else -metrics[metric]
         best = self.best()
         if not self.first:
             return {}
@@ -149,7 +149,7 @@ class Chooser:
             replace_file(self.run.folder / BEST, lambda part: save_model(model, str(part)))
             text = json.dumps({"step": step, "score": score})
             replace_file(self.file, lambda part: part.write_text(text, encoding="utf-8"))
-        return {f"valid_{name}": value for name, value in found.items()}
+        return {f"valid_{name}": value for name, value in metrics.items()}
 
     def publish(self) -> None:
         link_or_copy(self.run.folder / BEST, self.run.weights)

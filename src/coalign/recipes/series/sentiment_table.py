@@ -93,16 +93,16 @@ class Recipe:
         if self.seeds < 2:
             raise InputError("--seeds: a deviation needs two or more")
         items, errors = data.split(self.split), dict[str, list[Array]]()
-        found: dict[str, list[Mapping[str, float]]] = {}
+        runs: dict[str, list[Mapping[str, float]]] = {}
         for name in names:
             for seed in range(self.seeds):
                 logits, metrics = self._one(name, seed, data, items)
-                found.setdefault(name, []).append(metrics)
+                runs.setdefault(name, []).append(metrics)
                 errors.setdefault(name, []).append(error_of(logits, items, data))
                 say(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in list(metrics.items())[:4]))
-        rows = {name: row(found[name], errors[name], errors[names[0]]) for name in names}
+        rows = {name: row(runs[name], errors[name], errors[names[0]]) for name in names}
         about = {"data": self.data, "split": self.split, "count": len(items), "seeds": self.seeds, "steps": self.steps}
-        text = json.dumps(about | {"systems": rows, "runs": found}, indent=1)
+        text = json.dumps(about | {"systems": rows, "runs": runs}, indent=1)
         replace_file(self.out / "results.json", lambda part: part.write_text(text, encoding="utf-8"))
         table = markdown(rows, names[0])
         replace_file(self.out / "table.md", lambda part: part.write_text(table, encoding="utf-8"))
@@ -151,9 +151,9 @@ def error_of(logits: Array, items: Sequence[Utterance], data: SeriesData) -> Arr
     return (logits.reshape(*truth.shape, -1).argmax(-1) != truth).mean(1)
 
 
-def row(found: Sequence[Mapping[str, float]], errors: Sequence[Array], against: Sequence[Array]) -> dict[str, Any]:
+def row(runs: Sequence[Mapping[str, float]], errors: Sequence[Array], against: Sequence[Array]) -> dict[str, Any]:
     """Means and deviations over seeds, and the difference from the reference: better where it is below 0."""
-    metrics = {name: (mean(m[name] for m in found), stdev(m[name] for m in found)) for name in found[0]}
+    metrics = {name: (mean(m[name] for m in runs), stdev(m[name] for m in runs)) for name in runs[0]}
     difference = np.mean(errors, 0) - np.mean(against, 0)
     seeds = np.array([a.mean() - b.mean() for a, b in zip(errors, against, strict=True)])
     same = bool((difference == 0).all())
@@ -190,11 +190,11 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     )[:6]
     head = ["system", *names, f"error against {reference}", "p (seeds)", "p (utterances)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for system, found in rows.items():
-        cells = [f"{found['metrics'][n]['mean']:.3f} ± {found['metrics'][n]['sd']:.3f}" for n in names]
+    for system, entry in rows.items():
+        cells = [f"{entry['metrics'][n]['mean']:.3f} ± {entry['metrics'][n]['sd']:.3f}" for n in names]
         tests = ["–", "–", "–"]
         if system != reference:
-            tests = [f"{found['difference']:+.3f}", *(_p(found[key]) for key in ("p_seeds", "p_utterances"))]
+            tests = [f"{entry['difference']:+.3f}", *(_p(entry[key]) for key in ("p_seeds", "p_utterances"))]
         lines.append("| " + " | ".join([system, *cells, *tests]) + " |")
     return "\n".join(lines) + "\n"
 

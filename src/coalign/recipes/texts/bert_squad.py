@@ -75,10 +75,10 @@ class Recipe:
         """The measures on held-out questions, with the null threshold that is best for them, which the run keeps."""
         settings = SpanSettings(null_threshold=0.0 if unanswerable else None, lowercase=tokenizer.lowercase)
         seen = see_questions(model, tokenizer, dev.rows, windows)
-        found = answer_questions(dev.rows, seen, settings)
+        answers = answer_questions(dev.rows, seen, settings)
         if unanswerable:
-            f1, threshold = tuned_threshold(dev.rows, found)
+            f1, threshold = tuned_threshold(dev.rows, answers)
             store_threshold(self.options.out, threshold, f1)
             settings = replace(settings, null_threshold=threshold)
-            found = answer_questions(dev.rows, seen, settings)
-        return score_answers(dev.rows, found, settings.null_threshold)
+            answers = answer_questions(dev.rows, seen, settings)
+        return score_answers(dev.rows, answers, settings.null_threshold)

@@ -119,8 +119,8 @@ class Recipe:
         def call(model: object, step: int) -> dict[str, float]:
             del step
             assert isinstance(model, Gpt)
-            found = measure(model, tokenizer, documents, file.counts(model.config.vocab_size))
-            return {f"held_out_{name}": value for name, value in {**found.metrics, **found.extra}.items()}
+            result = measure(model, tokenizer, documents, file.counts(model.config.vocab_size))
+            return {f"held_out_{name}": value for name, value in {**result.metrics, **result.extra}.items()}
 
         return [Callback(self.options.save_every, call)]
 

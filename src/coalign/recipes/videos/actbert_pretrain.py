@@ -113,13 +113,13 @@ class Recipe:
         if self.start is not None:
             ours = (self.start / "config.json").is_file()
             loaded = load(self.start, None if ours else "actbert", vocab=self.vocab)
-            found = loaded.model
-            if not isinstance(found, ActBert):
-                raise InputError(f"{self.start}: is a {type(found).__name__}, not an ActBERT")
+            trained = loaded.model
+            if not isinstance(trained, ActBert):
+                raise InputError(f"{self.start}: is a {type(trained).__name__}, not an ActBERT")
             if loaded.tokenizer is None:
                 raise InputError(f"{self.start}: brings no vocabulary; give BERT's vocab.txt by --vocab")
-            found.config = replace(found.config, objectives=wanted)
-            return found.train(), loaded.tokenizer
+            trained.config = replace(trained.config, objectives=wanted)
+            return trained.train(), loaded.tokenizer
         tokenizer = vocabulary(experiment, self.vocab, lambda: texts)
         base: ActBertConfig = SIZES[self.size]
         text = replace(base.text, vocab_size=tokenizer.vocab_size)

@@ -37,16 +37,16 @@ class Recipe:
 
     def run(self) -> None:
         splits = TRAIN_SPLITS if self.split is None else (self.split,)
-        found = read_captioned(self.data, open_videos(self.data, self.videos), splits)
-        if found.missing:
-            say(f"{self.data}: {found.missing} of its videos are not there; left out")
+        clips = read_captioned(self.data, open_videos(self.data, self.videos), splits)
+        if clips.missing:
+            say(f"{self.data}: {clips.missing} of its videos are not there; left out")
         with Experiment("mil-nce-finetune", self.options) as experiment:
             loaded = load(self.start)
             model, tokenizer = loaded.model, loaded.vocabulary
             if not isinstance(model, MilNceModel):
                 raise InputError(f"{self.start}: is no run of MIL-NCE")
             collate, size = CaptionedClips(model.input_spec, tokenizer, self.flip), self.schedule.batch_size
-            loader = Timed(Batches[Captioned](found.items, collate, size, name=str(self.data), **experiment.loading))
+            loader = Timed(Batches[Captioned](clips.items, collate, size, name=str(self.data), **experiment.loading))
             training, about = self.schedule.training(self.options), {"task": "video-retrieval"}
             experiment.fit(model, loader, training, describe(model) | about, tokenizer)
             experiment.close(f"coalign evaluate {experiment.out} --data TEST_CLIPS", after=f"; {loader.report()}")

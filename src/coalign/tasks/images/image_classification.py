@@ -126,8 +126,8 @@ def write_predictions(path: Path, data: Checked, scores: Tensor, ids: Tensor) ->
     best = scores.softmax(1).topk(min(BEST, len(classes)), 1)
     rank = range(1, best.indices.shape[1] + 1)
     rows: list[list[str]] = [["image", "class", *(f"class_{i}" for i in rank), *(f"probability_{i}" for i in rank)]]
-    for place, found, chances in zip(ids.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
+    for place, best_of, chances in zip(ids.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
         sample = data.labelled[place]
         name = sample.image if isinstance(sample.image, str) else str(sample.where)
-        rows.append([name, sample.texts[0], *(classes[i] for i in found), *(f"{chance:.4f}" for chance in chances)])
+        rows.append([name, sample.texts[0], *(classes[i] for i in best_of), *(f"{chance:.4f}" for chance in chances)])
     write_table(path, rows)

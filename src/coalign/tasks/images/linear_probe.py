@@ -92,9 +92,9 @@ class Probe:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Log-probabilities [N, classes]; of a class that was never seen, the least there is."""
-        found = torch.from_numpy(np.log(self.inner.predict_proba(self._scaled(x)) + 1e-12)).float()
+        scores = torch.from_numpy(np.log(self.inner.predict_proba(self._scaled(x)) + 1e-12)).float()
         known = torch.from_numpy(np.asarray(self.inner.classes_))
-        return torch.full((len(x), self.classes), -1e9).index_copy(1, known, found)
+        return torch.full((len(x), self.classes), -1e9).index_copy(1, known, scores)
 
     def _scaled(self, x: Tensor) -> np.ndarray:
         return ((x - self.mean) / self.std).numpy()

@@ -76,13 +76,13 @@ def methods_in_passes(model: object) -> list[Method]:
 
 
 def read_maps(
-    found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, method: Method
+    loaded: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int, method: Method
 ) -> Iterator[WordMap]:
     """The map of each item's text on its image, in the items' order, by a method of the model or by occlusion."""
     bare = [Item(item.id, item.images, item.texts) for item in items]
-    collate = ItemCollate(found.spec, found.vocabulary, pictures)
+    collate = ItemCollate(loaded.spec, loaded.vocabulary, pictures)
     loader = Batches(bare, collate, batch_size, train=False, name=pictures.name)
-    model, device = found.model, found.device
+    model, device = loaded.model, loaded.device
     for batch in with_progress(loader, "aligning", len(loader), True):
         assert batch.text is not None and batch.text.words is not None
         words = batch.text.words.split(batch.text.ids.host_lengths.tolist())

@@ -58,10 +58,10 @@ class Evaluate(VisualTask):
 
     def evaluate(self) -> RetrievalResult:
         """Measures the run."""
-        found = self.load()
+        loaded = self.load()
         source = open_source(self.data, split=self.split, prefer="test").grouped()
-        beside = Path(self.data).parent if self.images is None and found.spec.regions is None else self.images
-        pictures = open_pictures(found.spec, self.regions, beside)
+        beside = Path(self.data).parent if self.images is None and loaded.spec.regions is None else self.images
+        pictures = open_pictures(loaded.spec, self.regions, beside)
         samples = [source[index] for index in range(len(source))]
         missing = pictures.check((image_of(sample) for sample in samples), self.max_missing)
         kept = [index for index, sample in enumerate(samples) if image_of(sample) not in missing]
@@ -73,7 +73,7 @@ class Evaluate(VisualTask):
         shared, repeated = shared_ids(np.arange(len(samples)), (sample.texts for sample in samples))
         ids = torch.from_numpy(shared)
         owner = torch.tensor([int(ids[number]) for number, sample in enumerate(samples) for _ in sample.texts])
-        scorer = PairScorer(found, pictures, images, texts, self.batch_size)
+        scorer = PairScorer(loaded, pictures, images, texts, self.batch_size)
         if self.shortlist is None:
             pairs = len(images) * len(texts)
             with _Clock(pairs, "; with --shortlist RUN only k pairs a query are read") as clock:
@@ -106,9 +106,9 @@ class Evaluate(VisualTask):
         }
         lists = {name: shortlist(query, gallery, self.k) for name, (query, gallery, _, _) in sides.items()}
         first = {name: vector_ranks(*side) for name, side in sides.items()}
-        pairs = sum(found.indices.numel() for found in lists.values())
+        pairs = sum(each.indices.numel() for each in lists.values())
         with _Clock(pairs) as clock:
-            scored = {name: _scored(scorer, found, name, clock.add) for name, found in lists.items()}
+            scored = {name: _scored(scorer, each, name, clock.add) for name, each in lists.items()}
         ranks = {
             name: reranked_ranks(scored[name], matching_only, first[name], query_ids, gallery_ids)
             for name, (_, _, query_ids, gallery_ids) in sides.items()
@@ -140,16 +140,16 @@ def all_pairs_ranks(
     return {"image_to_text": torch.tensor(ranks), "text_to_image": above + 1}
 
 
-def _scored(scorer: PairScorer, found: Shortlist, direction: str, done: Callable[[int], None]) -> Shortlist:
+def _scored(scorer: PairScorer, shortlist: Shortlist, direction: str, done: Callable[[int], None]) -> Shortlist:
     """The shortlist with the scores of its pairs, image by image."""
-    queries = torch.arange(len(found.indices))[:, None].expand_as(found.indices)
-    image, text = (queries, found.indices) if direction == "image_to_text" else (found.indices, queries)
+    queries = torch.arange(len(shortlist.indices))[:, None].expand_as(shortlist.indices)
+    image, text = (queries, shortlist.indices) if direction == "image_to_text" else (shortlist.indices, queries)
     image, text = image.flatten(), text.flatten()
     scores = torch.zeros(len(image))
     for number in image.unique().tolist():
         rows = (image == number).nonzero().squeeze(1)
         scores[rows] = scorer.row(number, text[rows], done)
-    return Shortlist(found.indices, found.similarity, scores.view(found.indices.shape))
+    return Shortlist(shortlist.indices, shortlist.similarity, scores.view(shortlist.indices.shape))
 
 
 def _recall(ranks: dict[str, Tensor]) -> dict[str, dict[str, float]]:

@@ -68,7 +68,7 @@ class Evaluate:
                 texts = [own.texts[0] for own in samples]
                 batch, words = batch_of(loaded, images, texts), [tokenizer.words(text) for text in texts]
                 generator.manual_seed(self.seed)
-                found = faithfulness(
+                curves = faithfulness(
                     model,
                     batch,
                     words,
@@ -78,7 +78,7 @@ class Evaluate:
                     steps=self.steps,
                     generator=generator,
                 )
-                parts.append(found)
+                parts.append(curves)
             for name, areas in Curves.joined(parts).areas().items():
                 figure = Figure.of([[value] for value in areas.tolist()])
                 key = f"{name.replace('_', ' ')}, {method}"

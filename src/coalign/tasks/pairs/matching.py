@@ -46,9 +46,9 @@ class Evaluate(VisualTask):
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        found = self.load()
+        loaded = self.load()
         triples = read_triples(self.data, self.split, self.seed)
-        pictures = self.pictures_of(found.spec)
+        pictures = self.pictures_of(loaded.spec)
         items = self.present([item for item, _ in triples], pictures)
         kinds = {item.id: kind for item, kind in triples}
 
@@ -56,10 +56,10 @@ class Evaluate(VisualTask):
 
         def read(encoding: Encoding, _: Batch) -> Sequence[Tensor]:
             nonlocal odds
-            scores, odds = encoding_scores(found.model, encoding)
+            scores, odds = encoding_scores(loaded.model, encoding)
             return list(scores.view(-1, 2))
 
-        scores = torch.stack(through(found, items, pictures, self.batch_size, read, "matching"))
+        scores = torch.stack(through(loaded, items, pictures, self.batch_size, read, "matching"))
         return measured(scores, [kinds[item.id] for item in items], odds)
 
     def pictures_of(self, spec: InputSpec) -> Pictures:

@@ -33,8 +33,8 @@ class Evaluate(VisualTask):
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        found = self.load()
-        pictures = self.pictures(found.spec)
+        loaded = self.load()
+        pictures = self.pictures(loaded.spec)
         items = self.present(read_refcoco(self.data, self.instances, self.split), pictures)
         known: dict[str | int, list[Tensor]] = defaultdict(list)
         meant: list[int] = []
@@ -46,9 +46,9 @@ class Evaluate(VisualTask):
                 boxes.append(box)
             meant.append(same[0] if same else len(boxes) - 1)
         metrics: dict[str, float] = {}
-        for method in methods_in_passes(found.model):
+        for method in methods_in_passes(loaded.model):
             right = 0
-            maps = read_maps(found, items, pictures, self.batch_size, method)
+            maps = read_maps(loaded, items, pictures, self.batch_size, method)
             for item, place, seen in zip(items, meant, maps, strict=True):
                 if len(seen.values) and seen.values[0].numel():
                     right += int(seen.on(torch.stack(known[item.images[0]])).mean(0).argmax()) == place

@@ -50,19 +50,19 @@ class Evaluate(VisualTask):
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        found = self.load()
-        pictures = self.pictures(found.spec)
+        loaded = self.load()
+        pictures = self.pictures(loaded.spec)
         read = read_truth(self.data)
         kept = {item.id for item in self.present([truth.item for truth in read], pictures)}
         truths = [truth for truth in read if truth.item.id in kept][: self.limit]
         for truth in truths:
             said = str(truth.item.texts[0])
-            if len(found.vocabulary.words(said)) != truth.length:
+            if len(loaded.vocabulary.words(said)) != truth.length:
                 raise InputError(f"{truth.item.id}: the vocabulary takes {said!r} for other words than the data")
         metrics: dict[str, float] = {}
-        methods = methods_of(found.model) if self.occlusion else methods_in_passes(found.model)
+        methods = methods_of(loaded.model) if self.occlusion else methods_in_passes(loaded.model)
         for method in methods:
-            maps = read_maps(found, [truth.item for truth in truths], pictures, self.batch_size, method)
+            maps = read_maps(loaded, [truth.item for truth in truths], pictures, self.batch_size, method)
             metrics |= {f"{name}, {method}": value for name, value in measured(truths, maps).items()}
         words = [len(truth.boxes) for truth in truths for _ in truth.words]
         chance = sum(1 / boxes for boxes in words) / max(len(words), 1)
@@ -72,15 +72,15 @@ class Evaluate(VisualTask):
 def measured(truths: Sequence[Truth], maps: Any) -> dict[str, float]:
     """The shares of words whose choice is right, and whose strongest place lies in the right box."""
     chosen, pointed, total = 0.0, 0.0, 0
-    for truth, found in zip(truths, maps, strict=True):
-        assert isinstance(found, WordMap)
-        read = [i for i, word in enumerate(truth.words) if word < len(found.values)]  # a long text is cut
+    for truth, alignment in zip(truths, maps, strict=True):
+        assert isinstance(alignment, WordMap)
+        read = [i for i, word in enumerate(truth.words) if word < len(alignment.values)]  # a long text is cut
         total += len(truth.words)
-        if not read or found.values[0].numel() == 0:
+        if not read or alignment.values[0].numel() == 0:
             continue
         words, meant = torch.tensor(truth.words)[read], torch.tensor(truth.meant)[read]
-        chosen += float((found.on(truth.boxes)[words].argmax(1) == meant).sum())
-        place, box = found.centres()[words], truth.boxes[meant]
+        chosen += float((alignment.on(truth.boxes)[words].argmax(1) == meant).sum())
+        place, box = alignment.centres()[words], truth.boxes[meant]
         pointed += float(((box[:, :2] <= place) & (place <= box[:, 2:])).all(1).sum())
     return {"choice": chosen / max(total, 1), "pointing": pointed / max(total, 1)}
 

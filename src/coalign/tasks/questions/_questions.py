@@ -41,31 +41,31 @@ class QuestionTask(PredictingTask):
 
     def answered(self, questions: Sequence[Question]) -> tuple[list[Question], list[str], list[str]]:
         """The questions whose images are there, the answer given to each, and all answers there are."""
-        found = self.load()
-        pictures = self.pictures(found.spec)
+        loaded = self.load()
+        pictures = self.pictures(loaded.spec)
         items = self.present(to_items(questions, ()), pictures)
         kept = {item.id for item in items}
-        given, names = self._answer(found, items, pictures)
+        given, names = self._answer(loaded, items, pictures)
         return [question for question in questions if question.id in kept], given, names
 
-    def _answer(self, found: Loaded, items: Sequence[Item], pictures: Pictures) -> tuple[list[str], list[str]]:
-        if found.spec.answers.form == "answers":
+    def _answer(self, loaded: Loaded, items: Sequence[Item], pictures: Pictures) -> tuple[list[str], list[str]]:
+        if loaded.spec.answers.form == "answers":
             names = self.classes(self.answers, None)
-            return _ranked(found, items, pictures, self.batch_size, names), names
-        scores = class_scores(found, items, pictures, self.batch_size, ("scores",))
+            return _ranked(loaded, items, pictures, self.batch_size, names), names
+        scores = class_scores(loaded, items, pictures, self.batch_size, ("scores",))
         names = self.classes(self.answers, scores.shape[1])
         return [names[int(number)] for number in scores.argmax(1)], names
 
 
 @torch.no_grad()
-def _ranked(found: Loaded, items: Sequence[Item], pictures: Pictures, size: int, names: Sequence[str]) -> list[str]:
+def _ranked(loaded: Loaded, items: Sequence[Item], pictures: Pictures, size: int, names: Sequence[str]) -> list[str]:
     """The answer that a generating model finds likeliest."""
-    model, device = found.model, found.device
+    model, device = loaded.model, loaded.device
     if not isinstance(model, AnswerRanker):
         raise InputError(f"{type(model).__name__} does not rank answers")
-    candidates = found.vocabulary.encode(list(names)).ids.to(device)
+    candidates = loaded.vocabulary.encode(list(names)).ids.to(device)
     bare = [Item(item.id, item.images, item.texts) for item in items]
-    loader = Batches(bare, ItemCollate(found.spec, found.vocabulary, pictures), size, train=False, name=pictures.name)
+    loader = Batches(bare, ItemCollate(loaded.spec, loaded.vocabulary, pictures), size, train=False, name=pictures.name)
     given: list[str] = []
     for batch in with_progress(loader, "answering", len(loader), True):
         best, _ = model.rank(batch.to(device), candidates, SHORTLIST)

@@ -28,11 +28,11 @@ class Evaluate(PredictingTask):
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         self.check_out(".jsonl")
-        found = self.load()
+        loaded = self.load()
         labels = tuple(self.classes(self.answers, len(LABELS), LABELS))
-        pictures = self.pictures(found.spec)
+        pictures = self.pictures(loaded.spec)
         items = self.present(read_snli_ve(self.data, labels), pictures)
-        scores = class_scores(found, items, pictures, self.batch_size, ("class", "scores"))
+        scores = class_scores(loaded, items, pictures, self.batch_size, ("class", "scores"))
         given = scores.argmax(1).tolist()
         self.write_lines(
             [{"id": item.id, "prediction": labels[answer]} for item, answer in zip(items, given, strict=True)]

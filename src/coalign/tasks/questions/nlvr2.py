@@ -26,10 +26,10 @@ class Evaluate(PredictingTask):
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         self.check_out(".csv")
-        found = self.load()
-        pictures = self.pictures(found.spec)
+        loaded = self.load()
+        pictures = self.pictures(loaded.spec)
         items = self.present(read_nlvr2(self.data), pictures)
-        given = class_scores(found, items, pictures, self.batch_size, ("class",)).argmax(1).tolist()
+        given = class_scores(loaded, items, pictures, self.batch_size, ("class",)).argmax(1).tolist()
         self.write("".join(f"{item.id},{bool(answer)}\n" for item, answer in zip(items, given, strict=True)))
         if any(item.target is None for item in items):
             return TaskResult({}, len(items), {"labels": "none in the data"})

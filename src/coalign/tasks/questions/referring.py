@@ -41,10 +41,10 @@ class Evaluate(PredictingTask):
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         self.check_out(".jsonl")
-        found = self.load()
-        pictures = self.pictures(found.spec)
+        loaded = self.load()
+        pictures = self.pictures(loaded.spec)
         items = self.present(read_refcoco(self.data, self.instances, self.split), pictures)
-        chosen = choose(found, items, pictures, self.batch_size)
+        chosen = choose(loaded, items, pictures, self.batch_size)
         rows: list[dict[str, Any]] = []
         right: list[bool] = []
         possible: list[bool] = []
@@ -64,12 +64,12 @@ class Evaluate(PredictingTask):
         return TaskResult({"accuracy": sum(right) / count}, count, extra)
 
 
-def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+def choose(loaded: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     """Of each item the scores [R] of its image's regions, and their boxes [R, 4] in fractions."""
-    form = found.spec.answers.form
+    form = loaded.spec.answers.form
     if form not in ("region", "overlaps", "entities"):
         raise InputError(
-            f"this {type(found.model).__name__} has no head that scores regions; train one: coalign train referring"
+            f"this {type(loaded.model).__name__} has no head that scores regions; train one: coalign train referring"
         )
 
     def read(encoding: Encoding, batch: Batch) -> Sequence[Tensor]:
@@ -83,4 +83,4 @@ def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size:
         boxes = batch.regions.boxes[:, :4].split(lengths)
         return [torch.cat([row[:, None], box], 1) for row, box in zip(scores, boxes, strict=True)]
 
-    return [(row[:, 0], row[:, 1:]) for row in through(found, items, pictures, batch_size, read, "finding regions")]
+    return [(row[:, 0], row[:, 1:]) for row in through(loaded, items, pictures, batch_size, read, "finding regions")]

@@ -35,15 +35,15 @@ class Evaluate(PredictingTask):
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         self.check_out(".jsonl")
-        found = self.load()
-        pictures = self.pictures(found.spec)
+        loaded = self.load()
+        pictures = self.pictures(loaded.spec)
         parts: tuple[Part, ...] = ("answer", "rationale") if self.part == "both" else (self.part,)
         rows: dict[str, dict[str, object]] = {}
         right: dict[str, list[bool]] = {}
         items: list[Item] = []
         for part in parts:
             items = self.present(read_vcr(self.data, part), pictures)
-            given = choose(found, items, pictures, self.batch_size).argmax(1).tolist()
+            given = choose(loaded, items, pictures, self.batch_size).argmax(1).tolist()
             for item, answer in zip(items, given, strict=True):
                 rows.setdefault(item.id, {"annot_id": item.id})[part] = answer
             if all(item.target is not None for item in items):
@@ -58,18 +58,18 @@ class Evaluate(PredictingTask):
         return TaskResult(metrics, len(items), {"chance": 1 / len(items[0].texts)})
 
 
-def choose(found: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> Tensor:
+def choose(loaded: Loaded, items: Sequence[Item], pictures: Pictures, batch_size: int) -> Tensor:
     """[items, choices] each choice's score."""
     choices = len(items[0].texts)
 
     def read(encoding: Encoding, batch: Batch) -> Sequence[Tensor]:
         scores = torch.stack(list(logits(encoding, batch)))
-        if found.spec.answers.form == "binary":  # two classes a choice: wrong, right
+        if loaded.spec.answers.form == "binary":  # two classes a choice: wrong, right
             scores = scores[:, 1] - scores[:, 0]
         return list(scores.reshape(-1, choices))
 
-    if found.spec.answers.form not in ("choice", "binary"):
+    if loaded.spec.answers.form not in ("choice", "binary"):
         raise InputError(
-            f"this {type(found.model).__name__} has no head that scores choices; train one: coalign train vcr"
+            f"this {type(loaded.model).__name__} has no head that scores choices; train one: coalign train vcr"
         )
-    return torch.stack(through(found, items, pictures, batch_size, read))
+    return torch.stack(through(loaded, items, pictures, batch_size, read))

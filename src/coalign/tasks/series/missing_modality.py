@@ -35,7 +35,7 @@ class MissingModality:
             "count": self.count,
             "clean": dict(self.clean),
             "streams": {
-                name: {kind: dict(found) for kind, found in conditions.items()}
+                name: {kind: dict(metrics) for kind, metrics in conditions.items()}
                 for name, conditions in self.rows.items()
             },
         }
@@ -43,13 +43,15 @@ class MissingModality:
     def table(self) -> str:
         """A line for each stream and condition."""
         lines = [(CLEAN, "", self.clean)]
-        lines += [(name, kind, found) for name, conditions in self.rows.items() for kind, found in conditions.items()]
+        lines += [
+            (name, kind, metrics) for name, conditions in self.rows.items() for kind, metrics in conditions.items()
+        ]
         names = list(self.clean)[:8]
         first, second = (max(len(line[i]) for line in lines) for i in (0, 1))
         head = f"{'':{first}}  {'':{second}}" + "".join(f"{name:>14}" for name in names)
         body = [
-            f"{stream:{first}}  {kind:{second}}" + "".join(f"{found[name]:14.4f}" for name in names)
-            for stream, kind, found in lines
+            f"{stream:{first}}  {kind:{second}}" + "".join(f"{metrics[name]:14.4f}" for name in names)
+            for stream, kind, metrics in lines
         ]
         return "\n".join([f"{self.count} items", head, *body])
 
@@ -66,7 +68,7 @@ class MissingModality:
         shades = [str(0.15 + 0.6 * i / max(len(conditions) - 1, 1)) for i in range(len(conditions))]
         for i, kind in enumerate(conditions):
             places = [j - 0.4 + (i + 0.5) * width for j in range(len(self.rows))]
-            heights = [found[kind][self.metric] for found in self.rows.values()]
+            heights = [row[kind][self.metric] for row in self.rows.values()]
             axes.bar(places, heights, width * 0.92, color=shades[i], label=kind)
         axes.axhline(self.clean[self.metric], color="#c0265d", linewidth=1.2, label=CLEAN)
         axes.set_xticks(range(len(self.rows)), list(self.rows), parse_math=False)

@@ -50,8 +50,8 @@ class StreamAttention:
         width = max(map(len, self.rows))
         lines = [f"{self.count} utterances", f"{'':{width}}" + "".join(f"{name:>10}" for name in names)]
         lines += [
-            f"{direction:{width}}" + "".join(f"{found[name]:10.3f}" for name in names)
-            for direction, found in self.rows.items()
+            f"{direction:{width}}" + "".join(f"{row[name]:10.3f}" for name in names)
+            for direction, row in self.rows.items()
         ]
         return "\n".join([*lines, *([self.figure] if self.figure else [])])
 
@@ -129,7 +129,7 @@ def _best_heads(opened: SeriesRun, items: Sequence[Utterance]) -> dict[Direction
     for part in _parts(items):
         for pair, weights in _maps(opened, part)[0].items():
             shares.setdefault(pair, []).append(share_on_events(weights, pair, _planted(opened.data, part)))
-    best = {pair: torch.cat(found).mean(0) for pair, found in shares.items()}
+    best = {pair: torch.cat(each).mean(0) for pair, each in shares.items()}
     return {pair: divmod(int(x.argmax()), x.shape[1]) for pair, x in best.items()}
 
 
@@ -150,13 +150,13 @@ def _against_truth(
             even.setdefault(pair, []).append(rows / layouts[pair[1]].lengths[[event.item for event in own]])
             attention.setdefault(pair, []).extend(weights[layer, :, head])
         events += [replace(event, item=event.item + len(attention[next(iter(maps))]) - len(part)) for event in own]
-    found: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     profiles: dict[Direction, LagProfile] = {}
     for pair, (layer, head) in chosen.items():
         target, source = pair
         profiles[pair] = lag_profile(attention[pair], pair, events)
         true = [e.rows[source] / RATES[source] - e.rows[target] / RATES[target] for e in events]
-        found[_says(pair)] = {
+        figures[_says(pair)] = {
             "share": float(torch.cat(shares[pair]).mean()),
             "even": float(torch.cat(even[pair]).mean()),
             "lag": profiles[pair].peak,
@@ -164,7 +164,7 @@ def _against_truth(
             "layer": float(layer),
             "head": float(head),
         }
-    return found, profiles
+    return figures, profiles
 
 
 def _says(pair: Direction) -> str:
@@ -176,14 +176,12 @@ def _parts(items: Sequence[Utterance], size: int = 32) -> list[Sequence[Utteranc
 
 
 def _ahead(opened: SeriesRun, items: Sequence[Utterance]) -> dict[str, dict[str, float]]:
-    found: dict[Direction, list[Tensor]] = {}
+    lags: dict[Direction, list[Tensor]] = {}
     for part in _parts(items):
         maps, layouts = _maps(opened, part)
         for (target, source), weights in maps.items():
             for i in range(weights.shape[1]):
                 queries, keys = (int(layouts[name].lengths[i]) for name in (target, source))
                 most = weights[:, i, :, :queries, :keys].argmax(-1) / max(keys, 1)
-                found.setdefault((target, source), []).append(
-                    (most - torch.arange(queries) / max(queries, 1)).flatten()
-                )
-    return {_says(pair): {"ahead": float(torch.cat(x).median())} for pair, x in found.items()}
+                lags.setdefault((target, source), []).append((most - torch.arange(queries) / max(queries, 1)).flatten())
+    return {_says(pair): {"ahead": float(torch.cat(x).median())} for pair, x in lags.items()}

@@ -64,10 +64,10 @@ class Evaluate:
         windows = WindowSettings(**stored["windows"])
         seen = see_questions(model, tokenizer, questions.rows, windows, self.batch_size)
         settings = SpanSettings(self.best, self.longest, threshold, tokenizer.lowercase)
-        found = answer_questions(questions.rows, seen, settings)
-        write_json(self.out, {key: given.text for key, given in found.items()})
-        write_json(self.nbest, {key: [_plain(c) for c in given.candidates] for key, given in found.items()})
-        return score_answers(questions.rows, found, threshold)
+        answers = answer_questions(questions.rows, seen, settings)
+        write_json(self.out, {key: given.text for key, given in answers.items()})
+        write_json(self.nbest, {key: [_plain(c) for c in given.candidates] for key, given in answers.items()})
+        return score_answers(questions.rows, answers, threshold)
 
 
 def see_questions(
@@ -75,11 +75,11 @@ def see_questions(
 ) -> list[list[Window]]:
     """The windows of each question's paragraph with the model's logits."""
     readings = read_windows(tokenizer, questions, windows, train=False)
-    found = outputs(
+    batches = outputs(
         model, encode_windows(readings), lambda encoding, _: encoding.tokens["spans"].values, batch_size, "windows"
     )
     seen: list[list[Window]] = [[] for _ in questions]
-    logits: Iterator[list[float]] = iter(row for batch in found for row in batch.tolist())
+    logits: Iterator[list[float]] = iter(row for batch in batches for row in batch.tolist())
     for reading in readings:
         start, end = zip(*(next(logits) for _ in reading.ids), strict=True)
         seen[reading.question].append(reading.window(tokenizer, start, end))
@@ -93,23 +93,25 @@ def answer_questions(
     return {row.id: answer(windows, row.words, settings) for row, windows in zip(questions, seen, strict=True)}
 
 
-def score_answers(questions: Sequence[Question], found: Mapping[str, Answer], threshold: float | None) -> TaskResult:
+def score_answers(
+    questions: Sequence[Question], predicted: Mapping[str, Answer], threshold: float | None
+) -> TaskResult:
     """Exact match and F1; with a null threshold, also what tuning it on these questions would give."""
     answers = {row.id: row.answers for row in questions}
     if not any(answers.values()):
         return TaskResult({}, len(answers), UNLABELLED)
-    metrics = squad_metrics(answers, {key: given.text for key, given in found.items()})
+    metrics = squad_metrics(answers, {key: given.text for key, given in predicted.items()})
     extra: dict[str, float] = {}
     if threshold is not None:
-        f1, best = tuned_threshold(questions, found)
+        f1, best = tuned_threshold(questions, predicted)
         extra = {"threshold": threshold, "best_f1": f1, "best_f1_threshold": best}
     return TaskResult(metrics, len(answers), extra)
 
 
-def tuned_threshold(questions: Sequence[Question], found: Mapping[str, Answer]) -> tuple[float, float]:
+def tuned_threshold(questions: Sequence[Question], answers: Mapping[str, Answer]) -> tuple[float, float]:
     """(F1, threshold): what the official script finds best on these questions, which should be development data."""
-    odds = {key: given.null_odds for key, given in found.items() if given.null_odds is not None}
-    return best_threshold({row.id: row.answers for row in questions}, _non_empty(found), odds)
+    odds = {key: given.null_odds for key, given in answers.items() if given.null_odds is not None}
+    return best_threshold({row.id: row.answers for row in questions}, _non_empty(answers), odds)
 
 
 def stored_threshold(run: Path) -> float:
@@ -124,8 +126,8 @@ def store_threshold(run: Path, threshold: float, f1: float) -> None:
     write_json(run / THRESHOLD_FILE, {"null_threshold": threshold, "dev_f1": f1})
 
 
-def _non_empty(found: Mapping[str, Answer]) -> dict[str, str]:
-    return {key: next((c.text for c in given.candidates if c.text), "") for key, given in found.items()}
+def _non_empty(answers: Mapping[str, Answer]) -> dict[str, str]:
+    return {key: next((c.text for c in given.candidates if c.text), "") for key, given in answers.items()}
 
 
 def _plain(candidate: Any) -> dict[str, Any]:

@@ -81,14 +81,14 @@ def predict_tags(
     """The tag of every word."""
     encoded = encode_tagged(tokenizer, sentences, None, needed(model.input_spec.text, "texts").max_length)
     report_parts(encoded.cut)
-    found = outputs(
+    numbers = outputs(
         model,
         encoded,
         lambda encoding, batch: encoding.tokens["tags"].values[batch.labels.require("first")].argmax(1),
         batch_size,
         name,
     )
-    tags: Iterator[int] = iter(torch.cat(found).long().tolist())
+    tags: Iterator[int] = iter(torch.cat(numbers).long().tolist())
     return [[names[number] for number in islice(tags, len(sentence.words))] for sentence in sentences]
 
 

@@ -87,7 +87,7 @@ class Evaluate:
 def labels_at(times: Tensor, item: SegmentedVideo, labels: Sequence[str]) -> Tensor:
     """[T] int64 of times [T] in seconds: 0 between segments, else the label's place plus one; -1 for other labels."""
     known = {label: place for place, label in enumerate(labels, 1)}
-    found = torch.zeros(len(times), dtype=torch.int64)
+    out = torch.zeros(len(times), dtype=torch.int64)
     for label, start, end in item.segments:
-        found[(times >= start) & (times < end)] = known.get(label, -1)
-    return found
+        out[(times >= start) & (times < end)] = known.get(label, -1)
+    return out

@@ -81,8 +81,8 @@ class Evaluate:
             "frequent": frequent,
         }
         metrics = {
-            f"{name}_top{cut}": hits(found, truth, cut)
-            for name, found in said.items()
+            f"{name}_top{cut}": hits(narrations, truth, cut)
+            for name, narrations in said.items()
             for cut in CUTS
             if name != "same" or cut == 1
         }

@@ -136,8 +136,8 @@ class Evaluate:
         if self.out.suffix == ".csv":
             names = ["video_id", "start", "end", *(f"{name}{k}" for name in self.slots for k in range(1, 6))]
             rows = [
-                [clip.video, clip.start, clip.end, *(word for slot in found for word in slot)]
-                for clip, found in zip(clips, words, strict=True)
+                [clip.video, clip.start, clip.end, *(word for slot in own for word in slot)]
+                for clip, own in zip(clips, words, strict=True)
             ]
             write_table(self.out, [names, *rows])
             return
@@ -149,9 +149,9 @@ class Evaluate:
         frames = Frames(self.videos, 160)
         cells: list[Cell] = []
         for place in range(0, len(clips), max(len(clips) // SHOWN, 1)):
-            clip, found = clips[place], words[place]
-            right = [slot[0] for slot in found] == list(clip.answers)
-            said = " · ".join(slot[0] for slot in found)
+            clip, own = clips[place], words[place]
+            right = [slot[0] for slot in own] == list(clip.answers)
+            said = " · ".join(slot[0] for slot in own)
             picture = frames.at(clip.video, (clip.start + clip.end) / 2)
             cells.append(Cell(picture, said if right else f"{said} (is {' · '.join(clip.answers)})", right=right))
         save_picture(contact_sheet(cells[:SHOWN], 4, 160, self.template), self.out)

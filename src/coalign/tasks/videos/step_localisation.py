@@ -52,14 +52,14 @@ class Evaluate:
         """Measures the run."""
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
-        found = read_crosstask(self.data, open_videos(self.data, self.videos), self.listed)
+        read = read_crosstask(self.data, open_videos(self.data, self.videos), self.listed)
         loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
-        steps = {item.task: text_vectors(loaded, item.steps) for item in found.items}
+        steps = {item.task: text_vectors(loaded, item.steps) for item in read.items}
         hits: dict[str, list[tuple[int, int]]] = {}
         even: dict[str, list[tuple[int, int]]] = {}
         rows: list[list[object]] = []
-        shown = with_progress(found.items, "finding steps", len(found.items), sys.stderr.isatty())
+        shown = with_progress(read.items, "finding steps", len(read.items), sys.stderr.isatty())
         for number, item in enumerate(shown):
             try:
                 clips, _ = every_second(loaded.model, item.video)
@@ -81,7 +81,7 @@ class Evaluate:
         recall, by_task = mean_recall(hits)
         extra = {"evenly_spread": mean_recall(even)[0], "by_task": by_task}
         return TaskResult(
-            {"recall": recall}, sum(map(len, hits.values())), extra | report_missing(found, self.data, quarantine)
+            {"recall": recall}, sum(map(len, hits.values())), extra | report_missing(read, self.data, quarantine)
         )
 
 

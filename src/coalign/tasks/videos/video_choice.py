@@ -46,13 +46,13 @@ class Evaluate:
         """Measures the run."""
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out}: exists already; give another name, or --overwrite")
-        found = read_choices(self.data, open_videos(self.data, self.videos))
+        read = read_choices(self.data, open_videos(self.data, self.videos))
         loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
-        spans = [item.span for item in found.items]
+        spans = [item.span for item in read.items]
         options: dict[str, Any] = {"batch_size": self.batch_size, "workers": self.workers}
         clips, kept = span_vectors(loaded.model, spans, self.windows, quarantine=quarantine, **options)
-        questions = [found.items[number] for number in kept.tolist()]
+        questions = [read.items[number] for number in kept.tolist()]
         texts = text_vectors(loaded, [text for item in questions for text in item.options])
         each = texts.split([len(item.options) for item in questions])
         scores = [choices @ clip for choices, clip in zip(each, clips.mean(1), strict=True)]
@@ -64,5 +64,5 @@ class Evaluate:
                     file.write(json.dumps(line) + "\n")
         right = torch.tensor([number == item.answer for number, item in zip(predicted, questions, strict=True)])
         chance = sum(1 / len(item.options) for item in questions) / len(questions)
-        extra = {"chance": chance, **report_missing(found, self.data, quarantine)}
+        extra = {"chance": chance, **report_missing(read, self.data, quarantine)}
         return TaskResult({"accuracy": right.double().mean().item()}, len(questions), extra)

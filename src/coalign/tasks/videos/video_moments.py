@@ -71,9 +71,9 @@ class Evaluate:
         narrations = {feature_name(video.path, self.data): video.narrations for video in opened.videos}
         items = [
             NarratedMoment(name, n)
-            for name, found in narrations.items()
+            for name, each in narrations.items()
             if name in features and name in regions
-            for n in found
+            for n in each
         ]
         if not items:
             raise InputError(f"none of the videos in {self.data} has features in {self.features} and regions")
@@ -97,9 +97,9 @@ class Evaluate:
                     pairs["regions"].append(hidden_regions(model, batch))
                 if labels is not None and "actions" in model.config.objectives:
                     pairs["actions"].append(hidden_actions(model, batch))
-        for name, found in pairs.items():
-            if found:
-                both = torch.cat(found)
+        for name, each in pairs.items():
+            if each:
+                both = torch.cat(each)
                 if len(both):
                     metrics[f"{name}_accuracy"] = float((both[:, 0] == both[:, 1]).float().mean())
                     metrics[f"{name}_most_frequent"] = float(torch.bincount(both[:, 1]).max()) / len(both)
@@ -154,7 +154,7 @@ def hidden_words(model: Any, batch: Batch) -> Tensor:
     c, ids = model.config, batch.text.ids
     special = torch.tensor([c.pad_id, c.cls_id, c.sep_id], device=ids.values.device)
     places = (~torch.isin(ids.values, special)).nonzero().squeeze(1)
-    found: list[Tensor] = []
+    scores: list[Tensor] = []
     longest = int(ids.layout.position[places].max()) + 1 if len(places) else 0
     for position in range(longest):  # the same place of all texts at once
         rows = places[ids.layout.position[places] == position]
@@ -163,8 +163,8 @@ def hidden_words(model: Any, batch: Batch) -> Tensor:
         shown = ids.values.index_fill(0, rows, c.mask_id)
         hidden = replace(batch, text=replace(batch.text, ids=ids.with_values(shown)))
         logits = model.predict(model.encode(hidden).tokens["text"], rows)
-        found.append(torch.stack([logits.argmax(1), ids.values[rows]], 1))
-    return torch.cat(found).cpu() if found else torch.zeros(0, 2, dtype=torch.int64)
+        scores.append(torch.stack([logits.argmax(1), ids.values[rows]], 1))
+    return torch.cat(scores).cpu() if scores else torch.zeros(0, 2, dtype=torch.int64)
 
 
 def hidden_regions(model: Any, batch: Batch) -> Tensor:

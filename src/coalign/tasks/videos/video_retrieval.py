@@ -49,25 +49,25 @@ class Evaluate:
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         splits = TEST_SPLITS if self.split is None else (self.split,)
-        found = read_captioned(self.data, open_videos(self.data, self.videos), splits)
+        clips = read_captioned(self.data, open_videos(self.data, self.videos), splits)
         loaded = reads_clips(load_run(self.run), self.run)
         quarantine = Quarantine()
         similar, owners, count = similarities(
-            loaded, found, self.windows, batch_size=self.batch_size, workers=self.workers, quarantine=quarantine
+            loaded, clips, self.windows, batch_size=self.batch_size, workers=self.workers, quarantine=quarantine
         )
         gallery = torch.arange(count)
-        extra = {"videos": count, "windows": self.windows, **report_missing(found, self.data, quarantine)}
+        extra = {"videos": count, "windows": self.windows, **report_missing(clips, self.data, quarantine)}
         chance = {f"chance_{name}": value for name, value in chance_recall(owners, gallery).items()}
         figures = summarise(vector_ranks(*similar, owners, gallery), CUTS)
         return TaskResult(figures, len(owners), extra | chance)
 
 
 def similarities(
-    loaded: Loaded, found: Found[Captioned], windows: int, **options: Any
+    loaded: Loaded, read: Found[Captioned], windows: int, **options: Any
 ) -> tuple[tuple[Tensor, Tensor], Tensor, int]:
     """The vectors of texts [Q, D] and clips [G, D], [Q] the clip that each text tells, and G. Clips that cannot be read
     are in neither."""
-    clips, kept = span_vectors(loaded.model, [item.span for item in found.items], windows, **options)
-    texts = [(text, place) for place, number in enumerate(kept.tolist()) for text in found.items[number].texts]
+    clips, kept = span_vectors(loaded.model, [item.span for item in read.items], windows, **options)
+    texts = [(text, place) for place, number in enumerate(kept.tolist()) for text in read.items[number].texts]
     owners = torch.tensor([place for _, place in texts])
     return (text_vectors(loaded, [text for text, _ in texts]), clips.mean(1)), owners, len(clips)

@@ -52,7 +52,7 @@ class Hdf5Regions(RegionFile):
         if lacking:
             raise InputError(f"{self.name}, image {id}: lacks {', '.join(lacking)}")
         size = int(whole(group, "img_w")), int(whole(group, "img_h"))
-        found: dict[str, Any] = {
+        regions: dict[str, Any] = {
             "features": _tensor(whole(group, "features")),
             "boxes": in_fractions(_tensor(whole(group, "boxes")), *size),
             "size": size,
@@ -60,8 +60,8 @@ class Hdf5Regions(RegionFile):
         for ours, names in _FIELDS.items():
             theirs = next((name for name in names.split() if name in group), None)
             if theirs is not None:
-                found[ours] = torch.as_tensor(np.asarray(whole(group, theirs))).flatten()
-        return found
+                regions[ours] = torch.as_tensor(np.asarray(whole(group, theirs))).flatten()
+        return regions
 
     def _read_flat(self, file: Any, row: int) -> RegionSet:
         features, places = dataset(file, "image_features"), dataset(file, "spatial_features")

@@ -79,10 +79,10 @@ def _vilbert_regions(item: Mapping[str, Any], where: str) -> RegionSet:
             raise InputError(f"{where}: {name} has {numbers.numel()} numbers, which are not those of {count} regions")
         return numbers.view(count, -1) if count else numbers.view(0, 0)
 
-    found: dict[str, Any] = {"features": rows("features"), "boxes": in_fractions(boxes, *size), "size": size}
+    regions: dict[str, Any] = {"features": rows("features"), "boxes": in_fractions(boxes, *size), "size": size}
     if "cls_prob" in item:
-        found["classes"] = rows("cls_prob")
-    return found
+        regions["classes"] = rows("cls_prob")
+    return regions
 
 
 def _array(value: Any, where: str) -> Tensor:
@@ -103,13 +103,13 @@ def _unpacked(value: bytes, where: str) -> Any:
         raise InputError(f"{where}: is msgpack; install the extra: pip install 'coalign[features]'") from None
 
     def decode(item: Any) -> Any:
-        found = {_text(key): part for key, part in item.items()}
-        if found.get("nd") is not True:
-            return found
-        kind = np.dtype(_text(found["type"]))
+        fields = {_text(key): part for key, part in item.items()}
+        if fields.get("nd") is not True:
+            return fields
+        kind = np.dtype(_text(fields["type"]))
         if kind.kind not in "fiub":
             raise InputError(f"{where}: has an array of {kind}, which is refused")
-        return np.frombuffer(found["data"], kind).reshape(found["shape"])
+        return np.frombuffer(fields["data"], kind).reshape(fields["shape"])
 
     try:
         return msgpack.unpackb(value, object_hook=decode, raw=False, strict_map_key=False)

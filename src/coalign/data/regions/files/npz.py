@@ -33,11 +33,11 @@ class NpzRegions(RegionFile):
 
     def read(self, place: int) -> RegionSet:
         file = self._folder / f"{self.ids[place]}.npz"
-        found = uniter_regions(read_npz(file, str(file)), str(file))
-        if "confidence" not in found:
-            return found
-        count = max(LEAST, int((found["confidence"] > SURE).sum()))
-        return {name: part[:count] for name, part in found.items()}
+        regions = uniter_regions(read_npz(file, str(file)), str(file))
+        if "confidence" not in regions:
+            return regions
+        count = max(LEAST, int((regions["confidence"] > SURE).sum()))
+        return {name: part[:count] for name, part in regions.items()}
 
 
 def read_npz(file: Any, where: str) -> dict[str, NDArray[Any]]:
@@ -50,12 +50,12 @@ def uniter_regions(arrays: Mapping[str, Any], where: str) -> RegionSet:
     """The regions in UNITER's arrays, surest first as the authors stored them."""
     if "features" not in arrays or "norm_bb" not in arrays:
         raise InputError(f"{where}: lacks features or norm_bb, it has {', '.join(arrays)}")
-    found: dict[str, Any] = {
+    regions: dict[str, Any] = {
         "features": torch.as_tensor(np.asarray(arrays["features"], np.float32)),
         "boxes": torch.as_tensor(np.asarray(arrays["norm_bb"], np.float32))[:, :4].clamp(0, 1),
     }
     if "soft_labels" in arrays:
-        found["classes"] = torch.as_tensor(np.asarray(arrays["soft_labels"], np.float32))
+        regions["classes"] = torch.as_tensor(np.asarray(arrays["soft_labels"], np.float32))
     if "conf" in arrays:
-        found["confidence"] = torch.as_tensor(np.asarray(arrays["conf"], np.float32)).flatten()
-    return found
+        regions["confidence"] = torch.as_tensor(np.asarray(arrays["conf"], np.float32)).flatten()
+    return regions

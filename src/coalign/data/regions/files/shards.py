@@ -48,11 +48,11 @@ class ShardRegions(RegionFile):
         shard = bisect.bisect_right(self._first, place) - 1
         image, tensors = place - self._first[shard], self._open[shard].get()
         begin, end = self._offsets[shard][image], self._offsets[shard][image + 1]
-        found: dict[str, Any] = {name: tensors[name][begin:end] for name in _PARTS if name in tensors}
-        found["features"] = found["features"].float()
+        regions: dict[str, Any] = {name: tensors[name][begin:end] for name in _PARTS if name in tensors}
+        regions["features"] = regions["features"].float()
         if "sizes" in tensors:
-            found["size"] = tuple(tensors["sizes"][image].tolist())
-        return found
+            regions["size"] = tuple(tensors["sizes"][image].tolist())
+        return regions
 
 
 def write_shard(path: str | os.PathLike[str], ids: Sequence[str | int], regions: Sequence[RegionSet]) -> None:

@@ -72,7 +72,7 @@ class TsvRegions(RegionFile):
         except ValueError:
             raise InputError(f"{where}: width, height and number of boxes are not whole numbers") from None
         numbers = partial(_array, count=count, where=where)
-        found: dict[str, Tensor | tuple[int, int]] = {
+        regions: dict[str, Tensor | tuple[int, int]] = {
             "features": numbers(row["features"], np.float32, name="features").view(count, -1)
             if count
             else torch.zeros(0, 0),
@@ -80,10 +80,10 @@ class TsvRegions(RegionFile):
             "size": (width, height),
         }
         if lxmert:
-            found["objects"] = numbers(row["objects_id"], np.int64, name="objects_id", columns=1).view(-1)
-            found["attributes"] = numbers(row["attrs_id"], np.int64, name="attrs_id", columns=1).view(-1)
-            found["confidence"] = numbers(row["objects_conf"], np.float32, name="objects_conf", columns=1).view(-1)
-        return found
+            regions["objects"] = numbers(row["objects_id"], np.int64, name="objects_id", columns=1).view(-1)
+            regions["attributes"] = numbers(row["attrs_id"], np.int64, name="attrs_id", columns=1).view(-1)
+            regions["confidence"] = numbers(row["objects_conf"], np.float32, name="objects_conf", columns=1).view(-1)
+        return regions
 
 
 def _columns(line: bytes, path: Path) -> tuple[str, ...]:
