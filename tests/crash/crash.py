@@ -1,6 +1,7 @@
 """Work on files that is killed at one of its operations and done again, and work that is not: forks of one process.
 
-    python tests/crash/crash.py FOLDER [--only training,index] [--first N] [--stride N] [--power] [--both] [--alternate]
+    python tests/crash/crash.py FOLDER [--only training,index] [--first N] [--last N]
+        [--stride N] [--power] [--both] [--alternate]
 
 Of every work in `works.py`: a first one counts its operations on files (`operations.c`); then, for every operation, one
 is killed there and started again. Its end must be that of the first, and nothing else may lie in its folder. With
@@ -118,6 +119,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--last", type=int, default=sys.maxsize)
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--power", action="store_true")
     parser.add_argument("--both", action="store_true")
@@ -147,7 +149,7 @@ def main() -> int:
             crashes = Crashes(work, base, process)
             for cut in cuts:
                 kills, wrong, began = 0, 0, time.monotonic()
-                for number, at in enumerate(range(options.first, crashes.total + 1, stride)):
+                for number, at in enumerate(range(options.first, min(options.last, crashes.total) + 1, stride)):
                     alternate = work.outlives_power and options.alternate and number % 2 == 1
                     killed, said = crashes.kill(at, cut or alternate)
                     kills += killed
