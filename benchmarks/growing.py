@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,24 @@ def resident() -> int:
     """Bytes of this process in memory that belong to no file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
+
+
+class Peak:
+    """The largest `resident` meanwhile, asked for every 50 ms, in `most`."""
+
+    def __enter__(self) -> Peak:
+        self.most, self._ended = resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.05):
+            self.most = max(self.most, resident())
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 def timed(call: Callable[[], object]) -> tuple[float, object]:
@@ -89,10 +108,16 @@ def table(rows: int, folder: Path, pictures: bool) -> None:
     for start in ("first", "second"):
         began = time.perf_counter()
         opened, source = timed(lambda: open_source(file))
-        checked, found = timed(lambda source=source: check_source(cast("Source", source)))
-        wall = time.perf_counter() - began
+        before = resident()
+        with Peak() as peak:
+            checked, found = timed(lambda source=source: check_source(cast("Source", source)))
+        wall, more = time.perf_counter() - began, (peak.most - before) / rows
         assert cast("Preflight", found).broken == 0
-        print(f"{start} start: open {opened:.1f} s, look over {checked:.1f} s; {wall:.1f} s by the clock")
+        print(
+            f"{start} start: open {opened:.1f} s, look over {checked:.1f} s and at most {more:.0f} more bytes a row "
+            f"meanwhile; {wall:.1f} s by the clock",
+            flush=True,
+        )
 
 
 def drawn(rows: int, width: int) -> tuple[list[Tensor], Tensor]:

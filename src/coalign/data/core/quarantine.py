@@ -22,6 +22,8 @@ from coalign.errors import InputError
 FILE = "quarantine.jsonl"
 MOST, RUN = 1_000_000, 64
 """Samples that are looked at of a source at most, and those that a thread looks at in one go."""
+REMEMBERED = 100_000
+"""Pictures of which it is remembered how they are, for the next rows that name them."""
 
 
 class Quarantine:
@@ -180,11 +182,14 @@ def _check(
         return problem_of(error, source.name, index)
     name = name_of(sample.image)
     reason = "" if sample.texts else "the text is empty"
-    if not reason and (name, thorough) in seen:
-        reason = seen[name, thorough]
+    known = seen.get((name, thorough))
+    if not reason and known is not None:
+        reason = known
     elif not reason:
         reason = _image_problem(sample, max_pixels, thorough)
         if name:
+            if len(seen) >= REMEMBERED:  # memory does not grow with the source
+                seen.clear()
             seen[name, thorough] = reason
     if reason:
         return Problem(sample.where, reason, name)
