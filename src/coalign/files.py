@@ -93,8 +93,8 @@ class Inside:
 
     def __init__(self, *folders: PathLike) -> None:
         self._anywhere = os.environ.get(OUTSIDE) == "1"
-        self._roots = tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
-        self._within = tuple(f"{root.rstrip(os.sep)}{os.sep}" for root in self._roots)
+        self.roots = tuple(dict.fromkeys(os.path.realpath(folder) for folder in folders))
+        self._within = tuple(f"{root.rstrip(os.sep)}{os.sep}" for root in self.roots)
         self._real: dict[str, str] = {}
 
     def refusal(self, path: PathLike, said: str = "") -> str:
@@ -106,11 +106,11 @@ class Inside:
             real = self._real_path(path)
         except ValueError:  # a NUL, half a surrogate pair: no file has such a name
             return ""
-        if real in self._roots or real.startswith(self._within):
+        if real in self.roots or real.startswith(self._within):
             return ""
         absolute = said.startswith(os.sep)
         how = "--images FOLDER with the pictures below it, or --outside-paths" if absolute else "--outside-paths"
-        return f"leads out of {' and '.join(self._roots)}; if that is meant: {how}"
+        return f"leads out of {' and '.join(self.roots)}; if that is meant: {how}"
 
     def _real_path(self, path: PathLike) -> str:
         """Without links. Those of a folder are looked up once."""

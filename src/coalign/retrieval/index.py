@@ -26,6 +26,7 @@ from coalign.retrieval.approximate import Approximate, tuned
 from coalign.retrieval.checksums import FILE as CHECKSUMS
 from coalign.retrieval.checksums import check, write_checksums
 from coalign.retrieval.embed import Entry
+from coalign.retrieval.index_files import FOLDERS, IndexFiles
 from coalign.retrieval.index_folder import TABLE, holds_index, refuse_others
 from coalign.retrieval.index_rows import Similarity, checked, key_of, only, schema_of, unseen
 from coalign.retrieval.vector_table import ABOUT, batches_of, table_schema
@@ -58,7 +59,7 @@ class Hit:
 class Index:
     """Vectors of one width with their entries. Made by `create`, `open` or `resume`."""
 
-    def __init__(self, path: Path, table: Any) -> None:
+    def __init__(self, path: Path, table: Any, images: str | Path | None = None) -> None:
         self.path = path
         self._table = table
         self._keys: dict[str, set[bytes]] = {}
@@ -67,6 +68,7 @@ class Index:
         stored: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
         self.similarity: Similarity = stored.pop(SIMILARITY, "cosine")
         self.about = stored
+        self.files = IndexFiles(path, stored, images)
 
     @classmethod
     def create(
@@ -111,13 +113,14 @@ class Index:
 
     @classmethod
     @reader
-    def open(cls, path: str | Path) -> "Index":
-        """The index in the folder `path`. Raises InputError where there is none, or it is damaged."""
+    def open(cls, path: str | Path, images: str | Path | None = None) -> "Index":
+        """The index in the folder `path`, whose pictures lie in `images`, by default in the folders that they had when
+        it was made. Raises InputError where there is none, or it is damaged."""
         path = Path(path)
         if not holds_index(path):
             raise InputError(f"{path} is not an index; `coalign index` makes one")
         check(path)
-        return cls(path, _connect(path).open_table(TABLE))
+        return cls(path, _connect(path).open_table(TABLE), images)
 
     @classmethod
     def resume(
@@ -132,7 +135,7 @@ class Index:
         index = cls.open(path)
         wanted = {**json.loads(json.dumps(dict(about))), "width": width, "similarity": similarity}
         before = {"width": index.width, "similarity": index.similarity, **index.about}
-        other = [name for name, kept in before.items() if wanted.get(name) != kept]
+        other = [name for name, kept in before.items() if wanted.get(name) != kept and name != FOLDERS]
         if other:
             changed = "; ".join(f"{name} was {before[name]}, is {wanted.get(name)} now" for name in other)
             raise InputError(

@@ -28,6 +28,7 @@ from coalign.files import digest
 from coalign.progress import with_progress
 from coalign.retrieval.embed import Entry, as_encoder, embed, vector_width
 from coalign.retrieval.index import Hit, Index, Similarity
+from coalign.retrieval.index_files import FOLDERS
 from coalign.types import Batch, Model, Video
 
 VIDEO = "video"
@@ -72,6 +73,7 @@ def index_videos(
     hop = spec.video.seconds / 2 if step is None else float(step)
     about = {"run": str(run.absolute()), "weights": weights, "data": str(folder.absolute()), "step": hop}
     similarity: Similarity = getattr(model, "similarity", "cosine")
+    about |= {FOLDERS: [str(folder.absolute())]}
     about |= {"content": fingerprint([(video, video.stat().st_size) for video in paths])}
     with Index.writing(path):
         if overwrite:
@@ -113,10 +115,12 @@ def without_overlaps(hits: list[Hit]) -> list[Hit]:
     return kept
 
 
-def picture_of_moment(entry: Entry) -> Picture | None:
-    """The middle of the moment: from the video where it can still be read, else what the index has kept."""
+def picture_of_moment(index: Index, entry: Entry) -> Picture | None:
+    """The middle of the moment: from the video where it can still be read and lies in the index's folders, else what
+    the index has kept."""
     meta = entry.meta
     try:
+        index.files.checked(str(meta["video"]))
         (frame,) = read_frames(meta["video"], [(meta["start"] + meta["end"]) / 2], short_side=SIDE, past_end="hold")
     except BadSample:
         return entry.thumbnail

@@ -21,6 +21,7 @@ from coalign.extras import optional
 from coalign.files import guarded, locked, read_json, remove_parts, replace_file, shared
 from coalign.retrieval.embed import vector_width
 from coalign.retrieval.index import ABOUT, JOINED, Index
+from coalign.retrieval.index_files import FOLDERS
 from coalign.retrieval.search import about_index, embed_pairs
 from coalign.retrieval.vector_table import join_tables, vector_table
 
@@ -132,7 +133,8 @@ class Parts:
         """Raises `InputError` where a part, or the table of all, was made from something else, or is damaged."""
         with guarded(file):
             kept: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
-            if json.loads(kept.get(ABOUT, b"{}")) != json.loads(json.dumps(dict(self.about))):
+            made, wanted = json.loads(kept.get(ABOUT, b"{}")), json.loads(json.dumps(dict(self.about)))
+            if {**made, FOLDERS: None} != {**wanted, FOLDERS: None}:
                 raise InputError(
                     f"{file}: of other data, or made before the run was trained further; replace it on purpose: "
                     "--overwrite"

@@ -26,6 +26,7 @@ from coalign.files import digest
 from coalign.progress import with_progress
 from coalign.retrieval.embed import Entry, Store, as_encoder, embed, vector_width, vectors_of
 from coalign.retrieval.index import Hit, Index
+from coalign.retrieval.index_files import folders_of
 from coalign.retrieval.rerank import Matcher, Reranking, add_log_sigmoid
 from coalign.types import Batch, Encoding, InputSpec
 
@@ -81,7 +82,7 @@ def index_pairs(
 def about_index(run: Path, source: Source) -> dict[str, Any]:
     """What an index, or a part of one, is made from: the run, its weights, and the data."""
     about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
-    return about | {"content": fingerprint(SourceContent(source))}
+    return about | {"content": fingerprint(SourceContent(source)), **folders_of(source)}
 
 
 @torch.no_grad()
@@ -105,6 +106,9 @@ def search(
     (hits,) = index.search(vectors_of(encoding, modality), wanted, answers, exact=None)
     if reranking is None or not hits:
         return hits[:k]
+    if answers == "image":
+        for hit in hits:
+            index.files.checked(hit.entry.image)
     return rerank(loaded, encoding, modality, hits, answers, reranking)[:k]
 
 
@@ -112,7 +116,8 @@ def search(
 def rerank(
     loaded: Loaded, encoding: Encoding, modality: Modality, hits: Sequence[Hit], answers: Modality, reranking: Reranking
 ) -> list[Hit]:
-    """The answers to one query, which `encoding` is of, scored again by the fusion layers and sorted, best first."""
+    """The answers to one query, which `encoding` is of, scored again by the fusion layers and sorted, best first. The
+    caller has held their pictures against the index's folders."""
     model = loaded.model
     if not isinstance(model, Matcher):
         raise InputError(f"{type(model).__name__} has no matching head, so it cannot re-rank")
@@ -146,14 +151,15 @@ def usual_similarity(index: Index, query: Modality, answers: Modality) -> float 
     return float(similarity.amax(1).quantile(FAR))
 
 
-def picture_of(entry: Entry) -> Picture | None:
-    """The picture that was stored with an answer, if any."""
-    return entry.thumbnail or entry.image
+def picture_of(index: Index, entry: Entry) -> Picture | None:
+    """The picture that was stored with an answer, if any. Raises BadSample where it leads out of the index's
+    folders."""
+    return entry.thumbnail or index.files.checked(entry.image)
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
 def _content(hit: Hit, modality: Modality) -> Any:
-    content = hit.entry.text if modality == "text" else picture_of(hit.entry)
+    content = hit.entry.text if modality == "text" else hit.entry.thumbnail or hit.entry.image
     if content is None:
         raise InputError(
             f"the answer in row {hit.row} of the index has no {modality} stored, so it cannot be re-ranked"

@@ -52,6 +52,7 @@ def app(
     loopback: bool = True,
     names: tuple[str, ...] = (),
     bound: int = BOUND,
+    images: Path | None = None,
 ) -> Starlette:
     """The application that serves some runs.
 
@@ -63,12 +64,13 @@ def app(
         series: The utterances of runs that read streams, as `coalign train` takes them.
         loopback: Whether the server listens on a loopback address; requests for another Host are then refused.
         names: Names by which the server is known besides.
+        images: The folder in which the pictures of indices lie. By default those that they had when they were indexed.
         bound: Requests that wait for one model at most; further ones get status 429.
 
     Raises:
         InputError: One of the folders is no run.
     """
-    service = Service(open_sessions(runs, data, regions, series, bound))
+    service = Service(open_sessions(runs, data, regions, series, bound, images))
     application = Starlette(
         routes=service.routes(), exception_handlers={Exception: _unforeseen, HTTPException: _refused}
     )
@@ -224,9 +226,10 @@ class Service(DataAddresses):
     async def video(self, request: Request) -> Response:
         """The file of a moment, whole or the part that the browser asks for."""
         session = self.session(Fields.of_query(request))
-        item = self.item(await self.opened(session), self.number(request.path_params["row"]))
-        path = Path(str(item.meta.get("video", "")))
-        if item.modality != "video" or path.suffix.lower() not in VIDEOS or not path.is_file():
+        gallery = await self.opened(session)
+        item = self.item(gallery, self.number(request.path_params["row"]))
+        path = gallery.video(item.row) if item.modality == "video" else None
+        if path is None or path.suffix.lower() not in VIDEOS:
             raise Missing(f"row {item.row} has no video that a browser plays")
         return FileResponse(path, media_type=VIDEOS[path.suffix.lower()])
 

@@ -98,7 +98,7 @@ class DataAddresses(Served):
         await self.opened(session)
         key = ("findings", session.name)
         wanted = request.method == "POST" and len(session.index)
-        job = self.studies.start(key, findings_of, session.run, again=True) if wanted else None
+        job = self.studies.start(key, findings_of, session.run, session.images, again=True) if wanted else None
         job = job or self.studies.job(key)
         if job is None:
             return JSONResponse({"state": "none", "findings": []})

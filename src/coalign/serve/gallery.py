@@ -136,17 +136,24 @@ class IndexGallery(Rows):
     def hit(self, row: int, score: float) -> Hit:
         """An answer as `retrieval` has it."""
         item = self.item(row)
+        if item.modality == "image":  # whose picture a model may read
+            self.index.files.checked(item.image)
         picture = self.index.thumbnail(row) if item.image is None and item.modality == "image" else None
         return Hit(score, row, item.modality, Entry(item.text, item.image, picture, dict(item.meta)))
 
     def picture(self, row: int) -> Picture | None:
-        """The picture of a row, or of the pair that it belongs to."""
+        """The picture of a row, or of the pair that it belongs to. Raises BadSample where it leads out of the index's
+        folders."""
+        owner = self._depicted(row)
+        self.index.files.checked(None if owner is None else self.item(owner).image)
         return self.pictures([row])[0]
 
     def pictures(self, rows: Sequence[int]) -> list[Picture | None]:
-        """Those of several rows; what the index keeps is read together."""
+        """Those of several rows, None where one leads out of the index's folders; what the index keeps is read
+        together."""
         owners = [self._depicted(row) for row in rows]
         images = [None if owner is None else self.item(owner).image for owner in owners]
+        images = [None if self.index.files.refusal(image) else image for image in images]
         kept = self.index.thumbnails(
             [owner for owner, image in zip(owners, images, strict=True) if owner is not None and image is None]
         )
@@ -163,8 +170,25 @@ class IndexGallery(Rows):
 
     def clip(self, row: int) -> Clip | None:
         """The clip of a moment, where its video is still there."""
-        meta = self.item(row).meta
-        return Clip(meta["video"], float(meta["start"])) if Path(str(meta.get("video", "/"))).is_file() else None
+        video = self.video(row)
+        return None if video is None else Clip(str(video), float(self.item(row).meta["start"]))
+
+    def video(self, row: int) -> Path | None:
+        """The file of a moment, where it is still there and lies in the index's folders."""
+        name = str(self.item(row).meta.get("video") or "")
+        there = name and not self.index.files.refusal(name) and Path(name).is_file()
+        return Path(name) if there else None
+
+    def refusal(self, most: int = 100) -> str:
+        """What to say where files of the first rows lead out of the index's folders; empty where none does."""
+        rows = range(min(len(self), most))
+        items = [self.item(row) for row in rows]
+        files = [str(item.meta.get("video") or "") if item.modality == "video" else item.image for item in items]
+        refused = [(file, reason) for file in files if (reason := self.index.files.refusal(file))]
+        if not refused:
+            return ""
+        (file, reason), shown = refused[0], f"{len(refused)} of the first {len(rows)} rows show no picture"
+        return f"{self.index.path}: {shown}, such as {file}, which {reason}"
 
     def part(self, modality: Modality) -> Part:
         """The vectors of one modality; read when they are first wanted."""
@@ -228,7 +252,7 @@ class IndexGallery(Rows):
         kept = {name: [None if v is None else str(v) for v in values] for name, values in kept.items()}
         by_place: dict[tuple[str, str], dict[str, str | None]] = {}
         for file in {meta["file"] for meta in metas if isinstance(meta.get("file"), str)}:
-            by_place |= _table_columns(Path(file))
+            by_place |= {} if self.index.files.refusal(file) else _table_columns(Path(file))
         others = dict.fromkeys(name for own in by_place.values() for name in own)
         for name in others:
             kept[name] = [by_place.get((str(m.get("file")), str(m.get("row"))), {}).get(name) for m in metas]

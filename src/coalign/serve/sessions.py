@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from coalign.arguments import load_run, run_config
+from coalign.arguments import load_run, run_config, say
 from coalign.data.core.samples import Source
 from coalign.data.inputs import encode
 from coalign.data.loaded import Loaded
@@ -42,8 +42,9 @@ class Session:
         regions: RegionFile | None = None,
         series: str | None = None,
         bound: int = BOUND,
+        images: Path | None = None,
     ) -> None:
-        self.name, self.run = name, run
+        self.name, self.run, self.images = name, run, images
         self.config = run_config(run)
         self._source, self._region_file = source, regions
         self._joint: tuple[npt.NDArray[np.int64], Floats] | None = None
@@ -63,7 +64,10 @@ class Session:
     def gallery(self) -> Gallery:
         """The run's index; without one, the pairs that the user gave."""
         if (self.run / "index").is_dir():
-            return IndexGallery(Index.open(self.run / "index"), self._region_file)
+            found = IndexGallery(Index.open(self.run / "index", self.images), self._region_file)
+            if refusal := found.refusal():
+                say(refusal)
+            return found
         if self._source is not None:
             return PairGallery(self._source, self._region_file)
         raise InputError(
@@ -258,13 +262,15 @@ def open_sessions(
     regions: RegionFile | None = None,
     series: str | None = None,
     bound: int = BOUND,
+    images: Path | None = None,
 ) -> dict[str, Session]:
-    """The runs by name: that of the folder, numbered where two are called alike."""
+    """The runs by name: that of the folder, numbered where two are called alike. The pictures of their indices lie in
+    `images`, by default in the folders that they had."""
     sessions: dict[str, Session] = {}
     for run in runs:
         name = base = run.absolute().name or "run"
         number = 2
         while name in sessions:
             name, number = f"{base}-{number}", number + 1
-        sessions[name] = Session(name, run, source, regions, series, bound)
+        sessions[name] = Session(name, run, source, regions, series, bound, images)
     return sessions

@@ -113,7 +113,7 @@ class RunEncoder:
         return encode(self._loaded, self._modality, items).vectors[self._modality].float().cpu().numpy()
 
 
-def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
+def findings_of(run: Path, images: Path | None = None, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
     """What `coalign analyze` finds in the pairs of a run's index (of many, a sample), by the index's own vectors.
 
     Rows of findings are rows of the index.
@@ -123,10 +123,10 @@ def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
     from coalign.analysis.datasets.summary import summarise
 
     path, name = run / "index", run.absolute().name
-    gallery = IndexGallery(Index.open(path))
-    images, texts = gallery.part("image"), gallery.part("text")
+    gallery = IndexGallery(Index.open(path, images))
+    pictured, texts = gallery.part("image"), gallery.part("text")
     partners = gallery.partners("text")
-    pairs = [(row, int(partners[row])) for row in images.rows.tolist() if int(partners[row]) >= 0]
+    pairs = [(row, int(partners[row])) for row in pictured.rows.tolist() if int(partners[row]) >= 0]
     if len(pairs) > most:
         kept = np.sort(np.random.default_rng(0).permutation(len(pairs))[:most])
         pairs = [pairs[i] for i in kept.tolist()]
@@ -135,13 +135,13 @@ def findings_of(run: Path, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
     if not pairs:
         raise InputError(f"{path}: holds no pairs of a picture and a text to analyse")
     shown = [picture for row, _ in pairs if (picture := pictures[row]) is not None]
-    place = {row: i for i, row in enumerate(images.rows.tolist())}
+    place = {row: i for i, row in enumerate(pictured.rows.tolist())}
     words = {row: i for i, row in enumerate(texts.rows.tolist())}
     captions = [gallery.item(text).text for _, text in pairs]
     image = StoredTower(
         f"{name}, image",
         "image",
-        {p: images.vectors[place[row]].numpy() for p, (row, _) in zip(shown, pairs, strict=True)},
+        {p: pictured.vectors[place[row]].numpy() for p, (row, _) in zip(shown, pairs, strict=True)},
         RunEncoder(run, "image"),
     )
     text = StoredTower(

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ def command(
     rerank: Switch = False,
     open: Switch = False,
     index: OptionalPath = None,
+    images: OptionalPath = None,
     json: Json = False,
 ) -> int:
     """Ranked answers out of the run's index: pictures for a text, texts for a picture; moments of videos for a text.
@@ -43,6 +45,7 @@ def command(
         rerank: Score the best answers again with the fusion layers, which see the text and the picture together.
         open: Write a contact sheet of the answers (PNG) and print its path.
         index: Another index than RUN/index.
+        images: The folder of the index's pictures or videos. By default the folders that they had when it was made.
     """
     from coalign.retrieval.index import Index
     from coalign.retrieval.rerank import Reranking
@@ -56,7 +59,7 @@ def command(
     run_config(run)
     if not path.is_dir():
         raise InputError(f"{path}: no index; make one with: coalign index {run} --data YOUR_PAIRS")
-    opened = Index.open(path)
+    opened = Index.open(path, images)
     if opened.count("video"):
         if text is None or rerank or answers is not None:
             raise InputError(f"{path}: an index of videos is searched in words alone, without --rerank or --answers")
@@ -68,7 +71,7 @@ def command(
     usual = usual_similarity(opened, "text" if image is None else "image", wanted)
     best = max((hit.similarity for hit in hits), default=-math.inf)
     near = None if usual is None else best >= usual
-    sheet = _contact_sheet(run, query, hits, picture_of) if open else None
+    sheet = _contact_sheet(run, query, hits, partial(picture_of, opened)) if open else None
     if json:
         rows = [
             {
@@ -105,7 +108,7 @@ def _moments(run: Path, index: Any, text: str, k: int, open: bool, json: bool) -
     def caption(hit: Any) -> str:
         return f"{span_of(hit.entry)} {Path(hit.entry.meta['video']).name}"
 
-    sheet = _contact_sheet(run, text, hits, picture_of_moment, caption) if open else None
+    sheet = _contact_sheet(run, text, hits, partial(picture_of_moment, index), caption) if open else None
     if json:
         rows = [{"score": hit.score, **hit.entry.meta, "said": hit.entry.text} for hit in hits]
         print_json({"query": text, "answers": rows, "sheet": None if sheet is None else str(sheet)})

@@ -32,7 +32,8 @@ def command(
     """Search, alignment maps, the data and the learning curves of runs, as pages on this machine.
 
     Args:
-        images: With --data: the folder that image paths are relative to. By default the table's own.
+        images: The folder of the pictures: the image paths of --data are relative to it, by default to the table's
+            folder; those of an index lie below it, by default below the folders that it was made from.
         regions: Region features of the pictures, for models that read regions.
         port: The port to listen on; 0 takes a free one.
         host: The address to listen on. Another than this machine's own is served with a token alone.
@@ -63,6 +64,7 @@ def command(
         regions=None if regions is None else open_regions(regions),
         loopback=loopback,
         names=(socket.gethostname(),),
+        images=images,
     )
     listening = _listen(host, port)
     number = listening.getsockname()[1]

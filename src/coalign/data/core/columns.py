@@ -59,6 +59,10 @@ class Pairs(Source):
     def texts(self, index: int) -> tuple[str, ...]:
         return self._texts[index]
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return self._inside.roots
+
     def first_texts(self) -> list[str]:
         return [self._texts[index][0] for index in range(len(self))]
 

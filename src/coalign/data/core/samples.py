@@ -5,9 +5,11 @@ A `Source` is a sequence: it knows its length and reads nothing but the sample i
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,6 +21,8 @@ from coalign.data.images.decode import BadSample, ImageLike, name_of
 from coalign.errors import InputError
 
 Ids = npt.NDArray[np.int64]
+MOST_FOLDERS = 64
+"""Folders of pairs in memory that are told apart; of more, the one that holds them all."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,13 @@ class Source(ABC):
     def first_texts(self) -> list[str]:
         """[N] the first text of every sample. Tables read no image for it; a source that has no better way does."""
         return [self[index].texts[0] for index in range(len(self))]
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders in which the files lie that samples name; empty where they name none. Of a source that shows
+        another, its `_source`, that one's."""
+        shown = getattr(self, "_source", None)
+        return shown.folders if isinstance(shown, Source) else ()
 
     def order(self, generator: torch.Generator) -> Tensor:
         """[N] int64: a shuffled order for one epoch. Sources that are slow to jump in keep neighbours together."""
@@ -194,6 +205,12 @@ class InMemory(Source):
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        images = (sample.image for sample in self._samples)
+        found = {str(Path(image).absolute().parent) for image in images if isinstance(image, str | os.PathLike)}
+        return tuple(sorted(found)) if len(found) <= MOST_FOLDERS else (os.path.commonpath(found),)
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]

@@ -49,6 +49,10 @@ class HubSource(Source):
     def ids(self) -> Ids:
         return self._ids
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return self._inside.roots
+
     def __len__(self) -> int:
         return len(self._dataset)
 
