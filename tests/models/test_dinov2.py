@@ -74,5 +74,11 @@ def test_the_authors_file_is_recognised_and_training_refused(tmp_path):
     save_file(original(CONFIG).export(model.state_dict()), tmp_path / "vit.safetensors")
     loaded = coalign.load(tmp_path / "vit.safetensors", "dinov2").model
     assert loaded.config == CONFIG
+    chunked = {n.replace("blocks.", "blocks.0."): t for n, t in original(CONFIG).export(model.state_dict()).items()}
+    save_file(chunked, tmp_path / "chunked.safetensors")
+    again = coalign.load(tmp_path / "chunked.safetensors", "dinov2").model
+    assert torch.equal(
+        again.state_dict()["trunk.encoder.blocks.1.attention_scale"], model.trunk.encoder.blocks[1].attention_scale
+    )
     with pytest.raises(InputError, match="not trained here"):
         loaded.losses(Batch(images=Images(torch.zeros(1, 3, 28, 28))))

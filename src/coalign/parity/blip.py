@@ -155,10 +155,20 @@ def captions(case: Case, model: BlipCaptioner, batch: Batch) -> Outputs:
     }
     begin = prompt.clone().expand(len(image), -1).clone()
     begin[:, 0] = model.begin
-    for name, how in (case.config.get("generate") or {}).items():
-        texts = model.texts(image, begin, generation(how, 20))
-        out[f"generated_{name}"] = as_recorded(case, f"generated_{name}", texts)
+    for name, how in generated(case).items():
+        out[name] = as_recorded(case, name, model.texts(image, begin, generation(how, 20)))
     return out
+
+
+def generated(case: Case) -> dict[str, Mapping[str, Any]]:
+    """Recorded texts and the settings of each: a setting or a set of them a text, or one set for all."""
+    given: Mapping[str, Any] = case.config.get("generate") or {}
+    apart = all(isinstance(how, Mapping) for how in given.values())
+    return {
+        name: (given.get(name.removeprefix("generated_")) or {}) if apart else given
+        for name in case.outputs
+        if name.startswith("generated")
+    }
 
 
 def generation(described: Mapping[str, Any], longest: int) -> Generation:
@@ -201,21 +211,22 @@ def answers(case: Case, model: BlipVqa, batch: Batch, keep_padding: bool) -> Out
         out |= dict.fromkeys(("decoder_states", "answer_states"), decoded)
         out |= dict.fromkeys(("decoder_logits", "answer_logits"), logits)
     if "candidate_ids" in inputs:
-        out |= ranking(case, model, states, packed(case, "candidate_ids", "candidate_mask", keep_padding))
+        wanted = {n: t for n, t in case.outputs.items() if n not in out and not n.startswith("generated")}
+        candidates = packed(case, "candidate_ids", "candidate_mask", keep_padding)
+        out |= ranking(case, model, states, candidates, wanted)
     if keep_padding:
         seen = Packed(states.values, replace(states.layout, hidden=None))
-        for name in case.outputs:
-            if name.startswith("generated"):
-                described = (case.config.get("generate") or {}).get(name.removeprefix("generated_"))
-                how = generation({"num_beams": 3, "min_length": 1} | (described or {}), 10)
-                out[name] = as_recorded(case, name, model.answers(seen, how))
+        for name, described in generated(case).items():
+            how = generation({"num_beams": 3, "min_length": 1, **described}, 10)
+            out[name] = as_recorded(case, name, model.answers(seen, how))
     return out
 
 
-def ranking(case: Case, model: BlipVqa, states: Packed, candidates: Packed) -> dict[str, Tensor]:
+def ranking(
+    case: Case, model: BlipVqa, states: Packed, candidates: Packed, wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The candidates that the first word proposes, their probabilities of it and log-likelihoods [questions, k], and
-    the numbers of the best [questions]; a recording's own names say which, and the form of what they name."""
-    wanted = {n: t for n, t in case.outputs.items() if any(word in n for word in ("rank", "topk", "best", "max_id"))}
+    the numbers of the best [questions]: which, `wanted` says by its names and the form of what they name."""
     given = _first({**case.inputs}, "k_test", "k")
     k = int(given) if given is not None else case.config.get("k_test") or case.config.get("k")
     k = k or next((t.shape[1] for t in wanted.values() if t.dim() == 2), len(candidates))
@@ -225,6 +236,8 @@ def ranking(case: Case, model: BlipVqa, states: Packed, candidates: Packed) -> d
     best = chosen.gather(1, total.argmax(1, keepdim=True)).squeeze(1)
     out: dict[str, Tensor] = {}
     for name, recorded in wanted.items():
+        if recorded.shape not in (best.shape, chosen.shape):
+            continue
         if not recorded.is_floating_point():
             out[name] = best if recorded.dim() == 1 else chosen
         else:

@@ -13,7 +13,7 @@ from coalign.models.coca.model import Coca
 from coalign.models.coca.names import open_clip
 from coalign.models.coca.sizes import Facts, of_weights
 from coalign.models.coca.trunk import CocaConfig
-from coalign.parity.blip import as_recorded, generation
+from coalign.parity.blip import as_recorded, generated, generation
 from coalign.parity.case import Case, Described
 from coalign.parity.clip import contrast, eps_of
 from coalign.parity.verify import Adaptor, Outputs
@@ -74,10 +74,9 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     for i in range(model.config.decoder_depth):
         out[f"decoder_block.{i}"] = ids.with_values(record[f"decoder.{i}.hidden"])
         out[f"decoder_cross_block.{i}"] = ids.with_values(record[f"decoder.{i}.cross_hidden"])
-    for name, how in (case.config.get("generate") or {}).items():
+    for name, how in generated(case).items():
         begin = torch.full((len(image), 1), model.begin)
-        texts = model.texts(queries, begin, generation(how, model.longest))
-        out[f"generated_{name}"] = as_recorded(case, f"generated_{name}", texts)
+        out[name] = as_recorded(case, name, model.texts(queries, begin, generation(how, model.longest)))
     return out
 
 

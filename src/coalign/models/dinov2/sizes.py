@@ -3,6 +3,7 @@ written as that."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,14 @@ from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
 from coalign.trunks.vit import VitConfig
 from coalign.trunks.vit_sizes import SizeHints, count, described_square, grid_of, tower_sizes
 
+_CHUNKED = re.compile(r"^blocks\.\d+\.(\d+)\.")
+"""Blocks of files that number them within chunks too."""
+
 
 def of_weights(weights: Mapping[str, Tensor], hints: SizeHints | None = None) -> DinoV2Config | None:
     """The configuration of a file of either layout; None where it is no DINOv2's. Heads are 64 wide by default."""
     hints = hints or SizeHints()
+    weights = {_CHUNKED.sub(r"blocks.\1.", name): tensor for name, tensor in weights.items()}
     if "embeddings.mask_token" in weights and "encoder.layer.0.layer_scale1.lambda1" in weights:
         patch, table, block = (
             "embeddings.patch_embeddings.projection.weight",
