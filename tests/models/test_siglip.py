@@ -1,5 +1,6 @@
 """SigLIP and SigLIP 2 against Hugging Face and by their own rules."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,13 @@ from random_weights import randomised
 
 import coalign
 from coalign.data.images.transforms import sides_of_patches
+from coalign.data.pairs.loader import Loader
+from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
 from coalign.models.siglip.model import Siglip, SiglipConfig, image_tower, text_tower
-from coalign.types import Batch, Images, Packed, Text
+from coalign.ops.pairing import take_images
+from coalign.ops.patches import cut_pictures, pictures
+from coalign.types import Batch, Images, InputSpec, Packed, Text
 
 CONFIG = SiglipConfig(
     image_tower(image_size=16, patch_size=4, dim=32, depth=2, heads=2, hidden_dim=48),
@@ -28,11 +33,8 @@ def texts():
 
 
 def ragged(sizes=((8, 12), (16, 4), (20, 8))):
-    tall, wide = (max(size[side] for size in sizes) for side in (0, 1))
-    pixels = torch.zeros(len(sizes), 3, tall, wide)
-    for picture, (height, width) in zip(pixels, sizes, strict=True):
-        picture[:, :height, :width] = torch.randn(3, height, width, generator=torch.Generator().manual_seed(height))
-    return Images(pixels, sizes=torch.tensor(sizes))
+    drawn = [torch.randn(3, *size, generator=torch.Generator().manual_seed(size[0])) for size in sizes]
+    return Images(patches=cut_pictures(drawn, (4, 4)))
 
 
 def test_a_folder_of_hugging_face_and_back(tmp_path):
@@ -67,11 +69,12 @@ def test_pictures_of_any_proportions_agree_with_hugging_face(tmp_path):
     mine = coalign.load(tmp_path / "theirs", "siglip").model
     assert mine.config.image.any_shape
     images = ragged()
-    shapes = images.sizes // 4
+    shapes = images.patches.grids
     patches = torch.zeros(3, 12, 48)
     mask = torch.zeros(3, 12, dtype=torch.int64)
-    for i, (rows, columns) in enumerate(shapes.tolist()):
-        cells = images.pixels[i, :, : 4 * rows, : 4 * columns].unflatten(2, (columns, 4)).unflatten(1, (rows, 4))
+    for i, picture in enumerate(pictures(images.patches)):
+        rows, columns = shapes[i].tolist()
+        cells = picture.unflatten(2, (columns, 4)).unflatten(1, (rows, 4))
         patches[i, : rows * columns] = cells.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
         mask[i, : rows * columns] = 1
     with torch.no_grad():
@@ -138,10 +141,34 @@ def test_pictures_are_as_large_as_the_limit_of_patches_allows():
             expected = library.get_image_size_for_max_num_patches(*sides, patch, limit)
             assert sides_of_patches(sides, (patch, patch), limit) == expected
     loaded = coalign.create("siglip", replace(NAFLEX, max_patches=20))
-    pictures = [Image.new("RGB", size) for size in ((4000, 1), (1, 4000), (300, 200), (5, 5))]
-    images = coalign.prepare(loaded, pictures).images
+    drawn = [Image.new("RGB", size) for size in ((4000, 1), (1, 4000), (300, 200), (5, 5))]
+    images = coalign.prepare(loaded, drawn).images
     grids = loaded.model.grids(Batch(images=images))
     assert all(10 < rows * columns <= 20 for rows, columns in grids)
-    assert grids[0] == grids[1][::-1] == (1, 16)
+    assert grids[0] == grids[1][::-1] == (1, 20)
     assert grids[2] == (4, 5)
-    assert loaded.encode(Batch(images=images)).tokens["image"].lengths.tolist() == [r * c for r, c in grids]
+    lengths = [rows * columns for rows, columns in grids]
+    assert loaded.encode(Batch(images=images)).tokens["image"].lengths.tolist() == lengths
+
+
+def test_the_loaders_batches_hold_no_pixel_of_padding(tmp_path):
+    """From the collating worker on there are as many rows as patches, whatever the pictures' proportions."""
+    sides = [(60, 10), (10, 60), (40, 40), (9, 30)]
+    rows = []
+    for number, size in enumerate(sides):
+        Image.effect_noise(size, 90).convert("RGB").save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,text {number}")
+    (tmp_path / "pairs.csv").write_text("image,text\n" + "\n".join(rows) + "\n")
+    loaded = coalign.create("siglip", replace(NAFLEX, max_patches=20))
+    spec = InputSpec(image=loaded.model.input_spec.image)
+    images = next(
+        iter(Loader(open_source(tmp_path / "pairs.csv"), spec, None, batch_size=4, train=False, workers=1))
+    ).images
+    assert images.pixels is None
+    counts = [math.prod(sides_of_patches(size[::-1], (4, 4), 20)) // 16 for size in sides]
+    assert images.patches.rows.values.shape == (sum(counts), 48)
+    assert images.patches.rows.host_lengths.tolist() == counts
+    assert sum(counts) < len(counts) * int(images.patches.grids.amax(0).prod())  # padded to the largest
+    chosen = take_images(images, torch.tensor([2, 0]))
+    assert [tuple(own.shape[1:]) for own in pictures(chosen.patches)] == [(16, 16), (8, 40)]
+    assert torch.equal(pictures(chosen.patches)[1], pictures(images.patches)[0])

@@ -80,7 +80,7 @@ def _images(spec: InputSpec, images: Sequence[ImageLike]) -> Images:
             raise InputError(f"features are [C, h, w], all of one shape; these are {sorted(shapes)}")
         return Images(grid=torch.stack(grids))
     transform = ImageTransform(spec)
-    return stack_pictures([transform(decode_image(image)) for image in images])
+    return stack_pictures([transform(decode_image(image)) for image in images], spec)
 
 
 def _regions(spec: InputSpec, regions: Regions | Sequence[RegionSet]) -> Regions:

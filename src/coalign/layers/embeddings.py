@@ -65,8 +65,11 @@ class PatchEmbedding(nn.Module):
         height, width = self.projection.kernel_size
         cells = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))
         cells = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, P, c * height * width]
-        cells = cells.flatten(0, 1).index_select(0, items * cells.shape[1] + numbers)
-        return F.linear(cells, self.projection.weight.flatten(1), self.projection.bias)
+        return self.of_rows(cells.flatten(0, 1).index_select(0, items * cells.shape[1] + numbers))
+
+    def of_rows(self, rows: Float[Tensor, "t n"]) -> Float[Tensor, "t d"]:
+        """The embeddings of patches that are rows of numbers: channel, row and column of each."""
+        return F.linear(rows, self.projection.weight.flatten(1), self.projection.bias)
 
 
 def resize_positions(

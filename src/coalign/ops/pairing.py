@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,7 +45,10 @@ def take_texts(text: Text, items: Int[Tensor, " b"]) -> Text:
 def take_images(images: Images, items: Int[Tensor, " b"]) -> Images:
     """These images, in this order, repeats allowed."""
     parts = (images.pixels, images.grid, images.sizes, images.pooled)
-    return Images(*(None if part is None else part[to_device(items, part.device)] for part in parts))
+    kept = images.patches
+    if kept is not None:
+        kept = replace(kept, rows=kept.rows.select(items), grids=kept.grids[items.cpu()])
+    return Images(*(None if part is None else part[to_device(items, part.device)] for part in parts), patches=kept)
 
 
 def take_regions(regions: Regions, items: Int[Tensor, " b"]) -> Regions:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from coalign.types import Packed
+from coalign.types import Packed, Patches
+
+
+def cut(picture: Float[Tensor, "c h w"], patch: tuple[int, int]) -> Float[Tensor, "p n"]:
+    """The patches of a picture whose sides are whole patches, row by row, each as a kernel has it."""
+    cells = picture.unflatten(2, (-1, patch[1])).unflatten(1, (-1, patch[0]))
+    return cells.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+
+
+def cut_pictures(pictures: Sequence[Float[Tensor, "c _ _"]], patch: tuple[int, int]) -> Patches:
+    """The patches of pictures of any proportions: as many rows as they have patches together."""
+    grids = torch.tensor([[side // own for side, own in zip(p.shape[1:], patch, strict=True)] for p in pictures])
+    return Patches(Packed.from_items([cut(picture, patch) for picture in pictures]), grids, patch)
+
+
+def pictures(patches: Patches) -> list[Tensor]:
+    """Undoes `cut_pictures`: [c, H_i, W_i] each."""
+    height, width = patches.size
+    parts = patches.rows.values.split(patches.rows.host_lengths.tolist())
+    grids: list[list[int]] = patches.grids.tolist()
+    return [
+        own.view(down, across, -1, height, width).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+        for own, (down, across) in zip(parts, grids, strict=True)
+    ]
 
 
 def patches_of_pixels(pixels: Float[Tensor, "b c h w"], patch: tuple[int, int]) -> Bool[Tensor, "b rows columns"]:

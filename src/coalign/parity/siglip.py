@@ -17,7 +17,7 @@ from coalign.parity.clip import contrast, eps_of
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import images_of
 from coalign.trunks.vit import sides
-from coalign.types import Images, Packed
+from coalign.types import Images, Packed, Patches
 
 
 def config_of(described: Described) -> SiglipConfig:
@@ -69,17 +69,13 @@ def build(described: Described) -> tuple[nn.Module, StateMap]:
 
 
 def images_given(case: Case, model: Siglip) -> Images:
-    """Recorded pixels; patches of NaFlex are put together to pictures again, padded to the largest."""
+    """Recorded pixels, or patches, in which the colour changes fastest."""
     if "image" in case.inputs:
         return Images(case.inputs["image"])
-    height, width = model.config.image.patch
-    shapes: list[list[int]] = case.inputs["spatial_shapes"].tolist()
-    tall, wide = (max(shape[side] for shape in shapes) for side in (0, 1))
-    pixels = case.inputs["pixel_values"].new_zeros(len(shapes), 3, tall * height, wide * width)
-    for picture, rows, (down, across) in zip(pixels, case.inputs["pixel_values"], shapes, strict=True):
-        cells = rows[: down * across].view(down, across, height, width, 3).permute(4, 0, 2, 1, 3)
-        picture[:, : down * height, : across * width] = cells.flatten(3).flatten(1, 2)
-    return Images(pixels, sizes=torch.tensor([[down * height, across * width] for down, across in shapes]))
+    size, grids = model.config.image.patch, case.inputs["spatial_shapes"]
+    given = case.inputs["pixel_values"].unflatten(2, (*size, 3)).permute(0, 1, 4, 2, 3).flatten(2)
+    rows = [own[:count] for own, count in zip(given, grids.prod(1).tolist(), strict=True)]
+    return Images(patches=Patches(Packed.from_items(rows), grids, size))
 
 
 def texts_of(case: Case, keep_padding: bool) -> Packed:

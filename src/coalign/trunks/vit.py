@@ -18,8 +18,8 @@ from coalign.layers.embeddings import PatchEmbedding, Resize, resize_positions
 from coalign.layers.initialise import init_truncated
 from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.ops.attention import Mask
-from coalign.ops.patches import choose_patches, pack_patches, patches_of_sizes
-from coalign.types import Images, Packed, Record
+from coalign.ops.patches import cut_pictures
+from coalign.types import Images, Packed, Patches, Record
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class VitConfig:
     `drop_path` is the chance of the last block's branches to be skipped in training (stochastic depth), rising linearly
     from 0 at the first. `first_norm` is a norm before the blocks (CLIP). `registers` are learned rows without positions
     between the class token and the patches (Darcet et al. 2024); `layer_scale` and `gated` are the blocks' (DINOv2).
-    With `any_shape` images of a batch have shapes of their own, given by `Images.sizes`: their patches are ragged rows,
-    and the position table is resized to each image (NaFlex, SigLIP 2). With a `stem` patches are the cells of its map,
+    With `any_shape` images of a batch have shapes of their own: their patches are ragged rows (`Images.patches`), and
+    the position table is resized to each image (NaFlex, SigLIP 2). With a `stem` patches are the cells of its map,
     `stem_width` numbers each.
     """
 
@@ -185,20 +185,21 @@ class VitTrunk(nn.Module):
 
     def ragged(self, images: Images) -> Packed:
         """The embedded patches of each image with its own resized positions: as many rows as it has patches."""
+        patches = self.cut(images)
+        grids: list[tuple[int, int]] = [(rows, columns) for rows, columns in patches.grids.tolist()]
+        tables = {grid: self.table(grid) for grid in dict.fromkeys(grids)}
+        x = self.patch.of_rows(patches.rows.values)
+        return patches.rows.with_values(x + torch.cat([tables[grid] for grid in grids]))
+
+    def cut(self, images: Images) -> Patches:
+        """The patches of images of any shape; pixels of one size are cut up here."""
+        if images.patches is not None:
+            if images.patches.size != self.config.patch:
+                raise InputError(f"patches have {images.patches.size} pixels, the model reads {self.config.patch}")
+            return images.patches
         if images.pixels is None:
             raise ValueError("this model reads pixels, and the batch holds none")
-        rows, columns = (side // own for side, own in zip(images.pixels.shape[2:], self.config.patch, strict=True))
-        if images.sizes is None:
-            numbers = torch.arange(rows * columns, device=images.pixels.device)
-            patches = Packed.uniform(numbers.expand(len(images), -1))
-            grids = [[rows, columns]] * len(images)
-        else:
-            real = patches_of_sizes(images.sizes, rows, columns, self.config.patch)
-            grids = torch.stack([real.any(2).sum(1), real.any(1).sum(1)], 1).tolist()
-            patches = pack_patches(choose_patches(real.flatten(1), None), real.flatten(1))
-        tables = {grid: self.table(grid) for grid in dict.fromkeys((rows, columns) for rows, columns in grids)}
-        x = self.patch.chosen(images.pixels, patches.layout.item, patches.values)
-        return patches.with_values(x + torch.cat([tables[rows, columns] for rows, columns in grids]))
+        return cut_pictures(list(images.pixels), self.config.patch)
 
     def table(self, grid: tuple[int, int]) -> Tensor:
         """Positions [rows * columns, dim] for an image of that grid: linear with antialiasing (SigLIP 2, 2025)."""

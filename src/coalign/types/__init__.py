@@ -4,7 +4,7 @@
 gives back, `InputSpec` is what a model asks of its data, and `Model` is what training and retrieval know of a model.
 """
 
-from coalign.types.batch import Batch, Candidates, Images, Mosaics, Regions, Series, Text, Video
+from coalign.types.batch import Batch, Candidates, Images, Mosaics, Patches, Regions, Series, Text, Video
 from coalign.types.labels import Labels
 from coalign.types.model import FREE, Draws, Encoding, Head, Model, System
 from coalign.types.packed import Layout, Packed, Record
@@ -36,6 +36,7 @@ __all__ = [
     "Model",
     "Mosaics",
     "Packed",
+    "Patches",
     "Record",
     "RegionSpec",
     "Regions",

@@ -25,17 +25,35 @@ class Text(Movable):
 
 
 @dataclass(frozen=True, eq=False)
+class Patches(Movable):
+    """Pictures of any proportions, cut up: `rows` [T, 3 * h * w] are the patches of each, row by row, each patch as a
+    kernel has it (colour, row, column); `grids` [B, 2] the rows and columns of patches, which stay on the host; `size`
+    the height and width of a patch."""
+
+    rows: Packed
+    grids: Tensor = field(metadata=HOST)
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
 class Images(Movable):
-    """`pixels` [B, 3, H, W], normalised; or `grid` [B, C, h, w], features of a frozen stem computed beforehand, and
-    `pooled` [B, D], what the same network makes of the whole picture, where a model reads that too.
-    `sizes` [B, 2] holds each image's own height and width where the batch pads them (ViLT); it stays on the host."""
+    """`pixels` [B, 3, H, W], normalised; or `patches` of pictures of any proportions (NaFlex); or `grid` [B, C, h, w],
+    features of a frozen stem computed beforehand, and `pooled` [B, D], what the same network makes of the whole
+    picture, where a model reads that too. `sizes` [B, 2] holds each image's own height and width where the batch pads
+    them (ViLT); it stays on the host."""
 
     pixels: Tensor | None = None
     grid: Tensor | None = None
     sizes: Tensor | None = field(default=None, metadata=HOST)
     pooled: Tensor | None = None
+    patches: Patches | None = None
 
     def __len__(self) -> int:
+        if self.patches is not None:
+            return len(self.patches)
         tensor = self.pixels if self.pixels is not None else self.grid
         return 0 if tensor is None else tensor.shape[0]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coalign.analysis.runs.scores import scores_of_pairs, take
 from coalign.errors import InputError
+from coalign.ops.patches import cut_pictures, pictures
 from coalign.types import Batch, Model, Packed, Text
 
 CELLS = 8
@@ -35,12 +36,15 @@ def shapes_of(batch: Batch, cells: int = CELLS) -> list[tuple[int, ...]]:
     if batch.images is not None and batch.images.grid is not None:
         height, width = batch.images.grid.shape[2:]
         return [(height, width)] * len(batch.images)
+    if batch.images is not None and batch.images.patches is not None:
+        sizes = [list(own.shape[1:]) for own in pictures(batch.images.patches)]
+        return [_cells(own, cells) for own in sizes]
     if batch.images is not None and batch.images.pixels is not None:
         if batch.images.sizes is None:
             sides: list[list[int]] = [list(batch.images.pixels.shape[2:])] * len(batch.images)
         else:
             sides = batch.images.sizes.tolist()
-        return [tuple(max(round(cells * side / max(own)), 1) for side in own) for own in sides]
+        return [_cells(own, cells) for own in sides]
     if batch.video is not None and batch.video.features is not None:
         return [(count,) for count in batch.video.features.host_lengths.tolist()]
     if batch.video is not None and batch.video.frames is not None:
@@ -49,12 +53,22 @@ def shapes_of(batch: Batch, cells: int = CELLS) -> list[tuple[int, ...]]:
     raise InputError("nothing can be occluded: the batch has no images, regions or videos")
 
 
+def _cells(sides: Sequence[int], cells: int) -> tuple[int, ...]:
+    return tuple(max(round(cells * side / max(sides)), 1) for side in sides)
+
+
 def hide(batch: Batch, shapes: Sequence[tuple[int, ...]], hidden: Sequence[Tensor]) -> Batch:
     """The batch with some places of each item hidden; `hidden[i]` is bool of `shapes[i]`, flattened."""
     if batch.regions is not None:
         flat = torch.cat(list(hidden)).to(batch.regions.features.values.device)
         features = batch.regions.features
         return replace(batch, regions=replace(batch.regions, features=_filled(features, flat, torch.zeros(()))))
+    if batch.images is not None and batch.images.patches is not None:
+        cut, shown = batch.images.patches, list[Tensor]()
+        for picture, shape, own in zip(pictures(cut), shapes, hidden, strict=True):
+            mask = _enlarged(own.reshape(shape), list(picture.shape[1:])).to(picture.device)
+            shown.append(torch.where(mask, picture.mean((1, 2), keepdim=True), picture))
+        return replace(batch, images=replace(batch.images, patches=cut_pictures(shown, cut.size)))
     if batch.images is not None:
         whole = batch.images.grid if batch.images.grid is not None else batch.images.pixels
         assert whole is not None

@@ -65,7 +65,7 @@ Step = Callable[[Tensor], Tensor]
 class ImageTransform:
     """A picture, PIL or uint8 [3, H, W], to float32 [3, H, W] of the model's size, normalised by its statistics.
 
-    Where the model takes pictures in their proportions, sizes differ; `data.collate.stack_pictures` makes a batch.
+    Where the model takes pictures in their proportions, sizes differ; `stack_pictures` makes a batch of them.
     In training the randomness comes from the seed of the call alone; global generators are left as they were.
     """
 
@@ -167,9 +167,7 @@ def sides_of_patches(sides: tuple[int, int], patch: tuple[int, int], limit: int)
 
 
 def _by_patches(image: Tensor, spec: ImageSpec) -> Tensor:
-    """Of a picture more than `LONGEST` times as long as it is wide the middle alone, at the size of its patches."""
-    longest = LONGEST * min(image.shape[-2:])
-    image = _centre(image, *(min(side, longest) for side in image.shape[-2:]))
+    """The whole picture at the size of its patches, however long it is."""
     height, width = image.shape[-2:]
     return resize(image, sides_of_patches((height, width), spec.patch, spec.limit), spec.interpolation)
 

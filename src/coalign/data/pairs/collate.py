@@ -13,6 +13,7 @@ from coalign.data.images.decode import MAX_PIXELS, BadSample, decode_image, name
 from coalign.data.images.transforms import ImageTransform, derive_seed
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
+from coalign.ops.patches import cut_pictures
 from coalign.types import Batch, Images, InputSpec, Labels
 
 ChooseText = Callable[[Sequence[str], torch.Generator], str]
@@ -95,13 +96,13 @@ def collate(examples: Sequence[Example], spec: InputSpec, tokenizer: Tokenizer |
     text_ids = [example.id for example in examples for _ in example.texts]
     return Batch(
         text=text,
-        images=_stack(examples),
+        images=_stack(examples, spec),
         ids=torch.tensor([example.id for example in examples], dtype=torch.int64),
         labels=Labels(text_ids=torch.tensor(text_ids, dtype=torch.int64)),
     )
 
 
-def _stack(examples: Sequence[Example]) -> Images:
+def _stack(examples: Sequence[Example], spec: InputSpec) -> Images:
     first = examples[0]
     for example in examples:
         if (example.grid is None) != (first.grid is None):
@@ -114,12 +115,14 @@ def _stack(examples: Sequence[Example]) -> Images:
     pooled = [example.pooled for example in examples if example.pooled is not None]
     if grids:
         return Images(grid=torch.stack(grids), pooled=torch.stack(pooled) if pooled else None)
-    return stack_pictures(pixels)
+    return stack_pictures(pixels, spec)
 
 
-def stack_pictures(pixels: Sequence[Tensor]) -> Images:
-    """A batch of pictures [3, H_i, W_i]. Where sizes differ, zeros fill the smaller ones up, at their right and bottom,
-    and `sizes` says how large each is."""
+def stack_pictures(pixels: Sequence[Tensor], spec: InputSpec) -> Images:
+    """A batch of pictures [3, H_i, W_i]: cut up for a model that reads patches of any proportions. For others, where
+    sizes differ, zeros fill the smaller ones up, at their right and bottom, and `sizes` says how large each is."""
+    if spec.image is not None and spec.image.resize == "patches":
+        return Images(patches=cut_pictures(pixels, spec.image.patch))
     if len({picture.shape for picture in pixels}) == 1:
         return Images(pixels=torch.stack(list(pixels)))
     sizes = torch.tensor([picture.shape[1:] for picture in pixels])

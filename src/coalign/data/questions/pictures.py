@@ -80,7 +80,7 @@ class FolderPictures(Pictures):
         self.name = os.fspath(folder)
         if not Path(folder).is_dir():
             raise InputError(f"{folder}: no such folder of pictures")
-        self._transform = ImageTransform(spec)
+        self._spec, self._transform = spec, ImageTransform(spec)
         self._files: dict[str, Path] = {}
         self._alike: dict[str, Path | None] = {}
         for file in picture_files(Path(folder)):
@@ -100,7 +100,7 @@ class FolderPictures(Pictures):
         return self._alike.get(image_key(image)) if exact is None else exact
 
     def batch(self, images: Sequence[str | int]) -> Seen:
-        return Seen(images=stack_pictures([self._transform(self._decode(image)) for image in images]))
+        return Seen(images=stack_pictures([self._transform(self._decode(image)) for image in images], self._spec))
 
     def _decode(self, image: str | int):
         file = self.find(image)

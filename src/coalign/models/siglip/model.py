@@ -27,7 +27,6 @@ from coalign.layers.pooling import ProbePooling
 from coalign.layers.token_maps import token_patch_maps
 from coalign.models.siglip.names import open_clip, original, original_stacked, transformers
 from coalign.objectives.sigmoid import SigmoidContrastive
-from coalign.ops.patches import patches_of_sizes
 from coalign.trunks.text import TextConfig, TextTrunk, last_rows
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System
@@ -161,15 +160,10 @@ class Siglip(Model):
 
     def grids(self, batch: Batch) -> list[tuple[int, int]]:
         """Rows and columns of patches of each image."""
-        images, patch = batch.images, self.config.image.patch
-        assert images is not None
-        if not self.config.image.any_shape or images.pixels is None:
-            return [self.config.image.grid_size] * len(images)
-        rows, columns = (side // own for side, own in zip(images.pixels.shape[2:], patch, strict=True))
-        if images.sizes is None:
-            return [(rows, columns)] * len(images)
-        real = patches_of_sizes(images.sizes, rows, columns, patch)
-        return [(int(own.any(1).sum()), int(own.any(0).sum())) for own in real]
+        assert batch.images is not None
+        if not self.config.image.any_shape:
+            return [self.config.image.grid_size] * len(batch.images)
+        return [(rows, columns) for rows, columns in self.image.cut(batch.images).grids.tolist()]
 
     # -------------------------------------------------------------------------------------------------- training
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
