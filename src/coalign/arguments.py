@@ -1,4 +1,4 @@
-"""What tasks and commands ask of the user: runs, pairs, and how flags look in the help. Imports nothing heavy."""
+"""Arguments of tasks and commands: runs, pairs, and how flags look in the help. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Writing:
     length_penalty: float = 1.0
     """Above 0 the search prefers longer captions, below 0 shorter ones."""
     prompt: OptionalName = None
-    """What captions begin with, such as "a picture of"; it is no part of them. By default the model's own."""
+    """The beginning of captions, such as "a picture of"; it is no part of them. By default the model's own."""
     seed: int = 0
     """Of --sample."""
 
@@ -124,7 +124,7 @@ SEARCHED, DRAWN = Writing(), Writing(sample=True)
 
 @reader
 def run_config(run: Path) -> dict[str, Any]:
-    """What the run's config.json says. Errors: `InputError` where there is no run, or it is damaged."""
+    """The content of the run's config.json. Errors: `InputError` where there is no run, or it is damaged."""
     from coalign.checkpoints.hub import local_folder
 
     path = local_folder(run) / "config.json"

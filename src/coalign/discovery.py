@@ -48,11 +48,6 @@ def summaries(package: str, kind: str) -> dict[str, str]:
     return {name: match[1] for name, text in sorted(texts.items()) if (match := head.search(text))}
 
 
-def first_line(thing: Any) -> str:
-    """The first line of a docstring."""
-    return next(iter((thing.__doc__ or "").strip().splitlines()), "")
-
-
 def _source(path: str) -> str:
     spec = importlib.util.find_spec(path)
     return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""

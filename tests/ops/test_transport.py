@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from coalign.ops.transport import cosine_cost, ipot, sinkhorn, transport
+from coalign.ops.transport import cosine_cost, ipot, transport
 from coalign.types import Packed
 
 SIZES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5)), min_size=1, max_size=5)
@@ -52,10 +52,10 @@ def test_every_item_is_solved_as_if_alone(sizes, seed):
 
 
 @settings(max_examples=20, deadline=None)
-@given(sizes=SIZES, seed=st.integers(0, 1000), solver=st.sampled_from([ipot, sinkhorn]))
-def test_marginals_are_uniform(sizes, seed, solver):
+@given(sizes=SIZES, seed=st.integers(0, 1000))
+def test_marginals_are_uniform(sizes, seed):
     x, y = ragged(sizes, seed=seed)
-    plan = transport(x, y, solver=solver).plan
+    plan = transport(x, y).plan
     for i, (m, n) in enumerate(sizes):
         if m and n:
             torch.testing.assert_close(plan[i, :m, :n].sum(1), torch.full((m,), 1 / m, dtype=plan.dtype))
@@ -72,8 +72,6 @@ def test_more_iterations_approach_the_best_assignment():
     distances = [float((cost * ipot(cost, every, every, iterations=n)).sum()) for n in (5, 50, 1000)]
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] == pytest.approx(float(best), abs=1e-3)
-    blurred = float((cost * sinkhorn(cost, every, every, epsilon=0.5, iterations=200)).sum())
-    assert blurred > distances[1]
 
 
 def test_rows_that_take_no_part_and_hidden_rows_change_nothing():

@@ -33,7 +33,7 @@ from coalign.training.options import RunOptions, Schedule
 CONTINUED = frozenset(
     (*field_names(Pairs), *field_names(Schedule), *field_names(RunOptions), "regions", "max_missing", "objectives")
 )
-"""What a training that starts from another's weights is given; the rest sets fresh weights."""
+"""Flags of a training that starts from another's weights; the rest sets fresh weights."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Plan:
     curriculum: tuple[Settings, ...] = ()
 
     def work(self) -> Settings:
-        """What is computed, whatever of it the table shows: two plans of equal work may share a folder."""
+        """The work of the plan, whatever of it the table shows: two plans of equal work may share a folder."""
         said = asdict(self)
         for stage in said["stages"]:
             del stage["figures"], stage["chance"]
@@ -72,7 +72,7 @@ class Plan:
 
 
 def lesson(entry: str) -> Settings:
-    """What differs in a training on "DATA" or "DATA:STEPS"; the data are a world's folder, or pairs.
+    """The settings of a training on "DATA" or "DATA:STEPS"; the data are a world's folder, or pairs.
 
     Raises:
         InputError: the steps are no number above 0.

@@ -58,7 +58,7 @@ class Judged:
     score: float
 
     def row(self) -> dict[str, Any]:
-        """What is written of it."""
+        """Its row of the output."""
         return {"image": self.image, "text": self.text, "origin": self.origin, "score": round(self.score, 4)}
 
 
@@ -173,7 +173,7 @@ def file_of(image: ImageLike) -> str:
 
 @contextmanager
 def rows_file(path: Path, names: Sequence[str]) -> Generator[Callable[[Mapping[str, Any]], object]]:
-    """What writes rows into a .jsonl or .csv as they come; the file gets its name when all of them are there.
+    """A writer of rows into a .jsonl or .csv as they come; the file gets its name when all of them are there.
 
     A .csv has the texts as they are: it is read as pairs again.
     """

@@ -19,7 +19,7 @@ from coalign.registry import find
 from coalign.training.tracking import curves, read_metrics
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "querybank.safetensors", "results.json")
-"""What of a run is pushed, where it is there."""
+"""Files of a run that are pushed, where they are there."""
 
 
 @contextmanager

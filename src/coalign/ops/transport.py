@@ -6,7 +6,6 @@ through them, only through the cost that they weigh (as UNITER and ViLT train).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +14,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from coalign.types import Packed
-
-Solver = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(cost [B, M, N], rows that take part [B, M], columns [B, N]) -> plan [B, M, N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,36 +66,11 @@ def ipot(
     return plan
 
 
-@torch.no_grad()
-def sinkhorn(
-    cost: Float[Tensor, "b m n"],
-    rows: Bool[Tensor, "b m"],
-    columns: Bool[Tensor, "b n"],
-    *,
-    epsilon: float = 0.05,
-    iterations: int = 100,
-) -> Float[Tensor, "b m n"]:
-    """The plan with an entropy bonus of `epsilon`, by Sinkhorn's iterations on logarithms (Cuturi 2013, algorithm 1).
-
-    Blurrier than IPOT's, which approaches the exact plan. An item in which a side is empty gets zeros.
-    """
-    with torch.autocast(cost.device.type, enabled=False):
-        joint = rows.unsqueeze(2) & columns.unsqueeze(1)
-        scores = (-cost / epsilon).masked_fill(~joint, -torch.inf)
-        log_m, log_n = (side.sum(1, keepdim=True).clamp(min=1).to(cost.dtype).log() for side in (rows, columns))
-        u, v = cost.new_zeros(rows.shape), cost.new_zeros(columns.shape)
-        for _ in range(iterations):
-            v = _finite(-log_n - (scores + u.unsqueeze(2)).logsumexp(1))
-            u = _finite(-log_m - (scores + v.unsqueeze(1)).logsumexp(2))
-        return (scores + u.unsqueeze(2) + v.unsqueeze(1)).exp()
-
-
 def transport(
     x: Packed,
     y: Packed,
     x_part: Bool[Tensor, " tx"] | None = None,
     y_part: Bool[Tensor, " ty"] | None = None,
-    solver: Solver = ipot,
 ) -> Transport:
     """Cosine cost, plan and distance between the rows of x's items and of y's, item by item.
 
@@ -107,7 +78,7 @@ def transport(
     """
     rows, columns = _taking_part(x, x_part), _taking_part(y, y_part)
     cost = cosine_cost(x.to_padded(), y.to_padded(), rows, columns)
-    plan = solver(cost.detach(), rows, columns)
+    plan = ipot(cost.detach(), rows, columns)
     return Transport(cost, plan, (cost * plan).sum((1, 2)))
 
 
@@ -119,7 +90,3 @@ def _taking_part(x: Packed, part: Tensor | None) -> Tensor:
 def _inverse(x: Tensor) -> Tensor:
     """1/x, and 0 for the 0 of a row that takes no part."""
     return torch.where(x > 0, 1 / x.clamp(min=torch.finfo(x.dtype).tiny), 0.0)
-
-
-def _finite(x: Tensor) -> Tensor:
-    return x.masked_fill(~x.isfinite(), 0.0)

@@ -26,7 +26,7 @@ def is_cheaper(mask: Mask, heads: int, inner: int, width: int) -> bool:
 def attend_unprojected(
     q: Tensor, rows: Tensor, key: nn.Linear, value: nn.Linear, mask: Mask, *, dropout: float = 0.0
 ) -> Tensor:
-    """What `attend(q, key(rows), value(rows), mask)` gives: [Tq, H, E] of q [Tq, H, D] and rows [Tk, C].
+    """`attend(q, key(rows), value(rows), mask)`: [Tq, H, E] of q [Tq, H, D] and rows [Tk, C].
 
     The mask hides no key of an item, and has neither triangle nor window nor bias. Scores are scaled by 1/sqrt(D).
     """

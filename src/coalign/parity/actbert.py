@@ -11,9 +11,9 @@ from coalign.checkpoints import StateMap
 from coalign.models.actbert.config import ActBertConfig, PaddedLengths, StreamConfig
 from coalign.models.actbert.model import ActBert, original
 from coalign.ops.masking import IGNORED
+from coalign.parity.bert import trunk_of
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Draws, Packed, Regions, Text, Video
 
 LETTERS = {"text": "t", "regions": "v", "actions": "a"}
@@ -21,8 +21,7 @@ LETTERS = {"text": "t", "regions": "v", "actions": "a"}
 
 def config_of(described: Described) -> ActBertConfig:
     """Sizes from the weights; heads, connections and padded lengths from the config, the port's defaults without."""
-    c, tables, default = described.config, "bert.embeddings.{}_embeddings.weight", ActBertConfig()
-    vocab_size, dim = described.shape(tables.format("word"))
+    c, default = described.config, ActBertConfig()
 
     def stream(letter: str, heads: int) -> StreamConfig:
         part = "image" if letter == "v" else "action"
@@ -34,21 +33,12 @@ def config_of(described: Described) -> ActBertConfig:
     def places(letter: str, otherwise: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(c.get(f"{letter}_ent_attention_id", otherwise))
 
-    text = BertConfig(
-        vocab_size=vocab_size,
-        dim=dim,
-        depth=described.count("bert.encoder.layer.{}."),
-        heads=c.get("num_attention_heads", default.text.heads),
-        hidden_dim=described.shape("bert.encoder.layer.0.intermediate.dense.bias")[0],
-        positions=described.shape(tables.format("position"))[0],
-        types=described.shape(tables.format("token_type"))[0],
-    )
     padded = None
     if isinstance(described, Case):
         inputs = ("text_ids", "image_feat", "action_feat")
         padded = PaddedLengths(*(described.inputs[name].shape[1] for name in inputs))
     return ActBertConfig(
-        text,
+        trunk_of(described, default.text.heads),
         stream("v", default.regions.heads),
         stream("a", default.actions.heads),
         co_dim=described.shape("bert.t_pooler.dense.bias")[0],

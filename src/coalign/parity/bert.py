@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import Rename, StateMap
 from coalign.data.texts.pretraining_text import Pieces, Plan, document_examples, hide_words
+from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.models.bert.heads import (
     BertClassifier,
@@ -25,6 +26,7 @@ from coalign.models.bert.heads import (
     BertTaskConfig,
 )
 from coalign.models.bert.model import Bert, BertPretrainingConfig, original, transformers
+from coalign.models.bert.sizes import of_weights
 from coalign.ops.spans import SpanSettings, Window, answer
 from coalign.parity.case import Case, Described
 from coalign.parity.compare import ABSOLUTE, Line
@@ -71,26 +73,20 @@ def claims(described: Described) -> bool:
 
 def config_of(described: Described) -> BertPretrainingConfig:
     """Sizes from the weights, the number of heads from the config."""
-    tensorflow = is_tensorflow(described)
-    tables = "bert/embeddings/{}_embeddings" if tensorflow else "bert.embeddings.{}_embeddings.weight"
-    layer = "bert/encoder/layer_{}/" if tensorflow else "bert.encoder.layer.{}."
-    up = (
-        "bert/encoder/layer_0/intermediate/dense/bias" if tensorflow else "bert.encoder.layer.0.intermediate.dense.bias"
-    )
-    vocab_size, dim = described.shape(tables.format("word"))
-    default: Activation = "gelu_tanh" if tensorflow else "gelu"
-    trunk = BertConfig(
-        vocab_size=vocab_size,
-        dim=dim,
-        depth=described.count(layer),
-        heads=described.config["num_attention_heads"],
-        hidden_dim=described.shape(up)[0],
-        positions=described.shape(tables.format("position"))[0],
-        types=described.shape(tables.format("token_type"))[0],
-        eps=described.config.get("layer_norm_eps", 1e-12),
-        activation=default,
-    )
-    return BertPretrainingConfig(trunk)
+    eps = described.config.get("layer_norm_eps", 1e-12)
+    activation: Activation = "gelu_tanh" if is_tensorflow(described) else "gelu"
+    return BertPretrainingConfig(trunk_of(described, eps=eps, activation=activation))
+
+
+def trunk_of(described: Described, heads: int | None = None, **settings: Any) -> BertConfig:
+    """The sizes of a file's BERT from its weights; `heads` where the config does not say them, and other fields.
+
+    Errors: `InputError` for a file without a BERT.
+    """
+    sizes = of_weights(described.weights)
+    if sizes is None:
+        raise InputError(f"{described.path}: has no weights with a BERT's names")
+    return replace(sizes.trunk, heads=described.config.get("num_attention_heads") or heads, **settings)
 
 
 def build(described: Described) -> tuple[nn.Module, StateMap]:

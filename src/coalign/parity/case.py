@@ -14,6 +14,7 @@ from torch import Tensor
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.files import read_json, reader
+from coalign.trunks.vit_sizes import count
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,7 @@ class Described:
 
     def count(self, pattern: str) -> int:
         """How many numbered parts there are: `pattern` holds one "{}" where the number stands, e.g. "blocks.{}."."""
-        number = 0
-        while any(name.startswith(pattern.format(number)) for name in self.weights):
-            number += 1
-        return number
+        return count(self.weights, pattern)
 
 
 @dataclass(frozen=True)

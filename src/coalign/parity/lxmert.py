@@ -14,9 +14,9 @@ from coalign.models.lxmert.heads import LxmertClassifier, LxmertClassifierConfig
 from coalign.models.lxmert.model import Lxmert, LxmertConfig
 from coalign.models.lxmert.trunk import Objective
 from coalign.ops.masking import IGNORED
+from coalign.parity.bert import trunk_of
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 
@@ -29,18 +29,7 @@ def prefix_of(described: Described) -> str:
 def config_of(described: Described) -> LxmertConfig:
     """Depths and widths as the weights have them; only the number of heads is not to be seen there."""
     c, trunk = described.config, prefix_of(described)
-    vocab_size, dim = described.shape(f"{trunk}embeddings.word_embeddings.weight")
     encoder = f"{trunk}encoder."
-    text = BertConfig(
-        vocab_size=vocab_size,
-        dim=dim,
-        depth=described.count(f"{encoder}layer.{{}}."),
-        heads=c["num_attention_heads"],
-        hidden_dim=c["intermediate_size"],
-        positions=described.shape(f"{trunk}embeddings.position_embeddings.weight")[0],
-        types=described.shape(f"{trunk}embeddings.token_type_embeddings.weight")[0],
-        activation=c.get("hidden_act", "gelu"),
-    )
 
     def size(name: str, otherwise: int) -> int:
         return described.weights[name].shape[0] if name in described.weights else otherwise
@@ -54,7 +43,7 @@ def config_of(described: Described) -> LxmertConfig:
     there: list[Objective] = [name for name, tensor in heads.items() if tensor in described.weights]
     default = LxmertConfig()
     return LxmertConfig(
-        text=text,
+        text=trunk_of(described, activation=c.get("hidden_act", "gelu")),
         region_depth=described.count(f"{encoder}r_layers.{{}}."),
         cross_depth=described.count(f"{encoder}x_layers.{{}}."),
         region_width=described.shape(f"{encoder}visn_fc.visn_fc.weight")[1],

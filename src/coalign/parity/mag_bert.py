@@ -8,28 +8,17 @@ from torch import Tensor, nn
 
 from coalign.checkpoints import StateMap
 from coalign.models.mag_bert.model import MagBert, MagBertConfig, original
+from coalign.parity.bert import trunk_of
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Labels, Packed, Series, Text
 
 
 def config_of(described: Described) -> MagBertConfig:
     """Sizes from the weights; the number of heads and the bound of the shift from the config."""
-    c, tables = described.config, "bert.embeddings.{}_embeddings.weight"
-    vocab_size, dim = described.shape(tables.format("word"))
-    trunk = BertConfig(
-        vocab_size=vocab_size,
-        dim=dim,
-        depth=described.count("bert.encoder.layer.{}."),
-        heads=c["num_attention_heads"],
-        hidden_dim=described.shape("bert.encoder.layer.0.intermediate.dense.bias")[0],
-        positions=described.shape(tables.format("position"))[0],
-        types=described.shape(tables.format("token_type"))[0],
-        eps=c.get("layer_norm_eps", 1e-12),
-    )
+    c = described.config
     return MagBertConfig(
-        trunk,
+        trunk_of(described, eps=c.get("layer_norm_eps", 1e-12)),
         visual_dim=described.shape("bert.MAG.W_v.weight")[1],
         acoustic_dim=described.shape("bert.MAG.W_a.weight")[1],
         beta=c.get("beta_shift", 1.0),

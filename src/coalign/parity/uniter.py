@@ -27,9 +27,9 @@ from coalign.objectives.classification import Classification
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching
 from coalign.objectives.ranking import Ranking
+from coalign.parity.bert import trunk_of
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Labels, Packed, Regions, Text
 
 Produced = dict[str, Tensor | Packed]
@@ -39,18 +39,8 @@ def config_of(described: Described) -> UniterConfig:
     """Sizes that tasks change (words, segments) and those of heads come from the weights."""
     c = described.config
     classes = "region_classifier.net.3.weight"
-    text = BertConfig(
-        vocab_size=described.shape("uniter.embeddings.word_embeddings.weight")[0],
-        dim=c["hidden_size"],
-        depth=c["num_hidden_layers"],
-        heads=c["num_attention_heads"],
-        hidden_dim=c["intermediate_size"],
-        positions=c["max_position_embeddings"],
-        types=described.shape("uniter.embeddings.token_type_embeddings.weight")[0],
-        activation=c.get("hidden_act", "gelu"),
-    )
     return UniterConfig(
-        text,
+        trunk_of(described, activation=c.get("hidden_act", "gelu")),
         region_width=described.shape("uniter.img_embeddings.img_linear.weight")[1],
         classes=described.shape(classes)[0] if classes in described.weights else 2,
     )

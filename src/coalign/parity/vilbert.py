@@ -13,9 +13,9 @@ from coalign.models.vilbert.heads import VilbertTasks, VilbertTasksConfig, regio
 from coalign.models.vilbert.model import Vilbert, original
 from coalign.models.vilbert.trunk import VilbertConfig
 from coalign.ops.masking import IGNORED
+from coalign.parity.bert import trunk_of
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
-from coalign.trunks.bert import BertConfig
 from coalign.types import Batch, Draws, Labels, Packed, Regions, Text
 
 TARGETS: dict[int, Literal["classes", "features", "contrast"]] = {0: "classes", 1: "features", 2: "contrast"}
@@ -24,21 +24,10 @@ TARGETS: dict[int, Literal["classes", "features", "contrast"]] = {0: "classes", 
 def config_of(described: Described) -> VilbertConfig:
     """The authors' configuration; widths as the weights have them."""
     c, encoder = described.config, "bert.encoder."
-    vocab_size, dim = described.shape("bert.embeddings.word_embeddings.weight")
-    text = BertConfig(
-        vocab_size=vocab_size,
-        dim=dim,
-        depth=described.count(f"{encoder}layer.{{}}."),
-        heads=c["num_attention_heads"],
-        hidden_dim=c["intermediate_size"],
-        positions=described.shape("bert.embeddings.position_embeddings.weight")[0],
-        types=described.shape("bert.embeddings.token_type_embeddings.weight")[0],
-        activation=c.get("hidden_act", "gelu"),
-    )
     region_dim, region_width = described.shape("bert.v_embeddings.image_embeddings.weight")
     tasks = described.weights.get("bert.embeddings.task_embeddings.weight")
     return VilbertConfig(
-        text=text,
+        text=trunk_of(described, activation=c.get("hidden_act", "gelu")),
         region_width=region_width,
         region_dim=region_dim,
         region_depth=described.count(f"{encoder}v_layer.{{}}."),

@@ -136,12 +136,19 @@ def loaded(path: Path, system: str | None, vocab: Path | None = None) -> tuple[A
 
 
 def vocabulary(
-    experiment: Experiment, path: Path | None, texts: Callable[[], Iterable[str]], pieces: int = 8000
+    experiment: Experiment,
+    path: Path | None,
+    texts: Callable[[], Iterable[str]],
+    pieces: int = 8000,
+    learn: Callable[[Iterable[str], int], Tokenizer] | None = None,
 ) -> Tokenizer:
-    """The vocabulary at `path`, or word pieces that the first process learns from the texts."""
-    if path is not None:
-        return load_tokenizer(path)
-    return experiment.on_first(lambda: Tokenizer.train(texts(), pieces))
+    """The vocabulary at `path`, or one of about so many pieces that the first process learns from the texts: BERT's
+    word pieces, or what `learn` makes."""
+    return (
+        load_tokenizer(path)
+        if path is not None
+        else experiment.on_first(lambda: (learn or Tokenizer.train)(texts(), pieces))
+    )
 
 
 def sized(system: str, size: str) -> Any:

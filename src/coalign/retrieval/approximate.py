@@ -32,7 +32,7 @@ class Approximate:
 
     @staticmethod
     def read(folder: Path) -> Approximate | None:
-        """What a folder's file says; None where there is none, or it is damaged: search is exact then."""
+        """The plan in a folder's file; None where there is none, or it is damaged: search is exact then."""
         try:
             kept: dict[str, Any] = read_json(folder / FILE)
             return Approximate(**kept)
@@ -46,7 +46,7 @@ class Approximate:
 
 @runtime_checkable
 class Searched(Protocol):
-    """What is asked of an index."""
+    """The part of an index that is tuned: its vectors and its search."""
 
     @property
     def partitions(self) -> int: ...

@@ -97,7 +97,7 @@ class Index:
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
     def finish(self) -> None:
-        """What an index needs when rows were added: its pieces merged, checksums and, where it is large, an approximate
+        """Upkeep of an index after rows were added: its pieces merged, checksums and, where it is large, an approximate
         index with settings that find what exact search finds."""
         self.compact()
         rows, built = self.count(), self.approximate

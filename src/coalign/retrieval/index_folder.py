@@ -1,4 +1,4 @@
-"""What a folder is to an index: one, the beginning of one, or something else."""
+"""The state of a folder: an index, the beginning of one, or something else."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def index_pairs(
 
 
 def about_index(run: Path, source: Source) -> dict[str, Any]:
-    """What an index, or a part of one, is made from: the run, its weights, and the data."""
+    """The origin of an index, or of a part of one: the run, its weights, and the data."""
     about = {"run": str(run.absolute()), "weights": digest(run / "model.safetensors"), "data": source.name}
     return about | {"content": fingerprint(SourceContent(source)), **folders_of(source)}
 

@@ -177,7 +177,7 @@ class Service(DataAddresses):
         return JSONResponse(await pair.session.worker.call(deleted, pair))
 
     async def _pair(self, request: Request) -> Pair:
-        """What is to be aligned: JSON, or a picture as the body and the rest in the query."""
+        """The pair to be aligned: JSON, or a picture as the body and the rest in the query."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         data: bytes | None = None
         if kind.startswith("image/") or kind == "application/octet-stream":
@@ -249,7 +249,7 @@ class Service(DataAddresses):
 
 
 def _wanted(gallery: Any, terms: Sequence[Term], reranked: bool, fields: Fields) -> Modality:
-    """What is searched for: pictures, or what else is asked for. Re-ranking a picture's answers asks for texts."""
+    """The modality that is searched: pictures, or the query's. Re-ranking a picture's answers asks for texts."""
     if isinstance(gallery, IndexGallery) and gallery.count("video"):
         default = "video"
     elif reranked and all(term.kind == "image" for term in terms):

@@ -1,4 +1,4 @@
-"""What a run is shown on: the rows of its index in memory, or pairs that the user gave."""
+"""Galleries that a run is shown on: the rows of its index in memory, or pairs that the user gave."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Part:
 
 
 class Rows(ABC):
-    """What every gallery has: columns of values, None where a row has none."""
+    """The columns of a gallery: lists of values, None where a row has none."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -241,7 +241,7 @@ class IndexGallery(Rows):
 
     @cached_property
     def columns(self) -> Mapping[str, Sequence[str | None]]:
-        """What was kept with the rows, and the columns of the table that the index was made of, where it is there."""
+        """The values kept with the rows, and the columns of the table that the index was made of, where it is there."""
         metas = [json.loads(meta) for meta in self._table["meta"].to_pylist()]
         names = dict.fromkeys(name for meta in metas[:1000] for name in meta)
         kept = {name: [meta.get(name) for meta in metas] for name in names if name not in ("row", "start", "end")}

@@ -23,7 +23,7 @@ class Pair:
     words: tuple[int, ...] = ()
 
     def inputs(self) -> dict[str, Any]:
-        """What `explain` and `deletion` take besides the model."""
+        """Arguments of `explain` and `deletion` besides the model."""
         said = {"text": self.text, "method": self.method}
         if self.row is None:
             return {**said, "picture": self.data}

@@ -1,4 +1,4 @@
-"""What is searched for, and what is answered."""
+"""Queries and answers of a search."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Streams:
 
     @torch.no_grad()
     def attention(self, number: int) -> tuple[dict[str, Any], bytes]:
-        """What is known of one utterance, and its attention as bytes: direction by direction, uint8 [layers, heads,
+        """The description of one utterance, and its attention as bytes: direction by direction, uint8 [layers, heads,
         rows of the target, rows of the source], 255 standing for the direction's greatest value (`most`).
 
         Raises:

@@ -1,4 +1,4 @@
-"""What the Data screen shows of an index: its vectors as a map, and what stands out in it.
+"""The Data screen of an index: its vectors as a map, and what stands out in it.
 
 Both take long and hold the interpreter, so they run in a process of their own.
 """
@@ -114,7 +114,7 @@ class RunEncoder:
 
 
 def findings_of(run: Path, images: Path | None = None, most: int = MOST_PAIRS) -> list[dict[str, Any]]:
-    """What `coalign analyze` finds in the pairs of a run's index (of many, a sample), by the index's own vectors.
+    """The findings of `coalign analyze` in the pairs of a run's index (of many, a sample), by the index's own vectors.
 
     Rows of findings are rows of the index.
     """
@@ -205,7 +205,7 @@ class Studies:
 
 
 def choices_of(gallery: IndexGallery) -> list[Of]:
-    """What a map of the index may show; one alone of an index of moments."""
+    """The modalities that a map of the index may show; one alone of an index of moments."""
     if gallery.count("video"):
         return ["image"]
     choices: list[Of] = [of for of in ("image", "text") if gallery.count(of)]

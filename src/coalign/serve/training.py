@@ -1,4 +1,4 @@
-"""What a run's folder says of its training: settings, learning curves, figures, and the comparison it is part of."""
+"""A run's training, as its folder has it: settings, learning curves, figures, and the comparison it is part of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request brings, bounded and checked: parameters, JSON, pictures. All of it stays in memory."""
+"""The content of a request, bounded and checked: parameters, JSON, pictures. All of it stays in memory."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 class Whole:
-    """What a checkpoint writes of a sharded model and its optimiser: whole tensors on the host of the first process.
+    """The state of a sharded model and its optimiser for a checkpoint: whole tensors on the host of the first process.
 
     All processes gather them together; the others keep none, so that a machine's memory holds one copy of the model.
     """

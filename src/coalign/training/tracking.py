@@ -19,7 +19,7 @@ MetricRecord = dict[str, Any]
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What else gets the numbers of a training."""
+    """A tracker of experiments, which gets the numbers of a training beside metrics.jsonl."""
 
     def log(self, values: Mapping[str, float], step: int) -> None: ...
 

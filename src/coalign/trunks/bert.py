@@ -124,7 +124,7 @@ def init_bert(module: nn.Module) -> None:
 
 
 def text_spec(trunk: BertConfig, max_text_length: int) -> InputSpec:
-    """What a BERT asks of its texts; never longer than its position table."""
+    """The text input of a BERT; never longer than its position table."""
     return InputSpec(TextSpec(trunk.vocab_size, min(max_text_length, trunk.positions)))
 
 

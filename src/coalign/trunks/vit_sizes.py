@@ -99,22 +99,21 @@ def described_square(image: VitConfig) -> dict[str, int]:
 
 
 def _trunk(weights: Weights, hints: SizeHints, names: tuple[str, str, str], up: str) -> VitConfig:
-    patch_name, positions, block = names
-    dim, _, height, width = weights[patch_name].shape
-    rows, columns = grid_of(weights[positions].shape[1] - 1, (height, width), hints.images)
-    depth, hidden_dim = count(weights, block), weights[block.format(0) + up].shape[0]
-    known = [c.heads for c in SIZES.values() if (c.dim, c.depth, c.hidden_dim) == (dim, depth, hidden_dim)]
-    return VitConfig(
-        image_size=rows * height,
-        image_width=columns * width,
-        patch_size=height,
-        patch_width=width,
-        dim=dim,
-        depth=depth,
-        heads=hints.heads or next(iter(known), max(dim // 64, 1)),
-        hidden_dim=hidden_dim,
-        eps=hints.eps,
-    )
+    read = read_tower(weights, names, hints.images)
+    read["hidden_dim"] = weights[names[2].format(0) + up].shape[0]
+    known = [c.heads for c in SIZES.values() if all(getattr(c, n) == read[n] for n in ("dim", "depth", "hidden_dim"))]
+    return VitConfig(**read, heads=hints.heads or next(iter(known), max(read["dim"] // 64, 1)), eps=hints.eps)
+
+
+def read_tower(
+    weights: Weights, names: tuple[str, str, str], images: Sequence[tuple[int, int]], extra: int = 1
+) -> dict[str, Any]:
+    """Sides, width and depth, fields of `VitConfig`, by the names of a file's patch kernel [D, 3, h, w], table of
+    positions [..., N, D], of which `extra` are no patch's, and blocks ("{}" for the number)."""
+    dim, _, height, width = weights[names[0]].shape
+    rows, columns = grid_of(weights[names[1]].shape[-2] - extra, (height, width), images)
+    sizes = {"image_size": rows * height, "image_width": columns * width, "patch_size": height, "patch_width": width}
+    return {**sizes, "dim": dim, "depth": count(weights, names[2])}
 
 
 def grid_of(patches: int, patch: tuple[int, int], images: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:

@@ -11,11 +11,10 @@ from coalign.analysis.runs.alignment import (
     AlignmentMap,
     RegionAlignment,
     align,
-    align_regions,
-    alignment_html,
     alignment_sheet,
     boxes_over,
     overlay,
+    read_alignment,
     save_alignment,
     word_maps,
 )
@@ -73,13 +72,11 @@ def test_words_are_aligned_with_regions() -> None:
     features = Packed.from_items([torch.zeros(2, 3), torch.zeros(0, 3)])
     text = Text(ids, words=torch.tensor([-1, 0, 0, 1, -1, 0]))
     batch = Batch(text=text, regions=Regions(features, boxes))
-    first, none = align_regions(FakeRegionAligner(), batch, [["red", "boat"], ["sea"]], "transport")
+    first, none = read_alignment(FakeRegionAligner(), batch, [["red", "boat"], ["sea"]], "transport")
     torch.testing.assert_close(first.values, torch.tensor([[0.2, 0.7], [0.2, 0.1]]))
     assert first.best() == [1, 0] and none.best() == [-1]
     assert first.to_json()["best"] == [1, 0] and first.to_json()["boxes"] == boxes.tolist()
     assert first.scaled().tolist() == [[0.0, 1.0], [1.0, 0.0]]
-    with pytest.raises(InputError, match="with regions"):
-        align_regions(FakeRegionAligner(), Batch(text=text), [["a"], ["b"]])
     with pytest.raises(InputError, match="need a map"):
         RegionAlignment(("a",), torch.zeros(1, 3), boxes)
 
@@ -93,7 +90,6 @@ def test_the_strongest_box_is_shown_as_it_is_and_framed() -> None:
     assert pixels[60, 40].tolist() != pixels[60, 60].tolist()  # its frame
     found = RegionAlignment(("red", "boat"), torch.tensor([[0.2, 0.7], [0.2, 0.1]]), boxes)
     assert alignment_sheet(picture, found).width > 600
-    assert alignment_html(picture, found).count("<img") == 3
 
 
 def test_scaling_by_word_and_by_pair() -> None:
@@ -145,13 +141,3 @@ def test_sheet_shows_the_picture_and_a_panel_a_word() -> None:
     up, down = (panel[rows] for panel in panels[1:])
     assert not np.allclose(up, down)
     assert np.allclose(up[40:60], down[40:60], atol=3)  # neither word looks at the middle
-
-
-def test_html_is_one_figure_with_inert_text() -> None:
-    found = AlignmentMap(
-        ("<script>alert(1)</script>", '"&'), torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
-    )
-    page = alignment_html(Image.new("RGB", (80, 40), "red"), found)
-    assert page.count("data:image/webp;base64,") == 3
-    assert "<script" not in page and "&lt;script&gt;" in page and "&quot;&amp;" in page
-    assert 'width="160" height="80"' in page

@@ -5,7 +5,6 @@ needs no more of a model than a score. Here they are gathered by word, scaled fo
 patches as heat, regions as boxes.
 """
 
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch.nn.functional import interpolate
 from coalign.analysis.runs.contact_sheet import Cell, contact_sheet
 from coalign.analysis.runs.occlusion import occlusion
 from coalign.analysis.runs.scores import has_score
-from coalign.data.images.pictures import Picture, data_uri, fit, open_picture, write_text
+from coalign.data.images.pictures import Picture, fit, open_picture, write_text
 from coalign.errors import InputError
 from coalign.types import Batch, Model
 
@@ -255,15 +254,6 @@ def align(
     return maps
 
 
-def align_regions(
-    model: Aligner, batch: Batch, words: Sequence[Sequence[str]], method: str = "cross_attention"
-) -> list[RegionAlignment]:
-    """`read_alignment` of pairs whose images are regions."""
-    if batch.regions is None:
-        raise InputError("word-to-region maps need a batch with regions")
-    return [own for own in read_alignment(model, batch, words, method) if isinstance(own, RegionAlignment)]
-
-
 def _maps(model: Aligner, batch: Batch, method: Method, **given: Any) -> list[Tensor]:
     if batch.text is None and batch.series is not None:  # the steps of a stream are the words
         return [own.detach().float().cpu() for own in model.alignment(batch, method=method, **given)]
@@ -335,24 +325,6 @@ def alignment_sheet(picture: Picture, alignment: Alignment, scaling: Scaling = "
         for panel, word in zip(overlays(picture, alignment, scaling, 2 * size), alignment.words, strict=True)
     ]
     return contact_sheet(panels, columns=min(len(panels), 6), size=size, title=" ".join(alignment.words))
-
-
-def alignment_html(picture: Picture, found: Alignment, scaling: Scaling = "word", side: int = 160) -> str:
-    """A self-contained `<figure>`: the picture and one captioned panel a word, all text escaped."""
-    image = fit(open_picture(picture), side, enlarge=True)
-    panels = [("", image), *zip(found.words, overlays(image, found, scaling, side), strict=True)]
-    cells = "".join(
-        '<div style="text-align:center">'
-        f'<img src="{data_uri(panel)}" width="{panel.width}" height="{panel.height}" '
-        f'alt="{html.escape(f"where the model looks for {word}" if word else "the picture")}">'
-        f"<div>{html.escape(word) or '&nbsp;'}</div></div>"
-        for word, panel in panels
-    )
-    caption = html.escape(" ".join(found.words))
-    return (
-        '<figure class="alignment" style="margin:0"><div style="display:flex;flex-wrap:wrap;gap:8px">'
-        f"{cells}</div><figcaption>{caption}</figcaption></figure>"
-    )
 
 
 def save_alignment(alignment: Alignment, path: str | Path) -> Path:

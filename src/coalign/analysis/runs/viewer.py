@@ -25,7 +25,7 @@ SIDE = 640
 
 
 def shown(maps: Maps, text: str, picture: Picture, side: int = SIDE) -> dict[str, Any]:
-    """What the viewer draws: the alignment, its values in base64, the picture as a `data:` URI, its longer side `side`
+    """Data for the viewer: the alignment, its values in base64, the picture as a `data:` URI, its longer side `side`
     pixels at most."""
     values = base64.b64encode(maps.to_bytes()).decode()
     return {**maps.to_json(), "text": text, "picture": data_uri(fit(open_picture(picture), side)), "values": values}

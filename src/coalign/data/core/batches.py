@@ -34,7 +34,7 @@ _POOL = 64  # batches whose items are sorted by length together
 
 @dataclass
 class Made:
-    """What a worker sends back. Errors travel as text: the loader of torch would wrap them in a traceback."""
+    """A worker's reply. Errors travel as text: the loader of torch would wrap them in a traceback."""
 
     batch: Batch | None = None
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -73,7 +73,7 @@ class Maker(Dataset[Made]):
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
-        """What tells this data from other data."""
+        """A digest of this data."""
 
     def begin(self, epoch: int, steps: int) -> None:
         """Draws the order of an epoch."""
@@ -84,7 +84,7 @@ class Maker(Dataset[Made]):
             self.order = torch.arange(self.total)
 
     def generator(self, number: int) -> torch.Generator:
-        """What is random about the batch at a place as a whole: seeded by (seed, epoch, place), in evaluation without
+        """The generator of the batch at a place as a whole: seeded by (seed, epoch, place), in evaluation without
         the epoch."""
         return torch.Generator().manual_seed(derive_seed(self.seed, _COLLATE, self.epoch if self.train else 0, number))
 
@@ -214,7 +214,7 @@ class EpochLoader:
         self.epoch, self.place = epoch, 0
 
     def fingerprint(self) -> Fingerprint:
-        """What tells this data from other data; see `coalign.data.core.fingerprint`."""
+        """A digest of this data; see `coalign.data.core.fingerprint`."""
         return self._maker.fingerprint()
 
 

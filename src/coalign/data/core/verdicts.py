@@ -1,4 +1,4 @@
-"""What a look over a large source found, kept for the next start (`$XDG_CACHE_HOME/coalign/checks`)."""
+"""The results of checking a large source, kept for the next start (`$XDG_CACHE_HOME/coalign/checks`)."""
 
 from __future__ import annotations
 

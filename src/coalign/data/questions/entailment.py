@@ -15,8 +15,6 @@ from coalign.files import reader
 
 LABELS = ("contradiction", "neutral", "entailment")
 """The classes in the order of the released ViLBERT and ALBEF."""
-UNITER_LABELS = ("contradiction", "entailment", "neutral")
-"""The classes in the order of the released UNITER."""
 _IMAGE = ("Flickr30K_ID", "Flickr30kID", "Flickr30KID", "captionID")
 
 

@@ -48,13 +48,6 @@ class AlbefVqa(Followed[VqaTowers]):
     def input_spec(self) -> InputSpec:
         return replace(super().input_spec, answers=AnswerSpec("answers"))
 
-    @staticmethod
-    def from_pretraining(albef: Albef, decoder_depth: int = 6) -> AlbefVqa:
-        """A model that starts from a pre-trained one."""
-        model = AlbefVqa(AlbefVqaConfig(albef.config, decoder_depth))
-        model.start_from(albef)
-        return model
-
     @torch.no_grad()
     def start_from(self, pretrained: Albef) -> None:
         """Towers from a pre-trained model's; decoder block i from fusion block i, the word head from the word head."""

@@ -14,6 +14,7 @@ from coalign.errors import InputError
 from coalign.layers.attention import Activation
 from coalign.models.bert.model import Bert, BertPretrainingConfig
 from coalign.trunks.bert import BertConfig
+from coalign.trunks.vit_sizes import count
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
@@ -42,21 +43,18 @@ def of_weights(shapes: Mapping[str, Tensor]) -> BertPretrainingConfig | None:
     rest = table.removesuffix("word_embeddings.weight").removesuffix("word_embeddings")
     ending = "" if google else ".weight"
     layer = "bert/encoder/layer_{}/" if google else f"{rest.removesuffix('embeddings.')}encoder.layer.{{}}."
-    up = f"{layer.format(0)}intermediate{'/dense/kernel' if google else '.dense.weight'}"
+    up = f"{layer.format(0)}intermediate{'/dense/bias' if google else '.dense.bias'}"
     parts = (f"{rest}position_embeddings{ending}", f"{rest}token_type_embeddings{ending}", up)
     if any(part not in shapes for part in parts):
         return None
-    depth = 0
-    while any(name.startswith(layer.format(depth)) for name in shapes):
-        depth += 1
     vocab_size, dim = shapes[table].shape
     return BertPretrainingConfig(
         BertConfig(
             vocab_size=vocab_size,
             dim=dim,
-            depth=depth,
+            depth=count(shapes, layer),
             heads=12 if dim == 384 else max(1, dim // _WIDE),
-            hidden_dim=shapes[up].shape[1 if google else 0],
+            hidden_dim=shapes[up].shape[0],
             positions=shapes[parts[0]].shape[0],
             types=shapes[parts[1]].shape[0],
         )

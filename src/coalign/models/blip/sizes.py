@@ -19,7 +19,7 @@ from coalign.trunks.vit_sizes import (
     count,
     described_blocks,
     described_square,
-    grid_of,
+    read_tower,
     tower_sizes,
 )
 
@@ -43,17 +43,12 @@ def of_weights(weights: Weights, facts: Facts | None = None) -> BlipConfig | Non
     bert = next((b for b in ("text_encoder.", "text_decoder.bert.") if f"{b}{_WORDS}" in weights), None)
     if bert is None or f"{file}{names[1]}" not in weights or f"{bert}{_SEGMENTS}" in weights:
         return None  # with segments it is ALBEF's
-    width, _, height, across = weights[f"{file}{names[0]}.weight"].shape
-    rows, columns = grid_of(weights[file + names[1]].shape[1] - 1, (height, across), facts.images)
+    patch, table, block = f"{file}{names[0]}.weight", file + names[1], file + names[2]
+    width = weights[patch].shape[0]
     image = VitConfig(
-        image_size=rows * height,
-        image_width=columns * across,
-        patch_size=height,
-        patch_width=across,
-        dim=width,
-        depth=count(weights, file + names[2]),
+        **read_tower(weights, (patch, table, block), facts.images),
         heads=facts.image_heads or max(width // 64, 1),
-        hidden_dim=weights[f"{file}{names[2].format(0)}mlp.fc1.weight"].shape[0],
+        hidden_dim=weights[f"{block.format(0)}mlp.fc1.weight"].shape[0],
         eps=facts.image_eps,
     )
     vocab_size, dim = weights[f"{bert}{_WORDS}"].shape

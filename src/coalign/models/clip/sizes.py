@@ -20,6 +20,7 @@ from coalign.trunks.vit_sizes import (
     described_blocks,
     described_square,
     grid_of,
+    read_tower,
     tower_sizes,
 )
 
@@ -68,19 +69,12 @@ def of_weights(weights: Weights, facts: Facts | None = None) -> ClipConfig | Non
         embed_dim = weights["visual.attnpool.c_proj.weight"].shape[0]
         return ClipConfig(text=text, embed_dim=embed_dim, resnet=resnet, end=end, bias=bias)
     file = "vision_model." if transformers else "visual."
-    patch = weights[file + ("embeddings.patch_embedding.weight" if transformers else "conv1.weight")]
-    table = weights[file + ("embeddings.position_embedding.weight" if transformers else "positional_embedding")]
+    patch = file + ("embeddings.patch_embedding.weight" if transformers else "conv1.weight")
+    table = file + ("embeddings.position_embedding.weight" if transformers else "positional_embedding")
     block = file + ("encoder.layers.{}." if transformers else "transformer.resblocks.{}.")
-    width, _, height, across = patch.shape
-    rows, columns = grid_of(table.shape[0] - 1, (height, across), facts.images)
     image = image_tower(
-        image_size=rows * height,
-        image_width=columns * across,
-        patch_size=height,
-        patch_width=across,
-        dim=width,
-        depth=count(weights, block),
-        heads=facts.image_heads or max(width // 64, 1),
+        **read_tower(weights, (patch, table, block), facts.images),
+        heads=facts.image_heads or max(weights[patch].shape[0] // 64, 1),
         hidden_dim=weights[f"{block.format(0)}{up}.weight"].shape[0],
         eps=facts.eps,
         activation=activation,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from coalign.models.coca.trunk import CocaConfig, image_tower
 from coalign.trunks.text import TextConfig
-from coalign.trunks.vit_sizes import PairHints, count, grid_of
+from coalign.trunks.vit_sizes import PairHints, count, read_tower
 
 Weights = Mapping[str, Tensor]
 
@@ -29,8 +29,6 @@ def of_weights(weights: Weights, facts: Facts | None = None) -> CocaConfig | Non
     if "visual.attn_pool.query" not in weights or "text.cls_emb" not in weights:
         return None
     vision, text, decoder = "visual.transformer.resblocks.{}.", "text.transformer.resblocks.{}.", "text_decoder."
-    width, _, height, across = weights["visual.conv1.weight"].shape
-    rows, columns = grid_of(weights["visual.positional_embedding"].shape[0] - 1, (height, across), facts.images)
     vocab_size, dim = weights["text.token_embedding.weight"].shape
     queries, embed_dim = weights["visual.attn_pool.query"].shape
 
@@ -38,13 +36,8 @@ def of_weights(weights: Weights, facts: Facts | None = None) -> CocaConfig | Non
         return weights[f"{block.format(0)}mlp.c_fc.weight"].shape[0]
 
     image = image_tower(
-        image_size=rows * height,
-        image_width=columns * across,
-        patch_size=height,
-        patch_width=across,
-        dim=width,
-        depth=count(weights, vision),
-        heads=facts.image_heads or max(width // 64, 1),
+        **read_tower(weights, ("visual.conv1.weight", "visual.positional_embedding", vision), facts.images),
+        heads=facts.image_heads or max(weights["visual.conv1.weight"].shape[0] // 64, 1),
         hidden_dim=hidden(vision),
         eps=facts.eps,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from coalign.errors import InputError
 from coalign.models.dinov2.model import SIZES, DinoV2, DinoV2Config
 from coalign.trunks.vit import VitConfig
-from coalign.trunks.vit_sizes import SizeHints, count, described_square, grid_of, tower_sizes
+from coalign.trunks.vit_sizes import SizeHints, described_square, read_tower, tower_sizes
 
 _CHUNKED = re.compile(r"^blocks\.\d+\.(\d+)\.")
 """Blocks of files that number them within chunks too."""
@@ -34,8 +34,7 @@ def of_weights(weights: Mapping[str, Tensor], hints: SizeHints | None = None) ->
         registers, scale, gated = "register_tokens", "ls1.gamma", "mlp.w3.weight"
     else:
         return None
-    dim, _, height, width = weights[patch].shape
-    rows, columns = grid_of(weights[table].shape[1] - 1, (height, width), hints.images)
+    dim = weights[patch].shape[0]
     swiglu = block.format(0) + gated in weights
     hidden = (
         weights[block.format(0) + gated].shape[1] if swiglu else weights[f"{block.format(0)}mlp.fc1.weight"].shape[0]
@@ -43,12 +42,7 @@ def of_weights(weights: Mapping[str, Tensor], hints: SizeHints | None = None) ->
     extra = weights[registers].shape[1] if registers in weights else 0
     known = [c.trunk.heads for c in SIZES.values() if c.trunk.dim == dim]
     trunk = VitConfig(
-        image_size=rows * height,
-        image_width=columns * width,
-        patch_size=height,
-        patch_width=width,
-        dim=dim,
-        depth=count(weights, block),
+        **read_tower(weights, (patch, table, block), hints.images),
         heads=hints.heads or next(iter(known), max(dim // 64, 1)),
         hidden_dim=hidden,
         eps=hints.eps,

@@ -192,7 +192,7 @@ def aligned_samples(loaded: Loaded, tests: Mapping[str, Source], seed: int, coun
 
 
 def next_commands(out: Path) -> dict[str, str]:
-    """What to type after the quick start in `out`, and what each gives."""
+    """Commands for after the quick start in `out`, and what each gives."""
     return {
         f'coalign search {out} "red fruit" --open': "ranked pictures, and a contact sheet of them",
         f'coalign align {out} IMAGE "TEXT" --out heat.png': "where in a picture each word is",

@@ -96,7 +96,7 @@ def make_report(
     retrieval: Mapping[str, RetrievalResult],
     groups: Sequence[str],
 ) -> Report:
-    """What report.html shows: figures, learning curves, retrievals and maps of samples drawn at random."""
+    """The content of report.html: figures, learning curves, retrievals and maps of samples drawn at random."""
     generator = torch.Generator().manual_seed(0)
     samples, tables = small.retrieval_samples(tests, retrieval, groups, generator)
     return Report(

@@ -36,6 +36,7 @@ class Recipe:
     contrast and its matching on all texts of an image.
     """
 
+    head: ClassVar[str] = "retrieval"
     papers: ClassVar[Papers] = {
         # of Flickr30K's 145,000 pairs. configs/Retrieval_flickr.yaml: 10 epochs, of COCO 5
         "albef": Schedule(steps=5700, batch_size=256, lr=1e-5, warmup=0.0, final_lr=0.1, weight_decay=0.02, clip=None),
@@ -58,11 +59,6 @@ class Recipe:
     candidates: int = 4
     """Pairs that one image or text is ranked in, the true one among them."""
     fine_tuning: FineTune
-
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return "retrieval"
 
     def run(self) -> None:
         tuning, columns = self.fine_tuning, {"image_column": self.image_column, "text_column": self.text_column}

@@ -15,6 +15,7 @@ from coalign.training.options import Schedule
 class Recipe:
     """Fine-tunes a system on SNLI-VE: does the image entail the sentence, contradict it, or neither?"""
 
+    head: ClassVar[str] = "entailment"
     papers: ClassVar[Papers] = {
         # configs/VE.yaml: 5 epochs of 529,527 pairs
         "albef": Schedule(
@@ -27,11 +28,5 @@ class Recipe:
     """SNLI-VE's JSON lines."""
     fine_tuning: FineTune
 
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return "entailment"
-
     def run(self) -> None:
-        names, items = LABELS, (read_snli_ve(self.data))
-        self.fine_tuning.train("entailment", self.head, items, "--data DEV", names)
+        self.fine_tuning.train("entailment", self.head, read_snli_ve(self.data), "--data DEV", LABELS)

@@ -16,6 +16,7 @@ from coalign.training.options import Schedule
 class Recipe:
     """Fine-tunes a system on GQA's questions."""
 
+    head: ClassVar[str] = "gqa"
     papers: ClassVar[Papers] = {
         # run/gqa_finetune.bash: 4 epochs of the balanced train and val, 1,075,062 questions
         "lxmert": Schedule(steps=134_000, batch_size=32, lr=1e-5, decay="linear", clip=5.0),
@@ -28,13 +29,7 @@ class Recipe:
     """The answers to choose from, as JSON or a published pickle. By default all of the data's."""
     fine_tuning: FineTune
 
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return "gqa"
-
     def run(self) -> None:
         questions = read_gqa(self.questions, self.balanced)
         names = answer_vocabulary(questions, 1) if self.answers is None else read_answers(self.answers)
-        items = to_items(questions, names)
-        self.fine_tuning.train("gqa", self.head, items, "--questions QUESTIONS", names)
+        self.fine_tuning.train("gqa", self.head, to_items(questions, names), "--questions QUESTIONS", names)

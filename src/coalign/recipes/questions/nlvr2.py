@@ -39,5 +39,4 @@ class Recipe:
         return self.form
 
     def run(self) -> None:
-        items = read_nlvr2(self.data)
-        self.fine_tuning.train("nlvr2", self.head, items, "--data DEV")
+        self.fine_tuning.train("nlvr2", self.head, read_nlvr2(self.data), "--data DEV")

@@ -20,6 +20,7 @@ class Recipe:
     VisualBERT), so that annotated and detected boxes both serve.
     """
 
+    head: ClassVar[str] = "grounding"
     papers: ClassVar[Papers] = {
         # config/train-refcoco+-base-1gpu.json; RefCOCO and RefCOCOg: 24,000 steps, a rate of 1e-4, a warm-up of 1500
         "uniter": Schedule(
@@ -34,11 +35,6 @@ class Recipe:
     """COCO's instances.json; by default the one beside the expressions."""
     split: str = "train"
     fine_tuning: FineTune
-
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return "grounding"
 
     def run(self) -> None:
         items = read_refcoco(self.data, self.instances, self.split)

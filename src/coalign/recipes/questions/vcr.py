@@ -15,6 +15,7 @@ from coalign.training.options import Schedule
 class Recipe:
     """Fine-tunes a system on VCR: the right one of four answers, of four rationales, or both in turn."""
 
+    head: ClassVar[str] = "vcr"
     papers: ClassVar[Papers] = {
         # config/train-vcr-base-4gpu.json: a step has 4 x 5 x 4,000 tokens
         "uniter": Schedule(steps=8000, lr=6e-5, warmup=800.0, betas=(0.9, 0.98), decay="linear", clip=2.0),
@@ -27,14 +28,8 @@ class Recipe:
     """Which choice is learned; one model for both, as UNITER has it."""
     fine_tuning: FineTune
 
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return "vcr"
-
     def run(self) -> None:
         parts: tuple[Literal["answer", "rationale"], ...] = ("answer", "rationale")
         chosen = parts if self.part == "both" else (self.part,)
-        named = [replace(item, id=f"{item.id}, {part}") for part in chosen for item in read_vcr(self.data, part)]
-        items = named
+        items = [replace(item, id=f"{item.id}, {part}") for part in chosen for item in read_vcr(self.data, part)]
         self.fine_tuning.train("vcr", self.head, items, "--data VAL")

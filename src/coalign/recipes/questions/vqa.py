@@ -16,6 +16,7 @@ from coalign.training.options import Schedule
 class Recipe:
     """Fine-tunes a system on VQA v2's questions, with soft scores of its answers (generated ones with ALBEF)."""
 
+    head: ClassVar[str] = "vqa"
     papers: ClassVar[Papers] = {
         # configs/VQA.yaml: 8 epochs of VQA v2 (658,111 questions of train and val), without those of Visual Genome
         "albef": Schedule(
@@ -40,14 +41,8 @@ class Recipe:
     """How many questions an answer must be the commonest of."""
     fine_tuning: FineTune
 
-    @property
-    def head(self) -> str:
-        """The name of the system's head."""
-        return "vqa"
-
     def run(self) -> None:
         questions = read_vqa(self.questions, self.annotations)
-        least, chosen = self.least_answers, self.answers
-        names = answer_vocabulary(questions, least) if chosen is None else read_answers(chosen)
-        items = to_items(questions, names)
-        self.fine_tuning.train("vqa", self.head, items, "--questions QUESTIONS --annotations ANNOTATIONS", names)
+        names = read_answers(self.answers) if self.answers else answer_vocabulary(questions, self.least_answers)
+        evaluate = "--questions QUESTIONS --annotations ANNOTATIONS"
+        self.fine_tuning.train("vqa", self.head, to_items(questions, names), evaluate, names)

@@ -17,7 +17,7 @@ from coalign.evaluation.texts import encode_items, report_problems
 from coalign.flags import OptionalPath, option_group
 from coalign.models.gpt.heads import GptTask, GptTaskConfig
 from coalign.models.gpt.model import Gpt
-from coalign.recipes._start import weights_flag
+from coalign.recipes._start import sized, vocabulary, weights_flag
 from coalign.recipes.texts._texts import Labelled, fine_tune
 from coalign.registry import load
 from coalign.training.experiment import Experiment
@@ -69,8 +69,8 @@ class GptStart:
         """
         pretrained = None
         if self.start is None:
-            config = size_of(self.size)
-            tokenizer = vocabulary(experiment, self.vocab, texts, self.vocab_size)
+            config = sized("gpt", self.size)
+            tokenizer = vocabulary(experiment, self.vocab, texts, self.vocab_size, Tokenizer.train_byte_pairs)
             config = replace(config, vocab_size=tokenizer.vocab_size, positions=self.max_length)
         else:
             pretrained, tokenizer = pretrained_of(self.start, self.vocab)
@@ -132,20 +132,6 @@ def pretrained_of(path: Path, vocab: Path | None) -> tuple[Gpt | GptTask, Tokeni
             f"the vocabulary has {tokenizer.vocab_size} pieces, the model {config.vocab_size}: it is another model's"
         )
     return model, tokenizer
-
-
-def vocabulary(experiment: Experiment, path: Path | None, texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
-    """The vocabulary at `path`, or one of about `size` pieces that the first process learns from the texts."""
-    if path is not None:
-        return load_tokenizer(path)
-    return experiment.on_first(lambda: Tokenizer.train_byte_pairs(texts(), size))
-
-
-def size_of(name: str) -> GptConfig:
-    """A row of GPT's table of sizes."""
-    if name not in SIZES:
-        raise InputError(f"--size {name}: GPT has the sizes {', '.join(SIZES)}")
-    return SIZES[name]
 
 
 def scaled_lr(lr: float | None, of_base: float, dim: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 from tyro.conf import arg
@@ -10,13 +11,12 @@ from tyro.conf import arg
 from coalign.data.texts.documents import Documents, open_documents
 from coalign.data.texts.pretraining_stream import ExampleStream
 from coalign.data.texts.pretraining_text import Plan
-from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.bert_weights import fresh, starting_weights
 from coalign.flags import OptionalName, OptionalPath, Switch
 from coalign.models.bert.model import Bert
-from coalign.recipes._start import weights_flag
+from coalign.recipes._start import vocabulary, weights_flag
 from coalign.recipes.texts._bert import check_length
 from coalign.registry import describe
 from coalign.tasks.texts.masked_lm import CORPUS_HELP
@@ -90,9 +90,6 @@ class Recipe:
             if not isinstance(model, Bert) or model.words is None or model.next_sentence is None:
                 raise InputError(f"{self.start}: lacks the heads of pre-training; give a pre-training checkpoint")
             return model, tokenizer
-        if self.vocab is not None:
-            tokenizer = load_tokenizer(self.vocab)
-        else:
-            lowercase, size = not self.cased, self.vocab_size
-            tokenizer = experiment.on_first(lambda: Tokenizer.train(documents, size, lowercase=lowercase))
+        learn = partial(Tokenizer.train, lowercase=not self.cased)
+        tokenizer = vocabulary(experiment, self.vocab, lambda: documents, self.vocab_size, learn)
         return fresh(self.size, tokenizer, seed=self.options.seed, max_text_length=self.max_length), tokenizer

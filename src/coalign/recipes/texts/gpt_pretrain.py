@@ -17,7 +17,8 @@ from coalign.errors import InputError
 from coalign.flags import OptionalName, OptionalPath
 from coalign.layers.initialise import init_tied
 from coalign.models.gpt.model import Gpt
-from coalign.recipes.texts._gpt import From, pretrained_of, scaled_lr, size_of, vocabulary
+from coalign.recipes._start import sized, vocabulary
+from coalign.recipes.texts._gpt import From, pretrained_of, scaled_lr
 from coalign.registry import describe
 from coalign.tasks.texts.language_model import Corpus, corpus_folder, measure
 from coalign.training.experiment import Experiment
@@ -93,9 +94,9 @@ class Recipe:
                 raise InputError(f"{self.start}: is fine-tuned; pre-training goes on from a language model")
             return model.train(), tokenizer
         own = corpus_folder(experiment.out) if written and self.vocab is None else self.vocab
-        tokenizer = vocabulary(experiment, own, lambda: documents, self.vocab_size)
+        tokenizer = vocabulary(experiment, own, lambda: documents, self.vocab_size, Tokenizer.train_byte_pairs)
         config = replace(
-            size_of(self.size), vocab_size=tokenizer.vocab_size, positions=self.max_length, dropout=self.dropout
+            sized("gpt", self.size), vocab_size=tokenizer.vocab_size, positions=self.max_length, dropout=self.dropout
         )
 
         def make() -> Gpt:
