@@ -28,6 +28,8 @@ from coalign.training.memory import keep_freed_memory
 
 Form = Callable[[], object]
 AGREE = 1e-6
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "mkldnn_convolution", "convolution_backward", "addmv", "mv"}
+PRODUCTS |= {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"}
 
 
 def arguments(doc: str | None, *, authors: str | None = None) -> argparse.Namespace:
@@ -39,6 +41,7 @@ def arguments(doc: str | None, *, authors: str | None = None) -> argparse.Namesp
     parser.add_argument("--compile", action="store_true", help="the peer compiled too (its compilation takes a minute)")
     if authors is not None:
         parser.add_argument("--authors", type=Path, required=True, metavar="FOLDER", help=f"a checkout of {authors}")
+    parser.add_argument("--profile", action="store_true", help="in place of the comparison: where our time goes")
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as a training does; the peer has it too
@@ -99,7 +102,11 @@ def compare(workload: str, ours: Form, peers: Mapping[str, Form], given: Any, **
     """Times all forms by turns and prints a line of JSON; the ratio is the best peer's median over ours.
 
     `bound` is the best peer's median over the time that our products alone would take at the machine's product speed.
+    With `--profile` nothing is compared: the line has our time by operation instead, and the ratio is 1.
     """
+    if given.profile:
+        print(json.dumps({"workload": workload, **profile(ours, given)}), flush=True)
+        return 1.0
     forms = {"ours": ours, **peers}
     with FlopCounterMode(display=False) as counter:
         ours()
@@ -127,6 +134,25 @@ def compare(workload: str, ours: Form, peers: Mapping[str, Form], given: Any, **
     }
     print(json.dumps(line), flush=True)
     return middle[best] / middle["ours"]
+
+
+def profile(form: Form, given: Any) -> dict[str, object]:
+    """Shares in percent of a form's time by operation, those above 1 %, and of products and convolutions together."""
+    for _ in range(given.warmup):
+        form()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        for _ in range(given.rounds):
+            form()
+    own = {each.key.removeprefix("aten::"): each.self_cpu_time_total for each in found.key_averages()}
+    calls = {each.key.removeprefix("aten::"): each.count / given.rounds for each in found.key_averages()}
+    total = sum(own.values())
+    shares = {name: round(100 * taken / total, 1) for name, taken in own.items()}
+    return {
+        "ms": round(total / given.rounds / 1000, 1),
+        "products": round(100 * sum(own.get(name, 0.0) for name in PRODUCTS) / total, 1),
+        "shares": {name: shares[name] for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] >= 1},
+        "calls": {name: round(calls[name]) for name in calls if shares[name] >= 1},
+    }
 
 
 def spread(taken: Sequence[float]) -> float:

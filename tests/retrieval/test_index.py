@@ -200,3 +200,29 @@ def test_an_index_that_was_killed_while_it_was_made_is_made_and_lost_versions_ar
     shutil.rmtree(tmp_path / "index" / "items.lance" / "_versions")
     with pytest.raises(InputError, match="is not an index"), Index.writing(tmp_path / "index"):
         pass
+
+
+def test_a_small_index_is_read_from_its_copy_as_from_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = filled(tmp_path / "index")
+    queries = vectors(3, seed=2)
+
+    def answers(index: Index) -> list[object]:
+        hits = [[(h.row, h.modality, h.entry) for h in found] for found in index.search(queries, 7, exact=None)]
+        table = index.columns(["text", "meta"], "text").to_pylist()
+        return [hits, table, index.vectors("image", 5).tolist(), index.count("text"), index.thumbnails([3, 50, 99])]
+
+    expected = answers(live)
+    live.finish()
+    with monkeypatch.context() as without:
+        without.setattr("coalign.retrieval.index._lancedb", lambda *_: pytest.fail("the table was opened"))
+        copied = Index.open(tmp_path / "index")
+        assert answers(copied) == expected
+        scores = [hit.score for hit in copied.search(queries[0], 7, "image")[0]]
+    assert scores == pytest.approx([hit.score for hit in live.search(queries[0], 7, "image")[0]], abs=1e-5)
+    copied.append(vectors(1, seed=5), [Entry(text="late")], "text")
+    for index in (copied, Index.open(tmp_path / "index")):  # the copy is of the rows before
+        (hit,) = index.search(vectors(1, seed=5)[0], 1, "text")[0]
+        assert (hit.entry.text, hit.row, len(index)) == ("late", 80, 81)
+    copied.finish()
+    assert len(list((tmp_path / "index").glob("*.arrow"))) == 1
+    assert len(Index.open(tmp_path / "index")) == 81

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coalign.layers.dropout import Dropout
+from coalign.ops.vocabulary import lookup
 from coalign.types import Packed
 
 Resize = Literal["bicubic", "bicubic_antialias", "bilinear", "bilinear_antialias", "bilinear_corners"]
@@ -37,7 +38,7 @@ class TextEmbedding(nn.Module):
         """word + position + segment, before the norm."""
         if ids.max_length > self.position.num_embeddings:
             raise ValueError(f"a text has {ids.max_length} pieces, the model {self.position.num_embeddings} positions")
-        x = self.word(ids.values) + self.position(ids.layout.position)
+        x = lookup(self.word.weight, ids.values) + self.position(ids.layout.position)
         if self.segment is not None:
             x = x + (self.segment.weight[0] if types is None else self.segment(types))
         return x

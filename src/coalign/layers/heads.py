@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.layers.attention import Activation, activation
 from coalign.layers.dropout import Dropout
+from coalign.ops.vocabulary import logits
 
 
 class MaskedLMHead(nn.Module):
@@ -41,7 +41,7 @@ class MaskedLMHead(nn.Module):
         weight = table if self.decoder is None else self.decoder.weight
         if weight is None:
             raise ValueError("this head is tied: give it the word table")
-        return F.linear(hidden, weight, self.bias)
+        return logits(hidden, weight, self.bias)
 
 
 class Pooler(nn.Module):

@@ -13,7 +13,7 @@ from coalign.errors import InputError
 from coalign.files import digest, read_json, replace_file
 
 FILE = "checksums.json"
-WRITTEN_ONCE = ("*.lance/data/**/*", "*.lance/_indices/**/*", "*.lance/_versions/*.manifest")
+WRITTEN_ONCE = ("*.lance/data/**/*", "*.lance/_indices/**/*", "*.lance/_versions/*.manifest", "*.arrow")
 MOST = 1 << 30
 """Bytes that are read when an index is opened: all of one that is smaller, files drawn at random of a larger one."""
 

@@ -21,11 +21,13 @@ from torch import Tensor
 from coalign.errors import InputError
 from coalign.extras import optional
 from coalign.files import guarded, locked, reader, remove_parts
+from coalign.retrieval import index_copy
 from coalign.retrieval.approximate import FILE as APPROXIMATE
 from coalign.retrieval.approximate import Approximate, tuned
 from coalign.retrieval.checksums import FILE as CHECKSUMS
 from coalign.retrieval.checksums import check, write_checksums
 from coalign.retrieval.embed import Entry
+from coalign.retrieval.index_copy import Copy
 from coalign.retrieval.index_files import FOLDERS, IndexFiles
 from coalign.retrieval.index_folder import TABLE, holds_index, refuse_others
 from coalign.retrieval.index_rows import Similarity, checked, key_of, only, schema_of, unseen
@@ -59,11 +61,13 @@ class Hit:
 class Index:
     """Vectors of one width with their entries. Made by `create`, `open` or `resume`."""
 
-    def __init__(self, path: Path, table: Any, images: str | Path | None = None) -> None:
+    def __init__(
+        self, path: Path, table: Any = None, images: str | Path | None = None, copy: Copy | None = None
+    ) -> None:
         self.path = path
-        self._table = table
+        self._opened, self._copy = table, copy
         self._keys: dict[str, set[bytes]] = {}
-        schema: Any = table.schema
+        schema: Any = self._table.schema if copy is None else copy.schema
         self.width: int = schema.field("vector").type.list_size
         stored: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
         self.similarity: Similarity = stored.pop(SIMILARITY, "cosine")
@@ -94,6 +98,7 @@ class Index:
         path.mkdir(parents=True, exist_ok=True)
         for name in (APPROXIMATE, JOINED, CHECKSUMS):
             (path / name).unlink(missing_ok=True)
+        index_copy.remove(path)
         return cls(path, _connect(path).create_table(TABLE, schema=schema, mode="overwrite"))
 
     def finish(self) -> None:
@@ -104,6 +109,7 @@ class Index:
         if rows > LARGE and (built is None or rows > REBUILT * built.rows):
             self.build_approximate()
             tuned(self).write(self.path)
+        index_copy.write(self.path, self._table)
         write_checksums(self.path)
 
     @property
@@ -120,7 +126,15 @@ class Index:
         if not holds_index(path):
             raise InputError(f"{path} is not an index; `coalign index` makes one")
         check(path)
-        return cls(path, _connect(path).open_table(TABLE), images)
+        return cls(path, images=images, copy=Copy.read(path))
+
+    @property
+    def _table(self) -> Any:
+        """LanceDB's table, which is opened when it is first asked for, and from then on is what is read."""
+        self._copy = None
+        if self._opened is None:
+            self._opened = _connect(self.path).open_table(TABLE)
+        return self._opened
 
     @classmethod
     def resume(
@@ -162,8 +176,9 @@ class Index:
 
     def count(self, modality: str | None = None) -> int:
         """The number of rows, of one modality or of all."""
+        wanted = None if modality is None else only(modality)
         with guarded(self.path):
-            return self._table.count_rows(None if modality is None else only(modality))
+            return self._table.count_rows(wanted) if self._copy is None else self._copy.count(modality)
 
     def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
         """Adds `vectors` [N, width] with one entry each: all of them or none. An entry that the index holds already, as
@@ -174,7 +189,7 @@ class Index:
         only(modality)
         if vectors.shape != (len(entries), self.width):
             raise InputError(f"vectors are {tuple(vectors.shape)}, expected {(len(entries), self.width)}")
-        first = self.count()
+        first = self._table.count_rows()
         kept = checked(vectors, self.similarity)
         known = self._known(modality)
         fresh = [place for place, entry in enumerate(entries) if not entry.meta or key_of(entry) not in known]
@@ -197,7 +212,7 @@ class Index:
     def append_files(self, files: Sequence[Path], read: Callable[[int], object] | None = None) -> None:
         """Adds the rows of tables of vectors (`vector_table` with thumbnails), file after file, by one commit; `read`
         gets their number before it."""
-        schema, first = schema_of(self.width), self.count()
+        schema, first = schema_of(self.width), self._table.count_rows()
 
         def batches() -> Iterator[Any]:
             row, known = first, set[bytes]()
@@ -272,11 +287,15 @@ class Index:
 
     def vectors(self, modality: str, most: int) -> Tensor:
         """[n, width] the vectors of the first rows of a modality, `most` at the most."""
+        if self._copy is not None:
+            return self._copy.vectors(modality)[:most]
         rows = self._table.search().where(only(modality)).select(["vector"]).limit(most).to_arrow()
         column = rows.column("vector").combine_chunks()
         return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, self.width)
 
     def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
+        if exact and self._copy is not None:
+            return [_hit(row) for row in self._copy.nearest(vector, k, modality, self.similarity)]
         query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
         if modality is not None:
             query = query.where(only(modality), prefilter=True)
@@ -294,10 +313,13 @@ class Index:
 
     def columns(self, names: Sequence[str], modality: str | None = None) -> Any:
         """Some columns of every row (of one modality, or of all), as a `pyarrow.Table` in the order of the rows."""
+        wanted = list(dict.fromkeys(["row", *names]))
+        if self._copy is not None:
+            return self._copy.columns(wanted, modality)
         query = self._table.search()
         if modality is not None:
             query = query.where(only(modality))
-        return query.select(list(dict.fromkeys(["row", *names]))).to_arrow().sort_by("row")
+        return query.select(wanted).to_arrow().sort_by("row")
 
     def thumbnail(self, row: int) -> bytes | None:
         """The picture that is kept in the index with a row, if any."""
@@ -305,6 +327,8 @@ class Index:
 
     def thumbnails(self, rows: Sequence[int]) -> dict[int, bytes]:
         """The pictures that are kept in the index with some rows; those without one are left out."""
+        if self._copy is not None:
+            return {row: kept for row, kept in self._copy.thumbnails(rows).items() if kept is not None}
         thumbnails: dict[int, bytes] = {}
         for begin in range(0, len(rows), 1000):
             some = sorted({int(row) for row in rows[begin : begin + 1000]})

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coalign.checkpoints import Carry, Rename, Split, Transpose
@@ -21,6 +20,7 @@ from coalign.layers.dropout import Dropout
 from coalign.layers.initialise import zero_bias
 from coalign.layers.transformer import BlockConfig, Encoder
 from coalign.ops.attention import Mask
+from coalign.ops.vocabulary import logits, lookup
 from coalign.types import Packed, Record
 
 
@@ -99,7 +99,7 @@ class GptTrunk(nn.Module):
         """
         if ids.max_length > self.config.positions:
             raise InputError(f"a text has {ids.max_length} pieces, the model {self.config.positions} positions")
-        rows = self.dropout(self.word(ids.values) + self.position(ids.layout.position))
+        rows = self.dropout(lookup(self.word.weight, ids.values) + self.position(ids.layout.position))
         if record is not None:
             record[f"{name}embedding"] = rows
         mask = Mask.within(replace(ids.layout, hidden=None), causal=1)
@@ -110,7 +110,7 @@ class GptTrunk(nn.Module):
         table = self.word.weight
         if self.config.joint_softmax:
             table = torch.cat([table, self.position.weight])
-        return F.linear(rows, table)
+        return logits(rows, table)
 
 
 def init_gpt(module: nn.Module) -> None:

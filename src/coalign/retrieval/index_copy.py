@@ -1,0 +1,106 @@
+"""A small index's rows in one Arrow file beside its table: a cold search reads it at once, and needs no database.
+
+The name of the file says which versions the table had when it was written. A table that was added to since has others,
+and is read itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coalign.extras import optional
+from coalign.files import replace_file
+from coalign.retrieval.index_folder import TABLE
+from coalign.retrieval.index_rows import Similarity
+
+pa = optional("pyarrow")
+
+PATTERN = f"{TABLE}-*.arrow"
+ROWS, BYTES = 20_000, 1 << 26
+"""The largest index that is copied."""
+
+
+class Copy:
+    """The rows of a table in memory, in their order."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.schema = rows, rows.schema
+        self._modalities: list[str] = rows.column("modality").to_pylist()
+
+    @classmethod
+    def read(cls, index: Path) -> Copy | None:
+        """The copy of the table as it is; None where there is none, or it cannot be read."""
+        file = _file(index)
+        if not file.is_file():
+            return None
+        try:
+            return cls(pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all())
+        except (OSError, KeyError, pa.ArrowException):
+            return None
+
+    def count(self, modality: str | None) -> int:
+        return len(self._places(modality))
+
+    def columns(self, names: Sequence[str], modality: str | None) -> Any:
+        """Some columns of the rows of one modality, or of all."""
+        chosen = self.rows.select(list(names))
+        return chosen if modality is None else chosen.take(self._places(modality))
+
+    def vectors(self, modality: str | None) -> Tensor:
+        """[n, width]."""
+        column = self.columns(["vector"], modality).column("vector").combine_chunks()
+        flat = torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy())
+        return flat.view(-1, self.schema.field("vector").type.list_size)
+
+    def nearest(self, query: Tensor, k: int, modality: str | None, similarity: Similarity) -> list[dict[str, Any]]:
+        """The `k` rows nearest to `query` [width], best first, as the table gives them, with their `_distance`."""
+        vectors, places = self.vectors(modality), self._places(modality)
+        scores = vectors @ query
+        if similarity == "cosine":
+            scores = scores / (vectors.norm(dim=1) * query.norm())
+        found = scores.sort(descending=True, stable=True)
+        rows = self.rows.drop_columns(["vector"]).take([places[i] for i in found.indices[:k].tolist()]).to_pylist()
+        best = found.values[:k].tolist()
+        return [{**row, "_distance": 1 - score} for row, score in zip(rows, best, strict=True)]
+
+    def thumbnails(self, rows: Sequence[int]) -> dict[int, bytes | None]:
+        """The pictures by row number, None where there is none."""
+        place = {row: i for i, row in enumerate(self.rows.column("row").to_pylist())}
+        known = [row for row in rows if row in place]
+        kept = self.rows.column("thumbnail").take([place[row] for row in known]).to_pylist() if known else []
+        return dict(zip(known, kept, strict=True))
+
+    def _places(self, modality: str | None) -> list[int]:
+        return [i for i, name in enumerate(self._modalities) if modality is None or name == modality]
+
+
+def write(index: Path, table: Any) -> None:
+    """Copies the rows of a small index's table, and removes older copies."""
+    rows = table.to_arrow() if table.count_rows() <= ROWS else None
+    if rows is not None and rows.nbytes <= BYTES:
+        rows = rows.sort_by("row")
+
+        def save(part: Path) -> None:
+            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+                writer.write_table(rows)
+
+        replace_file(_file(index), save)
+    remove(index, but=_file(index))
+
+
+def remove(index: Path, but: Path | None = None) -> None:
+    """Removes copies of versions that are no more."""
+    for file in index.glob(PATTERN):
+        if file != but:
+            file.unlink(missing_ok=True)
+
+
+def _file(index: Path) -> Path:
+    versions = sorted(file.name for file in (index / f"{TABLE}.lance" / "_versions").glob("*.manifest"))
+    return index / f"{TABLE}-{blake2b(' '.join(versions).encode(), digest_size=8).hexdigest()}.arrow"
