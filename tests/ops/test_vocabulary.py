@@ -22,10 +22,14 @@ def drawn() -> tuple[nn.Parameter, Tensor, Tensor, nn.Parameter]:
     return table, ids, torch.randn(6, WIDTH, generator=generator), nn.Parameter(torch.randn(WORDS, generator=generator))
 
 
+def _plain(table: Tensor, ids: Tensor) -> Tensor:
+    return F.embedding(ids, table)
+
+
 def test_one_table_looked_up_and_multiplied_has_the_gradients_of_the_plain_forms() -> None:
     table, ids, weight, bias = drawn()
     found: list[tuple[Tensor, ...]] = []
-    for look, multiply in ((lookup, logits), (lambda w, i: F.embedding(i, w), F.linear)):
+    for look, multiply in ((lookup, logits), (_plain, F.linear)):
         loss = F.cross_entropy(multiply((look(table, ids) * weight).tanh(), table, bias), ids)
         found.append((loss, *torch.autograd.grad(loss, (table, bias))))
     for ours, plain in zip(*found, strict=True):
@@ -51,10 +55,14 @@ def test_a_table_that_is_only_looked_up_gets_a_dense_gradient_and_adds_the_next(
 def test_a_pass_with_logits_does_not_make_the_next_ones_gradient_sparse() -> None:
     table, ids, weight, bias = drawn()
     seen: list[torch.layout] = []
+
+    def see(gradients: tuple[Tensor, ...], _: object) -> None:
+        seen.append(gradients[0].layout)
+
     for multiply in (True, False):
         table.grad, rows = None, lookup(table, ids)
         assert rows.grad_fn is not None
-        rows.grad_fn.register_hook(lambda gradients, _: seen.append(gradients[0].layout))
+        rows.grad_fn.register_hook(see)
         loss = logits(rows, table, bias).logsumexp(1).sum() if multiply else (rows * weight).sum()
         loss.backward()
         assert table.grad is not None and table.grad.layout == torch.strided

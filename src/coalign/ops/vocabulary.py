@@ -47,6 +47,11 @@ def _plain(table: Tensor) -> bool:
     return plain and not torch.compiler.is_compiling()
 
 
+def _this_pass() -> int:
+    """The number of the backward pass that is running."""
+    return torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage]
+
+
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         table, ids = ctx.saved_tensors
         rows, numbers = gradients[0].flatten(0, -2), ids.flatten()
-        if getattr(table, _PASS, None) == torch._C._current_graph_task_id() and not torch.is_grad_enabled():
+        if getattr(table, _PASS, None) == _this_pass() and not torch.is_grad_enabled():
             return torch.sparse_coo_tensor(numbers[None], rows, table.shape, check_invariants=False), None
         return rows.new_zeros(table.shape).index_add(0, numbers, rows), None
 
@@ -79,5 +84,5 @@ class _Logits(torch.autograd.Function):
         (gradient,) = gradients
         needs = ctx.needs_input_grad
         if needs[1]:
-            setattr(table, _PASS, torch._C._current_graph_task_id())
+            setattr(table, _PASS, _this_pass())
         return gradient @ table if needs[0] else None, gradient.t() @ rows if needs[1] else None
