@@ -12,8 +12,7 @@ from coalign.data.loaded import Loaded
 from coalign.data.questions.items import encode_texts
 from coalign.data.questions.pictures import Pictures, Seen
 from coalign.ops.pairing import take_regions, take_texts
-from coalign.retrieval.rerank import Matcher
-from coalign.types import Batch, Images, Layout, Packed
+from coalign.types import Batch, Images, Layout, Matcher, Packed
 
 KEPT = 1 << 30
 """Bytes of texts' states that are kept at most."""

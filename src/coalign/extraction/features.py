@@ -20,6 +20,8 @@ from coalign.data.series.utterances import SeriesData, word_means
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
+from coalign.models.bert.heads import BertTask
+from coalign.models.bert.model import Bert
 from coalign.registry import load
 from coalign.types import Batch, Images
 
@@ -87,7 +89,7 @@ def picture_features(name: str, system: str | None = None) -> Callable[[Any], An
     return encode
 
 
-def word_features(model: Any, tokenizer: Tokenizer) -> WordFeatures:
+def word_features(model: Bert | BertTask, tokenizer: Tokenizer) -> WordFeatures:
     """Features of words [W, D] of texts: the mean of a BERT's last states over each word's pieces."""
     model.eval()
 

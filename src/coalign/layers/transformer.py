@@ -105,13 +105,13 @@ class TransformerBlock(nn.Module):
             rows, order = rows.sort()
             back = order.argsort()
         index = to_device(rows.flatten(), x.device)
-        asked = mask.at(rows)
-        look = context and context.mask.at(rows)
-        if asked is None or (context is not None and look is None):
+        own_mask = mask.at(rows)
+        cross_mask = context and context.mask.at(rows)
+        if own_mask is None or (context is not None and cross_mask is None):
             x = self(x, mask, context).index_select(0, index)
         else:
-            x = self.within(x, asked, rows=index)
-            x = self.across(x, asked.queries, context and look and Context(context.rows, look))
+            x = self.within(x, own_mask, rows=index)
+            x = self.across(x, own_mask.queries, context and cross_mask and Context(context.rows, cross_mask))
         return x if back is None else x.index_select(0, to_device(back, x.device))
 
     def within(

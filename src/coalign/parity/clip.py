@@ -12,6 +12,8 @@ from coalign.errors import InputError
 from coalign.models.clip.model import Clip, ClipConfig
 from coalign.models.clip.names import open_clip, open_clip_custom, openai, transformers
 from coalign.models.clip.sizes import Facts, of_weights
+from coalign.models.coca.model import Coca
+from coalign.models.siglip.model import Siglip
 from coalign.parity.case import Case, Described
 from coalign.parity.verify import Adaptor, Outputs
 from coalign.parity.vit import images_of
@@ -106,7 +108,7 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
     return out
 
 
-def contrast(model: Any, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+def contrast(model: Clip | Siglip | Coca, image: Tensor, text: Tensor) -> dict[str, Tensor]:
     """Unit vectors, similarities, the loss, and its gradients by the names of all layouts."""
     vectors = [torch.nn.functional.normalize(side, dim=-1).requires_grad_() for side in (image, text)]
     learned = {"logit_scale": model.scale} | ({} if model.bias is None else {"logit_bias": model.bias})

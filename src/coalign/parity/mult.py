@@ -55,11 +55,11 @@ def run(case: Case, model: nn.Module | None, keep_padding: bool) -> Outputs:
             continue
         own = streams[target]
         out[f"encoder/trans_{letter}_mem"] = time_first(seen.tokens[target])
-        for source in model.config.others(target):
+        for source in model.config.sources(target):
             rows = own.with_values(seen.record[f"{target}.{source.name}.output"])
             out[f"encoder/trans_{letter}_with_{letters[source.name]}"] = time_first(rows)
-    first = model.config.asking[0].name
-    name, own = f"{first}.{model.config.others(first)[0].name}.", streams[first]
+    first = model.config.target_streams[0].name
+    name, own = f"{first}.{model.config.sources(first)[0].name}.", streams[first]
     out["first_position_embedding"] = own.with_values(seen.record[f"{name}position"])
     out["first_encoder_layer0"] = time_first(own.with_values(seen.record[f"{name}0.hidden"]))
     if "labels" in given:

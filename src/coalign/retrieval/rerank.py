@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from coalign.errors import InputError
 from coalign.files import read_json
 from coalign.retrieval.metrics import CUTS, recall_at, vector_ranks
 from coalign.retrieval.querybank import Querybank
-from coalign.types import Packed
+from coalign.types import Matcher, Packed
 
 Direction = Literal["image_to_text", "text_to_image"]
 DIRECTIONS: tuple[Direction, Direction] = ("image_to_text", "text_to_image")
@@ -33,18 +33,6 @@ Combine = Callable[[Tensor, Tensor], Tensor]
 TokenSource = Packed | Callable[[Tensor], Packed]
 """The tokens of a corpus: all of them, or a function from item indices [N] (on the CPU) to the tokens of those items,
 which may encode them on the spot or move them to the model's device."""
-
-
-@runtime_checkable
-class Matcher(Protocol):
-    """The interface of a model that re-ranks."""
-
-    def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
-        """The matching logit [P] of each pair [P, 2] (image index, text index) of tokens.
-
-        Projects each image's cross-attention keys and values once and serves all its texts with them.
-        """
-        ...
 
 
 def add_log_sigmoid(weight: float) -> Combine:

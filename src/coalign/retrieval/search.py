@@ -27,8 +27,8 @@ from coalign.progress import with_progress
 from coalign.retrieval.embed import Entry, Store, as_encoder, embed, vector_width, vectors_of
 from coalign.retrieval.index import Hit, Index
 from coalign.retrieval.index_files import folders_of
-from coalign.retrieval.rerank import Matcher, Reranking, add_log_sigmoid
-from coalign.types import Batch, Encoding, InputSpec
+from coalign.retrieval.rerank import Reranking, add_log_sigmoid
+from coalign.types import Batch, Encoding, InputSpec, Matcher
 
 QUERIES, CANDIDATES, FEWEST = 500, 10_000, 20
 """How many items of an index say what is near in it, and with how few nothing is said."""

@@ -6,7 +6,7 @@ gives back, `InputSpec` is what a model asks of its data, and `Model` is what tr
 
 from coalign.types.batch import Batch, Candidates, Images, Mosaics, Patches, Regions, Series, Text, Video
 from coalign.types.labels import Labels
-from coalign.types.model import FREE, Draws, Encoding, Head, Model, System
+from coalign.types.model import FREE, Draws, Encoding, Head, Matcher, Model, System
 from coalign.types.packed import Layout, Packed, Record
 from coalign.types.spec import (
     AnswerSpec,
@@ -33,6 +33,7 @@ __all__ = [
     "InputSpec",
     "Labels",
     "Layout",
+    "Matcher",
     "Model",
     "Mosaics",
     "Packed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,18 @@ class Model(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Runs after the optimiser's step: enqueue. By default nothing."""
+
+
+@runtime_checkable
+class Matcher(Protocol):
+    """The interface of a model that re-ranks."""
+
+    def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
+        """The matching logit [P] of each pair [P, 2] (image index, text index) of tokens.
+
+        Projects each image's cross-attention keys and values once and serves all its texts with them.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from coalign.errors import InputError
 from coalign.ops.pairing import take_images, take_regions, take_texts
-from coalign.types import Batch, Encoding, Text
+from coalign.types import Batch, Encoding, Matcher, Text
 
 
-def match_scores(model: Any, encoding: Encoding) -> Tensor:
+@runtime_checkable
+class Encodes(Protocol):
+    """A model that encodes."""
+
+    def encode(self, batch: Batch) -> Encoding: ...
+
+
+def match_scores(model: object, encoding: Encoding) -> Tensor:
     """[B] the log-odds that text and image of each item match; a retrieval head's score where the model has one.
 
     Raises:
@@ -44,7 +51,7 @@ def has_score(model: object) -> bool:
 
 
 @torch.no_grad()
-def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chunk: int = 64) -> Tensor:
+def scores_of_pairs(model: Encodes, shown: Batch, texts: Text, pairs: Tensor, *, chunk: int = 64) -> Tensor:
     """[P] scores of pairs [P, 2] of (image, text) numbers, on the CPU, `chunk` at a time.
 
     Models that see images and texts apart, before they match them or by vectors alone, see each once.
@@ -53,7 +60,7 @@ def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chu
         InputError: the model has no score of text and image.
     """
     device = texts.ids.layout.device
-    if callable(getattr(model, "match", None)):
+    if isinstance(model, Matcher):
         seen, read = model.encode(shown).tokens, model.encode(Batch(text=texts)).matched("text")
         image = next(seen[name] for name in ("image", "regions", "video") if name in seen)
         return torch.cat([model.match(image, read, part.to(device)).float().cpu() for part in pairs.split(chunk)])
@@ -71,7 +78,7 @@ def scores_of_pairs(model: Any, shown: Batch, texts: Text, pairs: Tensor, *, chu
     ).cpu()
 
 
-def text_vectors(model: Any, texts: Text) -> Tensor | None:
+def text_vectors(model: Encodes, texts: Text) -> Tensor | None:
     """[B, D] the vectors of texts alone; None where the model has none, or reads no text without its image."""
     try:
         return model.encode(Batch(text=texts)).vectors.get("text")
@@ -95,7 +102,7 @@ def take(batch: Batch, items: Tensor) -> Batch:
 
 
 @torch.no_grad()
-def pair_scores(model: Any, batch: Batch, *, probability: bool = False) -> Tensor:
+def pair_scores(model: Encodes, batch: Batch, *, probability: bool = False) -> Tensor:
     """[B] the log-odds of a match where the model matches, else the product of its vectors.
 
     With `probability`, log-odds become probabilities; a product stays as it is.
@@ -107,7 +114,7 @@ def pair_scores(model: Any, batch: Batch, *, probability: bool = False) -> Tenso
     return scores.sigmoid() if probability and odds else scores
 
 
-def encoding_scores(model: Any, encoding: Encoding) -> tuple[Tensor, bool]:
+def encoding_scores(model: object, encoding: Encoding) -> tuple[Tensor, bool]:
     """[B] the log-odds of a match, and True; of a model that does not match the product of its vectors, and False.
 
     Raises:

@@ -21,7 +21,8 @@ from coalign.layers.aligning import Aligning
 from coalign.layers.convolution import EfficientNetStem
 from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import Further, MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
-from coalign.models.compact.stem import TowerStem, make_stem
+from coalign.models.compact.classes import ClassNames
+from coalign.models.compact.stem import make_stem
 from coalign.models.compact.towers import CompactConfig, Pairs, Towers, input_spec_of, pool_text
 from coalign.models.compact.words import WordPatches
 from coalign.objectives.contrastive import Contrastive
@@ -93,12 +94,18 @@ class Compact(Aligning, Model):
         """The input of the image tower: pixels as they are, or the standardised features of the frozen stem."""
         if self.stem is None:
             return images
-        seen, classes = self.features(images), self.online.classes
-        pooled = None
-        if classes is not None and not isinstance(self.stem, TowerStem):
-            pooled = classes.images(needed(seen.pooled, "pooled features"), self.stem.network.classifier(seen.pooled))
+        seen, pooled = self.features(images), None
+        if self.named_stem is not None:
+            stem, classes = self.named_stem
+            pooled = classes.images(needed(seen.pooled, "pooled features"), stem.network.classifier(seen.pooled))
         grid = needed(seen.grid, "features")
         return Images(grid=(grid - self.get_buffer("grid_mean")) / self.get_buffer("grid_std"), pooled=pooled)
+
+    @property
+    def named_stem(self) -> tuple[EfficientNetStem, ClassNames] | None:
+        """The stem whose classifier is read, and the names of its classes; None where no names are read."""
+        stem, classes = self.stem, self.online.classes
+        return (stem, classes) if isinstance(stem, EfficientNetStem) and classes is not None else None
 
     def features(self, images: Images) -> Images:
         """The stem's features `grid` [B, C, h, w], and `pooled` [B, D] where the names of classes are read: those that
@@ -108,9 +115,9 @@ class Compact(Aligning, Model):
             return Images(grid=images.grid.to(dtype), pooled=None if pooled is None else pooled.to(dtype))
         if self.stem is None or images.pixels is None:
             raise ValueError("this batch holds neither pixels nor features of a stem")
-        if self.online.classes is None or isinstance(self.stem, TowerStem):
+        if self.named_stem is None:
             return Images(grid=self.stem(images.pixels))
-        grid, pooled = self.stem.with_pooled(images.pixels)
+        grid, pooled = self.named_stem[0].with_pooled(images.pixels)
         return Images(grid=grid, pooled=pooled)
 
     @torch.no_grad()
@@ -155,8 +162,9 @@ class Compact(Aligning, Model):
         if self.word_patches is not None:
             grid = needed(self.features(batch.images).grid, "features")
             words, named = self.phrase_states(batch.text), None
-            if isinstance(self.stem, EfficientNetStem) and self.online.classes is not None and pixels is not None:
-                named = self.online.classes.similarity(self.stem.classes(pixels), words, grid.shape[2:])
+            if self.named_stem is not None and pixels is not None:
+                stem, classes = self.named_stem
+                named = classes.similarity(stem.classes(pixels), words, grid.shape[2:])
             word_maps = self.word_patches.maps(grid, words, named)
             maps = [own.flatten(1) for own in word_maps]
         return AlignmentRecord(

@@ -166,8 +166,8 @@ class Towers(nn.Module):
 
     def fuse_first(self, text: Packed, image: Packed, texts: Tensor, images: Tensor) -> Tensor:
         """The fused [CLS] rows [P, dim] of these pairs of text and image numbers; what no pair has is left out."""
-        asked = torch.stack([texts, images]).cpu()  # the one wait: which texts and images there are
-        (used, texts), (shown, images) = (x.unique(return_inverse=True) for x in asked)
+        numbers = torch.stack([texts, images]).cpu()  # the one wait: which texts and images there are
+        (used, texts), (shown, images) = (x.unique(return_inverse=True) for x in numbers)
         pairs = texts, images
         return fuse_first(self.text.encoder, self.config.text.cross_from, text.select(used), image.select(shown), pairs)
 

@@ -23,7 +23,7 @@ class Stream:
 class MulTConfig:
     """The defaults are the authors' for CMU-MOSEI (their main.py).
 
-    `targets` are the streams that look at the others, None for all. `outputs` is 1 for a score; `task` "emotions" has
+    `targets` are the streams that attend to the others, None for all. `outputs` is 1 for a score; `task` "emotions" has
     two for each emotion. A stream as wide as `dim` is not projected (as in the authors' code). `aligned` names streams
     that a CTC module first moves to the steps of the stream `align_to`, which has `align_steps` at most; MulT itself
     needs none. `grouped` off runs the directions one by one in any case.
@@ -48,7 +48,7 @@ class MulTConfig:
     grouped: bool = True
 
     @cached_property
-    def asking(self) -> tuple[Stream, ...]:
+    def target_streams(self) -> tuple[Stream, ...]:
         """The target streams, in the order of the answer."""
         known = [stream.name for stream in self.streams]
         if len(known) < 2 or len(set(known)) != len(known):
@@ -61,8 +61,8 @@ class MulTConfig:
                 raise InputError(f"{kind} {unknown[0]!r} is no stream; there are: {', '.join(known)}")
         return tuple(stream for stream in self.streams if self.targets is None or stream.name in self.targets)
 
-    def others(self, target: str) -> tuple[Stream, ...]:
-        """The streams that a target looks at."""
+    def sources(self, target: str) -> tuple[Stream, ...]:
+        """The streams that a target attends to."""
         return tuple(stream for stream in self.streams if stream.name != target)
 
     def block(self, stream: Stream, cross: bool) -> BlockConfig:

@@ -54,13 +54,13 @@ class MulT(Aligning, Model):
         self.cross = nn.ModuleDict(
             {
                 target.name: nn.ModuleDict(
-                    {source.name: Encoder(c.block(source, True), c.layers) for source in c.others(target.name)}
+                    {source.name: Encoder(c.block(source, True), c.layers) for source in c.sources(target.name)}
                 )
-                for target in c.asking
+                for target in c.target_streams
             }
         )
-        self.memory = nn.ModuleDict({t.name: Encoder(c.block(t, False), max(c.layers, 3)) for t in c.asking})
-        width = c.dim * (len(c.streams) - 1) * len(c.asking)
+        self.memory = nn.ModuleDict({t.name: Encoder(c.block(t, False), max(c.layers, 3)) for t in c.target_streams})
+        width = c.dim * (len(c.streams) - 1) * len(c.target_streams)
         self.hidden, self.residual = nn.Linear(width, width), nn.Linear(width, width)
         self.head = nn.Linear(width, c.outputs)
         self.align = nn.ModuleDict(
@@ -104,7 +104,7 @@ class MulT(Aligning, Model):
         return F.dropout(math.sqrt(dim) * x.values + positions, dropped, self.training)
 
     def crossmodal(self, target: str, source: str, x: Packed, seen: Packed, record: Record | None = None) -> Packed:
-        """The target's steps after looking at the source's in every layer."""
+        """The target's steps after attending to the source's in every layer."""
         encoders, name = self.cross[target], f"{target}.{source}."
         encoder = _encoder(encoders, source)
         mask = cross_mask(x.layout, seen.layout, self.config.causal)
@@ -124,15 +124,15 @@ class MulT(Aligning, Model):
         """`crossmodal` and then `self_attend` for every target, all directions at once; streams keep step."""
         c, layout = self.config, next(iter(streams.values())).layout
         mask = Mask(layout, layout, causal=1 if c.causal else None)
-        directions = [(target.name, source) for target in c.asking for source in c.others(target.name)]
+        directions = [(target.name, source) for target in c.target_streams for source in c.sources(target.name)]
         directions.sort(key=lambda pair: pair[1].attention_dropout)  # those whose attention is one stand together
         pairs = [(target, source.name) for target, source in directions]
         encoders = [_encoder(self.cross[target], source) for target, source in pairs]
         rows, keys = (torch.stack([self.embed(streams[pair[side]]) for pair in pairs]) for side in (0, 1))
         seen = dict(zip(pairs, run_grouped(encoders, rows, mask, keys), strict=True))
         beside = {
-            target.name: torch.cat([seen[target.name, source.name] for source in c.others(target.name)], 1)
-            for target in c.asking
+            target.name: torch.cat([seen[target.name, source.name] for source in c.sources(target.name)], 1)
+            for target in c.target_streams
         }
         rows = torch.stack([self.embed(Packed(x, layout)) for x in beside.values()])
         states = run_grouped([_encoder(self.memory, name) for name in beside], rows, mask)
@@ -158,11 +158,11 @@ class MulT(Aligning, Model):
         states: dict[str, Packed] = {}
         if self.config.grouped and kept is None and _go_together([x.layout for x in streams.values()]):
             states = self.crossmodal_grouped(streams)
-        for target in () if states else self.config.asking:
+        for target in () if states else self.config.target_streams:
             own = streams[target.name]
             seen = {
                 source.name: self.crossmodal(target.name, source.name, own, streams[source.name], kept).values
-                for source in self.config.others(target.name)
+                for source in self.config.sources(target.name)
             }
             if kept is not None:
                 kept |= {f"{target.name}.{source}.output": rows for source, rows in seen.items()}
@@ -172,12 +172,12 @@ class MulT(Aligning, Model):
         return Encoding(states, {"pooled": final, "logits": self.answer(final)}, {}, kept or {})
 
     def alignment_record(self, batch: Batch, target: str | None = None, source: str | None = None) -> AlignmentRecord:
-        """Steps of the stream `target` on those of `source`; by default the first that asks, and the first it asks.
+        """Steps of the stream `target` on those of `source`; by default the first target and its first source.
 
         The score is the answer, or of several classes the highest.
         """
-        target = target or self.config.asking[0].name
-        others = [stream.name for stream in self.config.others(target)]
+        target = target or self.config.target_streams[0].name
+        others = [stream.name for stream in self.config.sources(target)]
         source = source or others[0]
         if target not in self.cross or source not in others:
             raise InputError(f"in this MulT {target!r} does not attend to {source!r}")

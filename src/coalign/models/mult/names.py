@@ -29,7 +29,7 @@ def original(config: MulTConfig) -> StateMap:
     Such a pickle holds code and is refused, with the line that re-saves it in a checkout of their code.
     """
     letters = {stream.name: _LETTERS.get(stream.name, stream.name) for stream in config.streams}
-    asking = {stream.name for stream in config.asking}
+    targets = {stream.name for stream in config.target_streams}
     rules: list[Rule] = [Carry("{e}.embed_positions._float_tensor"), Carry("{e}.version")]
     for stream in config.streams:
         name, letter = stream.name, letters[stream.name]
@@ -38,10 +38,10 @@ def original(config: MulTConfig) -> StateMap:
         else:
             shape = (config.dim, stream.width)
             rules.append(Reshape(f"proj_{letter}.weight", f"projections.{name}.weight", (*shape, 1), shape))
-        if name not in asking:  # likewise
+        if name not in targets:  # likewise
             rules.append(Carry(f"trans_{letter}_mem.{{rest}}"))
             continue
-        for other in config.others(name):
+        for other in config.sources(name):
             file = f"trans_{letter}_with_{letters[other.name]}."
             rules += _encoder_rules(file, f"cross.{name}.{other.name}.", "cross_attention")
         rules += _encoder_rules(f"trans_{letter}_mem.", f"memory.{name}.", "attention")

@@ -113,8 +113,8 @@ class RegionEmbedding(nn.Module):
             )
         if hidden is not None:
             features = torch.where(hidden[:, None], self.hidden_feature.weight[1], features)
-        look, place = self.feature_norm(self.feature(features)), self.box_norm(self.box(box_numbers(boxes, 7)))
-        return self.dropout(self.norm(look + place + segment))
+        feature, place = self.feature_norm(self.feature(features)), self.box_norm(self.box(box_numbers(boxes, 7)))
+        return self.dropout(self.norm(feature + place + segment))
 
 
 class UniterTrunk(nn.Module):

@@ -11,6 +11,7 @@ from coalign.arguments import Pairs
 from coalign.errors import InputError
 from coalign.evaluation.bert_weights import starting_weights
 from coalign.flags import OptionalPath
+from coalign.models.albef.model import Albef
 from coalign.models.bert.model import Bert
 from coalign.recipes._start import Start
 from coalign.recipes.pairs._pretraining import SLOWLY, Objectives, Pixels, pretrain
@@ -73,7 +74,7 @@ class Recipe:
         )
 
 
-def put_bert_into(model: Any, bert: Bert) -> None:
+def put_bert_into(model: Albef, bert: Bert) -> None:
     """Gives the text tower, its predictor of words, and the momentum copy of both, BERT's weights."""
     model.online.text.load_state_dict(bert.trunk.state_dict(), strict=False)  # it lacks the cross-attentions
     if bert.words is not None and model.online.words is not None:

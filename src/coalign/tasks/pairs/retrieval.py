@@ -22,7 +22,8 @@ from coalign.errors import InputError
 from coalign.progress import with_progress
 from coalign.retrieval.embed import Corpus, as_encoder, by_modality, encode_corpus, join_items
 from coalign.retrieval.metrics import CUTS, chance_recall
-from coalign.retrieval.rerank import Evaluation, Matcher, Reranking, TokenSource, add_log_sigmoid, score_retrieval
+from coalign.retrieval.rerank import Evaluation, Reranking, TokenSource, add_log_sigmoid, score_retrieval
+from coalign.types import Matcher
 
 Recall = Mapping[str, Mapping[str, float]]
 """{"image_to_text" | "text_to_image": {"R@1": fraction, …}}."""

@@ -20,6 +20,7 @@ from coalign.data.texts.pretraining_text import Plan
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
+from coalign.models.bert.model import Bert
 from coalign.ops.masking import predicted_rows
 from coalign.progress import with_progress
 from coalign.types import needed
@@ -60,7 +61,7 @@ class Evaluate:
         """Measures the run."""
         loaded = load_run(self.run)
         model, tokenizer = loaded.model, loaded.vocabulary
-        if getattr(model, "words", None) is None:
+        if not isinstance(model, Bert) or model.words is None:
             raise InputError(f"{self.run}: a {type(model).__name__} predicts no hidden words")
         length = needed(model.input_spec.text, "texts").max_length
         assert length is not None, "a table of positions has an end"
@@ -77,7 +78,7 @@ class Evaluate:
 
 
 @torch.no_grad()
-def measure(model: Any, stream: ExampleStream, counts: Tensor | None = None, most: int | None = None) -> TaskResult:
+def measure(model: Bert, stream: ExampleStream, counts: Tensor | None = None, most: int | None = None) -> TaskResult:
     """Loss and accuracy at hidden words, and next sentences where the model predicts them.
 
     `counts` [V]: how often each piece occurs in training; the baseline is these frequencies, one added to each.

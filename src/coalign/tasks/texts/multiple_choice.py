@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from tyro.conf import arg
@@ -23,6 +23,8 @@ from coalign.evaluation.texts import (
     report_problems,
     write_predictions,
 )
+from coalign.models.bert.heads import BertMultipleChoice
+from coalign.models.gpt.heads import GptMultipleChoice
 
 CHOICES_HELP = (
     "The questions: a .csv in SWAG's or the story cloze test's layout, or any table with a context, endings "
@@ -56,7 +58,11 @@ class Evaluate:
 
 
 def measure(
-    model: Any, tokenizer: Tokenizer, rows: ChoiceRows, batch_size: int = 16, out: Path | None = None
+    model: BertMultipleChoice | GptMultipleChoice,
+    tokenizer: Tokenizer,
+    rows: ChoiceRows,
+    batch_size: int = 16,
+    out: Path | None = None,
 ) -> TaskResult:
     """Predicts all questions, writes that to `out`, and scores those that have a label."""
     if rows.choices != model.config.choices:

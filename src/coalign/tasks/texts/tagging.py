@@ -16,11 +16,13 @@ from coalign.arguments import OptionalInt, OptionalPath, RunFolder, Switch, say
 from coalign.data.texts.conll import TaggedSentence, in_scheme, is_spans, read_conll
 from coalign.data.texts.encoded_texts import encode_tagged
 from coalign.data.texts.text_tables import class_of
+from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.texts import check_out, open_run, outputs
 from coalign.files import replace_file
 from coalign.metrics.texts import entity_metrics, tag_accuracy
+from coalign.models.bert.heads import BertTagger
 from coalign.types import needed
 
 COLUMNS_HELP = (
@@ -76,10 +78,16 @@ class Evaluate:
 
 
 def predict_tags(
-    model: Any, tokenizer: Any, sentences: Sequence[TaggedSentence], names: Sequence[str], batch_size: int, name: str
+    model: BertTagger,
+    tokenizer: Tokenizer,
+    sentences: Sequence[TaggedSentence],
+    names: Sequence[str],
+    batch_size: int,
+    name: str,
 ) -> list[list[str]]:
     """The tag of every word."""
-    encoded = encode_tagged(tokenizer, sentences, None, needed(model.input_spec.text, "texts").max_length)
+    length = needed(needed(model.input_spec.text, "texts").max_length, "a length")
+    encoded = encode_tagged(tokenizer, sentences, None, length)
     report_parts(encoded.cut)
     numbers = outputs(
         model,

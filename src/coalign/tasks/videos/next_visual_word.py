@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from coalign.data.videos.clip_features import ClipFeatures
 from coalign.data.videos.visual_words import WORDS, read_examples
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
+from coalign.models.videobert.model import VideoBert
 from coalign.progress import with_progress
 from coalign.tasks.videos._visual_words import load_videobert
 from coalign.types import Packed
@@ -54,7 +55,7 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        model = load_videobert(self.run).model
+        model, _ = load_videobert(self.run)
         if self.out is not None and (self.videos is None or self.train_videos is None):
             raise InputError("--out draws frames: it needs --videos and --train-videos")
         held, known = (ClipFeatures(folder) for folder in (self.features, self.train))
@@ -91,7 +92,7 @@ class Evaluate:
         occurring = int(truth.unique().numel())
         return TaskResult(metrics, len(truth), {"words": scores.shape[1], "words_in_test": occurring})
 
-    def forecasts(self, model: Any, windows: Sequence[Tensor]) -> Tensor:
+    def forecasts(self, model: VideoBert, windows: Sequence[Tensor]) -> Tensor:
         """[N, words] scores of what comes after each."""
         device = next(model.parameters()).device
         starts = range(0, len(windows), self.batch_size)
@@ -133,7 +134,7 @@ class Evaluate:
         return save_picture(contact_sheet(cells, across, held.side, title), self.out)
 
 
-def words_of(model: Any, parts: Sequence[Tensor]) -> Tensor:
+def words_of(model: VideoBert, parts: Sequence[Tensor]) -> Tensor:
     """[N] the visual words of all these clips."""
     device = next(model.parameters()).device
     return model.visual(torch.cat(list(parts)).to(device)).cpu()

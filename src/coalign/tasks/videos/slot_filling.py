@@ -18,6 +18,7 @@ from coalign.data.videos.files import table_rows, times_of
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.files import write_table
+from coalign.models.videobert.model import VideoBert
 from coalign.tasks.videos._visual_words import load_videobert
 from coalign.tasks.videos.next_visual_word import hits
 from coalign.types import Batch, Packed, Text, Video
@@ -64,13 +65,12 @@ class Evaluate:
 
     def evaluate(self) -> TaskResult:
         """Measures the run."""
-        loaded = load_videobert(self.run)
-        model, tokenizer = loaded.model, loaded.vocabulary
+        model, tokenizer = load_videobert(self.run)
         if self.out is not None and self.out.suffix != ".csv" and self.videos is None:
             raise InputError("--out draws frames: it needs --videos; or give a .csv")
         features = ClipFeatures(self.features)
         clips, missing = read_clips(self.data, self.slots, features)
-        text = tokenizer.encode_for([self.template], loaded.spec)
+        text = tokenizer.encode_for([self.template], model.input_spec)
         masks = int((text.ids.values == tokenizer.mask_id).sum())
         if masks != len(self.slots):
             raise InputError(f"--template has {masks} [MASK], and there are {len(self.slots)} slots: {self.slots}")
@@ -120,7 +120,7 @@ class Evaluate:
         return rows[first:end].float()
 
     @staticmethod
-    def fill(model: Any, text: Text, clips: Sequence[Tensor] | None) -> Tensor:
+    def fill(model: VideoBert, text: Text, clips: Sequence[Tensor] | None) -> Tensor:
         """[B, slots, words] scores of the words in each slot; of the sentence alone where there are no clips."""
         count = 1 if clips is None else len(clips)
         repeated = Text(text.ids.select([0] * count))

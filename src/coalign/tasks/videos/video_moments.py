@@ -17,6 +17,7 @@ from coalign.data.videos.moments import ActionLabels, Moments, NarratedMoment, r
 from coalign.data.videos.narrated import open_narrated
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
+from coalign.models.actbert.model import ActBert
 from coalign.ops.packing import moved_rows
 from coalign.ops.pairing import take_texts
 from coalign.progress import with_progress
@@ -60,7 +61,6 @@ class Evaluate:
         """Measures the run."""
         from coalign.data.regions.files import open_regions
         from coalign.data.videos.regions import VideoRegions
-        from coalign.models.actbert.model import ActBert
 
         loaded = load_run(self.run)
         model = loaded.model
@@ -148,7 +148,7 @@ class Evaluate:
         return read_action_labels(self.actions, names)
 
 
-def hidden_words(model: Any, batch: Batch) -> Tensor:
+def hidden_words(model: ActBert, batch: Batch) -> Tensor:
     """[N, 2] the likeliest piece and the true one at every place that is no special token, each hidden in turn."""
     assert batch.text is not None and batch.regions is not None
     c, ids = model.config, batch.text.ids
@@ -167,7 +167,7 @@ def hidden_words(model: Any, batch: Batch) -> Tensor:
     return torch.cat(scores).cpu() if scores else torch.zeros(0, 2, dtype=torch.int64)
 
 
-def hidden_regions(model: Any, batch: Batch) -> Tensor:
+def hidden_regions(model: ActBert, batch: Batch) -> Tensor:
     """[N, 2] the likeliest class and the given one of all regions, whose features are hidden."""
     regions = batch.regions
     assert regions is not None and regions.classes is not None
@@ -178,7 +178,7 @@ def hidden_regions(model: Any, batch: Batch) -> Tensor:
     return torch.stack([model.region_head(states).argmax(1), regions.classes.argmax(1)], 1).cpu()
 
 
-def hidden_actions(model: Any, batch: Batch) -> Tensor:
+def hidden_actions(model: ActBert, batch: Batch) -> Tensor:
     """[N, 2] the likeliest class and the given one of all actions with a label, whose features are hidden."""
     assert batch.video is not None and batch.video.features is not None
     actions, labels = batch.video.features, batch.labels.require("action")
@@ -194,7 +194,7 @@ def different(items: Sequence[NarratedMoment]) -> list[NarratedMoment]:
 
 
 @torch.no_grad()
-def match_all(model: Any, make: Moments, items: Sequence[NarratedMoment], batch_size: int) -> Tensor:
+def match_all(model: ActBert, make: Moments, items: Sequence[NarratedMoment], batch_size: int) -> Tensor:
     """[N, N] how well each text goes with each item's moment, by the matching head."""
     device, count = next(model.parameters()).device, len(items)
     batch = make(list(items)).to(device)
