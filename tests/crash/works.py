@@ -60,6 +60,7 @@ class Training:
     """Steps with a checkpoint each."""
 
     name, processes, outlives_power, cost = "training", 1, True, 1
+    background = False
 
     def prepare(self, base: Path) -> None: ...
 
@@ -68,7 +69,9 @@ class Training:
 
     def do(self, base: Path, process: int) -> None:
         torch.manual_seed(100)
-        config = TrainConfig(steps=STEPS, lr=0.01, log_every=1, save_every=1, average=0.9, threads=1)
+        config = TrainConfig(
+            steps=STEPS, lr=0.01, log_every=1, save_every=1, average=0.9, threads=1, background_saves=self.background
+        )
         fit(ToyModel(), ToyLoader(), config, Run(base / "run", {"system": "toy"}))
 
     def state(self, base: Path) -> dict[str, Any]:
@@ -78,6 +81,12 @@ class Training:
         log = [{key: x for key, x in line.items() if key not in ("seconds", "items_per_second")} for line in lines]
         names = files(folder)
         return {"files": names, "log": log, "weights": tensors(folder, names)}
+
+
+class TrainingBeside(Training):
+    """The same, whose checkpoints are written while it goes on."""
+
+    name, background = "training-beside", True
 
 
 class TwoProcesses(Training):
@@ -245,4 +254,4 @@ class Analysis:
         return {"files": names, "tables": repr(tables), **pages, "kept": tensors(folder, names)}
 
 
-WORKS = [Training(), TwoProcesses(), Indexing(), IndexingParts(), Extraction(), Analysis()]
+WORKS = [Training(), TrainingBeside(), TwoProcesses(), Indexing(), IndexingParts(), Extraction(), Analysis()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +16,7 @@ from pretended import FOUND, NAME, pretended_device
 from coalign.ops import attention
 from coalign.recipes import find_recipe
 from coalign.training.loop import _Training
-from coalign.types import Batch
+from coalign.training.prefetch import Prefetch
 
 
 @dataclass
@@ -55,7 +55,7 @@ def take_steps(line: list[str]) -> Taken:
     taken = Taken()
     step = _Training._train_step
 
-    def steps(self: Any, batches: Iterator[Batch]) -> None:
+    def steps(self: Any, batches: Prefetch) -> None:
         for precision in ("fp32", "bf16"):
             self.config = replace(self.config, precision=precision)
             FOUND.waits.clear()
@@ -64,7 +64,7 @@ def take_steps(line: list[str]) -> Taken:
             taken.waits[precision], taken.copies[precision] = dict(FOUND.waits), dict(FOUND.copies)
             self.step += 1
         model = self.model.eval()
-        batch = next(batches).to(self.device)
+        batch = batches.next()
         with torch.no_grad():
             for record in (False, True):
                 model.encode(batch, record=record)

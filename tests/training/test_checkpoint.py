@@ -7,7 +7,10 @@ import os
 import resource
 import shutil
 import signal
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +21,9 @@ from toy import ToyModel, resumable, train
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
 from coalign.files import remove_parts, replace_file, replace_folder, replacing
-from coalign.training import checkpoint, sharded
+from coalign.training import checkpoint, run, sharded
 from coalign.training.average import WeightAverage
-from coalign.training.checkpoint import Progress, damage, is_whole, load_checkpoint, save_checkpoint
+from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, load_checkpoint, save_checkpoint
 from coalign.training.loop import Callback
 from coalign.training.optimiser import adamw, parameter_groups
 from coalign.training.run import Run
@@ -41,7 +44,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     optimiser, average = trained(model), WeightAverage(model, 0.5)
     state = torch.Generator().manual_seed(3).get_state()
     before = Progress(7, 1.5, [{"epoch": 1, "batch": 2}], [{"torch": state, "objectives": state.clone()}])
-    save_checkpoint(tmp_path / "step-7", model, optimiser, before, average)
+    save_checkpoint(tmp_path / "step-7", Snapshot.of(model, optimiser, average), before)
 
     other = ToyModel()
     other_optimiser, other_average = trained(other), WeightAverage(other, 0.5)
@@ -124,15 +127,46 @@ def test_weights_for_users_are_the_average_and_load_anywhere(tmp_path: Path) -> 
 
 def test_another_model_is_an_input_error(tmp_path: Path) -> None:
     model = ToyModel()
-    save_checkpoint(
-        tmp_path / "step-1",
-        model,
-        trained(model),
-        Progress(1, 0.0, [{}], [{name: torch.get_rng_state() for name in ("torch", "objectives")}]),
-    )
+    progress = Progress(1, 0.0, [{}], [{name: torch.get_rng_state() for name in ("torch", "objectives")}])
+    save_checkpoint(tmp_path / "step-1", Snapshot.of(model, trained(model)), progress)
     other = ToyModel(queue=20)
     with pytest.raises(InputError, match="other than these"):
         load_checkpoint(tmp_path / "step-1", other, trained(other))
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_it_is_of_its_own_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "waited", resumable(9))
+    later, write = threading.Event(), run.save_checkpoint
+
+    def slow(folder: Path, state: Snapshot, progress: Progress) -> None:
+        if progress.step == 7:
+            assert later.wait(60), "no step was taken"
+        write(folder, state, progress)
+
+    monkeypatch.setattr(run, "save_checkpoint", slow)
+    call = Callback(1, lambda _, step: later.set() if step == 8 else None)
+    train(tmp_path / "beside", replace(resumable(9), background_saves=True), [call])
+    for step in (7, 9):
+        for name in ("model", "optimiser", "average", "random"):
+            wanted, found = (
+                load_file(tmp_path / folder / f"checkpoints/step-{step}/{name}.safetensors")
+                for folder in ("waited", "beside")
+            )
+            assert wanted.keys() == found.keys()
+            assert all(torch.equal(wanted[key], found[key]) for key in wanted), (step, name)
+    published = [load_file(tmp_path / folder / "model.safetensors") for folder in ("waited", "beside")]
+    assert all(torch.equal(published[0][key], published[1][key]) for key in published[0])
+
+
+def test_what_goes_wrong_beside_the_steps_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(run, "save_checkpoint", full)
+    with pytest.raises(OSError, match="no space left"):
+        train(tmp_path, replace(resumable(20), background_saves=True))
 
 
 def test_a_lost_weights_file_is_written_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,8 @@ def main() -> None:
             child = os.fork()
             if child == 0:
                 try:
-                    train(folder / kind, resumable(steps), [killer(int(at), float(after))], kind)
+                    config = replace(resumable(steps), background_saves=kind == "albef")
+                    train(folder / kind, config, [killer(int(at), float(after))], kind)
                     os._exit(0)
                 finally:  # an error must not go on in the parent's loop
                     traceback.print_exc()

@@ -12,8 +12,8 @@ Every file has a digest of itself (see `checkpoints.seal`), which is held agains
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -42,35 +42,77 @@ class Progress:
     generators: list[dict[str, Tensor]]
 
 
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module | Whole,
-    optimiser: torch.optim.Optimizer | Whole,
-    progress: Progress,
-    average: WeightAverage | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Snapshot:
+    """The tensors of a checkpoint. `ready` returns when they are there, where copies are on their way to the host."""
+
+    weights: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    ready: Callable[[], object]
+
+    @staticmethod
+    def of(
+        model: nn.Module | Whole,
+        optimiser: torch.optim.Optimizer | Whole,
+        average: WeightAverage | None = None,
+        copied: bool = False,
+    ) -> Snapshot:
+        """Those of a training as it stands. `copied`: onto the host, so that the training may go on while they are
+        written; it does not wait for the copies, which the next steps' computations come after."""
+        weights = model.tensors if isinstance(model, Whole) else model.state_dict(keep_vars=True)
+        moments = _optimiser_tensors(optimiser)
+        means = None if average is None else average.state_dict()
+        if not copied:
+            return Snapshot(weights, moments, means, lambda: None)
+        copies: dict[int, Tensor] = {}
+
+        def copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            """Of a tensor with two names, such as tied weights, one."""
+            for tensor in tensors.values():
+                if id(tensor) not in copies:
+                    copies[id(tensor)] = tensor.detach().to("cpu", non_blocking=True, copy=True)
+            return {name: copies[id(tensor)] for name, tensor in tensors.items()}
+
+        state = copy(weights), copy(moments), None if means is None else copy(means)
+        devices = {tensor.device for tensor in (*weights.values(), *moments.values()) if tensor.device.type == "cuda"}
+        events = [torch.cuda.current_stream(device).record_event() for device in devices]
+        return Snapshot(*state, lambda: [event.synchronize() for event in events])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights; `safetensors.torch.save_model` asks for them."""
+        return {name: tensor.detach() for name, tensor in self.weights.items()}
+
+    def averaged(self) -> Snapshot:
+        """The same with the averaged weights, where there are some, in the place of the weights."""
+        if self.average is None:
+            return self
+        by_tensor = {id(self.weights[name]): mean for name, mean in self.average.items()}
+        weights = {name: by_tensor.get(id(tensor), tensor) for name, tensor in self.weights.items()}
+        return replace(self, weights=weights)
+
+
+def save_checkpoint(folder: Path, state: Snapshot, progress: Progress) -> None:
     """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once."""
 
     def fill(part: Path) -> None:
-        if isinstance(model, Whole):
-            sealed(save_file, model.tensors)(part / "model.safetensors")
-        else:
-            sealed(save_model, model)(part / "model.safetensors")
-        sealed(save_file, _optimiser_tensors(optimiser))(part / "optimiser.safetensors")
-        if average is not None:
-            sealed(save_file, average.state_dict())(part / "average.safetensors")
+        sealed(save_model, state)(part / "model.safetensors")
+        sealed(save_file, state.optimiser)(part / "optimiser.safetensors")
+        if state.average is not None:
+            sealed(save_file, state.average)(part / "average.safetensors")
         random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
         sealed(save_file, random)(part / "random.safetensors")
-        state: dict[str, Any] = {
+        position: dict[str, Any] = {
             "format": FORMAT,
             "step": progress.step,
             "seconds": progress.seconds,
             "loaders": progress.loaders,
             "files": sorted(file.name for file in part.iterdir()),
         }
-        state["digest"] = _digest(json.loads(json.dumps(state)))  # as it is read again
-        (part / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        position["digest"] = _digest(json.loads(json.dumps(position)))  # as it is read again
+        (part / "state.json").write_text(json.dumps(position, indent=1), encoding="utf-8")
 
+    state.ready()
     replace_folder(folder, fill)
 
 

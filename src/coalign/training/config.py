@@ -40,6 +40,8 @@ class TrainConfig:
         compile: transformer blocks are compiled by torch.compile, for batches of any shape.
         fsdp: parameters, gradients and the optimiser's state are shared among the processes.
         checkpoint_activations: what transformer blocks compute is not kept but computed again in the backward pass.
+        background_saves: steps go on while a checkpoint is written, of a copy in the host's memory. The last one and
+            one after which the training stops are waited for.
         log_every, save_every: in steps. Metrics are means over the steps since the last line.
         time_budget: seconds of training, callbacks apart. When the first steps show that the planned number of them
             takes longer, the plan, and with it the schedule, is shortened, and set right twice more on the way.
@@ -72,6 +74,7 @@ class TrainConfig:
     compile: bool = False
     checkpoint_activations: bool = False
     fsdp: bool = False
+    background_saves: bool = False
     log_every: int = 10
     save_every: int = 500
     time_budget: float | None = None

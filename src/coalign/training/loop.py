@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coalign.data.images.transforms import derive_seed
-from coalign.errors import InputError
 from coalign.ops.collectives import in_group, rank, world_size
 from coalign.training.average import WeightAverage
+from coalign.training.background import Background
 from coalign.training.blocks import prepare
-from coalign.training.checkpoint import Progress, load_checkpoint
+from coalign.training.checkpoint import Progress, Snapshot, load_checkpoint
 from coalign.training.config import TrainConfig
 from coalign.training.distributed import (
     average_gradients,
@@ -33,6 +33,7 @@ from coalign.training.memory import keep_freed_memory
 from coalign.training.meter import GRADIENT_NORM, Meter, mean_over_ranks
 from coalign.training.objectives import Objectives
 from coalign.training.optimiser import freeze, make_optimiser, parameter_groups, set_lr
+from coalign.training.prefetch import Loader, Prefetch
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import lr_factor
@@ -56,20 +57,6 @@ class Trainable(Protocol):
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]: ...
 
     def after_step(self) -> None: ...
-
-
-@runtime_checkable
-class Loader(Protocol):
-    """Iterating gives the rest of the current epoch's batches and then advances the epoch.
-
-    `state_dict` is the position behind the last batch handed out, in what JSON can hold.
-    """
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -178,15 +165,15 @@ class _Training:
         self.step_seconds: list[float] = []
         self.items = 0
         losses: dict[str, float] = {}
-        batches = _endless(self.loader)
         with ExitStack() as stack:
+            self.saving = stack.enter_context(Background())
             self.bar = stack.enter_context(progress_bar(self.plan.steps, self.step, visible=rank() == 0))
             stop = stack.enter_context(StopRequest())
             self.writer = self.run.writer() if rank() == 0 else None
             if self.writer is not None:
                 stack.callback(self.writer.close)
             while self.step < self.plan.steps:
-                self._train_step(batches)
+                self._train_step(self.batches)
                 self.step += 1
                 self._measure(first)
                 self.bar.advance(self.step, self.plan.steps)
@@ -202,7 +189,7 @@ class _Training:
                 for callback in due:
                     self._call(callback)
                 if save:
-                    self._save()
+                    self._save(wait=last or stopped or not self.config.background_saves)
                 if stopped:
                     self._note(f"stopped by a signal at step {self.step}, which is saved: the same command goes on")
                     raise KeyboardInterrupt
@@ -233,25 +220,32 @@ class _Training:
             else:  # positions count the samples of all processes; the generators begin anew
                 self.loader.load_state_dict(progress.loaders[0])
                 self._seed(derive_seed(config.seed, self.step, rank()))
+        self.batches = Prefetch(self.loader, self.device)
         self.plan = from_first(run.plan(config.steps)) or self.plan
         if rank() == 0:
             truncate_metrics(run.metrics, self.step)
             if checkpoint is not None:
-                run.publish(checkpoint, self.model, self.average)
+                run.publish(checkpoint, Snapshot.of(self.model, self.optimiser, self.average))
                 run.prune(checkpoint)  # what a killed process had no time for
         self.model.train()
 
-    def _save(self) -> None:
+    def _save(self, wait: bool) -> None:
+        """Writes a checkpoint: before the next step begins, or of a copy on the host while the next steps are taken."""
         broadcast_buffers(self.model)  # so that a resumed group, which reads rank 0's, is the group that goes on
         progress = Progress(
-            self.step, self._elapsed(), from_all(self.loader.state_dict()), from_all(self._generators())
+            self.step, self._elapsed(), from_all(dict(self.batches.position)), from_all(self._generators())
         )
         held = Whole(self.model, self.optimiser) if self.config.fsdp else None
         if rank() == 0:
             assert self.writer is not None
             self.writer.sync()
-            self.run.save(held or self.model, held or self.optimiser, progress, self.average)
-        from_first(None)  # the others wait until the checkpoint stands
+            self.saving.wait()  # for the last one
+            state = Snapshot.of(held or self.model, held or self.optimiser, self.average, copied=not wait)
+            self.saving.start(lambda: self.run.save(state, progress))
+            if wait:
+                self.saving.wait()
+        if wait:
+            from_first(None)  # the others wait until the checkpoint stands
 
     def _seed(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -276,14 +270,14 @@ class _Training:
             torch.cuda.set_rng_state(states["cuda"], self.device)
 
     # --------------------------------------------------------------------------------------------------- one step
-    def _train_step(self, batches: Iterator[Batch]) -> None:
+    def _train_step(self, batches: Prefetch) -> None:
         config = self.config
         factor = lr_factor(config.schedule, self.step, self.plan.total(self.step), config.warmup, config.final_lr)
         self.lr = config.lr * factor
         set_lr(self.optimiser, self.lr)
         self.model.before_step()
         for number in range(config.accumulate):
-            self._backward(_next(batches), last=number + 1 == config.accumulate)
+            self._backward(batches.next(), last=number + 1 == config.accumulate)
         if not isinstance(self.objectives, DistributedDataParallel) and not config.fsdp:
             average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
@@ -293,6 +287,8 @@ class _Training:
         if self.average is not None:
             self.average.update()
         self.model.after_step()
+        if self.step + 1 < self.plan.steps:
+            batches.ahead()
 
     def _due(self) -> Sequence[str] | None:
         """The objectives of this step."""
@@ -304,7 +300,6 @@ class _Training:
         config, objectives = self.config, self.objectives
         check_equal_batches(len(batch))
         self.items += len(batch)
-        batch = batch.on(self.device)
         due = self._due()
         resting = () if due is None else set(config.every).difference(due)
         weights = {name: weight for name, weight in config.loss_weights.items() if name not in resting}
@@ -418,20 +413,3 @@ class _Training:
             self._note(f"the time budget of {budget:g} s is used up: stopped at step {self.step} of {self.plan.steps}")
             self._change_plan(self.step)
         return out
-
-
-def _endless(loader: Loader) -> Iterator[Batch]:
-    """Epoch after epoch. One epoch without batches is the end of one that was resumed; two are an empty loader."""
-    empty = 0
-    while empty < 2:
-        empty += 1
-        for batch in loader:
-            empty = 0
-            yield batch
-    raise InputError("the training data gives no batches: fewer items than one batch holds?")
-
-
-def _next(batches: Iterator[Batch]) -> Batch:
-    """The next batch. What a loader draws from torch's own generator (its first iterator does) moves no dropout."""
-    with torch.random.fork_rng(devices=[]):
-        return next(batches)

@@ -43,6 +43,8 @@ class RunOptions:
     """Share parameters, gradients and the optimiser's state among the processes: for what one GPU cannot hold."""
     checkpoint_activations: Switch = False
     """Compute the activations of transformer blocks again in the backward pass: less memory, a third more time."""
+    background_saves: Literal["auto", "on", "off"] = "auto"
+    """on: steps go on while a checkpoint is written, of a copy in the host's memory. auto: on GPUs."""
     threads: OptionalInt = None
     """CPU threads of a process. By default torch's own number."""
     log_every: int = 10
@@ -59,8 +61,14 @@ def precision_on(device: str | None) -> Literal["fp32", "bf16"]:
     """bf16 on a GPU that has it; `device` None is the first GPU, or the CPU."""
     import torch  # here, since flags are read without it
 
-    cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if is_gpu(device) and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def is_gpu(device: str | None) -> bool:
+    """Whether a device is a GPU; None is the first GPU, or the CPU."""
+    import torch
+
+    return torch.cuda.is_available() if device is None else device.startswith("cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,7 @@ class Rates:
 
     def config(self, options: RunOptions, steps: int, **settings: Any) -> TrainConfig:
         """The settings of `fit`; `settings` are further fields of it, or take the place of these."""
+        saves = options.background_saves
         given: dict[str, Any] = {
             "lr": self.lr,
             "weight_decay": self.weight_decay,
@@ -102,6 +111,7 @@ class Rates:
             "compile": options.compile,
             "fsdp": options.fsdp,
             "checkpoint_activations": options.checkpoint_activations,
+            "background_saves": is_gpu(options.device) if saves == "auto" else saves == "on",
             "seed": options.seed,
             "threads": options.threads,
             "log_every": options.log_every,

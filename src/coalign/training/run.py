@@ -23,21 +23,26 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_model
-from torch import nn
 
 from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError
 from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
-from coalign.training.average import WeightAverage
-from coalign.training.checkpoint import Progress, damage, is_whole, save_checkpoint
-from coalign.training.sharded import Whole
+from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, save_checkpoint
 from coalign.training.trackers import TrackerName, open_tracker
 from coalign.training.tracking import MetricsWriter
 
 # settings that may change between the starts of one run: none of them touches a number
 _FREE = tuple(
     f"training.{name}:"
-    for name in ("log_every", "save_every", "deterministic", "compile", "checkpoint_activations", "fsdp")
+    for name in (
+        "log_every",
+        "save_every",
+        "deterministic",
+        "compile",
+        "checkpoint_activations",
+        "fsdp",
+        "background_saves",
+    )
 )
 
 
@@ -176,17 +181,11 @@ class Run:
         folders = [f for f in (self.folder / "checkpoints").glob("step-*") if f.name.removeprefix("step-").isdecimal()]
         return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
-    def save(
-        self,
-        model: nn.Module | Whole,
-        optimiser: torch.optim.Optimizer | Whole,
-        progress: Progress,
-        average: WeightAverage | None = None,
-    ) -> None:
+    def save(self, state: Snapshot, progress: Progress) -> None:
         """Writes a checkpoint and the latest weights, then deletes the checkpoints that are too many."""
         folder = self.folder / "checkpoints" / f"step-{progress.step}"
-        save_checkpoint(folder, model, optimiser, progress, average)
-        self.publish(folder, model, average)
+        save_checkpoint(folder, state, progress)
+        self.publish(folder, state)
         self.prune()
 
     def prune(self, used: Path | None = None) -> None:
@@ -195,13 +194,12 @@ class Run:
             if old != used:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def publish(self, checkpoint: Path, model: nn.Module | Whole, average: WeightAverage | None = None) -> None:
+    def publish(self, checkpoint: Path, state: Snapshot) -> None:
         """Makes `model.safetensors` the weights of a checkpoint that is loaded or just written, or their average."""
-        if average is None or isinstance(model, Whole):
+        if state.average is None:
             link_or_copy(checkpoint / "model.safetensors", self.weights)
         else:
-            with average.applied():
-                replace_file(self.weights, sealed(save_model, model))
+            replace_file(self.weights, sealed(save_model, state.averaged()))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """An object that `write_json` wrote; an empty one where there is no such file.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from coalign.data.core.batches import Batches
+from coalign.data.core.batches import Batches, Made
 from coalign.data.images.decode import BadSample
 from coalign.errors import InputError
 from coalign.types import Batch, Labels
@@ -71,6 +75,48 @@ def test_a_run_continues_within_an_epoch_with_the_same_batches(length, workers: 
         second = loader()
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert take(second, 20 - stop) == never_stopped[stop:], f"stopped after {stop}"
+
+
+def of_worker(items: list[int], generator: torch.Generator) -> Batch:
+    return Batch(ids=torch.tensor([os.getpid(), *items]))
+
+
+def test_workers_live_as_long_as_a_training_and_end_with_it() -> None:
+    def alive() -> set[int]:
+        return {process.pid or 0 for process in multiprocessing.active_children()}
+
+    before = alive()
+    loader = Batches(range(12), of_worker, 2, workers=2)
+    epochs = [ids(list(loader)) for _ in range(3)]
+    started = alive() - before
+    assert len(started) == 2 and {pid for epoch in epochs for pid, *_ in epoch} == started
+    assert [[items for _, *items in epoch] for epoch in epochs] == [
+        [items for _, *items in ids(list(alone))] for alone in [Batches(range(12), of_worker, 2)] for _ in range(3)
+    ]
+    for _ in loader:
+        break
+    assert not alive() & started  # whoever leaves an epoch may not come back
+    list(Batches(range(12), of_worker, 2, train=False, workers=2))
+    assert alive() == before
+
+
+def test_batches_of_workers_come_in_memory_that_a_gpu_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Tensor] = []
+    asked: list[bool] = []
+
+    class Pinning(DataLoader[Made]):
+        def __init__(self, *given: Any, pin_memory: bool, **named: Any) -> None:
+            asked.append(pin_memory)
+            super().__init__(*given, **named)
+
+        def __iter__(self) -> Any:
+            return (made.pin_memory() for made in super().__iter__())
+
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("coalign.data.core.batches.DataLoader", Pinning)
+    (batch,) = Batches(range(4), collate, 4, workers=1)
+    assert asked == [True] and any(tensor is batch.ids for tensor in pinned) and len(pinned) == 2
 
 
 @pytest.mark.parametrize("train", [True, False])

@@ -4,16 +4,16 @@ A batch is a function of (seed, epoch, place) and nothing else: not of the worke
 before, or of the global generators. Places count the batches of all ranks: of the p-th `world_size` ones each rank has
 one. So the position in the data is two numbers, epoch and place, which mean the same to any number of processes.
 
-`EpochLoader` is that position, `Maker` what makes the batch of a number. `Batches` is both for any sequence of items;
+`EpochLoader` is that position, `Maker` what makes the batch of an order. `Batches` is both for any sequence of items;
 `coalign.data.pairs.loader.Loader` for image-text pairs.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -40,10 +40,23 @@ class Made:
     problems: list[Problem] = field(default_factory=list[Problem])
     error: str = ""
 
+    def pin_memory(self) -> Made:
+        """The same in page-locked memory; the loader of torch calls it, in a thread of its own."""
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a worker is told of a batch: its place in an epoch and its samples."""
+
+    epoch: int
+    number: int
+    indices: list[int]
+
 
 @dataclass
 class Maker(Dataset[Made]):
-    """Makes the batch of a number; this is what workers run."""
+    """Makes the batch of an order; this is what workers run. They know nothing of epochs but what orders say."""
 
     seed: int
     batch_size: int
@@ -68,8 +81,8 @@ class Maker(Dataset[Made]):
         self.whole = self.batch_size * self.world_size  # the items of a step when the run began: orders depend on it
 
     @abstractmethod
-    def make(self, number: int, problems: list[Problem]) -> Batch | None:
-        """The batch of `indices(number)`; None if nothing in it is usable. What is wrong goes to `problems`."""
+    def make(self, order: Order, problems: list[Problem]) -> Batch | None:
+        """The batch of an order; None if nothing in it is usable. What is wrong goes to `problems`."""
 
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
@@ -101,13 +114,27 @@ class Maker(Dataset[Made]):
         steps = max(total - start, 0) // self.world_size
         return range(start + self.rank, start + self.rank + steps * self.world_size, self.world_size)
 
-    def __getitem__(self, number: int) -> Made:
-        made = Made()
+    def ordered(self, number: int) -> Order:
+        """What makes the batch at a place of the epoch that has begun."""
+        return Order(self.epoch, number, self.indices(number))
+
+    def __getitem__(self, order: Order) -> Made:
+        self.epoch, made = order.epoch, Made()
         try:
-            made.batch = self.make(number, made.problems)
+            made.batch = self.make(order, made.problems)
         except InputError as error:
             made.error = str(error)
         return made
+
+
+class _Orders:
+    """The sampler of the workers' loader: the orders of the epoch that has begun."""
+
+    def __init__(self) -> None:
+        self.orders: Iterable[Order] = ()
+
+    def __iter__(self) -> Iterator[Order]:
+        return iter(self.orders)
 
 
 class EpochLoader:
@@ -116,6 +143,9 @@ class EpochLoader:
     In training every epoch is a new order, of which the incomplete rest is dropped: all ranks make the same number of
     steps with full batches. In evaluation nothing is dropped, the samples come in their own order, and all ranks still
     make the same number of steps, with batches that differ by one sample at most.
+
+    Workers live from the first batch of a training to the last one that is asked for; where there is a GPU, their
+    batches come in page-locked memory.
     """
 
     def __init__(self, maker: Maker, name: str, workers: int = 0) -> None:
@@ -129,6 +159,8 @@ class EpochLoader:
         """
         self.name, self.epoch, self.place = name, 0, 0
         self._maker, self._workers = maker, workers
+        self._orders = _Orders()
+        self._pool: DataLoader[Made] | None = None
         size, ranks, total = maker.batch_size, maker.world_size, maker.total
         if size < 1 or not 0 <= maker.rank < ranks:
             raise InputError(f"no loader with batch size {size}, rank {maker.rank} of {ranks}")
@@ -168,17 +200,32 @@ class EpochLoader:
         """Told what was wrong with the samples of the next batch."""
 
     def _made(self, places: range) -> Generator[Made, None, None]:
+        orders = (self._maker.ordered(number) for number in places)
         if self._workers == 0:
-            yield from (self._maker[number] for number in places)
+            yield from (self._maker[order] for order in orders)
             return
-        yield from DataLoader(
-            self._maker,
-            batch_size=None,
-            sampler=places,
-            num_workers=self._workers,
-            collate_fn=_unchanged,
-            generator=torch.Generator(),  # else it draws from the global one
+        self._orders.orders = orders
+        pool = (
+            self._pool
+            if self._pool is not None
+            else DataLoader(
+                self._maker,
+                batch_size=None,
+                sampler=self._orders,
+                num_workers=self._workers,
+                collate_fn=_unchanged,
+                generator=torch.Generator(),  # else it draws from the global one
+                persistent_workers=True,
+                pin_memory=torch.cuda.is_available(),
+            )
         )
+        self._pool, ended = pool, False
+        try:
+            yield from pool
+            ended = True
+        finally:
+            if not (ended and self._maker.train):  # whoever left an epoch may not come back: workers end with it
+                self._pool = None
 
     def state_dict(self) -> dict[str, int]:
         """The position, and what it depends on: `batch` steps of `world_size` batches and `rest` batches are done, in
@@ -289,8 +336,8 @@ class _ItemMaker(Maker):
         steps = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, whole)
         return steps[torch.randperm(len(steps), generator=generator)].flatten()
 
-    def make(self, number: int, problems: list[Problem]) -> Batch:  # noqa: ARG002
-        return self.collate([self.items[index] for index in self.indices(number)], self.generator(number))
+    def make(self, order: Order, problems: list[Problem]) -> Batch:  # noqa: ARG002
+        return self.collate([self.items[index] for index in order.indices], self.generator(order.number))
 
 
 def _unchanged(made: Any) -> Any:

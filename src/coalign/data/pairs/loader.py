@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coalign.data.core.batches import EpochLoader, Maker
+from coalign.data.core.batches import EpochLoader, Maker, Order
 from coalign.data.core.fingerprint import Fingerprint, fingerprint
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.repeats import SameTexts
@@ -127,14 +127,14 @@ class _Maker(Maker):
     def fingerprint(self) -> Fingerprint:
         return fingerprint(SourceContent(self.source))
 
-    def make(self, number: int, problems: list[Problem]) -> Batch | None:
-        loaded = (self._example(index, problems) for index in self.indices(number))
+    def make(self, order: Order, problems: list[Problem]) -> Batch | None:
+        loaded = (self._example(index, problems) for index in order.indices)
         examples = [example for example in loaded if example is not None]
         if not examples:
             return None
         if self.collate is None:
             return collate(examples, self.spec, self.tokenizer)
-        return self.collate(examples, self.generator(number))
+        return self.collate(examples, self.generator(order.number))
 
     def _example(self, index: int, problems: list[Problem]) -> Example | None:
         """The sample, or in training the first that works of those drawn to replace it."""
