@@ -1,16 +1,45 @@
 """Errors that speak to the user, and text of other people where it is shown to them."""
 
 import re
+from collections.abc import Mapping
+from typing import Any, cast
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
+_SECRETS = (
+    re.compile(r"([A-Za-z][\w+.-]*://)(?:[^\s/@'\"]*|[^\s/@:'\"]*:[^\s@'\"]*)@"),  # AWS' keys have slashes
+    re.compile(r"([A-Za-z][\w+.-]*://[^\s?'\"]*\?)[^\s='\"]+=[^\s'\"]*[^\s'\":;,.)]"),
+)
+
+
 def visible(text: str) -> str:
-    """The text with what a terminal would obey, and what turns the direction of writing, as escapes: "\\x1b[31m".
+    """The text with what a terminal would obey, and what turns the direction of writing, as escapes: "\\x1b[31m"; URLs
+    without what is secret (`redacted`).
 
     Line ends and tabs stay.
     """
-    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], text)
+    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], redacted(text))
+
+
+def redacted(text: str) -> str:
+    """The text, in whose URLs *** stands for who asks (user:password@, key:secret@) and for what is asked of the server
+    (?name=value, in which signed URLs have their signature)."""
+    if "://" not in text:
+        return text
+    user, query = _SECRETS
+    return query.sub(r"\1***", user.sub(r"\1***@", text))
+
+
+def without_secrets(value: Any) -> Any:
+    """JSON in whose texts URLs are `redacted`."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {name: without_secrets(part) for name, part in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(part) for part in cast("list[Any]", value)]
+    return value
 
 
 class InputError(ValueError):

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Literal, ParamSpec, TypeVar
 
-from coalign.errors import InputError
+from coalign.errors import InputError, redacted
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,11 +40,11 @@ def guarded(*paths: PathLike) -> Generator[None]:
 
     An `InputError` that names one of the paths passes as it is.
     """
-    names = [os.fspath(path) for path in paths]
+    names = [redacted(os.fspath(path)) for path in paths]
     try:
         yield
     except InputError as error:
-        if type(error) is not InputError or any(name in str(error) for name in names):
+        if type(error) is not InputError or any(name in redacted(str(error)) for name in names):
             raise
         raise InputError(f"{names[0]}: {error}") from error
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -318,6 +318,30 @@ def locked(folder: Path, held: str, wait: bool = False) -> Generator[IO[Any]]:
         except OSError as error:
             raise InputError(f"{folder}: another process {held} in this folder") from error
         yield file
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Keeps other processes from writing a file meanwhile, by a lock beside it that goes with the work.
+
+    Raises:
+        InputError: Another process writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("w") as file:
+        try:
+            _lock(file, "EX now")
+            alone = lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that just went
+        except OSError:
+            alone = False
+        if not alone:
+            raise InputError(f"{path}: another process writes this file; wait for it, or give another name")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                lock.unlink()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from coalign.data.questions.pictures import open_pictures
 from coalign.data.questions.vqa import Question
 from coalign.data.regions.files import write_shard
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
 from coalign.evaluation import matching as match_scoring
 from coalign.evaluation.matching import PairScorer
 from coalign.recipes._start import with_vocabulary
@@ -223,3 +224,39 @@ def test_dual_encoders_match_by_their_vectors_and_read_each_text_once(
     vectors = encode(batch).vectors
     torch.testing.assert_close(rows, (vectors["image"] @ vectors["text"].flip(0).T).detach())
     assert read == [2, 3, 0]  # the first image with two texts, all texts, the other image alone
+
+
+@pytest.mark.parametrize("task", ["matching", "cross-retrieval"])
+def test_full_paths_are_taken_from_the_folder_of_images(task: str, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "pictures").mkdir()
+    lines = ["image,text"]
+    for name in ("red", "blue"):
+        Image.new("RGB", (8, 8), name).save(tmp_path / "pictures" / f"{name}.png")
+        lines.append(f"{tmp_path / 'pictures' / name}.png,a {name} thing")
+    table = tmp_path / "data" / "pairs.csv"
+    table.write_text("\n".join(lines))
+    spec = create("vilt", size="tiny").spec
+    found = SimpleNamespace(spec=spec, model=None)
+    seen: dict[str, Any] = {}
+
+    def scored(_: Any, pictures: Any, images: Sequence[str], texts: Sequence[str], *rest: Any) -> str:
+        seen.update(images=images, shown=pictures.batch(images).images.pixels)
+        return "scorer"
+
+    def through(_: Any, items: Sequence[Item], pictures: Any, *rest: Any) -> list[Tensor]:
+        scored(_, pictures, [str(item.images[0]) for item in items], [])
+        return [torch.tensor([1.0, 0.0])] * len(items)
+
+    monkeypatch.setattr(matching, "through", through)
+    monkeypatch.setattr(cross_retrieval, "PairScorer", scored)
+    ranks = {"image_to_text": torch.ones(2), "text_to_image": torch.ones(2)}
+    monkeypatch.setattr(cross_retrieval, "all_pairs_ranks", lambda *_: ranks)
+    evaluate: Any = (matching if task == "matching" else cross_retrieval).Evaluate
+    monkeypatch.setattr(evaluate, "load", lambda self: found)
+    evaluate(run=tmp_path, data=str(table), images=tmp_path / "pictures").evaluate()
+    assert [Path(image).name for image in seen["images"]] == ["red.png", "blue.png"]
+    assert len(seen["shown"]) == 2 and not torch.equal(seen["shown"][0], seen["shown"][1])
+    Image.new("RGB", (8, 8)).save(table.parent / "own.png")
+    with pytest.raises(InputError, match=r"leads out of .*--images FOLDER"):
+        evaluate(run=tmp_path, data=str(table)).evaluate()

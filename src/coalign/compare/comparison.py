@@ -22,7 +22,7 @@ import tyro
 from coalign.arguments import Pairs
 from coalign.compare.plans import Plan, Settings, Stage
 from coalign.compare.text_only import text_only
-from coalign.errors import InputError
+from coalign.errors import InputError, without_secrets
 from coalign.files import read_json, replace_file
 from coalign.flags import field_names, required_names
 from coalign.recipes import find_recipe
@@ -89,8 +89,11 @@ class Comparison:
         """Checks what all runs and stages are given, before any work, and writes the plan."""
         for contender in self.contenders:
             self._check(contender)
-        file, text = self.out / "plan.json", json.dumps(asdict(self.plan), indent=1, default=str) + "\n"
-        if file.exists() and Plan.read(file).work() != self.plan.work():
+        file, text = (
+            self.out / "plan.json",
+            json.dumps(without_secrets(asdict(self.plan)), indent=1, default=str) + "\n",
+        )
+        if file.exists() and without_secrets(Plan.read(file).work()) != without_secrets(self.plan.work()):
             raise InputError(f"{file}: a comparison of another plan is in this folder; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
@@ -172,7 +175,7 @@ class Comparison:
         return results
 
     def _keep(self, folder: Path, done: Mapping[str, Any]) -> None:
-        text = json.dumps(done, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(without_secrets(done), indent=1, ensure_ascii=False) + "\n"
         replace_file(folder / "results.json", lambda part: part.write_text(text, encoding="utf-8"))
 
     # -------------------------------------------------------------------------------------------------------- table
@@ -254,7 +257,7 @@ class Comparison:
 
     def write(self) -> None:
         """comparison.json and comparison.md in the folder."""
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(without_secrets(self.to_json()), indent=1, ensure_ascii=False) + "\n"
         replace_file(self.out / "comparison.json", lambda part: part.write_text(text, encoding="utf-8"))
         replace_file(self.out / "comparison.md", lambda part: part.write_text(self.table() + "\n", encoding="utf-8"))
 

@@ -21,7 +21,7 @@ from coalign.data.images.decode import BadSample, ImageLike
 from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
-from coalign.files import replacing
+from coalign.files import replacing, writing
 from coalign.flags import say
 from coalign.layers.captioning import Captioning
 from coalign.types import Batch, Images
@@ -176,8 +176,11 @@ def rows_file(path: Path, names: Sequence[str]) -> Generator[Callable[[Mapping[s
     """A writer of rows into a .jsonl or .csv as they come; the file gets its name when all of them are there.
 
     A .csv has the texts as they are: it is read as pairs again.
+
+    Raises:
+        InputError: Another process writes this file.
     """
-    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with writing(path), replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         if path.suffix.lower() == ".csv":
             table = csv.writer(file)
             table.writerow(names)

@@ -24,7 +24,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import image_of, picture_files
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
-from coalign.errors import InputError
+from coalign.errors import InputError, without_secrets
 from coalign.files import locked, read_json, replace_file, shared, sync
 
 SETTINGS = "regions.json"
@@ -133,6 +133,7 @@ class Extract:
             "settings": {name: value for name, value in settings.items() if value is not None},
             "ids": list(ids),
         }
+        settings = without_secrets(settings)
         file = self.out / SETTINGS
         others = self.out.exists() and any(not file.name.startswith(".") for file in self.out.iterdir())
         if others and not file.exists():

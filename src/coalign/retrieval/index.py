@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from coalign.errors import InputError
+from coalign.errors import InputError, without_secrets
 from coalign.extras import optional
 from coalign.files import guarded, locked, reader, remove_parts
 from coalign.retrieval import index_copy
@@ -93,7 +93,7 @@ class Index:
         if holds_index(path) and not overwrite:
             raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
         refuse_others(path)
-        kept = dict(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
+        kept = without_secrets(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
         schema = schema_of(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
         for name in (APPROXIMATE, JOINED, CHECKSUMS):
@@ -147,8 +147,8 @@ class Index:
         if not holds_index(Path(path)):
             return cls.create(path, width, about, similarity=similarity)
         index = cls.open(path)
-        wanted = {**json.loads(json.dumps(dict(about))), "width": width, "similarity": similarity}
-        before = {"width": index.width, "similarity": index.similarity, **index.about}
+        wanted = {**without_secrets(json.loads(json.dumps(dict(about)))), "width": width, "similarity": similarity}
+        before = {"width": index.width, "similarity": index.similarity, **without_secrets(index.about)}
         other = [name for name, kept in before.items() if wanted.get(name) != kept and name != FOLDERS]
         if other:
             changed = "; ".join(f"{name} was {before[name]}, is {wanted.get(name)} now" for name in other)

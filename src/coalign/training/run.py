@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_model
 
 from coalign.checkpoints.seal import sealed
-from coalign.errors import InputError
+from coalign.errors import InputError, without_secrets
 from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
 from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, save_checkpoint
 from coalign.training.trackers import TrackerName, open_tracker
@@ -129,10 +129,10 @@ class Run:
         Raises:
             InputError: the folder's run was started with other settings, or the folder belongs to something else.
         """
-        wanted = plain({**self.description, "training": training, "seed": seed})
+        wanted = without_secrets(plain({**self.description, "training": training, "seed": seed}))
         if (self.folder / "config.json").exists():
             before = {key: value for key, value in self.config().items() if key != "versions"}
-            changed = [line for line in differences(before, wanted) if not line.startswith(_FREE)]
+            changed = [line for line in differences(without_secrets(before), wanted) if not line.startswith(_FREE)]
             if changed:
                 raise InputError(
                     f"{self.folder}: this run was started with other settings ({'; '.join(changed[:5])}); "

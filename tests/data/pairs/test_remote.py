@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from files import encoded, picture
 from test_shards import numbers, samples, write_shard
 
 from coalign.data.core import remote
+from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.pairs.shards import TarShards
 from coalign.data.pairs.sources import open_source
-from coalign.errors import InputError
+from coalign.errors import InputError, redacted, visible
+from coalign.retrieval.index_files import folders_of as about_folder
+from coalign.training.run import Run
 
 pytest.importorskip("aiohttp")
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -130,6 +134,101 @@ def test_a_broken_connection_is_made_again_and_a_lasting_one_told(http: tuple[st
     for name in ("none.tar", "secret.tar"):
         with pytest.raises(InputError, match=re.escape(f"{url}/{name}")):
             open_source(f"{url}/{name}")
+
+
+def test_an_outage_leaves_no_sample_out(http: tuple[str, type[_Handler]]) -> None:
+    """It stops what reads, whatever share may be broken; a shard that was read by half is not kept as a short one."""
+    url, handler = http
+    source = open_source(f"{url}/s-{{00..01}}.tar")
+    for name, lasting in (("failures", 503), ("failures", 403), ("breaks", 0)):
+        setattr(handler, name, 10_000)
+        handler.error = lasting
+        quarantine = Quarantine()
+        with pytest.raises(remote.Unreachable, match=r"s-0\d\.tar: cannot be read"):
+            check_source(source, limit=1.0, quarantine=quarantine)
+        with pytest.raises(remote.Unreachable):
+            source.texts(0)
+        assert len(quarantine) == 0
+        setattr(handler, name, 0)
+        assert check_source(source).broken == 0
+
+
+def test_a_shard_that_is_cut_off_while_it_is_opened_is_read_again(
+    http: tuple[str, type[_Handler]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = http
+    whole, calls = remote.read, list[int]()
+
+    def failing(name: str, begin: int, end: int) -> bytes:
+        calls.append(begin)
+        if len(calls) > 2:
+            raise remote.Unreachable(f"{name}: cannot be read: gone")
+        return whole(name, begin, end)
+
+    monkeypatch.setattr(remote, "READ_AHEAD", 1024)
+    monkeypatch.setattr(remote, "read", failing)
+    with pytest.raises(remote.Unreachable, match="gone"):
+        open_source(f"{url}/s-00.tar")
+    assert len(calls) == 3
+    monkeypatch.setattr(remote, "read", whole)
+    assert len(open_source(f"{url}/s-00.tar")) == 3
+
+
+SIGNED = "X-Amz-Credential=AKIA77&X-Amz-Signature=c0ffee"
+
+
+def test_what_is_secret_in_a_url_is_neither_shown_nor_kept(http: tuple[str, type[_Handler]], folder: Path) -> None:
+    url, handler = http
+    signed = f"{url}/s-{{00..01}}.tar?{SIGNED}"
+    write_shard(handler.folder / "s-01.tar", {"00009.png": b"no picture", **samples(3, 2)})
+    source = open_source(signed)
+    shown = f"{url}/s-01.tar?***"
+    told = [source.name, *map(str, source.problems), source[0].where.file]
+    told.append(json.dumps([check_source(source, limit=1.0).source[1].where.file, about_folder(source)]))
+    handler.failures, handler.error = 100, 403
+    for broken in (
+        lambda: source[0],
+        lambda: open_source(f"{url}/none.tar?{SIGNED}"),
+        lambda: open_source("s3://A:b/c"),
+    ):
+        with pytest.raises(InputError) as error:
+            broken()
+        told.append(str(error.value))
+    assert not any(secret in text for text in told for secret in ("AKIA77", "c0ffee")), told
+    assert any(shown in text for text in told) or any("?***" in text for text in told)
+
+
+def test_settings_of_a_run_keep_no_secrets_and_are_the_same_with_others(tmp_path: Path) -> None:
+    def run(user: str, folder: str = "bucket") -> Run:
+        return Run(tmp_path, {"recipe": "r", "data": [f"s3://{user}@{folder}/s.tar", f"https://h/x.tar?sig={user}"]})
+
+    run("AKIA:ab/c+d=").begin({"steps": 1}, 0)
+    kept = (tmp_path / "config.json").read_text()
+    assert "s3://***@bucket/s.tar" in kept and "AKIA" not in kept and "https://h/x.tar?***" in kept
+    run("OTHER:key").begin({"steps": 1}, 0)
+    with pytest.raises(InputError, match="other settings") as error:
+        run("OTHER:key", "another").begin({"steps": 1}, 0)
+    assert "OTHER" not in str(error.value)
+    whole = json.loads(kept)  # as an older version wrote it
+    whole["data"] = ["s3://AKIA:abc@bucket/s.tar", "https://h/x.tar?sig=1"]
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    run("OTHER:key").begin({"steps": 1}, 0)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://AKIA:se/cr+et=@bucket/a@b.tar", "s3://***@bucket/a@b.tar"),
+        ("filecache::https://user:pw@host:80/x.csv: no", "filecache::https://***@host:80/x.csv: no"),
+        ("hf://datasets/owner/name@main/s-{0..1}.tar", "hf://datasets/owner/name@main/s-{0..1}.tar"),
+        ("s3://b/s-?.tar and https://h/a?sig=1&x=2: gone", "s3://b/s-?.tar and https://h/a?***: gone"),
+        ("URL('https://h/a?token=1'), mail a@b.c", "URL('https://h/a?***'), mail a@b.c"),
+        ("https://h/a?t=1 https://me@h/b", "https://h/a?*** https://***@h/b"),
+    ],
+)
+def test_secrets_of_urls(url: str, shown: str) -> None:
+    assert redacted(url) == shown == redacted(shown)
+    assert visible(url) == shown
 
 
 def test_a_server_that_sends_without_end_is_left(http: tuple[str, type[_Handler]], folder: Path) -> None:

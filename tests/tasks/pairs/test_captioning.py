@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -231,3 +232,32 @@ def test_a_model_of_a_hub_is_indexed_where_out_says(
     assert status(["embed", *given, "--out", str(tmp_path / "t.parquet")]) == 2
     assert status(["push", "hf://ann/blip", "ann/other", "--licence", "mit"]) == 2
     assert "is on a hub already" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_writes_a_list(tmp_path):
+    """The other one is refused before it writes; where the first one ends, or is killed, none is."""
+    path, forks = tmp_path / "captions.csv", multiprocessing.get_context("fork")
+
+    def first(ready, end):
+        with rows_file(path, ("image", "text")) as write:
+            write({"image": "a.png", "text": "first"})
+            ready.set()
+            end.wait(60)
+
+    for killed in (True, False):
+        ready, end = forks.Event(), forks.Event()
+        process = forks.Process(target=first, args=(ready, end))
+        process.start()
+        assert ready.wait(60)
+        with (
+            pytest.raises(InputError, match=r"captions\.csv: another process writes this file"),
+            rows_file(path, ("image", "text")),
+        ):
+            raise AssertionError
+        assert not path.exists()
+        process.kill() if killed else end.set()
+        process.join()
+    assert path.read_text().splitlines() == ["image,text", "a.png,first"]
+    with rows_file(path, ("image", "text")) as write:
+        write({"image": "b.png", "text": "second"})
+    assert "second" in path.read_text() and not list(tmp_path.glob(".*.lock"))

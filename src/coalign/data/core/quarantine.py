@@ -21,8 +21,8 @@ from coalign.errors import InputError
 
 FILE = "quarantine.jsonl"
 MOST, RUN = 1_000_000, 64
-"""Samples that are looked at of a source at most, and those that a thread looks at in one go."""
-REMEMBERED = 100_000
+"""Samples that are looked at of a source at most, and those that a thread looks at in one go, of small data."""
+REMEMBERED = 30_000
 """Pictures of which it is remembered how they are, for the next rows that name them."""
 
 
@@ -159,7 +159,8 @@ def _look_over(
         looks = ((index, _check(source, index, max_pixels, index in decoded, seen)) for index in run)
         return [(index, problem) for index, problem in looks if problem is not None]
 
-    runs = [looked[start : start + RUN] for start in range(0, len(looked), RUN)]
+    size = max(RUN, len(looked) // 2000)  # each run waits in memory
+    runs = [looked[start : start + size] for start in range(0, len(looked), size)]
     found: list[tuple[int, Problem]] = []
     with (
         ThreadPoolExecutor(threads) as pool,

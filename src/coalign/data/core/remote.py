@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from coalign.errors import InputError
+from coalign.errors import InputError, redacted
 from coalign.extras import optional
 from coalign.files import cache_folder, replace_file
 
@@ -23,6 +23,11 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further try, where a connection broke or a server failed."""
 READ_AHEAD = 1 << 22
 """Bytes that one request asks for where a file is read from its beginning on."""
+
+
+class Unreachable(InputError):  # noqa: N818 - named for what it says
+    """A file behind a URL cannot be read now: a connection that does not come back, a server that fails or refuses. It
+    says nothing of what is in the file, so no sample is left out for it."""
 
 
 def is_url(name: str) -> bool:
@@ -48,7 +53,7 @@ def describe(url: str) -> dict[str, Any]:
     system, path = _system(url)
     about: dict[str, Any] = _try(url, lambda: system.info(path))
     if not isinstance(about.get("size"), int):
-        raise InputError(f"{url}: the server does not say how long it is")
+        raise InputError(f"{redacted(url)}: the server does not say how long it is")
     return about
 
 
@@ -63,7 +68,7 @@ def read(url: str, begin: int, end: int) -> bytes:
     """The bytes from `begin` to before `end`, by one request. It is made again where a connection breaks.
 
     Raises:
-        InputError: It cannot be read; the message names the URL.
+        Unreachable: It cannot be read; the message names the URL.
     """
     system, path = _system(url)
 
@@ -72,7 +77,7 @@ def read(url: str, begin: int, end: int) -> bytes:
             held = io.BytesIO()
             more = "the server gives no parts of files; copy the file here"
             asked = {"Range": f"bytes={begin}-{end - 1}"}
-            system.get_file(path, _Limited(held, end - begin, f"{url}: {more}"), headers=asked)
+            system.get_file(path, _Limited(held, end - begin, Unreachable(f"{redacted(url)}: {more}")), headers=asked)
             found = held.getvalue()
         else:
             found = system.cat_file(path, start=begin, end=end) if end > begin else b""
@@ -95,7 +100,9 @@ def copy(url: str) -> Path:
         def fetch(part: Path) -> None:
             if "http" in system.protocol:
                 with part.open("wb") as file:
-                    system.get_file(path, _Limited(file, size, f"{url}: the server sends more than it says"))
+                    system.get_file(
+                        path, _Limited(file, size, InputError(f"{redacted(url)}: the server sends more than it says"))
+                    )
             else:
                 system.get_file(path, str(part))
             if part.stat().st_size != size:
@@ -106,15 +113,15 @@ def copy(url: str) -> Path:
 
 
 class _Limited:
-    """A file to write to that takes no more than `most` bytes, whatever a server sends: then `InputError(refusal)`."""
+    """A file to write to that takes no more than `most` bytes, whatever a server sends: then it raises `refusal`."""
 
-    def __init__(self, file: io.BufferedIOBase, most: int, refusal: str) -> None:
+    def __init__(self, file: io.BufferedIOBase, most: int, refusal: InputError) -> None:
         self.read, self.close, self.tell = file.read, file.close, file.tell  # which fsspec knows a file by
         self._file, self._most, self._refusal = file, most, refusal
 
     def write(self, data: bytes) -> int:
         if self.tell() + len(data) > self._most:
-            raise InputError(self._refusal)
+            raise self._refusal
         return self._file.write(data)
 
 
@@ -149,9 +156,9 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise InputError(f"{url}: {error}; pip install 'coalign[cloud]' brings what is usual") from error
+        raise InputError(f"{redacted(url)}: {error}; pip install 'coalign[cloud]' brings what is usual") from error
     except ValueError as error:
-        raise InputError(f"{url}: {error}") from error
+        raise InputError(f"{redacted(url)}: {error}") from error
 
 
 def _try(url: str, call: Callable[[], T]) -> T:
@@ -162,8 +169,8 @@ def _try(url: str, call: Callable[[], T]) -> T:
             raise
         except Exception as error:  # each file system has its own
             if wait is None or not _passes(error):
-                said = " ".join(str(error)[:300].split())
-                raise InputError(f"{url}: cannot be read: {said or type(error).__name__}") from error
+                said = redacted(" ".join(str(error).split()))[:300]
+                raise Unreachable(f"{redacted(url)}: cannot be read: {said or type(error).__name__}") from error
             time.sleep(wait)
     raise AssertionError
 

@@ -29,7 +29,7 @@ from coalign.data.core.strings import Strings
 from coalign.data.images.decode import BadSample
 from coalign.data.pairs.folders import IMAGE_SUFFIXES, decode_text, parse_texts
 from coalign.data.pairs.tables import TEXT_COLUMNS
-from coalign.errors import InputError
+from coalign.errors import InputError, redacted
 from coalign.files import inside, read_json, regular, replace_file
 
 TEXT_ENDINGS = ("txt", "text", "caption", "captions", "cap", "json")
@@ -56,8 +56,9 @@ class TarShards(Source):
         text_column: str | Sequence[str] | None = None,
         window: int = WINDOW,
     ) -> None:
-        self.name = str(shards[0]) if len(shards) == 1 else f"{shards[0]} ... ({len(shards)} shards)"
         self._shards = [str(shard) for shard in shards]
+        self._shown = [redacted(shard) for shard in self._shards]
+        self.name = self._shown[0] if len(shards) == 1 else f"{self._shown[0]} ... ({len(shards)} shards)"
         self._window = window
         self._image = image_column
         self._text = (text_column,) if isinstance(text_column, str) else tuple(text_column or ())
@@ -70,7 +71,9 @@ class TarShards(Source):
                 image, text = self._choose_image(files), self._choose_text(files)
                 if image is None or text is None:
                     held = ", ".join(file.ending for file in files)
-                    problems.append(Problem(Where(shard, key), f"no {'text' if image else 'image'} among: {held}"))
+                    problems.append(
+                        Problem(Where(self._shown[number], key), f"no {'text' if image else 'image'} among: {held}")
+                    )
                     continue
                 as_json = text.ending == "json"
                 places.append((number, image.offset, image.size, text.offset, text.size, as_json))
@@ -89,11 +92,13 @@ class TarShards(Source):
 
     def __getitem__(self, index: int) -> Sample:
         shard, image_at, image_size, text_at, text_size, as_json = self._places[index].tolist()
-        where = Where(self._shards[shard], str(self._keys[index]))
+        where = Where(self._shown[shard], str(self._keys[index]))
         try:
-            raw, image = _read(where.file, (text_at, text_size), (image_at, image_size))
+            raw, image = _read(self._shards[shard], (text_at, text_size), (image_at, image_size))
             text, note = decode_text(raw)
             texts = parse_texts(text, bool(as_json), self._text or TEXT_COLUMNS)
+        except remote.Unreachable:  # the sample may be as good as any
+            raise
         except (ValueError, OSError, RecursionError) as error:
             raise BadSample(f"{where.row}: {error}", where.file) from error
         return Sample(image, clean_texts(texts), int(self._ids[index]), where, note)
@@ -159,7 +164,7 @@ def _find_remote(url: str) -> list[str]:
     one = remote.plain(url).endswith(".tar") and not set("*[") & set(url)
     urls = [url] if one else remote.find(url if url.endswith(".tar") else f"{url.rstrip('/')}/*.tar")
     if not urls:
-        raise InputError(f"{url}: no such shards")
+        raise InputError(f"{redacted(url)}: no such shards")
     return urls
 
 
@@ -193,7 +198,7 @@ def _kept(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_File
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_file(place, lambda part: part.write_text(json.dumps(about), "utf-8"))
     about = read_json(place)
-    problems.extend(Problem(Where(shard, row), reason) for row, reason in about["problems"])
+    problems.extend(Problem(Where(redacted(shard), row), reason) for row, reason in about["problems"])
     for key, files in about["samples"]:
         yield key, [_File(*file) for file in files]
 
@@ -210,7 +215,7 @@ def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_F
                 if not member.isfile() or not stem or not ending or name.startswith("__"):
                     continue
                 if member.size < 0 or member.offset_data + member.size > file.length:
-                    problems.append(Problem(Where(shard, member.name), "the shard is cut short here"))
+                    problems.append(Problem(Where(redacted(shard), member.name), "the shard is cut short here"))
                     break
                 here = f"{folder}/{stem}" if folder else stem
                 if here != key:
@@ -218,10 +223,14 @@ def _samples(shard: str, problems: list[Problem]) -> Iterator[tuple[str, list[_F
                         yield key, files
                     key, files = here, []
                 files.append(_File(ending.lower(), member.offset_data, member.size))
+    except remote.Unreachable:  # what came before is not all that is there
+        raise
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         if key is None:
-            raise InputError(f"{shard}: is no plain tar file (a compressed one must be unpacked): {error}") from error
-        problems.append(Problem(Where(shard, key), f"the shard is damaged after this sample: {error}"))
+            raise InputError(
+                f"{redacted(shard)}: is no plain tar file (a compressed one must be unpacked): {error}"
+            ) from error
+        problems.append(Problem(Where(redacted(shard), key), f"the shard is damaged after this sample: {error}"))
     if key is not None:
         yield key, files
 

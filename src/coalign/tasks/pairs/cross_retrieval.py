@@ -59,7 +59,7 @@ class Evaluate(VisualTask):
     def evaluate(self) -> RetrievalResult:
         """Measures the run."""
         loaded = self.load()
-        source = open_source(self.data, split=self.split, prefer="test").grouped()
+        source = open_source(self.data, images=self.images, split=self.split, prefer="test").grouped()
         beside = Path(self.data).parent if self.images is None and loaded.spec.regions is None else self.images
         pictures = open_pictures(loaded.spec, self.regions, beside)
         samples = [source[index] for index in range(len(source))]

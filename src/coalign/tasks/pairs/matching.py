@@ -47,7 +47,7 @@ class Evaluate(VisualTask):
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         loaded = self.load()
-        triples = read_triples(self.data, self.split, self.seed)
+        triples = read_triples(self.data, self.split, self.seed, self.images)
         pictures = self.pictures_of(loaded.spec)
         items = self.present([item for item, _ in triples], pictures)
         kinds = {item.id: kind for item, kind in triples}
@@ -68,8 +68,11 @@ class Evaluate(VisualTask):
         return open_pictures(spec, self.regions, beside)
 
 
-def read_triples(data: str, split: str | None = None, seed: int = 0) -> list[tuple[Item, str]]:
-    """Items of two texts, the right one and a wrong one, and what kind of word is wrong ("" where any is).
+def read_triples(
+    data: str, split: str | None = None, seed: int = 0, images: Path | None = None
+) -> list[tuple[Item, str]]:
+    """Items of two texts, the right one and a wrong one, and what kind of word is wrong ("" where any is). The paths of
+    pairs are relative to `images`, by default to the data's folder, and stay there.
 
     Raises:
         InputError: the data cannot be read, or all of it is about one image.
@@ -86,7 +89,7 @@ def read_triples(data: str, split: str | None = None, seed: int = 0) -> list[tup
             return triples
     from coalign.data.pairs.sources import open_source
 
-    return [(item, "") for item in _drawn(open_source(data, split=split, prefer="test").grouped(), seed)]
+    return [(item, "") for item in _drawn(open_source(data, images=images, split=split, prefer="test").grouped(), seed)]
 
 
 def _drawn(source: Source, seed: int) -> list[Item]:
