@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help="by default all")
     parser.add_argument("--python", default=sys.executable)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     all_extras = list(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
     folder = Path(tempfile.mkdtemp())
     failed = []

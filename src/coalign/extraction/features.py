@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torchvision.transforms import v2
 
 from coalign.data.images.transforms import ImageTransform
@@ -22,6 +19,7 @@ from coalign.errors import InputError
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
 from coalign.models.bert.heads import BertTask
 from coalign.models.bert.model import Bert
+from coalign.progress import Bars
 from coalign.registry import load
 from coalign.types import Batch, Images
 
@@ -47,8 +45,7 @@ def read_table(
         words=words,
         by_word=by_word,
     )
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Bars(transient=True) as bar:
         task = bar.add_task("reading utterances")
         return read_utterances(path, extraction, lambda done, of: bar.update(task, completed=done, total=of))
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from tyro.conf import arg
 
 from coalign.data.core.parts import Part
@@ -27,6 +24,7 @@ from coalign.data.videos.decode import find_videos, stream_frames
 from coalign.data.videos.regions import picture_name
 from coalign.errors import InputError
 from coalign.files import read_json, replace_file
+from coalign.progress import with_progress
 
 ABOUT = "frames.json"
 
@@ -57,10 +55,7 @@ class Extract:
         quarantine = Quarantine(self.out / "quarantine.jsonl")
         count = 0
         own = (Part.chosen(self.part) or Part(0, 1)).span(len(paths))
-        bar = track(
-            own, "writing pictures", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-        )
-        for number in bar:
+        for number in with_progress(own, "writing pictures", len(own), True):
             path = paths[number]
             try:
                 count += self._write(path, names[path])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torchvision.transforms import v2
 from tyro.conf import Positional, arg
@@ -26,6 +23,7 @@ from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
 from coalign.errors import InputError, without_secrets
 from coalign.files import locked, read_json, replace_file, shared, sync
+from coalign.progress import Bars
 
 SETTINGS = "regions.json"
 BROKEN = 0.1
@@ -85,11 +83,10 @@ class Extract:
     def _extract(self, pictures: Sequence[tuple[str, ImageLike]]) -> None:
         quarantine, network = Quarantine(self.out / "quarantine.jsonl"), self._network()
         shards = [pictures[start : start + self.shard] for start in range(0, len(pictures), self.shard)]
-        console, hidden = Console(stderr=True), not sys.stderr.isatty()
         own = Part.chosen(self.part) or Part(0, 1)
         todo = [(n, shards[n]) for n in own.span(len(shards)) if not self._is_there(n)]
         total = sum(len(part) for _, part in todo)
-        with Progress(console=console, transient=True, disable=hidden) as bar:
+        with Bars(transient=True) as bar:
             task = bar.add_task("extracting", total=total)
             for number, part in todo:
                 regions: list[tuple[str, RegionSet]] = []

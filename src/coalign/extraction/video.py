@@ -30,6 +30,7 @@ from coalign.data.videos.clips import stream_clips
 from coalign.data.videos.decode import find_videos
 from coalign.errors import InputError
 from coalign.files import read_json, replace_file
+from coalign.progress import with_progress
 from coalign.types import Batch, InputSpec, Video, needed
 
 ABOUT = "extraction.json"
@@ -112,9 +113,6 @@ def extract_folder(
     Raises:
         InputError: No videos; or `out` holds features that were made in another way.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     paths = find_videos(videos) if videos.is_dir() else []
     if not paths:
         raise InputError(f"{videos}: no folder of videos")
@@ -126,8 +124,7 @@ def extract_folder(
     count = clips = known = 0
     targets = {path: out / f"{names[path]}.safetensors" for path in paths}
     own = (part or Part(0, 1)).span(len(paths))
-    bar = track(own, "extracting", console=Console(stderr=True), transient=True, disable=not show_progress)
-    for number in bar:
+    for number in with_progress(own, "extracting", len(own), show_progress):
         path = paths[number]
         target = targets[path]
         if target.is_file():

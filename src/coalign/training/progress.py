@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from coalign.errors import visible
+from coalign.progress import Bars
 
 SMOOTHING = 0.8
 
@@ -49,5 +50,5 @@ def progress_bar(total: int, completed: int, visible: bool) -> Generator[Progres
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Bars(*columns, console=console) as progress:
         yield ProgressBar(console, progress, total, completed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,10 +50,8 @@ def command(
         statements: NLVR2 statements a picture.
         regions: Leave out the region features.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     from coalign.extraction.crops import write_world_regions
+    from coalign.progress import with_progress
     from coalign.worlds.scene_files import write_world
     from coalign.worlds.scenes import Split
 
@@ -63,10 +60,8 @@ def command(
     pictures = write_world(out, counts, seed=seed, side=side, things=things, statements_each=statements)
     if regions:
         done = write_world_regions(out / "regions", list(pictures.items()), side)
-        console = Console(stderr=True)
-        total, hidden = len({scene.number for scene in pictures.values()}), not sys.stderr.isatty()
-        bar = track(done, "reading regions", total=total, console=console, transient=True, disable=hidden)
-        for _ in bar:
+        total = len({scene.number for scene in pictures.values()})
+        for _ in with_progress(done, "reading regions", total, True):
             pass
     said = {"out": str(out), "pictures": len(pictures), "scenes": sum(counts.values()), "seed": seed}
     answer(

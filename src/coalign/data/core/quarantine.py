@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from coalign.data.core.samples import Problem, Sample, Source, Where, problem_of
 from coalign.data.core.verdicts import Verdict
 from coalign.data.images.decode import MAX_PIXELS, BadSample, check_image, name_of
 from coalign.errors import InputError
+from coalign.progress import Bars
 
 FILE = "quarantine.jsonl"
 MOST, RUN = 1_000_000, 64
@@ -164,7 +163,7 @@ def _look_over(
     found: list[tuple[int, Problem]] = []
     with (
         ThreadPoolExecutor(threads) as pool,
-        Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar,
+        Bars(show=progress, transient=True) as bar,
     ):
         task = bar.add_task("checking the data", total=len(looked))
         for run, problems in zip(runs, pool.map(check, runs), strict=True):

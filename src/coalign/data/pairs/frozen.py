@@ -15,7 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from coalign.data.pairs.collate import Example, collate
 from coalign.data.pairs.loader import Loader
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.files import replace_file
+from coalign.progress import with_progress
 from coalign.types import Batch, Candidates, Images, InputSpec, Layout, Mosaics, Packed, Text, needed
 
 CHUNK = 256
@@ -283,7 +283,7 @@ def stem_features(model: FrozenParts, samples: Sequence[Sample], views: Views) -
     grids: Tensor | None = None
     pooled: list[Tensor] = []
     with torch.no_grad():
-        for begin in track(range(0, len(samples), CHUNK), "reading pictures", transient=True):
+        for begin in with_progress(range(0, len(samples), CHUNK), "reading pictures", None, True):
             pictures = [pil_to_tensor(decode_image(sample.image)) for sample in samples[begin : begin + CHUNK]]
             view, count = 0, views.count if grids is None else grids.shape[1]
             while view < count:
@@ -329,7 +329,7 @@ def make_mosaics(
     ).view(-1, cells)
     grids: list[Tensor] = []
     with torch.no_grad():
-        for part in track(list(members.split(CHUNK // cells)), "mosaics of pictures", transient=True):
+        for part in with_progress(members.split(CHUNK // cells), "mosaics of pictures", None, True):
             pictures = [pil_to_tensor(decode_image(samples[index].image)) for index in part.flatten().tolist()]
             pixels = resize(augment(pictures, generator), [height // side, width // side], antialias=True)
             joined = pixels.unflatten(0, (-1, side, side)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
@@ -424,7 +424,7 @@ def _text_states(
     ids, states = [torch.empty(0)] * len(texts), [torch.empty(0)] * len(texts)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     with torch.no_grad():
-        for begin in track(range(0, len(order), CHUNK), "reading texts", transient=True):
+        for begin in with_progress(range(0, len(order), CHUNK), "reading texts", None, True):
             part = order[begin : begin + CHUNK]
             text = tokenizer.encode_for([texts[index] for index in part], spec)
             lengths = text.ids.lengths.tolist()

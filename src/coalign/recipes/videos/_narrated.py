@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from coalign.data.core.fingerprint import Fingerprint
 from coalign.data.core.quarantine import FILE as QUARANTINE
@@ -19,6 +17,7 @@ from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.files import reader, regular
 from coalign.flags import OptionalPath, option_group, say, shows_progress
+from coalign.progress import with_progress
 from coalign.training.experiment import Data, Experiment
 from coalign.types import Batch
 
@@ -48,8 +47,7 @@ def usable_videos(data: Path, experiment: Experiment, captions: Path | None, max
     """
     opened = open_narrated(data, captions=captions)
     total = len(opened.videos) + len(opened.problems)
-    console = Console(stderr=True)
-    bar = track(opened.videos, "checking videos", console=console, transient=True, disable=not shows_progress())
+    bar = with_progress(opened.videos, "checking videos", None, shows_progress())
     checked = opened.checked(bar)
     if checked.problems:
         quarantine = experiment.quarantine

@@ -7,7 +7,6 @@ number of pairs. A shortlist by the vectors of another run (an ALBEF) leaves k p
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from tyro.conf import arg
 
@@ -29,6 +26,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import image_of, open_pictures
 from coalign.evaluation.matching import PairScorer
 from coalign.evaluation.visual import VisualTask
+from coalign.progress import Bars
 from coalign.retrieval.embed import as_encoder, by_modality, encode_corpus
 from coalign.retrieval.metrics import CUTS, chance_recall, recall_at, vector_ranks
 from coalign.retrieval.rerank import Shortlist, matching_only, reranked_ranks, shortlist
@@ -162,7 +160,7 @@ class _Clock:
     def __init__(self, pairs: int, hint: str = "") -> None:
         self.pairs, self.hint, self.count = pairs, hint, 0
         self.started, self.estimated = time.perf_counter(), False
-        self.bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self.bar = Bars(transient=True)
 
     def __enter__(self) -> _Clock:
         say(f"{self.pairs:,} pairs of image and text are read one by one")
