@@ -1,7 +1,7 @@
 """Dual encoders and BLIP: what their losses and their captions are worth. A line of JSON a figure.
 
     python benchmarks/dual_encoders.py batches [--seed S] [--development]
-    python benchmarks/dual_encoders.py memory [--local 2048]
+    python benchmarks/dual_encoders.py memory [--batches 1536 3072 6144]
     python benchmarks/dual_encoders.py noise TABLE OUT.csv [--share 0.333]
     python benchmarks/dual_encoders.py noise-found OUT.csv KEPT.jsonl DROPPED.jsonl
     python benchmarks/dual_encoders.py noise-gain OUT.csv KEPT.jsonl TABLE TEST
@@ -9,8 +9,9 @@
 
 `batches`: softmax (CLIP) against sigmoid (SigLIP) as the batch shrinks, equally many pairs seen, by maps on frozen
 features of the emoji: EfficientNet-lite0 pooled and linear, MiniLM and two layers. `--development` compares rates
-(trained on OpenMoji, tested on Noto). `memory`: peak of the sigmoid loss, forward
-and backward, in each of 1, 2 and 4 processes of a batch of their own, block by block as it is and in one block (Linux).
+(trained on OpenMoji, tested on Noto). `memory`: peak of the sigmoid loss, forward and backward, in each of 1, 2 and 3
+processes that share a global batch, block by block as it is and in one block, with the exponent in the global batch;
+bytes of live tensors are counted, not pages.
 `noise` gives a share of a table's pictures the texts of others (column "wrong"; OUT.csv beside TABLE, or `coalign
 filter` needs --outside-paths); `noise-found` says how well
 `coalign filter` knew them, `noise-gain` what maps trained on what it kept gain. `captions-found`: the right text among
@@ -27,6 +28,7 @@ import os
 import random
 import socket
 import time
+import weakref
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +37,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
 from coalign.data.pairs.frozen import Choice, FrozenFeatures, Views
@@ -130,51 +133,77 @@ def batches(args: argparse.Namespace) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ memory
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operations make, while they live: `peak` bytes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor.untyped_storage())
+        return out
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()  # pyright: ignore[reportPrivateUsage] - its address
+        if size == 0 or key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
 def memory(args: argparse.Namespace) -> None:
     context = get_context("fork")  # what is imported is imported once
-    for ranks in (1, 2, 4):
+    for ranks in (1, 2, 3):
         for form in ("blocks", "whole"):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            answers = context.Queue()
-            given = [(rank, ranks, port, form, args.local, answers) for rank in range(ranks)]
-            started = [context.Process(target=_loss_in_process, args=one) for one in given]
-            for process in started:
-                process.start()
-            found = [answers.get(timeout=600) for _ in started]
-            for process in started:
-                process.join()
-            loss = sum(value for _, value in found) / ranks
-            peak = max(size for size, _ in found)
-            say(ranks=ranks, form=form, local=args.local, megabytes=round(peak / 1024, 1), loss=round(loss, 5))
+            peaks: list[float] = []
+            for batch in args.batches:
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    port = free.getsockname()[1]
+                answers = context.Queue()
+                given = [(rank, ranks, port, form, batch, answers) for rank in range(ranks)]
+                started = [context.Process(target=_loss_in_process, args=one) for one in given]
+                for process in started:
+                    process.start()
+                found = [answers.get(timeout=600) for _ in started]
+                for process in started:
+                    process.join()
+                peaks.append(max(size for size, _ in found) / 1e6)
+                loss = sum(value for _, value in found) / ranks
+                say(ranks=ranks, form=form, batch=batch, megabytes=round(peaks[-1], 1), loss=round(loss, 5))
+            steps = range(len(peaks) - 1)
+            slopes = [
+                math.log(peaks[i + 1] / peaks[i]) / math.log(args.batches[i + 1] / args.batches[i]) for i in steps
+            ]
+            say(ranks=ranks, form=form, exponents=[round(slope, 2) for slope in slopes])
 
 
-def _loss_in_process(rank: int, ranks: int, port: int, form: str, local: int, answers: Any) -> None:
+def _loss_in_process(rank: int, ranks: int, port: int, form: str, batch: int, answers: Any) -> None:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks, "RANK": rank, "LOCAL_RANK": rank}
     os.environ.update({name: str(value) for name, value in shared.items()})
     torch.set_num_threads(1)
     with process_group("cpu"):
-        generator = torch.Generator().manual_seed(rank)
-
-        def features(count: int) -> tuple[Tensor, Tensor]:
-            a, b = (F.normalize(torch.randn(count, 64, generator=generator), dim=-1) for _ in range(2))
-            return a.requires_grad_(), b.requires_grad_()
-
+        generator = torch.Generator().manual_seed(0)
+        image, text = (F.normalize(torch.randn(batch, 64, generator=generator), dim=-1) for _ in range(2))
+        own = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
+        image, text = (side[own].clone().requires_grad_() for side in (image, text))
         scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
-        SigmoidContrastive()(*features(8), scale, bias).backward()  # so that the growth is the step's own
-        objective = SigmoidContrastive(None if form == "blocks" else local * ranks)
-        given = features(local)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _kilobytes("VmRSS")
-        loss = objective(*given, scale, bias)
-        loss.backward()
-        answers.put((_kilobytes("VmHWM") - before, loss.item()))
-
-
-def _kilobytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+        objective = SigmoidContrastive() if form == "blocks" else SigmoidContrastive(batch)
+        with LiveBytes() as live:
+            loss = objective(image, text, scale, bias)
+            loss.backward()
+        answers.put((live.peak, loss.item()))
 
 
 # ------------------------------------------------------------------------------------------- noise and captions
@@ -289,7 +318,7 @@ def main() -> None:
     own.add_argument("--development", action="store_true")
     own.set_defaults(run=batches)
     own = parts.add_parser("memory")
-    own.add_argument("--local", type=int, default=2048)
+    own.add_argument("--batches", type=int, nargs="+", default=[1536, 3072, 6144])
     own.set_defaults(run=memory)
     own = parts.add_parser("noise")
     own.add_argument("table", type=Path)

@@ -170,6 +170,13 @@ def test_maps_are_cosines_and_bad_input_is_told():
     maps = model.alignment(batch)
     assert [tuple(own.shape) for own in maps] == [(int(n), 4, 4) for n in batch.text.ids.lengths]
     assert all(float(own.abs().max()) <= 1.0001 for own in maps)
+    model.image.requires_grad_(False)  # a locked tower has gradient maps too
+    drawn = model.alignment(batch, "grad_cam")
+    assert [tuple(own.shape) for own in drawn] == [tuple(own.shape) for own in maps]
+    assert all(float(own.sum()) > 0 for own in drawn)
+    seen = model.alignment(batch, "cross_attention")[0][0]
+    weights = model.encode(batch, record=True).record["image.1.attention"]
+    torch.testing.assert_close(seen.flatten(), weights[0].mean(0)[0, 1:])
     with pytest.raises(InputError, match="9 positions"):
         model.encode(Batch(text=Text(Packed.from_items([torch.ones(10, dtype=torch.int64)]))))
     with pytest.raises(InputError, match="lacks images or texts"):

@@ -102,10 +102,21 @@ def test_maps_of_words_over_patches():
     model = randomised(Siglip(NAFLEX))
     batch = Batch(text=Text(texts()), images=ragged())
     assert [tuple(own.shape) for own in model.alignment(batch)] == [(3, 2, 3), (5, 4, 1), (2, 5, 2)]
-    probe = model.alignment(batch, "attention")
+    probe = model.alignment(batch, "cross_attention")
     assert [float(own[0].sum()) for own in probe] == pytest.approx([1.0, 1.0, 1.0], abs=1e-5)
-    with pytest.raises(InputError, match="not 'transport'"):
+    with pytest.raises(InputError, match="not by 'transport'"):
         model.alignment(batch, "transport")
+    alone = [
+        model.alignment(
+            Batch(text=Text(batch.text.ids.select([i])), images=take_images(batch.images, torch.tensor([i]))),
+            "grad_cam",
+        )[0]
+        for i in range(3)
+    ]
+    for mine, own in zip(model.alignment(batch, "grad_cam"), alone, strict=True):
+        torch.testing.assert_close(mine, own, atol=1e-6, rtol=1e-4)
+        assert float(own.min()) >= 0
+        assert len({tuple(row.flatten().tolist()) for row in own}) == len(own)  # each piece has a map of its own
 
 
 def test_pairs_are_learned():

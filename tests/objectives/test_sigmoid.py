@@ -16,7 +16,7 @@ def formula(image, text, scale, bias, same):
     return -F.logsigmoid(torch.where(same, logits, -logits)).sum() / len(image)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 4])
+@pytest.mark.parametrize("chunk", [512, 1, 4])
 @pytest.mark.parametrize("ids", [None, [0, 1, 1, 2, 3, 0]])
 def test_formula_and_gradients(chunk, ids):
     given = features()
@@ -36,6 +36,22 @@ def test_no_block_of_similarities_is_larger_than_the_chunk(monkeypatch):
     SigmoidContrastive(2)(*features()).backward()
     assert set(sizes) == {(6, 2)}
     assert len(sizes) == 6  # each block once more in the backward pass
+
+
+def test_memory_grows_with_the_batch_and_not_with_its_square():
+    """Bytes kept for the backward pass, the settings being the default ones."""
+
+    def kept(size):
+        found = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: found.update({x.data_ptr(): x.nbytes}) or x, lambda x: x
+        ):
+            loss = SigmoidContrastive()(*features(size, 8))
+        assert loss.requires_grad
+        return sum(found.values())
+
+    assert kept(4096) < 2.1 * kept(2048)
+    assert kept(4096) < 4 * 4096 * 512  # less than one block of similarities
 
 
 def test_two_processes_give_the_step_of_one(tmp_path):

@@ -49,10 +49,15 @@ class Aligning:
         Raises:
             InputError: the model has no such method, layer or head, or the batch lacks a part.
         """
+        chosen = self.checked(method)
+        with torch.set_grad_enabled(chosen in WITH_GRADIENT):
+            return alignment_maps(self.alignment_record(batch), chosen, layer=layer, head=head, back=back)
+
+    def checked(self, method: str | None) -> Method:
+        """The method of that name, the model's first where None. Errors: `InputError` where it has none of it."""
         wanted = method or self.alignment_method
         chosen: Method | None = next((own for own in self.alignment_methods if own == wanted), None)
         if chosen is None:
             names = ", ".join(self.alignment_methods)
             raise InputError(f"{type(self).__name__} shows alignment by {names}, not by {method!r}")
-        with torch.set_grad_enabled(chosen in WITH_GRADIENT):
-            return alignment_maps(self.alignment_record(batch), chosen, layer=layer, head=head, back=back)
+        return chosen

@@ -16,13 +16,13 @@ from coalign.ops.collectives import gather, rank
 class SigmoidContrastive(nn.Module):
     """-Σ_ij log sigmoid(z_ij (t x_i·y_j + b)) / B, z = 1 for pairs and -1 otherwise (Zhai et al. 2023, algorithm 1).
 
-    Each process holds its own images and, as in section 3.3, meets the texts of one process after the other; a block of
-    similarities is made again in the backward pass. So memory grows with `chunk` (the local batch where None) times the
-    local batch, not with the square of the global one. With gradients averaged over processes the step is that of one
-    process on the joined batch.
+    Each process holds its own images and meets `chunk` texts after the other (section 3.3: those of one process); a
+    block of similarities is made again in the backward pass. So memory grows with the local batch times `chunk` and
+    with the texts' vectors, not with the square of any batch. With gradients averaged over processes the step is that
+    of one process on the joined batch.
     """
 
-    def __init__(self, chunk: int | None = None) -> None:
+    def __init__(self, chunk: int = 512) -> None:
         super().__init__()
         self.chunk = chunk
 
@@ -41,10 +41,9 @@ class SigmoidContrastive(nn.Module):
         if ids is None:  # numbers within a process repeat from one process to the next
             own = own + local * rank()
             others = torch.arange(others.shape[0], device=image.device)
-        size = self.chunk or local
         total = image.new_zeros(())
-        for part, names in zip(texts.split(size), others.split(size), strict=True):
-            if size < len(texts) and torch.is_grad_enabled():
+        for part, names in zip(texts.split(self.chunk), others.split(self.chunk), strict=True):
+            if self.chunk < len(texts) and torch.is_grad_enabled():
                 block: Any = checkpoint(_block, image, part, scale, bias, own, names, use_reentrant=False)
                 total = total + block
             else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from coalign.data.inputs import encode
@@ -152,5 +153,8 @@ def as_encoder(model: nn.Module) -> Encoder:
 
 
 def vector_width(loaded: Loaded) -> int:
-    """The width of the vectors that the model searches with, from what it says of a one-word text."""
+    """The width of the vectors that the model searches with, from what it says of a one-word text, or where it reads no
+    texts of a picture."""
+    if loaded.spec.text is None and loaded.spec.image is not None:
+        return vectors_of(encode(loaded, "image", [Image.new("RGB", (8, 8))]), "image").shape[1]
     return vectors_of(encode(loaded, "text", ["a"]), "text").shape[1]

@@ -53,11 +53,15 @@ def embed_pairs(
     """
     grouped, encoder, spec = source.grouped(), as_encoder(loaded.model), loaded.spec
     loader = Loader(grouped, spec, None, batch_size, workers=workers, train=False, quarantine=quarantine)
-    batches = {"image": _images(loader), "text": _texts(grouped, spec, loaded.vocabulary, batch_size)}
     totals = {"image": len(loader), "text": -(-len(grouped) // batch_size)}
     device, added = loaded.device, dict[Modality, int]()
     for modality in MODALITIES:
-        shown = with_progress(batches[modality], f"embedding {modality}s", totals[modality], show_progress)
+        if modality == "text" and spec.text is None:  # DINOv2 reads none
+            added[modality] = 0
+            continue
+        texts = modality == "text"
+        batches = _texts(grouped, spec, loaded.vocabulary, batch_size) if texts else _images(loader)
+        shown = with_progress(batches, f"embedding {modality}s", totals[modality], show_progress)
         moved = ((batch.to(device), entries) for batch, entries in shown)
         added[modality] = embed(encoder, moved, store, modality)
     return added

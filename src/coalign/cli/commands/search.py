@@ -41,7 +41,7 @@ def command(
         text: What to search for, in words.
         image: Search with this picture instead of words.
         k: How many answers.
-        answers: Whether pictures or texts are wanted. By default what the query is not.
+        answers: Whether pictures or texts are wanted. By default what the query is not, or what there is.
         rerank: Score the best answers again with the fusion layers, which see the text and the picture together.
         open: Write a contact sheet of the answers (PNG) and print its path.
         index: Another index than RUN/index.
@@ -65,7 +65,7 @@ def command(
             raise InputError(f"{path}: an index of videos is searched in words alone, without --rerank or --answers")
         return _moments(run, opened, text, k, open, json)
     query = image if image is not None else str(text)
-    wanted = answers or ("text" if image is not None else "image")
+    wanted = answers or ("text" if image is not None and opened.count("text") else "image")
     reranking = Reranking.of_run(run) if rerank else None
     hits = search(load_run(run, half=True), opened, query, k, answers=wanted, reranking=reranking)
     usual = usual_similarity(opened, "text" if image is None else "image", wanted)

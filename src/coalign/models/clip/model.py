@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
-from coalign.layers.token_maps import token_patch_maps
+from coalign.layers.token_maps import TokenMaps, TokenRows
 from coalign.models.clip.names import open_clip, open_clip_custom, openai, transformers
 from coalign.models.clip.resnet import ModifiedResNet, ResNetConfig
 from coalign.objectives.contrastive import Contrastive
@@ -91,7 +91,7 @@ SIZES = {
 }
 
 
-class Clip(Model):
+class Clip(TokenMaps, Model):
     """Both towers and the learned temperature; `scale` is its inverse's logarithm."""
 
     def __init__(self, config: ClipConfig) -> None:
@@ -153,26 +153,22 @@ class Clip(Model):
         logits = self.scale.exp() * (image @ text.T)
         return logits if self.bias is None else logits + self.bias
 
-    alignment_method = "similarity"
-
-    @torch.no_grad()
-    def alignment(self, batch: Batch, method: str = "similarity") -> list[Tensor]:
-        """Word-to-patch maps [L_i, rows, columns]: cosines of projected rows."""
-        if method != "similarity":
-            raise InputError(f"CLIP draws maps by 'similarity', not {method!r}")
-        seen = self.encode(batch)
-        if {"image", "text"} - set(seen.tokens):
+    def token_rows(self, batch: Batch) -> TokenRows:
+        """Words and patches by the projections of their vectors, and the attention of the class row in the last block,
+        of a ResNet that of its pooling."""
+        if batch.images is None or batch.text is None:
             raise InputError("maps need a text with each image")
-        image, words = seen.tokens["image"], seen.tokens["text"]
-        first = 1 if isinstance(self.image, ModifiedResNet) else self.image.leading
+        seen = self.encode(batch, record=True)
+        image, words, grid = seen.tokens["image"], seen.tokens["text"], self.config.picture.grid_size
+        if isinstance(self.image, ModifiedResNet):
+            first, attention = 1, seen.record["image.pool.attention"]
+        else:
+            first, attention = self.image.leading, seen.record[f"image.{self.image.config.depth - 1}.attention"]
         patches = Packed.uniform(image.to_padded()[:, first:])
         rows = self.image.alone(patches.values) if isinstance(self.image, ModifiedResNet) else patches.values
-        grid = self.config.picture.grid_size
-        return token_patch_maps(
-            words.with_values(self.text_projection(words.values)),
-            patches.with_values(self.image_projection(rows)),
-            [grid] * len(image),
-        )
+        pieces = words.with_values(self.text_projection(words.values))
+        places = patches.with_values(self.image_projection(rows))
+        return TokenRows(pieces, places, seen.pooled["image"], attention, first, [grid] * len(image))
 
     # -------------------------------------------------------------------------------------------------- training
     @torch.no_grad()

@@ -24,7 +24,7 @@ from torch.nn.parameter import Parameter
 
 from coalign.errors import InputError
 from coalign.layers.pooling import ProbePooling
-from coalign.layers.token_maps import token_patch_maps
+from coalign.layers.token_maps import TokenMaps, TokenRows
 from coalign.models.siglip.names import open_clip, original, original_stacked, transformers
 from coalign.objectives.sigmoid import SigmoidContrastive
 from coalign.trunks.text import TextConfig, TextTrunk, last_rows
@@ -80,7 +80,7 @@ SIZES = {
 }
 
 
-class Siglip(Model):
+class Siglip(TokenMaps, Model):
     """Both towers, the learned temperature (`scale` is its inverse's logarithm) and bias."""
 
     def __init__(self, config: SiglipConfig) -> None:
@@ -139,24 +139,15 @@ class Siglip(Model):
         """Logits [B, M] of unit vectors."""
         return self.scale.exp() * (image @ text.T) + self.bias
 
-    alignment_method = "similarity"
-
-    @torch.no_grad()
-    def alignment(self, batch: Batch, method: str = "similarity") -> list[Tensor]:
-        """Word-to-patch maps [L_i, rows_i, columns_i]: cosines of each word's row with each patch read alone; or
-        "attention": what the probe reads of the image, the same for all words."""
-        if method not in ("similarity", "attention"):
-            raise InputError(f"SigLIP draws maps by 'similarity' or 'attention', not {method!r}")
-        seen = self.encode(batch, record=method == "attention")
-        if {"image", "text"} - set(seen.tokens):
+    def token_rows(self, batch: Batch) -> TokenRows:
+        """Words by the head of the last row, patches as the probe would read each alone, and what it reads."""
+        if batch.images is None or batch.text is None:
             raise InputError("maps need a text with each image")
-        words, rows, grids = seen.tokens["text"], seen.tokens["image"], self.grids(batch)
-        if method == "attention":
-            weights = seen.record["pool.attention"].mean(1)[:, 0]
-            counts = zip(weights, words.host_lengths.tolist(), grids, strict=True)
-            return [own[: r * c].view(1, r, c).expand(count, -1, -1) for own, count, (r, c) in counts]
-        projected = words.with_values(self.head(words.values))
-        return token_patch_maps(projected, rows.with_values(self.pool.alone(rows.values)), grids)
+        seen, grids = self.encode(batch, record=True), self.grids(batch)
+        words, rows = seen.tokens["text"], seen.tokens["image"]
+        pieces = words.with_values(self.head(words.values))
+        patches = rows.with_values(self.pool.alone(rows.values))
+        return TokenRows(pieces, patches, seen.pooled["image"], seen.record["pool.attention"], 0, grids)
 
     def grids(self, batch: Batch) -> list[tuple[int, int]]:
         """Rows and columns of patches of each image."""
