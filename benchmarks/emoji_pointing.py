@@ -21,7 +21,7 @@ from coalign.analysis.runs.pointing import mosaics, pointing
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import ConceptSplit, EmojiPairs, load_emoji, split_concepts
 from coalign.data.pairs.frozen import FrozenFeatures
-from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, running
+from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, running, settings_of
 from coalign.recipes.pairs.quickstart import BATCH, FURTHER_TEXTS, MOSAICS, VIEWS
 from coalign.tasks.pairs.retrieval import evaluate_pairs
 from coalign.training.loop import fit
@@ -34,8 +34,7 @@ def trained(split: ConceptSplit, style: str, seed: int, given: argparse.Namespac
     views = replace(VIEWS, seed=seed, sides=tuple(given.sides), mosaics=given.views_in_mosaics)
     frozen = FrozenFeatures(loaded, EmojiPairs(split.train, (style,), parts=3, seed=seed), views)
     loaded.model.standardise(*frozen.first_views)
-    every = {name: count for name, count in SETTINGS["every"].items() if name in given.objectives}
-    settings: Any = {**SETTINGS, "objectives": tuple(given.objectives), "every": every, "threads": given.threads}
+    settings: Any = {**settings_of(given.objectives), "threads": given.threads}
     loader = frozen.loader(BATCH, first=0.5, further=FURTHER_TEXTS, mosaics=MOSAICS, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         options = replace(running(folder), seed=seed)

@@ -1,4 +1,4 @@
-"""A model whose alignment is planted: each colour's word means the patches, or the regions, of that colour."""
+"""A model whose alignment is planted: each colour's word means the patches, regions or clips of that colour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coalign.data.loaded import Loaded
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch, Encoding, ImageSpec, InputSpec, Model, RegionSpec, TextSpec
+from coalign.types import Batch, Encoding, ImageSpec, InputSpec, Model, RegionSpec, StreamSpec, TextSpec
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -46,9 +46,9 @@ class Planted(nn.Module):
     alignment_method = "similarity"
     alignment_methods = ("similarity", "rollout")
 
-    def __init__(self, by_region: bool = False) -> None:
+    def __init__(self, by_region: bool = False, by_clip: bool = False) -> None:
         super().__init__()
-        self.by_region = by_region
+        self.by_region, self.by_clip = by_region, by_clip
         self.palette = nn.Parameter(torch.tensor(list(COLOURS.values())) / 255)
         self.random = torch.Generator().manual_seed(0)
 
@@ -57,13 +57,15 @@ class Planted(nn.Module):
         text = TextSpec(len(WORDS), 64)
         if self.by_region:
             return InputSpec(text, regions=RegionSpec(3, 40))
+        if self.by_clip:
+            return InputSpec(text, streams=StreamSpec({"video": 3}))
         return InputSpec(text, image=ImageSpec.square(PATCH * SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
 
     def planted(self, batch: Batch) -> list[Tensor]:
         """[pieces, *places]: 1 where a piece names the colour of a place."""
         assert batch.text is not None
-        if batch.regions is not None:
-            rows = batch.regions.features
+        if batch.regions is not None or batch.video is not None:
+            rows = (batch.regions or batch.video).features
             looks = list(rows.values.split(rows.lengths.tolist()))
         else:
             if batch.images is None or batch.images.pixels is None:

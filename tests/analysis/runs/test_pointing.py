@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from planted import COLOURS, loaded, pictures
+from safetensors.torch import save_file
 
-from coalign.analysis.runs.alignment import RegionAlignment, chosen_method, methods_of, read_alignment
+from coalign.analysis.runs.alignment import MomentAlignment, RegionAlignment, chosen_method, methods_of, read_alignment
 from coalign.analysis.runs.faithfulness import curves, faithfulness
 from coalign.analysis.runs.occlusion import occlusion
 from coalign.analysis.runs.pointing import Figure, cell_values, joined_regions, mosaics, name_in, pointing, spans
+from coalign.arguments import Pairs
 from coalign.data.core.samples import InMemory
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
+from coalign.tasks.pairs import faithfulness as faithful
+from coalign.tasks.pairs import pointing as task
 
 
 def drawn(grid: int = 2, count: int = 30, seed: int = 0):
@@ -76,6 +81,54 @@ def test_on_regions_the_cells_are_the_images_of_the_regions() -> None:
         for cell, span in enumerate(spans(model.vocabulary, texts)):
             assert words[span[1]] == names[cell]
             assert int(means[span[1]].argmax()) == cell and shares[span[1], cell] > 0.99
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Videos of a second of each colour, two clips a second, and what tells each second."""
+    rows = ["video_id,start,end,text"]
+    for number in range(10):
+        colours = [list(COLOURS)[(number + place) % 10] for place in range(3)]
+        looks = torch.tensor([COLOURS[name] for name in colours for _ in range(2)]) / 255
+        starts = torch.arange(6) / 2
+        save_file(
+            {"features": looks, "times": torch.stack([starts, starts + 0.5], 1)}, tmp_path / f"{number}.safetensors"
+        )
+        rows += [f"{number},{place},{place + 1},a {name} thing" for place, name in enumerate(colours)]
+    (tmp_path / "told.csv").write_text("\n".join(rows), "utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("grid", [2, 3])
+def test_in_videos_the_cells_are_clips_in_an_order_of_their_own(
+    films: Path, grid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "load_run", lambda _: loaded(by_clip=True))
+    asked = task.Evaluate(films, Pairs(str(films / "told.csv")), features=films, grid=grid, mosaics=40, method="all")
+    drawn = asked.draw(loaded(by_clip=True).spec)
+    assert all(
+        len(own.image) == 2 * grid * grid and sorted(own.cells.unique()) == list(range(grid**2)) for own in drawn
+    )
+    assert any(own.cells[0] != 0 for own in drawn)  # or the place in the caption would tell the clip
+    found = asked.evaluate()
+    right, shuffled = found.figures["similarity"], found.figures["rollout"]
+    assert right["accuracy"].mean >= 0.99 and right["share"].mean >= 0.99 and found.ceiling.mean >= 0.99
+    assert abs(shuffled["accuracy"].mean - found.chance) < 3 * shuffled["accuracy"].margin
+    assert f"{grid**2} clips in a row" in found.table()
+    monkeypatch.setattr(faithful, "load_run", lambda _: loaded(by_clip=True))
+    areas = faithful.Evaluate(films, Pairs(str(films / "told.csv")), features=films, limit=12).evaluate().metrics
+    assert areas["deletion, similarity"] < areas["random deletion, similarity"]
+    assert areas["insertion, similarity"] > areas["random insertion, similarity"]
+    with pytest.raises(InputError, match="give them with --features"):
+        task.Evaluate(films, Pairs(str(films / "told.csv"))).draw(loaded(by_clip=True).spec)
+
+
+def test_a_model_may_have_fewer_moments_than_frames() -> None:
+    cells = torch.tensor([2, 0, 1, 3]).repeat_interleave(8)
+    found = MomentAlignment(("a",), torch.tensor([[0.1, 0.6, 0.2, 0.1]]))
+    means, shares = cell_values(found, 2, cells)
+    torch.testing.assert_close(means, torch.tensor([[0.6, 0.2, 0.1, 0.1]]))
+    torch.testing.assert_close(shares, means)
 
 
 def test_patches_across_the_edge_of_cells_are_shared() -> None:

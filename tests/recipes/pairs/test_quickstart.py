@@ -192,6 +192,11 @@ def test_users_own_pairs_on_a_frozen_tower(pairs, tmp_path):
         small(pairs, tmp_path / "b", image_tower=tmp_path / "none").run()
     with pytest.raises(InputError, match="2 x 2 are the least"):
         small(pairs, tmp_path / "c", image_size=14, **tower).run()
+    small(pairs, tmp_path / "d", objectives=("itc", "itm"), **tower).run()  # without what compares words and patches
+    plain = load(tmp_path / "d").model
+    assert plain.word_patches is None and "similarity" not in plain.alignment_methods
+    with pytest.raises(InputError, match="no objective 'wpa'; there are: itc, itm, mlm, late"):
+        small(pairs, tmp_path / "e", objectives=("wpa",), **tower).run()
 
 
 def test_the_texts_of_a_concept(concepts):

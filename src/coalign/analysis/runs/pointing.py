@@ -2,8 +2,9 @@
 their texts; which cell does the map of each text point at?
 
 A mosaic of n x n pictures is one picture; for models that read regions it holds the regions of all its images, each
-image's boxes moved into its cell. A text points at the cell whose mean value in the text's map is greatest; "share" is
-how much of the map's mass, its positive part, lies in the text's own cell. Chance is one in n squared.
+image's boxes moved into its cell; for models of videos its n squared clips follow one another, in an order that is not
+the texts' (`analysis.runs.joined_clips`). A text points at the cell whose mean value in the text's map is greatest;
+"share" is how much of the map's mass, its positive part, lies in the text's own cell. Chance is one in n squared.
 
 The ceiling is what the model could say if it only knew where the cells are: each cell alone, scored with each text.
 """
@@ -12,15 +13,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from coalign.analysis.runs.alignment import Alignment, AlignmentMap, RegionAlignment, chosen_method, phrase
+from coalign.analysis.runs.alignment import Alignment, AlignmentMap, MomentAlignment, chosen_method, phrase
 from coalign.analysis.runs.alignment import read_alignment as read_maps
 from coalign.analysis.runs.scores import scores_of_pairs
 from coalign.data.core.samples import Source
@@ -30,10 +31,10 @@ from coalign.data.prepare import prepare
 from coalign.data.regions.regions import RegionFile, RegionSet
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.types import Batch
+from coalign.types import Batch, Video
 
 Captions = Literal["names", "whole"]
-JOIN = ", "
+JOIN, CLIPS = ", ", "clips"
 _NAME_ENDS = re.compile(r"[,.;:!?]\s|[.;:!?]$")
 INTERVAL = 1.96
 """Standard errors on each side of a 95% interval."""
@@ -41,8 +42,9 @@ INTERVAL = 1.96
 
 @dataclass(frozen=True, eq=False)
 class Mosaic:
-    """n x n images in one, row by row, and the text of each cell. `image` is a picture, or a `RegionSet` whose region
-    r lies in cell `cells[r]`; `parts` are the images alone."""
+    """n x n images in one, row by row, and the text of each cell. `image` is a picture, a `RegionSet` whose region r
+    lies in cell `cells[r]`, or clips one after another, whose row r is of cell `cells[r]`; `parts` are the images, or
+    clips, alone."""
 
     image: Any
     texts: tuple[str, ...]
@@ -84,6 +86,8 @@ class PointingResult:
     figures: Mapping[str, Mapping[str, Figure]]
     ceiling: Figure
     cut: int = 0
+    moments: bool = False
+    """Whether the cells are clips that follow one another."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -106,8 +110,9 @@ class PointingResult:
         """One line a method, in per cent, as plain text."""
         names = list(next(iter(self.figures.values())))
         width = max(map(len, [*self.figures, "ceiling"])) + 2
+        shape = f"times {self.grid**2} clips in a row" if self.moments else f"mosaics of {self.grid} x {self.grid}"
         lines = [
-            f"{self.mosaics} mosaics of {self.grid} x {self.grid}, {self.mosaics * self.grid**2} texts; in %",
+            f"{self.mosaics} {shape}, {self.mosaics * self.grid**2} texts; in %",
             f"{'':{width}}" + "".join(f"{name:>16}" for name in names),
         ]
         for method, each in self.figures.items():
@@ -142,21 +147,12 @@ def mosaics(
     Raises:
         InputError: there are fewer images with different texts than a mosaic has cells; an image cannot be read.
     """
-    if grid < 2:
-        raise InputError(f"a mosaic of {grid} x {grid} has no wrong cells: give --grid 2 or more")
-    generator, cells, order = torch.Generator().manual_seed(seed), grid * grid, list[int]()
-    for _ in range(count):
-        chosen: dict[str, Any] = {}
-        tried = 0
-        while len(chosen) < cells:
-            if not order:
-                order = torch.randperm(len(source), generator=generator).tolist()
-            sample = source[order.pop()]
-            text = name_in(sample.texts[0]) if captions == "names" else sample.texts[0]
-            chosen.setdefault(text, sample)
-            tried += 1
-            if tried > len(source) + cells and len(chosen) < cells:
-                raise InputError(f"{source.name}: has fewer than {cells} images with different texts")
+    generator, cells = torch.Generator().manual_seed(seed), grid * grid
+
+    def told(sample: Any) -> str:
+        return name_in(sample.texts[0]) if captions == "names" else sample.texts[0]
+
+    for chosen in different_texts(source, told, cells, count, generator, source.name):
         samples = list(chosen.values())
         if regions is None:
             parts = [decode_image(sample.image) for sample in samples]
@@ -166,6 +162,31 @@ def mosaics(
             limit = None if max_regions is None else max(max_regions // cells, 1)
             image, places = joined_regions(sets, grid, limit)
             yield Mosaic(image, tuple(chosen), tuple(sets), places)
+
+
+def different_texts(
+    items: Any, told: Callable[[Any], str], cells: int, count: int, generator: torch.Generator, name: str
+) -> Iterator[dict[str, Any]]:
+    """`count` times `cells` items by their texts, which differ; every item comes once before any comes again.
+
+    Raises:
+        InputError: there are fewer items with different texts; `name` is what they are called.
+    """
+    if cells < 4:
+        raise InputError("a mosaic of 1 x 1 has no wrong cells: give --grid 2 or more")
+    order: list[int] = []
+    for _ in range(count):
+        chosen: dict[str, Any] = {}
+        tried = 0
+        while len(chosen) < cells:
+            if not order:
+                order = torch.randperm(len(items), generator=generator).tolist()
+            item = items[order.pop()]
+            chosen.setdefault(told(item), item)
+            tried += 1
+            if tried > len(items) + cells and len(chosen) < cells:
+                raise InputError(f"{name}: has fewer than {cells} items with different texts")
+        yield chosen
 
 
 def joined_pictures(pictures: Sequence[Image.Image], grid: int, size: int) -> Image.Image:
@@ -196,12 +217,13 @@ def cell_values(alignment: Alignment, grid: int, cells: Tensor | None = None) ->
     Patches that lie across the edge of cells are shared among them by area; a flat map has equal shares.
     """
     values = alignment.values.float()
-    if isinstance(alignment, RegionAlignment):
+    if not isinstance(alignment, AlignmentMap):
         assert cells is not None
+        if isinstance(alignment, MomentAlignment):  # a model may have fewer moments than it reads frames
+            cells = cells[torch.arange(values.shape[1]) * len(cells) // max(values.shape[1], 1)]
         member = torch.nn.functional.one_hot(cells[: values.shape[1]], grid * grid).float()
         spread = member / member.sum(0).clamp(min=1)
     else:
-        assert isinstance(alignment, AlignmentMap)
         rows, columns = (_overlaps(side, grid) for side in values.shape[1:])
         member = torch.einsum("ha,vb->hvab", rows, columns).flatten(0, 1).flatten(1)
         spread = member / member.sum(0)
@@ -277,7 +299,8 @@ def pointing(
                     groups[name].append(values)
         figures[chosen_method(model, method)] = {name: Figure.of(values) for name, values in groups.items()}
     ceiling = Figure.of([_alone(loaded, mosaic) for mosaic in drawn])
-    return PointingResult(grid, len(drawn), figures, ceiling, cut, dict(settings or {}))
+    moments = drawn[0].cells is not None and not isinstance(drawn[0].image, Mapping)
+    return PointingResult(grid, len(drawn), figures, ceiling, cut, moments, dict(settings or {}))
 
 
 def read_mosaic(loaded: Loaded, mosaic: Mosaic, method: str = "auto") -> tuple[Alignment, list[bool]]:
@@ -290,9 +313,19 @@ def read_mosaic(loaded: Loaded, mosaic: Mosaic, method: str = "auto") -> tuple[A
 
 
 def batch_of(loaded: Loaded, images: Sequence[Any], texts: Sequence[str] | None = None) -> Batch:
-    """A batch of pictures, or of regions where the images are sets of them, on the model's device."""
-    kind = "regions" if isinstance(images[0], Mapping) else "images"
-    given: dict[str, Any] = {kind: list(images)}
+    """A batch on the model's device of pictures; of regions where the images are sets of them, with features of clips
+    where these have "clips"; or of clips: features [n, width] or frames [T, 3, H, W]."""
+    first, given = images[0], dict[str, Any]()
+    if isinstance(first, Mapping):
+        given["regions"] = [{key: part for key, part in own.items() if key != CLIPS} for own in images]
+        if CLIPS in first:
+            given["videos"] = [own[CLIPS] for own in images]
+    elif isinstance(first, Tensor) and first.dim() == 4:
+        video = Video(frames=torch.stack(list(images)))
+        text = None if texts is None else prepare(loaded, texts=texts).text
+        return Batch(text=text, video=video).to(loaded.device)
+    else:
+        given["videos" if isinstance(first, Tensor) else "images"] = list(images)
     return prepare(loaded, texts=texts, **given).to(loaded.device)
 
 
@@ -302,10 +335,7 @@ def _together(alignment: Alignment, places: Sequence[range], texts: Sequence[str
     for span in places:
         kept = [word for word in span if word < len(alignment.values)]
         values.append(phrase(alignment, kept) if kept else torch.zeros_like(alignment.values[:1].sum(0)))
-    names = tuple(texts)
-    if isinstance(alignment, RegionAlignment):
-        return RegionAlignment(names, torch.stack(values), alignment.boxes, alignment.method)
-    return AlignmentMap(names, torch.stack(values), alignment.method)
+    return replace(alignment, words=tuple(texts), values=torch.stack(values))
 
 
 def _points(values: Tensor, cell: int) -> float:

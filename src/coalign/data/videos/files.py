@@ -75,6 +75,16 @@ class VideoFiles:
         return Found(tuple(items), len(missing))
 
 
+class FeatureFiles(VideoFiles):
+    """The features of videos in a folder (`coalign extract video`), by the videos' names."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: no such folder; give the folder of the features")
+        self._by_name = {path.stem: path for path in sorted(self.folder.glob("*.safetensors"))}
+
+
 # ---------------------------------------------------------------------------------------------------------- files
 def split_of(have: set[Any], splits: Sequence[str]) -> Any:
     for wanted in splits:

@@ -55,6 +55,19 @@ SETTINGS: dict[str, Any] = {
 """Of `TrainConfig`, beside the rates. Objectives that rest have their share of the time."""
 
 
+def settings_of(objectives: Sequence[str]) -> dict[str, Any]:
+    """`SETTINGS` with these objectives alone.
+
+    Raises:
+        InputError: the model has no objective of that name.
+    """
+    wrong = [name for name in objectives if name not in SETTINGS["objectives"]]
+    if wrong:
+        raise InputError(f"--objectives: no objective {wrong[0]!r}; there are: {', '.join(SETTINGS['objectives'])}")
+    every = {name: steps for name, steps in SETTINGS["every"].items() if name in objectives}
+    return {**SETTINGS, "objectives": tuple(objectives), "every": every}
+
+
 def _precision() -> Literal["fp32", "bf16"]:
     """bf16 where the processor multiplies it by tiles (AMX): with avx512_bf16 alone its products have 0.6 of the speed
     of fp32's. Asked of the system and not of torch, which a help does without."""

@@ -12,7 +12,8 @@ from coalign.flags import OptionalInt, OptionalName, OptionalPath
 from coalign.models.compact.model import Compact
 from coalign.models.compact.stem import TowerStem
 from coalign.models.compact.towers import CompactConfig
-from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, reranking_of, run_description, running
+from coalign.recipes.pairs._compact import RATES, compact, reranking_of, run_description, running, settings_of
+from coalign.recipes.pairs._pretraining import Objectives
 from coalign.recipes.pairs._tower import Frozen, frozen_tower
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
@@ -37,6 +38,9 @@ class Recipe:
     """A frozen ViT in the place of EfficientNet-lite0: a run, the authors' file, or a Hugging Face folder."""
     image_tower_system: OptionalName = None
     """Whose file that is, where it is no run: vit, mae, dinov2, clip, siglip, albef or blip."""
+    objectives: Objectives = ()
+    """Train these objectives alone, of itc, itm, mlm and late. Without late, which compares words and patches, the
+    model has no maps of similarity."""
     schedule: Schedule = replace(RATES, steps=1000, batch_size=64)
     options: RunOptions = running("runs/albef-small")
 
@@ -46,15 +50,19 @@ class Recipe:
             source = self.pairs.open("train", experiment.quarantine)
             tower = self._tower()
             config = self._config() if tower is None else on_tower(tower)
+            wanted = self.objectives or config.objectives
+            if "late" not in wanted:
+                config = replace(config, patch_dim=None)
             loaded = compact(self.schedule.steps, self.options.seed, config)
             model = loaded.model
             assert isinstance(model, Compact)
             if tower is not None and isinstance(model.stem, TowerStem):
                 model.stem.trunk.load_state_dict(tower.trunk.state_dict())
-            training, description = self.schedule.training(self.options, **SETTINGS), run_description(model)
+            training, description = self.schedule.training(self.options, **settings_of(wanted)), run_description(model)
             experiment.begin(training, description, loaded.tokenizer)
             kept = experiment.out / FEATURES
-            frozen = FrozenFeatures(loaded, source, replace(VIEWS, seed=self.options.seed), kept)
+            views = replace(VIEWS, seed=self.options.seed, mosaics=VIEWS.mosaics if "late" in wanted else 0)
+            frozen = FrozenFeatures(loaded, source, views, kept)
             model.standardise(*frozen.first_views)
             sampling: Any = {"further": FURTHER_TEXTS, "mosaics": max(size // 8, 1), **experiment.loading}
             experiment.fit(model, frozen.loader(size, **sampling), training, description, loaded.tokenizer)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 from tyro.conf import arg
 
 from coalign.analysis.runs.alignment import Choice, chosen_method, methods_of
 from coalign.analysis.runs.faithfulness import STEPS, Curves, faithfulness
+from coalign.analysis.runs.joined_clips import joined_clips, open_moments, reads_moments
 from coalign.analysis.runs.pointing import Figure, batch_of
 from coalign.arguments import OptionalInt, OptionalPath, Pairs, RunFolder, load_run
 from coalign.data.images.decode import decode_image, name_of
 from coalign.data.regions.files import open_regions
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
+from coalign.evaluation.videos import VideoFolder
 from coalign.progress import with_progress
+from coalign.types import InputSpec
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Evaluate:
 
     Areas under the curves, beside those of a random order: deletion should be lower and insertion higher. The map is
     that of the whole text. Scores are probabilities of a match where the model matches, else the product of vectors.
+    Models of videos see four clips that follow one another, with the text of one of them.
     """
 
     run: RunFolder
@@ -37,6 +43,9 @@ class Evaluate:
     """One head in place of the mean over heads."""
     regions: OptionalPath = None
     """Region features, for models that read regions."""
+    videos: VideoFolder = None
+    features: OptionalPath = None
+    """Features of the clips of videos, for models that read these."""
     limit: int = 100
     """Pairs at most, drawn by the seed."""
     steps: int = STEPS
@@ -49,11 +58,8 @@ class Evaluate:
     def evaluate(self) -> TaskResult:
         """Measures the run."""
         loaded = load_run(self.run)
-        model, spec, tokenizer = loaded.model, loaded.spec, loaded.vocabulary
-        if spec.regions is not None and self.regions is None:
-            raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
-        file = None if spec.regions is None or self.regions is None else open_regions(self.regions)
-        source = self.pairs.open(prefer="test").grouped()
+        model, tokenizer = loaded.model, loaded.vocabulary
+        source, read = self.open(loaded.spec)
         generator = torch.Generator().manual_seed(self.seed)
         chosen = torch.randperm(len(source), generator=generator)[: self.limit].split(self.batch_size)
         metrics: dict[str, float] = {}
@@ -61,11 +67,7 @@ class Evaluate:
         for method in methods_of(model) if self.method == "all" else [chosen_method(model, self.method)]:
             parts: list[Curves] = []
             for part in with_progress(chosen, method, len(chosen), True):
-                samples = [source[index] for index in part.tolist()]
-                images = [
-                    decode_image(own.image) if file is None else file[name_of(own.image) or own.id] for own in samples
-                ]
-                texts = [own.texts[0] for own in samples]
+                images, texts = zip(*(read(source[index]) for index in part.tolist()), strict=True)
                 batch, words = batch_of(loaded, images, texts), [tokenizer.words(text) for text in texts]
                 generator.manual_seed(self.seed)
                 curves = faithfulness(
@@ -85,3 +87,20 @@ class Evaluate:
                 metrics[key] = figure.mean
                 margins[key] = [figure.mean - figure.margin, figure.mean + figure.margin]
         return TaskResult(metrics, sum(map(len, chosen)), {"intervals": margins, "steps": self.steps})
+
+    def open(self, spec: InputSpec) -> tuple[Any, Callable[[Any], tuple[Any, str]]]:
+        """The pairs, and what reads one: its image, as `analysis.runs.pointing.batch_of` takes it, and its text."""
+        if reads_moments(spec):
+            where = {"videos": self.videos, "features": self.features, "regions": self.regions}
+            moments = open_moments(Path(self.pairs.data), spec, cells=4, **where)
+            drawn = joined_clips(moments, 2, min(self.limit, len(moments)), self.seed, name=self.pairs.data)
+            return list(drawn), lambda own: (own.image, own.texts[0])
+        if spec.regions is None:
+            return self.pairs.open(prefer="test").grouped(), lambda own: (decode_image(own.image), own.texts[0])
+        if self.regions is None:
+            raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
+        file = open_regions(self.regions)
+        return self.pairs.open(prefer="test").grouped(), lambda own: (
+            file[name_of(own.image) or own.id],
+            own.texts[0],
+        )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from coalign.analysis.runs.alignment import Choice, methods_of
+from coalign.analysis.runs.joined_clips import joined_clips, open_moments, reads_moments
 from coalign.analysis.runs.pointing import Captions, Mosaic, PointingResult, mosaics, pointing
 from coalign.arguments import OptionalInt, OptionalPath, Pairs, RunFolder, load_run
 from coalign.data.regions.files import open_regions
 from coalign.errors import InputError
+from coalign.evaluation.videos import VideoFolder
 from coalign.progress import with_progress
 from coalign.types import InputSpec
 
@@ -22,7 +25,8 @@ class Evaluate:
 
     A mosaic is captioned by the texts of its images, joined by commas. The words of a text are taken together, and one
     by one. The ceiling is each cell alone, scored by the model. Of data with splits "test" is taken unless --split says
-    another.
+    another. For models of videos the data are sentences with their times, as `--task video-retrieval` takes them, and a
+    mosaic is --grid squared clips that follow one another.
     """
 
     run: RunFolder
@@ -41,6 +45,9 @@ class Evaluate:
     """One head in place of the mean over heads."""
     regions: OptionalPath = None
     """Region features, for models that read regions."""
+    videos: VideoFolder = None
+    features: OptionalPath = None
+    """Features of the clips of videos, for models that read these."""
     seed: int = 0
     """Draws the mosaics."""
     batch_size: int = 16
@@ -64,6 +71,14 @@ class Evaluate:
 
     def draw(self, spec: InputSpec) -> list[Mosaic]:
         """The mosaics, as a model of this specification reads them."""
+        if reads_moments(spec):
+            where = {"videos": self.videos, "features": self.features, "regions": self.regions}
+            moments = open_moments(Path(self.pairs.data), spec, cells=self.grid**2, **where)
+            how: dict[str, Any] = {"captions": self.captions, "name": self.pairs.data}
+            clips = joined_clips(moments, self.grid, self.mosaics, self.seed, **how)
+            return list(with_progress(clips, "reading clips", self.mosaics, True))
+        if spec.streams.widths:
+            raise InputError("this model reads streams: --task stream-attention measures where they look")
         if spec.regions is not None and self.regions is None:
             raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
         if spec.regions is None and spec.image is None:
