@@ -2,10 +2,12 @@
 
     python benchmarks/alignment_methods.py RUN [RUN ...] --data DEVELOPMENT_PAIRS [--regions FILE] [--grid 2]
     python benchmarks/alignment_methods.py RUN [RUN ...] --data DEVELOPMENT_PAIRS --words WORDS [--regions FILE]
+    python benchmarks/alignment_methods.py RUN ... --data TEXTS (--videos FOLDER | --features FOLDER [--regions FILE])
 
 All runs read the same mosaics and the same pairs. Pointing is in per cent of texts whose map points at their own cell,
 with the half width of the 95% interval. Where the boxes of words are known (a world's words_validation.jsonl), --words
-takes the place of the mosaics: per cent of words that choose their own box, and whose strongest place lies in it.
+takes the place of the mosaics: per cent of words that choose their own box, and whose strongest place lies in it. For
+models of videos a mosaic is four clips in a row.
 Deletion is the area under the curve of a random order less that of the map's, insertion the map's less the random
 one's: above 0 is more faithful than chance. The last line of a run is the method that points best, which is what "auto"
 should be for its system (`METHODS` of the model, the first). Use a development split: what is chosen here must not be
@@ -33,6 +35,8 @@ def main() -> None:
     parser.add_argument("--regions", type=Path, default=None)
     parser.add_argument("--words", type=Path, default=None, help="words with their boxes, in place of mosaics")
     parser.add_argument("--images", type=Path, default=None)
+    parser.add_argument("--videos", type=Path, default=None, help="of the sentences of --data, for models of frames")
+    parser.add_argument("--features", type=Path, default=None, help="of their clips, for models of features")
     parser.add_argument("--grid", type=int, default=2)
     parser.add_argument("--mosaics", type=int, default=50)
     parser.add_argument("--limit", type=int, default=50, help="pairs for deletion and insertion")
@@ -49,7 +53,7 @@ def main() -> None:
             methods = [method for method in methods if method != "occlusion"]
         points, beside = boxes(run, chosen) if chosen.words else mosaics(run, pairs, methods, chosen)
         for method in methods:
-            areas = Faithfulness(run, pairs, method=method, regions=chosen.regions, limit=chosen.limit).evaluate()
+            areas = Faithfulness(run, pairs, method=method, limit=chosen.limit, **places(chosen)).evaluate()
             found = areas.metrics
             deletion = found[f"random deletion, {method}"] - found[f"deletion, {method}"]
             insertion = found[f"insertion, {method}"] - found[f"random insertion, {method}"]
@@ -64,11 +68,16 @@ def name(run: Path) -> str:
     return run.name if run.name != "pretrain" else run.parent.parent.name
 
 
+def places(chosen: Any) -> dict[str, Any]:
+    """What the tasks are given beside the pairs."""
+    return {name: getattr(chosen, name) for name in ("regions", "videos", "features")}
+
+
 def mosaics(run: Path, pairs: Pairs, methods: list[Any], chosen: Any) -> tuple[dict[str, tuple[float, str]], str]:
     """The pointing game: accuracy by method, as a number and as it is shown, and what stands beside."""
     found, chance, ceiling = dict[str, tuple[float, str]](), 0.0, 0.0
     for method in methods:
-        own = {"mosaics": chosen.mosaics, "captions": chosen.captions, "regions": chosen.regions}
+        own = {"mosaics": chosen.mosaics, "captions": chosen.captions, **places(chosen)}
         game = Pointing(run, pairs, grid=chosen.grid, method=method, **own).evaluate()
         parts = (game.figures[method][figure] for figure in ("accuracy", "share"))
         shown = " | ".join(f"{100 * part.mean:.1f} ± {100 * part.margin:.1f}" for part in parts)

@@ -21,6 +21,7 @@ from coalign.recipes.series import (
     raven_mosi,
 )
 from coalign.recipes.series.sentiment_table import error_of, markdown, permutation_test, row
+from coalign.tasks.series.event_pointing import Evaluate as EventPointing
 from coalign.tasks.series.missing_modality import Evaluate as Missing
 from coalign.tasks.series.sentiment import Evaluate
 from coalign.tasks.series.stream_attention import Evaluate as Attention
@@ -95,6 +96,20 @@ def test_mult_from_a_pickle_to_its_metrics_and_figure(tmp_path, capsys):
     assert (tmp_path / "a.png").stat().st_size > 5000
     model = coalign.load(run).model
     assert model.config.streams[0].width == 12
+    with pytest.raises(InputError, match="events are known of generated worlds alone"):
+        EventPointing(run, str(data)).evaluate()
+
+
+def test_events_are_pointed_at_by_every_method(tmp_path):
+    world = "world:joint,lag=2,items=60"
+    configure(mult_mosi.Recipe, data=world, out=tmp_path / "run", **MULT, **SMALL).run()
+    found = EventPointing(tmp_path / "run", world, method="all", limit=4).evaluate()
+    methods = ("cross_attention", "rollout", "grad_cam", "relevance")
+    assert list(found.metrics) == [f"{figure}, {own}" for own in methods for figure in ("pointing", "share")]
+    assert all(0 <= value <= 1 for value in found.metrics.values()) and 0.05 < found.extra["chance"] < 0.2
+    assert len(found.extra["directions"]["rollout"]) == 6
+    one = EventPointing(tmp_path / "run", world, limit=4).evaluate()
+    assert dict(one.metrics) == {name: found.metrics[name] for name in one.metrics} and len(one.metrics) == 2
 
 
 def test_the_weights_that_did_best_are_kept(tmp_path):

@@ -3,7 +3,14 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from coalign.analysis.runs.stream_attention import LagProfile, Planted, directions, lag_profile, share_on_events
+from coalign.analysis.runs.stream_attention import (
+    LagProfile,
+    Planted,
+    directions,
+    lag_profile,
+    points_on_events,
+    share_on_events,
+)
 from coalign.errors import InputError
 from coalign.metrics.sentiment import class_metrics, emotion_metrics, sentiment_metrics
 from coalign.tasks.series.missing_modality import MissingModality, corrupted
@@ -82,3 +89,20 @@ def test_the_attention_of_an_event_and_its_lag():
     assert torch.equal(found[pair], torch.stack([2 * weights[0], weights[0]]))
     with pytest.raises(InputError, match="no cross-modal attention"):
         directions({"text.0.hidden": weights})
+
+
+def test_planted_events_are_pointed_at_and_shuffled_ones_by_chance():
+    pair, g = ("text", "audio"), torch.Generator().manual_seed(0)
+    events = [Planted(i, {"text": i % 5, "audio": 12 + 4 * (i % 5)}, {"text": 1, "audio": 4}) for i in range(400)]
+    maps = []
+    for event in events:
+        own = torch.rand(8, 40, generator=g) * 0.01
+        own[event.rows["text"], event.rows["audio"] : event.rows["audio"] + 4] = 1.0
+        maps.append(own)
+    right, share = points_on_events(maps, pair, events)
+    assert right.shape == share.shape == (400,) and right.mean() >= 0.99 and share.mean() > 0.95
+    shuffled = [own[:, torch.randperm(40, generator=g)] for own in maps]
+    right, share = points_on_events(shuffled, pair, events)
+    assert right.mean().item() == pytest.approx(0.1, abs=0.05) and share.mean().item() == pytest.approx(0.1, abs=0.05)
+    flat, spread = points_on_events([torch.zeros(8, 40)] * 400, pair, events)
+    assert flat.mean() == pytest.approx(0.1) and spread.mean() == pytest.approx(0.1)

@@ -59,6 +59,26 @@ def share_on_events(weights: Tensor, pair: Direction, events: Sequence[Planted])
     return torch.stack(shares)
 
 
+def points_on_events(maps: Sequence[Tensor], pair: Direction, events: Sequence[Planted]) -> tuple[Tensor, Tensor]:
+    """The pointing game on streams: of every row of an event in the looking stream, whether its strongest place lies
+    in the same event, and how much of its map's positive mass does; [rows] each. Where several places are strongest,
+    their share counts; a flat map has equal shares. `maps` are [Lq, Lk] an item, of the direction `pair`."""
+    target, source = pair
+    right: list[Tensor] = []
+    shares: list[Tensor] = []
+    for event in events:
+        q, k = event.rows[target], event.rows[source]
+        rows = maps[event.item][q : q + event.lengths[target]]
+        own = torch.zeros(rows.shape[1], dtype=torch.bool, device=rows.device)
+        own[k : k + event.lengths[source]] = True
+        best = (rows == rows.amax(1, keepdim=True)).float()
+        mass = rows.clamp(min=0)
+        total = mass.sum(1)
+        right.append(best[:, own].sum(1) / best.sum(1))
+        shares.append(torch.where(total > 0, mass[:, own].sum(1) / total.clamp(min=1e-30), own.float().mean()))
+    return torch.cat(right), torch.cat(shares)
+
+
 @dataclass(frozen=True, eq=False)
 class LagProfile:
     """The attention of events by how many words later it falls: `lags` [n] in words, evenly spaced, `attention` [n],

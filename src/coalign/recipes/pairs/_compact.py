@@ -64,8 +64,11 @@ def settings_of(objectives: Sequence[str]) -> dict[str, Any]:
     wrong = [name for name in objectives if name not in SETTINGS["objectives"]]
     if wrong:
         raise InputError(f"--objectives: no objective {wrong[0]!r}; there are: {', '.join(SETTINGS['objectives'])}")
-    every = {name: steps for name, steps in SETTINGS["every"].items() if name in objectives}
-    return {**SETTINGS, "objectives": tuple(objectives), "every": every}
+    of_each = {
+        part: {name: value for name, value in SETTINGS[part].items() if name in objectives}
+        for part in ("every", "loss_weights")
+    }
+    return {**SETTINGS, **of_each, "objectives": tuple(objectives)}
 
 
 def _precision() -> Literal["fp32", "bf16"]:

@@ -100,7 +100,7 @@ class Evaluate:
             pair: weights[chosen[pair][0], :, chosen[pair][1]] if pair in chosen else weights.mean((0, 2))
             for pair, weights in maps.items()
         }
-        events = _planted(opened.data, [item])
+        events = planted_events(opened.data, [item])
         words = item.words or ()
         attention_figure(path, heads, layouts, words=words, events=events, title=f"{opened.data.name} · {item.id}")
 
@@ -118,7 +118,7 @@ def _maps(opened: SeriesRun, items: Sequence[Utterance]) -> tuple[dict[Direction
     return maps, {name: rows.layout for name, rows in series.streams.items()}
 
 
-def _planted(data: SeriesData, items: Sequence[Utterance]) -> list[Planted]:
+def planted_events(data: SeriesData, items: Sequence[Utterance]) -> list[Planted]:
     known = data.events if isinstance(data, WorldData) else None
     return [Planted(i, event.rows, RATES) for i, item in enumerate(items) for event in (known or {}).get(item.id, ())]
 
@@ -126,9 +126,9 @@ def _planted(data: SeriesData, items: Sequence[Utterance]) -> list[Planted]:
 def _best_heads(opened: SeriesRun, items: Sequence[Utterance]) -> dict[Direction, tuple[int, int]]:
     """The layer and head of each direction whose attention falls most on what belongs together."""
     shares: dict[Direction, list[Tensor]] = {}
-    for part in _parts(items):
+    for part in parts_of(items):
         for pair, weights in _maps(opened, part)[0].items():
-            shares.setdefault(pair, []).append(share_on_events(weights, pair, _planted(opened.data, part)))
+            shares.setdefault(pair, []).append(share_on_events(weights, pair, planted_events(opened.data, part)))
     best = {pair: torch.cat(each).mean(0) for pair, each in shares.items()}
     return {pair: divmod(int(x.argmax()), x.shape[1]) for pair, x in best.items()}
 
@@ -140,9 +140,9 @@ def _against_truth(
     even: dict[Direction, list[Tensor]] = {}
     attention: dict[Direction, list[Tensor]] = {}
     events: list[Planted] = []
-    for part in _parts(items):
+    for part in parts_of(items):
         maps, layouts = _maps(opened, part)
-        own = _planted(opened.data, part)
+        own = planted_events(opened.data, part)
         for pair, weights in maps.items():
             layer, head = chosen[pair]
             shares.setdefault(pair, []).append(share_on_events(weights, pair, own)[:, layer, head])
@@ -171,13 +171,13 @@ def _says(pair: Direction) -> str:
     return f"{pair[0]} looks at {pair[1]}"
 
 
-def _parts(items: Sequence[Utterance], size: int = 32) -> list[Sequence[Utterance]]:
+def parts_of(items: Sequence[Utterance], size: int = 32) -> list[Sequence[Utterance]]:
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
 def _ahead(opened: SeriesRun, items: Sequence[Utterance]) -> dict[str, dict[str, float]]:
     lags: dict[Direction, list[Tensor]] = {}
-    for part in _parts(items):
+    for part in parts_of(items):
         maps, layouts = _maps(opened, part)
         for (target, source), weights in maps.items():
             for i in range(weights.shape[1]):
