@@ -48,19 +48,23 @@ class Evaluate:
         model, items = opened.model.eval(), opened.data.split(self.split)[: self.limit]
         if not isinstance(model, Aligning):
             raise InputError(f"{self.run}: a {type(model).__name__} has no maps of streams")
-        methods = methods_of(model) if self.method == "all" else [chosen_method(model, self.method)]
+        asked = methods_of(model) if self.method == "all" else [chosen_method(model, self.method)]
+        methods = [own for own in model.alignment_methods if own in asked]  # occlusion hides no rows of streams
+        if not methods:
+            raise InputError(
+                f"{self.run}: nothing to measure by {self.method}; give {' or '.join(model.alignment_methods)}"
+            )
         found: dict[tuple[str, Direction], list[tuple[Tensor, Tensor]]] = {}
         even: dict[Direction, list[Tensor]] = {}
         for part in parts_of(items, self.batch_size):
             batch, events = opened.collate(part).to(next(model.parameters()).device), planted_events(opened.data, part)
             for pair in _directions(model, batch):
-                for method in (own for own in methods if own != "occlusion"):  # which hides no rows of streams
+                maps: list[Tensor] = []
+                for method in methods:
                     maps = _maps(model, batch, pair, method)
                     found.setdefault((method, pair), []).append(points_on_events(maps, pair, events))
                 flat = [torch.ones_like(own) for own in maps]
                 even.setdefault(pair, []).append(points_on_events(flat, pair, events)[1])
-        if not found:
-            raise InputError(f"{self.run}: nothing to measure by {self.method}; the run has: {', '.join(methods)}")
         metrics: dict[str, float] = {}
         each: dict[str, dict[str, dict[str, float]]] = {}
         for method in dict.fromkeys(name for name, _ in found):
