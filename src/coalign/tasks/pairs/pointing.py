@@ -78,7 +78,7 @@ class Evaluate:
             clips = joined_clips(moments, self.grid, self.mosaics, self.seed, **how)
             return list(with_progress(clips, "reading clips", self.mosaics, True))
         if spec.streams.widths:
-            raise InputError("this model reads streams: --task stream-attention measures where they look")
+            raise InputError("this model reads streams: --task event-pointing measures where they look")
         if spec.regions is not None and self.regions is None:
             raise InputError("this model reads regions: give their file with --regions (coalign extract regions)")
         if spec.regions is None and spec.image is None:

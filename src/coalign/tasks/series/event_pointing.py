@@ -49,7 +49,9 @@ class Evaluate:
         if not isinstance(model, Aligning):
             raise InputError(f"{self.run}: a {type(model).__name__} has no maps of streams")
         asked = methods_of(model) if self.method == "all" else [chosen_method(model, self.method)]
-        methods = [own for own in model.alignment_methods if own in asked]  # occlusion hides no rows of streams
+        methods: list[Method] = [
+            own for own in model.alignment_methods if own in asked
+        ]  # occlusion hides no rows of streams
         if not methods:
             raise InputError(
                 f"{self.run}: nothing to measure by {self.method}; give {' or '.join(model.alignment_methods)}"
