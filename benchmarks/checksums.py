@@ -1,20 +1,24 @@
-"""What checksums and fingerprints cost a training: an ALBEF with them and without, in turn, in processor time.
+"""What checksums and fingerprints cost a training: an ALBEF's checkpoints with them and without, in one training.
 
-Every training is of the same weights and pairs and ends with the same ones; checkpoints (weights, two moments, an
-average) are written every `--save-every` steps, by default of recipes every 500. Prints the ratio of the medians, and
-by the processor's clock the share that digests and fingerprint take of a training, here and with the default.
+Of `--steps` steps the state (weights, two moments, an average) is written every `--every`; by turns (ABBA) with digests
+and without. The processor's time from one checkpoint to the next is compared, four neighbours at a time: their mean
+difference is what the digests of a checkpoint cost, with its 95 % interval. The fingerprint of 100,000 pairs is timed
+beside it. Prints what both add to a training that writes a checkpoint every 500 steps, the default of recipes, the
+fingerprint counted on its first 500 alone.
 
-    python benchmarks/checksums.py [--steps 30] [--save-every 30] [--pairs 3]
+    python benchmarks/checksums.py [--steps 320] [--every 5]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +55,29 @@ def model() -> Albef:
     return Albef(AlbefConfig(image, text, embed_dim=64, queue_size=64, max_text_length=LENGTH, cls_id=1, mask_id=2))
 
 
-class Pairs:
-    """The same pairs in every batch."""
+def pairs() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(ITEMS, 3, SIDE, SIDE, generator=generator)
+    ids = torch.randint(3, PIECES, (ITEMS, LENGTH), generator=generator)
+    return Batch(text=Text(Packed.uniform(ids)), images=Images(pixels=pixels), ids=torch.arange(ITEMS))
 
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(ITEMS, 3, SIDE, SIDE, generator=generator)
-        ids = torch.randint(3, PIECES, (ITEMS, LENGTH), generator=generator)
-        self.batch = Batch(text=Text(Packed.uniform(ids)), images=Images(pixels=pixels), ids=torch.arange(ITEMS))
+
+class Turns:
+    """The pairs as batches; from one checkpoint to the next digests are made or not, and the processor's clock read."""
+
+    def __init__(self, every: int) -> None:
+        self.batch, self.every, self.number = pairs(), every, 0
+        self.clock: list[float] = []
+
+    @property
+    def checked(self) -> bool:
+        """Whether the checkpoint at the end of this turn gets digests."""
+        return (self.number - 1) // self.every % 4 in (1, 2)
 
     def __iter__(self) -> Iterator[Batch]:
-        for _ in range(100):
+        while True:
+            self.clock.append(time.process_time())
+            self.number += 1
             yield self.batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,64 +86,51 @@ class Pairs:
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def without(write: Callable[..., Any], *content: Any) -> Callable[[Path], None]:
-    return lambda path: write(*content, str(path))
+def training(steps: int, every: int) -> tuple[list[float], float]:
+    """Seconds of the processor of `every` steps and a checkpoint each, the first four left out; those of a step."""
+    turns = Turns(every)
 
+    def sealed(write: Callable[..., Any], *content: Any) -> Callable[[Path], None]:
+        return seal.sealed(write, *content) if turns.checked else lambda path: write(*content, str(path))
 
-def training(steps: int, save_every: int, checks: bool) -> tuple[float, float, float]:
-    """Seconds of the processor of a training; those of its digests, a checkpoint; those of its fingerprint."""
-    spent: list[float] = []
-
-    def timed(path: Any) -> None:
-        began = time.process_time()
-        SEAL(path)
-        spent.append(time.process_time() - began)
-
-    seal.seal = timed
-    checkpoint.sealed = run.sealed = seal.sealed if checks else without
+    checkpoint.sealed = run.sealed = sealed
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(steps=steps, lr=1e-4, log_every=5, save_every=save_every, average=0.99, threads=1)
-        began, prints = time.process_time(), 0.0
-        if checks:
-            fingerprint([(f"{number}.png", f"a text of some words, number {number}") for number in range(100_000)])
-            prints = time.process_time() - began
-        fit(model(), Pairs(), config, run.Run(Path(folder), {"system": "albef"}))
-        return time.process_time() - began, sum(spent) / (steps // save_every), prints
+        config = TrainConfig(steps=steps + 1, lr=1e-4, log_every=every, save_every=every, average=0.99, threads=1)
+        fit(model(), turns, config, run.Run(Path(folder), {"system": "albef"}))
+    seconds = [after - before for before, after in itertools.pairwise(turns.clock)]
+    plain = [x for number, x in enumerate(seconds) if number >= 4 * every and (number + 1) % every]
+    return [sum(seconds[at : at + every]) for at in range(4 * every, steps, every)], statistics.median(plain)
 
 
-SEAL = seal.seal
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and half its 95 % interval."""
+    return statistics.mean(values), 2.0 * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--save-every", type=int, default=30)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--every", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training(2, 1, True)
-    times: dict[bool, list[float]] = {True: [], False: []}
-    shares: list[float] = []
-    usual: list[float] = []
-    for number in range(options.pairs):
-        for checks in (True, False) if number % 2 else (False, True):
-            total, digests, prints = training(options.steps, options.save_every, checks)
-            times[checks].append(total)
-            if checks:
-                checkpoints = options.steps // options.save_every
-                step = (total - digests * checkpoints - prints) / options.steps
-                shares.append((digests * checkpoints + prints) / total)
-                usual.append((digests + prints) / (USUAL * step))
-    ratio = statistics.median(times[True]) / statistics.median(times[False])
+    turns, step = training(options.steps, options.every)
+    fours = [turns[start : start + 4] for start in range(0, len(turns) - 3, 4)]
+    digests, around = interval([(b + c - a - d) / 2 for a, b, c, d in fours])
+    plain = statistics.mean(x for a, _, _, d in fours for x in (a, d))
+    began = time.process_time()
+    fingerprint([(f"{number}.png", f"a text of some words, number {number}") for number in range(100_000)])
+    prints = time.process_time() - began
+    usual = USUAL * step
     found = {
         "parameters": sum(parameter.numel() for parameter in model().parameters()),
-        "steps": options.steps,
-        "save_every": options.save_every,
-        "seconds_with": [round(x, 2) for x in times[True]],
-        "seconds_without": [round(x, 2) for x in times[False]],
-        "ratio": round(ratio, 4),
-        "share_of_checks": round(statistics.median(shares), 4),
-        f"share_of_checks_every_{USUAL}_steps": round(statistics.median(usual), 5),
+        "turns": len(turns),
+        f"seconds_of_{options.every}_steps_and_a_checkpoint": round(plain, 4),
+        "seconds_of_a_step": round(step, 4),
+        "seconds_of_digests": [round(digests, 4), round(around, 4)],
+        "seconds_of_fingerprint": round(prints, 4),
+        f"added_every_{options.every}_steps": [round(x / plain, 4) for x in (digests, around)],
+        f"added_every_{USUAL}_steps": round((digests + prints) / usual, 6),
+        "at_most": round((digests + around + prints) / usual, 6),
     }
     print(json.dumps(found))
 
