@@ -21,7 +21,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import image_of, picture_files
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.regions.regions import RegionSet
-from coalign.errors import InputError, without_secrets
+from coalign.errors import InputError, redacted, without_secrets
 from coalign.files import locked, read_json, replace_file, shared, sync
 from coalign.progress import Bars
 
@@ -161,7 +161,7 @@ class Extract:
                 try:
                     image = decode_image(picture)
                 except BadSample as error:
-                    quarantine.add(Problem(Where(self.data, id), error.reason, id))
+                    quarantine.add(Problem(Where(redacted(self.data), id), error.reason, id))
                     continue
                 pixels = v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
                 opened.append((id, pixels, image.size))

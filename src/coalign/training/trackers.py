@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from coalign.errors import InputError, visible
+from coalign.errors import InputError, visible, without_secrets
 from coalign.extras import optional
 from coalign.files import read_json, replace_file
 from coalign.training.tracking import Tracker, read_metrics, step_of
@@ -131,7 +131,7 @@ def _environment(name: str) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     config: Any = read_json(path) if path.is_file() else {}
-    return dict(config)
+    return without_secrets(dict(config))
 
 
 def _number(folder: Path, tracker: str) -> str:

@@ -17,6 +17,7 @@ from coalign.data.core.samples import Source
 from coalign.data.images.labelled_images import open_images
 from coalign.data.images.transforms import ImageOptions
 from coalign.data.pairs.loader import Loader
+from coalign.errors import redacted
 from coalign.flags import OptionalInt, OptionalName, OptionalPath, Switch, say, shows_progress
 from coalign.models.mae.model import Mae
 from coalign.recipes.images._images import LayerRates, framing
@@ -122,7 +123,7 @@ class Recipe:
                 title="MAE: masked pre-training",
                 summary=f"{c.mask_ratio:.0%} of the patches are hidden; the rest is all that the encoder sees.",
                 facts={
-                    "Images": f"{images:,} from {self.data}",
+                    "Images": f"{images:,} from {redacted(self.data)}",
                     "Encoder": f"{c.trunk.depth} blocks, {c.trunk.dim} wide, patches of {c.trunk.patch_size}",
                     "Steps": f"{steps:,} of {self.schedule.batch_size} images",
                     "Seed": str(self.options.seed),
