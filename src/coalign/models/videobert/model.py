@@ -112,7 +112,7 @@ class VideoBert(Aligning, Model):
     """BERT over words and visual words. A batch has texts, videos (`Video.features`, one row a clip), or both."""
 
     match_class = 0
-    METHODS = ("cross_attention", "rollout", "grad_cam", "relevance", "similarity")
+    METHODS = ("grad_cam", "relevance", "rollout", "cross_attention", "similarity")
 
     def __init__(self, config: VideoBertConfig) -> None:
         super().__init__()
