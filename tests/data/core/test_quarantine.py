@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from files import encoded, noise, picture
 
+from coalign.data.core import quarantine
 from coalign.data.core.quarantine import Quarantine, check_source
 from coalign.data.core.samples import InMemory, Problem, Source, Where
 from coalign.data.pairs.sources import open_source
@@ -99,3 +100,29 @@ def test_the_list_goes_on_without_repeats(tmp_path: Path) -> None:
     assert (len(again), again.broken) == (3, 2)
     assert "2 broken, 1 mended" in again.summary()
     assert len(Quarantine(file)) == 3
+
+
+def test_pictures_that_come_again_are_looked_at_once_and_few_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for path in paths:
+        path.write_bytes(encoded(picture(3)))
+    looked: list[Path] = []
+    look = quarantine.check_image
+    monkeypatch.setattr(quarantine, "check_image", lambda image, **more: looked.append(image) or look(image, **more))
+    again = InMemory([(path, text) for path in paths for text in ("a", "b", "c")])
+    assert check_source(again, thorough=0, threads=1).broken == 0
+    assert [str(path) for path in looked] == [str(path) for path in paths]
+    sizes: list[int] = []
+
+    class Counted(dict[tuple[str, bool], str]):
+        def __setitem__(self, key: tuple[str, bool], value: str) -> None:
+            super().__setitem__(key, value)
+            sizes.append(len(self))
+
+    monkeypatch.setattr(quarantine, "REMEMBERED", 4)
+    seen = Counted()
+    for index in range(len(again)):
+        assert quarantine._check(again, index, 1000, False, seen) is None
+    assert max(sizes) == 4 and len(sizes) == len(paths)
