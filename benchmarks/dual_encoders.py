@@ -40,7 +40,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
-from coalign.data.pairs.frozen import Choice, FrozenFeatures, Views
+from coalign.data.pairs.frozen import Choice, FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.data.pairs.sources import open_source
 from coalign.layers.convolution import EfficientNetLite0
 from coalign.objectives.contrastive import Contrastive

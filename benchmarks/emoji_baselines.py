@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
-from coalign.data.pairs.frozen import Choice, FrozenFeatures, Views
+from coalign.data.pairs.frozen import Choice, FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.objectives.contrastive import Contrastive
 from coalign.ops.targets import matching_targets
 from coalign.recipes.pairs._compact import compact, linear_baseline

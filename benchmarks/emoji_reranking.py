@@ -24,7 +24,8 @@ import coalign
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import EmojiConcept, EmojiPairs, load_emoji, split_concepts
-from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.models.compact.model import Compact
 from coalign.recipes.pairs._compact import RATES, RETRIEVAL, SETTINGS, compact, reranking_of, running
 from coalign.recipes.pairs.quickstart import BATCH, FURTHER_TEXTS, TEST_STYLE

@@ -21,7 +21,8 @@ import torch
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
-from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.layers.convolution import MEAN, STD
 from coalign.models.compact.towers import CompactConfig
 from coalign.recipes.pairs._compact import RATES, SETTINGS, compact, running

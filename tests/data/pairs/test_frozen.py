@@ -7,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 from coalign.data.loaded import Loaded
-from coalign.data.pairs.frozen import FrozenFeatures, RandomCrops, Views
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import RandomCrops, Views
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.types import Images, ImageSpec, InputSpec, Model, Packed, Text, TextSpec

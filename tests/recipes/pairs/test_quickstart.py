@@ -12,7 +12,8 @@ from coalign import load
 from coalign.arguments import Pairs
 from coalign.data.images.drawings import augment_drawings
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, texts_about
-from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
 from coalign.models.dinov2.model import DinoV2, DinoV2Config

@@ -23,7 +23,8 @@ from coalign.data.core.samples import Source
 from coalign.data.images.decode import decode_image
 from coalign.data.images.transforms import ImageTransform
 from coalign.data.loaded import Loaded
-from coalign.data.pairs.frozen import CHUNK, FrozenFeatures
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import CHUNK
 from coalign.data.words.load import load_tokenizer
 from coalign.errors import InputError
 from coalign.layers.convolution import EfficientNetLite0, EfficientNetStem

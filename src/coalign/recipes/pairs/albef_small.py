@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coalign.arguments import Pairs
-from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.errors import InputError
 from coalign.flags import OptionalInt, OptionalName, OptionalPath
 from coalign.models.compact.model import Compact

@@ -18,7 +18,8 @@ from coalign.data.images.drawings import augment_drawings
 from coalign.data.images.pictures import write_text
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.emoji import EmojiPairs, load_emoji, split_concepts
-from coalign.data.pairs.frozen import FrozenFeatures, Views
+from coalign.data.pairs.frozen import FrozenFeatures
+from coalign.data.pairs.frozen_parts import Views
 from coalign.flags import OptionalInt
 from coalign.models.compact.model import Compact
 from coalign.recipes.pairs import _compact as small
