@@ -924,6 +924,8 @@ def write_index(folder: Path) -> None:
 
     index = Index.create(folder / "index", 4, {"run": "r"})
     index.append(torch.randn(5, 4), [Entry(f"t{n}", meta={"n": n}) for n in range(5)], "text")
+    index.finish()
+    (folder / "index" / "checksums.json").unlink()  # a mutant is to reach the readers
     Querybank(torch.eye(4), torch.eye(4)).save(folder)
 
 

@@ -2,6 +2,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -12,6 +13,7 @@ from coalign.retrieval.embed import Entry
 from coalign.retrieval.index import Index
 
 pytest.importorskip("lancedb")
+pa = pytest.importorskip("pyarrow")
 
 
 def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -226,3 +228,17 @@ def test_a_small_index_is_read_from_its_copy_as_from_its_table(tmp_path: Path, m
     copied.finish()
     assert len(list((tmp_path / "index").glob("*.arrow"))) == 1
     assert len(Index.open(tmp_path / "index")) == 81
+
+
+def test_a_copy_with_offsets_that_lead_elsewhere_is_left_for_the_table(tmp_path: Path) -> None:
+    live = filled(tmp_path / "index")
+    live.finish()
+    expected = live.columns(["text"], "text").to_pylist()
+    (copy,) = (tmp_path / "index").glob("*.arrow")
+    offsets = pa.ipc.open_file(copy).read_all().column("text").combine_chunks().buffers()[1].to_pybytes()
+    beyond = (np.frombuffer(offsets, np.int32) + np.int32(1 << 28)).tobytes()
+    content = copy.read_bytes()
+    assert offsets in content
+    copy.write_bytes(content.replace(offsets, beyond))
+    (tmp_path / "index" / "checksums.json").unlink()
+    assert Index.open(tmp_path / "index").columns(["text"], "text").to_pylist() == expected

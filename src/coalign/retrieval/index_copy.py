@@ -37,12 +37,15 @@ class Copy:
     def read(cls, index: Path) -> Copy | None:
         """The copy of the table as it is; None where there is none, or it cannot be read."""
         file = _file(index)
-        if not file.is_file():
+        if not file.is_file() or file.stat().st_size > 2 * BYTES:
             return None
         try:
-            return cls(pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all())
+            rows = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()
+            rows.validate(full=True)  # offsets could lead anywhere
+            whole = not any(rows.column(name).null_count for name in ("row", "modality", "vector"))
         except (OSError, KeyError, pa.ArrowException):
             return None
+        return cls(rows) if whole else None
 
     def count(self, modality: str | None) -> int:
         return len(self._places(modality))
