@@ -133,7 +133,8 @@ def main() -> None:
         model.eval()
         differ = float(((losses(cached) - losses(towers())) / losses(cached)).abs())
         model.train()
-    cycle(), towers()
+    for work in (cycle, towers):
+        work()
     step, anew = timed(cycle, given.rounds) / CYCLE, timed(towers, given.rounds)
     ratios = {n: round(n * (step + anew) / (once + n * step), 2) for n in given.steps}
     line = {
