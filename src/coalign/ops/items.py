@@ -107,8 +107,8 @@ def _hidden(queries: int, keys: int, first: int | None, dtype: torch.dtype, keys
 
 
 class _Written(torch.autograd.Function):
-    """Attention of parts with dropout, to be differentiated once. Scores are [H, L, K]; those of narrow heads are transposed, 1.4 times as fast in
-    training at width 6 (64 queries, 375 keys)."""
+    """Attention of parts with dropout, to be differentiated once. Scores are [H, L, K]; those of narrow heads are
+    transposed, 1.4 times as fast in training at width 6 (64 queries, 375 keys)."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], dropout: float, keep: bool) -> Tensor:
