@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -95,15 +95,13 @@ def _parts(
         row += length
 
 
-@lru_cache(maxsize=128)
 def _hidden(queries: int, keys: int, first: int | None, dtype: torch.dtype, keys_first: bool = False) -> Tensor | None:
     """[queries, keys], or with `keys_first` the transpose: -inf where query r sees no key, from r + `first` on."""
     if first is None:
         return None
-    with torch.inference_mode(False), torch.no_grad():
-        ahead = torch.arange(keys) - torch.arange(queries)[:, None]
-        mask = torch.zeros(queries, keys, dtype=dtype).masked_fill_(ahead >= first, -math.inf)
-        return mask.T.contiguous() if keys_first else mask
+    ahead = torch.arange(keys) - torch.arange(queries)[:, None]
+    mask = torch.zeros(queries, keys, dtype=dtype).masked_fill_(ahead >= first, -math.inf)
+    return mask.T.contiguous() if keys_first else mask
 
 
 class _Written(torch.autograd.Function):
@@ -116,8 +114,9 @@ class _Written(torch.autograd.Function):
         queries, keys, values = (x.transpose(0, 1) for x in (q, k, v))
         out = v.new_zeros(len(q), *v.shape[1:])
         empty, kept, ctx.scale, saved = q.new_empty(1, 1, 1), None, 1.0, list[Tensor]()
+        hidden = cache(_hidden)  # many items are of one length
         for rows, seen, first in parts:
-            mask = _hidden(rows.stop - rows.start, seen.stop - seen.start, first, q.dtype, ctx.narrow)
+            mask = hidden(rows.stop - rows.start, seen.stop - seen.start, first, q.dtype, ctx.narrow)
             start, beta = (empty, 0.0) if mask is None else (mask, 1.0)
             sides = (keys[:, seen], queries[:, rows]) if ctx.narrow else (queries[:, rows], keys[:, seen])
             scores = torch.baddbmm(start, sides[0], sides[1].transpose(1, 2), beta=beta, alpha=q.shape[-1] ** -0.5)
