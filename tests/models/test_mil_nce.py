@@ -6,7 +6,7 @@ import torch
 
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.layers.s3d import S3dConfig, pool_same, space_to_depth
+from coalign.layers.s3d import S3dConfig, SpaceTimeConv, pool_same, space_to_depth
 from coalign.models.mil_nce.model import MilNceConfig, MilNceModel, original
 from coalign.objectives.mil_nce import MilNce
 from coalign.types import Batch, Packed, Text, Video
@@ -95,6 +95,19 @@ def test_cells_become_channels():
     assert cells.shape == (1, 24, 2, 3, 1)
     time, row, column, colour = 1, 0, 1, 2
     assert cells[0, time * 12 + row * 6 + column * 3 + colour, 1, 2, 0] == x[0, colour, 3, 4, 1]
+
+
+def test_gradients_in_bfloat16_over_two_frames_are_those_in_float32():
+    """The library's own are of memory that was never written, on a processor."""
+    torch.manual_seed(0)
+    layer, x = SpaceTimeConv(16, 32, (3, 3, 3), padding=(1, 1, 1), separable=True), torch.randn(4, 16, 2, 4, 4)
+    found = []
+    for low in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            layer(x).float().square().sum().backward()
+        found.append(layer.time.weight.grad)
+    torch.testing.assert_close(found[1], found[0], atol=0.05 * float(found[0].abs().max()), rtol=0)
 
 
 def test_loss_falls():

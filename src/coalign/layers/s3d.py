@@ -83,7 +83,16 @@ class SpaceTimeConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t2 h2 w2"]:
         x = self.space_norm(self.space(x)).relu()
-        return self.time_norm(self.time(x)).relu() if self.separable else x
+        return self.time_norm(_in_time(self.time, x)).relu() if self.separable else x
+
+
+def _in_time(convolution: nn.Conv3d, x: Tensor) -> Tensor:
+    """On a processor in bfloat16 zeros are put around first: the library's gradient (torch 2.15) of a padded kernel over
+    two frames is of memory that was never written."""
+    if x.device.type != "cpu" or not (torch.is_autocast_enabled("cpu") or x.dtype == torch.bfloat16):
+        return convolution(x)
+    around = int(convolution.padding[0])
+    return F.conv3d(F.pad(x, (0, 0, 0, 0, around, around)), convolution.weight)
 
 
 class Inception(nn.Module):
