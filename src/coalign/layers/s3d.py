@@ -87,8 +87,8 @@ class SpaceTimeConv(nn.Module):
 
 
 def _in_time(convolution: nn.Conv3d, x: Tensor) -> Tensor:
-    """On a processor in bfloat16 zeros are put around first: the library's gradient (torch 2.15) of a padded kernel over
-    two frames is of memory that was never written."""
+    """On a processor in bfloat16 zeros are put around first: the library's gradient (torch 2.15) of a padded kernel
+    over two frames is of memory that was never written."""
     if x.device.type != "cpu" or not (torch.is_autocast_enabled("cpu") or x.dtype == torch.bfloat16):
         return convolution(x)
     around = int(convolution.padding[0])
