@@ -32,7 +32,7 @@ def backend(graph: torch.fx.GraphModule, _: object) -> object:
 def kinds() -> dict[BlockConfig, list[str]]:
     """The configurations of all systems' blocks but for widths, rates and eps, with the systems that have them."""
     found: dict[BlockConfig, list[str]] = {}
-    for system, size in ((system, size) for system in systems().values() for size in system.sizes):
+    for system, size in ((each, size) for each in systems().values() for size in each.sizes):
         with shapes_alone():
             model = create(system.name, size).model
         for block in model.modules():
@@ -79,7 +79,9 @@ for kind, names in kinds().items():
         compiled = deepcopy(plain)
         prepare(compiled, compiled=True, recomputed=False, backend=backend)
         for lengths in LENGTHS:
-            pairs = zip(gradients(compiled, kind, lengths, causal), gradients(plain, kind, lengths, causal), strict=True)
+            pairs = zip(
+                gradients(compiled, kind, lengths, causal), gradients(plain, kind, lengths, causal), strict=True
+            )
             for a, b in pairs:
                 torch.testing.assert_close(a, b)
         breaks = sum(counters["graph_break"].values())
