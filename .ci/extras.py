@@ -122,7 +122,7 @@ COMMANDS: dict[str, list[str]] = {
     "mlflow": [TRAIN + " --track mlflow --out OUT"],
     "trackio": [TRAIN + " --track trackio --out OUT"],
     "onnx": ["export runs/clip OUT.onnx"],
-    "analysis": ["analyze texts.csv --out OUT"],
+    "analysis": ["analyze pairs.csv --out OUT"],
     "quickstart": ["quickstart --steps 2 --concepts 80 --out OUT"],
     "efficientnet": ["train albef-small --data pairs.csv --steps 1 --out OUT"],
     "minilm": ["train albef-small --data pairs.csv --steps 1 --out OUT"],
@@ -131,6 +131,9 @@ COMMANDS: dict[str, list[str]] = {
     "course": ["python: COURSE"],
 }
 """The commands of an extra. One that needs another extra besides has to name it."""
+
+BESIDE = {"figures": ("metrics",)}
+"""Extras that a command needs before it comes to the one that is tried."""
 
 ALONE_ENOUGH = ("hub", "course")
 """Extras whose command here needs the library only on the way to the network, or is none of ours."""
@@ -154,8 +157,8 @@ def main() -> None:
         _coalign(base, work, TRAIN + " --out runs/clip", check=True)
         for extra in given.extras or all_extras:
             began = time.monotonic()
-            lines = COMMANDS.get(extra, [])
-            own = _environment(folder, given.wheel, extra, given.python)
+            lines = [line.replace("OUT", f"OUT-{extra}") for line in COMMANDS.get(extra, [])]
+            own = _environment(folder, given.wheel, ",".join((extra, *BESIDE.get(extra, ()))), given.python)
             results = [_run(own, work, line) for line in lines]
             told = [_run(base, work, line) for line in lines if extra not in ALONE_ENOUGH]
             names = not told or any(done.returncode and lacks(done) for done in told)
@@ -175,7 +178,9 @@ def main() -> None:
 
 def lacks(done: subprocess.CompletedProcess[str]) -> bool:
     """Whether a command worked, or named in one line the extra that it lacks."""
-    return done.returncode == 0 or (done.stderr.count("\n") <= 2 and "pip install 'coalign[" in done.stderr)
+    lines = done.stderr.strip().splitlines()
+    script = "-c" in done.args  # whose error comes with its traceback
+    return done.returncode == 0 or ("pip install 'coalign[" in lines[-1] and (script or len(lines) <= 2))
 
 
 def _environment(folder: Path, wheel: Path, extra: str | None, python: str) -> Path:

@@ -11,10 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_model
 
+from coalign.analysis.runs.maps import explain
 from coalign.cli.main import main
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.recipes._start import with_vocabulary
-from coalign.registry import create, describe, find
+from coalign.registry import create, describe, find, load
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "grey": (120, 120, 120)}
 SYSTEMS = {"clip": "tiny", "siglip": "tiny-naflex", "blip": "tiny", "coca": "tiny", "dinov2": "tiny"}
@@ -77,6 +78,8 @@ def test_every_command_takes_its_runs(system: str, pairs: Path, tmp_path: Path, 
         out = tmp_path / f"{method}.json"
         assert run("align", folder, pairs.with_name("3.png"), "a grey square", "--method", method, "--out", out) == 0
         assert json.loads(out.read_text())
+        maps = explain(load(folder), "a grey square", Image.open(pairs.with_name("3.png")), method=method)
+        assert maps.method == method
     assert run("analyze", pairs, "--run", folder, "--out", tmp_path / "page") == (0 if reads else 2)  # pairs need texts
     assert not reads or (tmp_path / "page" / "report.html").stat().st_size > 10_000
 

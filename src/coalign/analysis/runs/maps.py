@@ -27,6 +27,7 @@ from coalign.data.regions.regions import RegionSet
 from coalign.data.videos.clips import Clip
 from coalign.errors import InputError
 from coalign.layers.aligning import Aligning
+from coalign.layers.token_maps import TokenMaps
 from coalign.ops.alignment import alignment_maps
 from coalign.types import Batch, Model
 
@@ -174,8 +175,8 @@ def _heads(model: Model, batch: Batch) -> Tensor | None:
     words = batch.text.words
     if not isinstance(model, Aligning):
         return _fusion_heads(model, batch, words)
-    if "cross_attention" not in model.alignment_methods:
-        return None
+    if isinstance(model, TokenMaps) or "cross_attention" not in model.alignment_methods:
+        return None  # a map of a vector's attention is the same for all words
     record = model.alignment_record(batch)
     layers = [attended.weights.shape[1] for _, attended in record.crossing()]
     if not layers or len(set(layers)) > 1:

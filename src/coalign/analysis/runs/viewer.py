@@ -117,4 +117,4 @@ def _import(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise InputError('the widget needs anywidget: pip install "coalign[notebook]"') from None
+        raise InputError("the widget needs anywidget: pip install 'coalign[notebook]'") from None
