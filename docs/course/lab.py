@@ -28,6 +28,7 @@ if os.environ.get("COURSE_OUT"):
     matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+plt.rcParams["figure.constrained_layout.use"] = True  # nothing is cut off
 ATTRIBUTE_VALUES = [(name, value) for name in ("shape", "colour") for value in ATTRIBUTES[name]]
 
 
@@ -129,7 +130,6 @@ def heat(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
     axes.set_yticks(range(len(rows)), rows)
     axes.set_title(title)
-    figure.tight_layout()
     return figure
 
 
@@ -144,7 +144,6 @@ def scatter(groups: Mapping[str, Tensor], marked: Tensor, names: tuple[str, str]
         cell.set_title(title)
         cell.set_xticks([]), cell.set_yticks([])
     axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
     return figure
 
 
@@ -156,7 +155,6 @@ def bars(values: Mapping[str, float], title: str = "", line: float | None = None
     if line is not None:
         axes.axhline(line, color="black", linestyle=":")
     axes.set_title(title, fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -167,7 +165,6 @@ def two_histograms(one: Any, other: Any, names: tuple[str, str], of: str) -> Any
         axes.hist(values, bins=40, density=True, alpha=0.6, label=name)
     axes.set(xlabel=of, ylabel="density")
     axes.legend()
-    figure.tight_layout()
     return figure
 
 
@@ -182,7 +179,6 @@ def pictures(rows: Sequence[Sequence[Any]], titles: Sequence[str], inches: float
             cell.axis("off")
             if cell is axes[0][place]:
                 cell.set_title(titles[place])
-    figure.tight_layout()
     return figure
 
 

@@ -72,7 +72,7 @@ class Index:
         stored: dict[str, Any] = json.loads((schema.metadata or {}).get(ABOUT, b"{}"))
         self.similarity: Similarity = stored.pop(SIMILARITY, "cosine")
         self.about = stored
-        self.files = IndexFiles(path, stored, images)
+        self.files: IndexFiles = IndexFiles(path, stored, images)
 
     @classmethod
     def create(

@@ -30,7 +30,8 @@ class Copy:
     """The rows of a table in memory, in their order."""
 
     def __init__(self, rows: Any) -> None:
-        self.rows, self.schema = rows, rows.schema
+        self.rows: Any = rows
+        self.schema: Any = rows.schema
         self._modalities: list[str] = rows.column("modality").to_pylist()
 
     @classmethod
