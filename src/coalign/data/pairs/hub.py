@@ -233,7 +233,7 @@ def _datasets() -> Any:
     try:
         return importlib.import_module("datasets")
     except ImportError as error:
-        raise InputError('this data set needs the datasets library: pip install "coalign[hub]"') from error
+        raise InputError("this data set needs the datasets library: pip install 'coalign[hub]'") from error
 
 
 def _plain(error: Exception) -> str:
