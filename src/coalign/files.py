@@ -366,3 +366,12 @@ def _lock(file: IO[Any], how: Literal["EX", "EX now", "SH"]) -> bool:
         return False
     fcntl.flock(file, fcntl.LOCK_SH if how == "SH" else fcntl.LOCK_EX | (fcntl.LOCK_NB if how == "EX now" else 0))
     return True
+
+
+def is_broad(folder: str) -> bool:
+    """Whether a folder is the whole file system, or holds the user's home."""
+    try:
+        root, home = Path(folder).resolve(), Path.home().resolve()
+    except (OSError, RuntimeError, ValueError):
+        return True
+    return root.parent == root or root in home.parents

@@ -173,3 +173,17 @@ def test_the_flash_kernel_is_chosen_only_where_it_can_express_the_mask():
     hidden = replace(ragged, hidden=torch.zeros(5, dtype=torch.bool))
     assert choose_kernel(Mask(ragged, hidden), cuda, half) == "dense"
     assert choose_kernel(Mask.between(ragged, ragged, torch.tensor([1, 0])), cuda, half) == "dense"
+
+
+@pytest.mark.parametrize("size", [6, 16])
+def test_autocast_leaves_rows_in_float32_as_they_are(size):
+    layout = Layout.of([3, 5, 1])
+    q, k, v = (torch.randn(9, HEADS, size, requires_grad=True) for _ in range(3))
+    mask = Mask.within(layout)
+    assert choose_kernel(mask, q.device, q.dtype, size, 0.5) == "items"
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(q, k, v, mask, dropout=0.5)
+    out.sum().backward()  # outside, as a training step's is
+    torch.manual_seed(0)
+    assert out.dtype == torch.float32 and torch.equal(out, attend(q, k, v, mask, dropout=0.5))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coalign.ops import vocabulary
 from coalign.ops.vocabulary import CHUNK, logits, lookup
 
 WORDS, WIDTH = 2 * CHUNK + 7, 12
@@ -83,3 +84,22 @@ def test_without_gradients_and_in_other_precisions() -> None:
     double = table.detach()[:9].double().requires_grad_()
     rows = weight[:2].double().requires_grad_()
     assert torch.autograd.gradgradcheck(logits, (rows, double))
+
+
+def test_a_mark_of_another_process_says_nothing() -> None:
+    """`torch.save` keeps a parameter's attributes, and each process counts its backward passes from 0."""
+    table, ids, weight, _ = drawn()
+
+    class Seen(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, *gradients: Tensor) -> Tensor:
+            number = vocabulary._this_pass()[1]  # pyright: ignore[reportPrivateUsage]
+            table.__dict__["_pass_of_logits"] = (1, number)
+            return gradients[0]
+
+    (Seen.apply(lookup(table, ids)) * weight).sum().backward()
+    assert table.grad is not None and not table.grad.is_sparse

@@ -242,3 +242,14 @@ def test_a_copy_with_offsets_that_lead_elsewhere_is_left_for_the_table(tmp_path:
     copy.write_bytes(content.replace(offsets, beyond))
     (tmp_path / "index" / "checksums.json").unlink()
     assert Index.open(tmp_path / "index").columns(["text"], "text").to_pylist() == expected
+
+
+def test_a_copy_without_rows_of_a_modality_answers_as_the_table_does(tmp_path: Path) -> None:
+    live = Index.create(tmp_path / "index", 8, {})
+    live.append(vectors(3), [Entry(f"{n}.png", meta={"n": n}) for n in range(3)], "image")
+    live.finish()
+    copied = Index.open(tmp_path / "index")
+    assert copied.search(vectors(1)[0], 2, "text") == [[]]
+    assert (copied.count("text"), copied.vectors("text", 5).shape, copied.thumbnails([7])) == (0, (0, 8), {})
+    assert copied.columns(["text"], "text").to_pylist() == []
+    assert len(copied.search(vectors(1)[0], 2, "image")[0]) == 2

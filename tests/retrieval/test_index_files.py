@@ -124,3 +124,12 @@ def test_rows_of_tables_from_outside_are_not_read(places, tmp_path):
         for call in (gallery.picture, lambda row, gallery=gallery: gallery.hit(row, 1.0)):
             with pytest.raises(BadSample, match="leads out of"):
                 call(0)
+
+
+def test_pairs_in_memory_from_many_folders_keep_those_above_them_that_are_not_broad(tmp_path):
+    places = [tmp_path / f"{'ab'[n % 2]}/{n}/x.png" for n in range(2 * 70)]
+    (kept,) = folders_of(InMemory([(str(place), "a") for place in (*places, "https://host/x.png")])).values()
+    assert kept == [str(tmp_path / "a"), str(tmp_path / "b")]
+    far = [f"/{name}{n}/x.png" for name in "ab" for n in range(70)]  # each right below the root
+    (kept,) = folders_of(InMemory([(place, "a") for place in far])).values()
+    assert len(kept) == 140

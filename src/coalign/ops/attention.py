@@ -170,9 +170,11 @@ def attend(
     if kernel == "varlen":
         return attend_varlen(q, k, v, mask.queries, mask.keys, mask.causal is not None, mask.window)
     given = q.dtype
-    short = q.device.type == "cpu" and given.itemsize < 4
+    low = given.itemsize < 4 or (kernel == "items" and torch.is_autocast_enabled("cpu"))
+    short = q.device.type == "cpu" and low
     if short:  # the CPU's backward pass in bf16 is five times slower than in fp32
-        q, k, v = q.float(), k.float(), v.float()
+        wide = torch.promote_types(given, torch.float32)
+        q, k, v = q.to(wide), k.to(wide), v.to(wide)
     with torch.autocast("cpu", enabled=False) if short else nullcontext():
         if kernel == "items":
             return attend_items(q, k, v, **mask.items, dropout=dropout).to(given)

@@ -6,6 +6,7 @@ and adding it takes an eighth of a step of BERT's pre-training, and one product 
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ CHUNK = 512
 
 _PASS = "_pass_of_logits"
 """The attribute of a table that says in which backward pass a gradient of its own size was made for it."""
+_PROCESS = secrets.randbits(62)
 
 
 def lookup(table: Tensor, ids: Tensor) -> Tensor:
@@ -47,9 +49,9 @@ def _plain(table: Tensor) -> bool:
     return plain and not torch.compiler.is_compiling()
 
 
-def _this_pass() -> int:
-    """The number of the backward pass that is running."""
-    return torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage]
+def _this_pass() -> tuple[int, int]:
+    """Of this process: a table that is pickled takes its mark along, and passes are counted anew in each."""
+    return _PROCESS, torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage]
 
 
 class _Lookup(torch.autograd.Function):

@@ -178,7 +178,8 @@ class Index:
         """The number of rows, of one modality or of all."""
         wanted = None if modality is None else only(modality)
         with guarded(self.path):
-            return self._table.count_rows(wanted) if self._copy is None else self._copy.count(modality)
+            copy = self._copy
+            return self._table.count_rows(wanted) if copy is None else copy.count(modality)
 
     def append(self, vectors: Tensor, entries: Sequence[Entry], modality: str) -> None:
         """Adds `vectors` [N, width] with one entry each: all of them or none. An entry that the index holds already, as
@@ -287,15 +288,17 @@ class Index:
 
     def vectors(self, modality: str, most: int) -> Tensor:
         """[n, width] the vectors of the first rows of a modality, `most` at the most."""
-        if self._copy is not None:
-            return self._copy.vectors(modality)[:most]
+        copy = self._copy
+        if copy is not None:
+            return copy.vectors(modality)[:most]
         rows = self._table.search().where(only(modality)).select(["vector"]).limit(most).to_arrow()
         column = rows.column("vector").combine_chunks()
         return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, self.width)
 
     def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
-        if exact and self._copy is not None:
-            return [_hit(row) for row in self._copy.nearest(vector, k, modality, self.similarity)]
+        copy = self._copy
+        if exact and copy is not None:
+            return [_hit(row) for row in copy.nearest(vector, k, modality, self.similarity)]
         query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
         if modality is not None:
             query = query.where(only(modality), prefilter=True)
@@ -314,8 +317,9 @@ class Index:
     def columns(self, names: Sequence[str], modality: str | None = None) -> Any:
         """Some columns of every row (of one modality, or of all), as a `pyarrow.Table` in the order of the rows."""
         wanted = list(dict.fromkeys(["row", *names]))
-        if self._copy is not None:
-            return self._copy.columns(wanted, modality)
+        copy = self._copy
+        if copy is not None:
+            return copy.columns(wanted, modality)
         query = self._table.search()
         if modality is not None:
             query = query.where(only(modality))
@@ -327,8 +331,9 @@ class Index:
 
     def thumbnails(self, rows: Sequence[int]) -> dict[int, bytes]:
         """The pictures that are kept in the index with some rows; those without one are left out."""
-        if self._copy is not None:
-            return {row: kept for row, kept in self._copy.thumbnails(rows).items() if kept is not None}
+        copy = self._copy  # another thread may turn to the table
+        if copy is not None:
+            return {row: kept for row, kept in copy.thumbnails(rows).items() if kept is not None}
         thumbnails: dict[int, bytes] = {}
         for begin in range(0, len(rows), 1000):
             some = sorted({int(row) for row in rows[begin : begin + 1000]})

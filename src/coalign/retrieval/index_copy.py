@@ -37,10 +37,10 @@ class Copy:
     @classmethod
     def read(cls, index: Path) -> Copy | None:
         """The copy of the table as it is; None where there is none, or it cannot be read."""
-        file = _file(index)
-        if not file.is_file() or file.stat().st_size > 2 * BYTES:
-            return None
         try:
+            file = _file(index)
+            if file.stat().st_size > 2 * BYTES:
+                return None
             rows = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()
             rows.validate(full=True)  # offsets could lead anywhere
             whole = not any(rows.column(name).null_count for name in ("row", "modality", "vector"))
@@ -54,7 +54,7 @@ class Copy:
     def columns(self, names: Sequence[str], modality: str | None) -> Any:
         """Some columns of the rows of one modality, or of all."""
         chosen = self.rows.select(list(names))
-        return chosen if modality is None else chosen.take(self._places(modality))
+        return chosen if modality is None else _taken(chosen, self._places(modality))
 
     def vectors(self, modality: str | None) -> Tensor:
         """[n, width]."""
@@ -68,16 +68,16 @@ class Copy:
         scores = vectors @ query
         if similarity == "cosine":
             scores = scores / (vectors.norm(dim=1) * query.norm())
-        found = scores.sort(descending=True, stable=True)
-        rows = self.rows.drop_columns(["vector"]).take([places[i] for i in found.indices[:k].tolist()]).to_pylist()
-        best = found.values[:k].tolist()
-        return [{**row, "_distance": 1 - score} for row, score in zip(rows, best, strict=True)]
+        best = scores.sort(descending=True, stable=True)
+        rows = _taken(self.rows.drop_columns(["vector"]), [places[i] for i in best.indices[:k].tolist()]).to_pylist()
+        scored = zip(rows, best.values[:k].tolist(), strict=True)
+        return [{**row, "_distance": 1 - score} for row, score in scored]
 
     def thumbnails(self, rows: Sequence[int]) -> dict[int, bytes | None]:
         """The pictures by row number, None where there is none."""
         place = {row: i for i, row in enumerate(self.rows.column("row").to_pylist())}
         known = [row for row in rows if row in place]
-        kept = self.rows.column("thumbnail").take([place[row] for row in known]).to_pylist() if known else []
+        kept = _taken(self.rows.select(["thumbnail"]), [place[row] for row in known]).column(0).to_pylist()
         return dict(zip(known, kept, strict=True))
 
     def _places(self, modality: str | None) -> list[int]:
@@ -86,7 +86,9 @@ class Copy:
 
 def write(index: Path, table: Any) -> None:
     """Copies the rows of a small index's table, and removes older copies."""
-    rows = table.to_arrow() if table.count_rows() <= ROWS else None
+    files = (index / f"{TABLE}.lance" / "data").glob("**/*")
+    small = table.count_rows() <= ROWS and sum(file.stat().st_size for file in files) <= 4 * BYTES  # versions and all
+    rows = table.to_arrow() if small else None
     if rows is not None and rows.nbytes <= BYTES:
         rows = rows.sort_by("row")
 
@@ -96,6 +98,10 @@ def write(index: Path, table: Any) -> None:
 
         replace_file(_file(index), save)
     remove(index, but=_file(index))
+
+
+def _taken(rows: Any, places: Sequence[int]) -> Any:
+    return rows.take(pa.array(places, pa.int64()))  # a type for those of no row
 
 
 def remove(index: Path, but: Path | None = None) -> None:

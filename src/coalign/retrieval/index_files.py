@@ -14,7 +14,7 @@ from typing import Any, cast
 from coalign.data.core.samples import Source
 from coalign.data.images.decode import BadSample
 from coalign.errors import InputError
-from coalign.files import Inside
+from coalign.files import Inside, is_broad
 
 FOLDERS = "folders"
 """The entry of what is kept with an index that lists the folders of its files."""
@@ -41,7 +41,7 @@ class IndexFiles:
         else:
             data = str(about.get("data") or index)
             folders = [data if os.path.isdir(data) else os.path.dirname(os.path.abspath(data))]  # noqa: PTH100, PTH112, PTH120
-        self._inside = Inside(index, *(folder for folder in folders if images is not None or not _is_broad(folder)))
+        self._inside = Inside(index, *(folder for folder in folders if images is not None or not is_broad(folder)))
 
     def refusal(self, path: str | None) -> str:
         """Why a file that a row names is not read; empty where it is, or the row names none."""
@@ -53,12 +53,3 @@ class IndexFiles:
         if refusal:
             raise BadSample(refusal, path or "")
         return path
-
-
-def _is_broad(folder: str) -> bool:
-    """Whether a folder is the whole file system, or holds the user's home."""
-    try:
-        root, home = Path(folder).resolve(), Path.home().resolve()
-    except (OSError, RuntimeError, ValueError):
-        return True
-    return root.parent == root or root in home.parents

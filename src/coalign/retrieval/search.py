@@ -112,7 +112,8 @@ def search(
         return hits[:k]
     if answers == "image":
         for hit in hits:
-            index.files.checked(hit.entry.image)
+            if hit.entry.thumbnail is None:
+                index.files.checked(hit.entry.image)
     return rerank(loaded, encoding, modality, hits, answers, reranking)[:k]
 
 

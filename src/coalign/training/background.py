@@ -18,13 +18,22 @@ class Background:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._threads.shutdown()
-        if kind is None:
+        try:
             self.wait()
+        except Exception as own:
+            if error is None:
+                raise
+            error.add_note(f"besides, of what went on beside it: {own}")
 
     def start(self, call: Callable[[], object]) -> None:
         """Waits for the call that is under way and starts another."""
         self.wait()
         self._under_way = self._threads.submit(call)
+
+    def check(self) -> None:
+        """Raises what the last call raised, if it has ended."""
+        if self._under_way is not None and self._under_way.done():
+            self.wait()
 
     def wait(self) -> None:
         """Waits for the call that is under way, if any."""

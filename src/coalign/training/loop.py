@@ -182,6 +182,7 @@ class _Training:
                 save = last or stopped or self.step % self.config.save_every == 0
                 due = [c for c in self.callbacks if last or self.step % c.every == 0]
                 if save or due or self.step % self.config.log_every == 0:
+                    self.saving.check()
                     losses = self._log()
                     if not last and self._out_of_time():
                         last = save = True

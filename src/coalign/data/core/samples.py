@@ -19,10 +19,11 @@ from torch import Tensor
 
 from coalign.data.images.decode import BadSample, ImageLike, name_of
 from coalign.errors import InputError
+from coalign.files import is_broad
 
 Ids = npt.NDArray[np.int64]
 MOST_FOLDERS = 64
-"""Folders of pairs in memory that are told apart; of more, the one that holds them all."""
+"""Folders of pairs in memory that are told apart; of more, those above them, as long as these are not broad."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +209,15 @@ class InMemory(Source):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        images = (sample.image for sample in self._samples)
-        found = {str(Path(image).absolute().parent) for image in images if isinstance(image, str | os.PathLike)}
-        return tuple(sorted(found)) if len(found) <= MOST_FOLDERS else (os.path.commonpath(found),)
+        images = (str(s.image) for s in self._samples if isinstance(s.image, str | os.PathLike))
+        folders = {str(Path(image).absolute().parent) for image in images if "://" not in image}
+        while len(folders) > MOST_FOLDERS:
+            parents = {folder: str(Path(folder).parent) for folder in folders}
+            above = {folder if is_broad(parent) else parent for folder, parent in parents.items()}
+            if above == folders:
+                break
+            folders = above
+        return tuple(sorted(folders))
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
