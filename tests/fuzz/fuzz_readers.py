@@ -924,8 +924,6 @@ def write_index(folder: Path) -> None:
 
     index = Index.create(folder / "index", 4, {"run": "r"})
     index.append(torch.randn(5, 4), [Entry(f"t{n}", meta={"n": n}) for n in range(5)], "text")
-    index.finish()
-    (folder / "index" / "checksums.json").unlink()  # a mutant is to reach the readers
     Querybank(torch.eye(4), torch.eye(4)).save(folder)
 
 
@@ -938,6 +936,35 @@ def read_index(folder: Path) -> None:
     index = Index.open(folder / "index")
     str(len(index))
     index.search(torch.randn(4), 3, "text")
+
+
+def write_index_copy(folder: Path) -> None:
+    import pyarrow as pa
+
+    from coalign.retrieval.index_copy import file_of
+    from coalign.retrieval.index_rows import schema_of
+
+    row = {
+        "modality": "text",
+        "text": "a",
+        "image": None,
+        "thumbnail": b"1",
+        "meta": "{}",
+        "vector": [1.0, 0.0, 0.0, 0.0],
+    }
+    table = pa.Table.from_pylist([{"row": n, **row} for n in range(5)], schema_of(4))
+    with pa.OSFile(str(file_of(folder)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@target("index-copy", write=write_index_copy)
+def read_index_copy(folder: Path) -> None:
+    from coalign.retrieval.index_copy import Copy
+
+    copy = Copy.read(folder)
+    if copy is not None:
+        copy.nearest(torch.ones(copy.schema.field("vector").type.list_size), 3, "text", "cosine")
+        copy.thumbnails([0, 9]), copy.columns(["text", "meta"], "image").to_pylist()
 
 
 def vectors(path: Path, first: int) -> None:

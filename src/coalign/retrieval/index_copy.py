@@ -17,7 +17,7 @@ from torch import Tensor
 from coalign.extras import optional
 from coalign.files import replace_file
 from coalign.retrieval.index_folder import TABLE
-from coalign.retrieval.index_rows import Similarity
+from coalign.retrieval.index_rows import Similarity, schema_of
 
 pa = optional("pyarrow")
 
@@ -38,13 +38,15 @@ class Copy:
     def read(cls, index: Path) -> Copy | None:
         """The copy of the table as it is; None where there is none, or it cannot be read."""
         try:
-            file = _file(index)
+            file = file_of(index)
             if file.stat().st_size > 2 * BYTES:
                 return None
             rows = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()
             rows.validate(full=True)  # offsets could lead anywhere
-            whole = not any(rows.column(name).null_count for name in ("row", "modality", "vector"))
-        except (OSError, KeyError, pa.ArrowException):
+            width = rows.schema.field("vector").type.list_size
+            ours = width > 0 and rows.schema.equals(schema_of(width))
+            whole = ours and not any(rows.column(name).null_count for name in ("row", "modality", "vector"))
+        except (AttributeError, OSError, KeyError, ValueError, pa.ArrowException):
             return None
         return cls(rows) if whole else None
 
@@ -96,8 +98,8 @@ def write(index: Path, table: Any) -> None:
             with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
                 writer.write_table(rows)
 
-        replace_file(_file(index), save)
-    remove(index, but=_file(index))
+        replace_file(file_of(index), save)
+    remove(index, but=file_of(index))
 
 
 def _taken(rows: Any, places: Sequence[int]) -> Any:
@@ -111,6 +113,7 @@ def remove(index: Path, but: Path | None = None) -> None:
             file.unlink(missing_ok=True)
 
 
-def _file(index: Path) -> Path:
+def file_of(index: Path) -> Path:
+    """The copy of the table as it is, be it there or not."""
     versions = sorted(file.name for file in (index / f"{TABLE}.lance" / "_versions").glob("*.manifest"))
     return index / f"{TABLE}-{blake2b(' '.join(versions).encode(), digest_size=8).hexdigest()}.arrow"
