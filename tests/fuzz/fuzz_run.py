@@ -32,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fuzz_mutants import mutate
-from fuzz_readers import TARGETS, Target, prepare
+from fuzz_readers import TARGETS, Target, named, prepare
 
 from coalign.errors import InputError
 
@@ -237,6 +237,18 @@ def replay(target: Target, kept: Path, scratch: Path) -> tuple[str, str]:
     return reports[0]["kind"], reports[0]["said"]
 
 
+def replay_all() -> int:
+    """Reads all that is kept in `found`, a line for each."""
+    prepare()
+    bad = 0
+    with tempfile.TemporaryDirectory() as made:
+        for kept in sorted(path for path in FOUND.glob("*/*") if path.is_dir()):
+            kind, said = replay(named(kept.parent.name), kept, Path(made))
+            bad += kind not in GOOD
+            print(f"{kept.parent.name} {kept.name}: {kind} {said if kind not in GOOD else ''}", flush=True)
+    return min(bad, 1)
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,7 +256,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers, with commas between them")
     parser.add_argument("--keep", action="store_true", help="keep failures, made smaller, in tests/fuzz/found")
+    parser.add_argument("--replay", action="store_true", help="read what is kept in tests/fuzz/found, and no mutants")
     options = parser.parse_args()
+    if options.replay:
+        return replay_all()
     chosen = [target for target in TARGETS if not options.only or target.name in options.only.split(",")]
     each = -(-options.mutants // len(chosen))
     prepare()

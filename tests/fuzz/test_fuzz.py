@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import fuzz_run
@@ -98,10 +100,9 @@ def test_damaged_files_are_read_or_refused(name: str, scratch: Path) -> None:
     assert not bad, f"python tests/fuzz/fuzz_run.py --only {name} --seed 20260 --keep: {bad[0]}"
 
 
-FOUND = sorted(path for path in fuzz_run.FOUND.glob("*/*") if path.is_dir())
-
-
-@pytest.mark.parametrize("kept", FOUND, ids=[f"{path.parent.name}-{path.name}" for path in FOUND])
-def test_what_once_failed_is_refused(kept: Path, scratch: Path) -> None:
-    kind, said = fuzz_run.replay(named(kept.parent.name), kept, scratch)
-    assert kind in fuzz_run.GOOD, said
+def test_what_once_failed_is_refused() -> None:
+    """In a process of its own: a library that has started threads here hangs after a fork."""
+    kept = [path for path in fuzz_run.FOUND.glob("*/*") if path.is_dir()]
+    done = subprocess.run([sys.executable, fuzz_run.__file__, "--replay"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == len(kept) > 10
