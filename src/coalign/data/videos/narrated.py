@@ -7,7 +7,7 @@ then (Miech et al. 2020, sections 3.1 and 4.1): the objective asks that some are
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from coalign.data.core.samples import Problem, Where
 from coalign.data.images.decode import BadSample
+from coalign.data.videos.clip_features import feature_name
 from coalign.data.videos.clips import Clip, clip_seconds, read_clip
 from coalign.data.videos.decode import VIDEO_SUFFIXES, find_videos, probe_video
 from coalign.data.videos.subtitles import Narration, read_caption_json, read_subtitles, subtitles_beside
@@ -76,6 +77,21 @@ class NarratedVideos:
             except BadSample as error:
                 bad.append(Problem(Where(error.file or str(video.path), number), error.reason, str(video.path)))
         return NarratedVideos(self.name, tuple(good), tuple(bad))
+
+    def said(self, folder: Path, **features: Container[str]) -> dict[str, tuple[Narration, ...]]:
+        """What is said in each video (all lie in `folder`) by the names of their features; silent ones are left out.
+
+        Args:
+            features: By what an error calls them: features that a video must have, or is left out.
+
+        Raises:
+            InputError: None of the videos has them.
+        """
+        said = {feature_name(video.path, folder): video.narrations for video in self.videos}
+        kept = {name: each for name, each in said.items() if each and all(name in has for has in features.values())}
+        if not kept:
+            raise InputError(f"{folder}: none of its {len(said)} videos has {' and '.join(['narration', *features])}")
+        return kept
 
 
 @reader

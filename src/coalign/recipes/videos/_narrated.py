@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from coalign.data.core.fingerprint import Fingerprint
 from coalign.data.core.quarantine import FILE as QUARANTINE
 from coalign.data.videos.narrated import NarratedVideos, open_narrated
+from coalign.data.videos.subtitles import Narration
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
 from coalign.files import reader, regular
@@ -59,6 +60,15 @@ def usable_videos(data: Path, experiment: Experiment, captions: Path | None, max
             f"{data}: {len(checked.problems)} of {total} videos cannot be used{first}. Mend them, or --max-broken 1"
         )
     return checked
+
+
+def said_in(videos: NarratedVideos, folder: Path, **features: Container[str]) -> dict[str, tuple[Narration, ...]]:
+    """The narration of the videos that have these features; see `NarratedVideos.said`. How many lack them is told."""
+    kept = videos.said(folder, **features)
+    if len(kept) < len(videos.videos):
+        missing = f"{len(videos.videos) - len(kept)} of {len(videos.videos)} videos"
+        say(f"{missing} are left out: they lack {' or '.join(features)}")
+    return kept
 
 
 def word_list(videos: NarratedVideos, words: Path | None, vectors: Path | None) -> tuple[WordList, torch.Tensor | None]:

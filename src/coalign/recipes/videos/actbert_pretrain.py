@@ -10,15 +10,16 @@ from tyro.conf import arg
 
 from coalign.data.core.batches import Batches
 from coalign.data.regions.files import open_regions
-from coalign.data.videos.clip_features import ClipFeatures, feature_name
+from coalign.data.videos.clip_features import ClipFeatures
 from coalign.data.videos.moments import ActionLabels, Moments, NarratedMoment, read_action_labels, verb_labels
 from coalign.data.videos.regions import VideoRegions
+from coalign.data.videos.subtitles import Narration
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import OptionalPath, say
 from coalign.models.actbert.model import SIZES, ActBert, ActBertConfig
 from coalign.recipes._start import vocabulary, weights_flag
-from coalign.recipes.videos._narrated import Narrated
+from coalign.recipes.videos._narrated import Narrated, said_in
 from coalign.registry import describe, load
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
@@ -66,28 +67,14 @@ class Recipe:
 
     def run(self) -> None:
         with Experiment("actbert-pretrain", self.options) as experiment:
-            videos = self.narrated.videos(experiment)
+            videos, folder = self.narrated.videos(experiment), self.narrated.data
             features, regions = ClipFeatures(self.features), VideoRegions(open_regions(self.regions))
-            narrated = {feature_name(video.path, self.narrated.data): video.narrations for video in videos.videos}
-            kept = {name: narrations for name, narrations in narrated.items() if name in features and name in regions}
-            if not kept:
-                raise InputError(
-                    f"none of the videos in {self.narrated.data} has features in {self.features} and regions"
-                )
-            if len(kept) < len(narrated):
-                say(f"{len(narrated) - len(kept)} of {len(narrated)} videos lack features or regions and are left out")
-            if self.actions is not None and self.verbs:
-                raise InputError("give --actions or --verbs, not both")
-            labels = verb_labels(kept, [verb.lower() for verb in self.verbs]) if self.verbs else None
-            labels = read_action_labels(self.actions) if self.actions is not None else labels
-            items = [NarratedMoment(name, narration) for name, narrations in kept.items() for narration in narrations]
-            sample = regions.within(items[0].video, items[0].narration.start, items[0].narration.end, 1)
-            model, tokenizer = self.model(
-                experiment, [item.narration.text for item in items], features.width, sample, labels
-            )
+            said = said_in(videos, folder, features=features, regions=regions)
+            items = [NarratedMoment(video, narration) for video, each in said.items() for narration in each]
+            labels = self.action_labels(said)
+            model, tokenizer = self.model(experiment, items, features, regions, labels)
             make = Moments(features, regions, labels, model.input_spec, tokenizer, self.around)
-            name = str(self.narrated.data)
-            loader = Batches(items, make, self.schedule.batch_size, name=name, **experiment.loading)
+            loader = Batches(items, make, self.schedule.batch_size, name=str(folder), **experiment.loading)
             about: dict[str, Any] = {"task": "video-moments", "around": self.around}
             about |= {"actions": list(labels.names)} if labels is not None else {}
             training = self.schedule.training(self.options)
@@ -95,10 +82,25 @@ class Recipe:
             held_out = "--data HELD_OUT --features FEATURES --regions REGIONS"
             experiment.close(f"coalign evaluate {experiment.out} {held_out}")
 
+    def action_labels(self, said: dict[str, tuple[Narration, ...]]) -> ActionLabels | None:
+        """The classes of the actions, where they are given."""
+        if self.actions is not None and self.verbs:
+            raise InputError("give --actions or --verbs, not both")
+        if self.actions is not None:
+            return read_action_labels(self.actions)
+        return verb_labels(said, [verb.lower() for verb in self.verbs]) if self.verbs else None
+
     def model(
-        self, experiment: Experiment, texts: list[str], width: int, sample: dict[str, Any], labels: ActionLabels | None
+        self,
+        experiment: Experiment,
+        items: list[NarratedMoment],
+        features: ClipFeatures,
+        regions: VideoRegions,
+        labels: ActionLabels | None,
     ) -> tuple[ActBert, Tokenizer]:
         """The model to train, with its vocabulary."""
+        first = items[0]
+        sample = regions.within(first.video, first.narration.start, first.narration.end, 1)
         has = {"regions": "classes" in sample, "actions": labels is not None}
         why = {
             "regions": "the regions have no class probabilities",
@@ -120,14 +122,14 @@ class Recipe:
                 raise InputError(f"{self.start}: brings no vocabulary; give BERT's vocab.txt by --vocab")
             trained.config = replace(trained.config, objectives=wanted)
             return trained.train(), loaded.tokenizer
-        tokenizer = vocabulary(experiment, self.vocab, lambda: texts)
+        tokenizer = vocabulary(experiment, self.vocab, lambda: [item.narration.text for item in items])
         base: ActBertConfig = SIZES[self.size]
         text = replace(base.text, vocab_size=tokenizer.vocab_size)
         config = replace(
             base,
             text=text if self.dropout is None else replace(text, dropout=self.dropout),
             regions=replace(base.regions, width=int(sample["features"].shape[1])),
-            actions=replace(base.actions, width=width),
+            actions=replace(base.actions, width=features.width),
             connection=self.connection,
             objectives=wanted,
             region_targets=int(sample["classes"].shape[1]) if has["regions"] else base.region_targets,

@@ -11,20 +11,19 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import arg
 
 from coalign.data.core.batches import Batches
-from coalign.data.videos.clip_features import ClipFeatures, feature_name
-from coalign.data.videos.narrated import NarratedVideos
+from coalign.data.videos.clip_features import ClipFeatures
 from coalign.data.videos.sentences import Regime, Segment, VideoSentences, sentences, windows_of
 from coalign.data.videos.subtitles import Narration
 from coalign.data.videos.visual_words import WORDS, VisualWordBook
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.evaluation.bert_weights import fresh, starting_weights
-from coalign.flags import OptionalPath, say
+from coalign.flags import OptionalPath
 from coalign.models.bert.heads import BertTask
 from coalign.models.bert.model import Bert
 from coalign.models.videobert.model import VideoBert, VideoBertConfig
 from coalign.recipes._start import BERT_HELP, vocabulary
-from coalign.recipes.videos._narrated import usable_videos
+from coalign.recipes.videos._narrated import said_in, usable_videos
 from coalign.registry import describe, load
 from coalign.training.experiment import Experiment
 from coalign.training.options import RunOptions, Schedule
@@ -120,16 +119,8 @@ class Recipe:
         """The narration of each video that has features, by the features' names."""
         if self.data is None:
             raise InputError("texts need --data, a folder of videos with subtitles, or use --mode video")
-        videos: NarratedVideos = usable_videos(self.data, experiment, self.captions, self.max_broken)
-        narrated = {feature_name(video.path, self.data): video.narrations for video in videos.videos}
-        if features is None:
-            return narrated
-        kept = {name: narrations for name, narrations in narrated.items() if name in features}
-        if not kept:
-            raise InputError(f"{self.features}: has features of none of the videos in {self.data}")
-        if len(kept) < len(narrated):
-            say(f"{len(narrated) - len(kept)} of {len(narrated)} videos lack features in {self.features}; left out")
-        return kept
+        videos = usable_videos(self.data, experiment, self.captions, self.max_broken)
+        return said_in(videos, self.data) if features is None else said_in(videos, self.data, features=features)
 
     def model(self, experiment: Experiment, book: VisualWordBook, texts: list[str]) -> tuple[VideoBert, Tokenizer]:
         """The model to train, with its vocabulary and its tree."""

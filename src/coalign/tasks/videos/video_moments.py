@@ -12,7 +12,7 @@ from torch import Tensor
 from tyro.conf import arg
 
 from coalign.arguments import OptionalPath, RunFolder, load_run, run_config, say
-from coalign.data.videos.clip_features import ClipFeatures, feature_name
+from coalign.data.videos.clip_features import ClipFeatures
 from coalign.data.videos.moments import ActionLabels, Moments, NarratedMoment, read_action_labels
 from coalign.data.videos.narrated import open_narrated
 from coalign.errors import InputError
@@ -68,15 +68,8 @@ class Evaluate:
             raise InputError(f"{self.run}: {type(model).__name__} reads no actions and regions; give a run of ActBERT")
         features, regions = ClipFeatures(self.features), VideoRegions(open_regions(self.regions))
         opened = open_narrated(self.data, captions=self.captions)
-        narrations = {feature_name(video.path, self.data): video.narrations for video in opened.videos}
-        items = [
-            NarratedMoment(name, n)
-            for name, each in narrations.items()
-            if name in features and name in regions
-            for n in each
-        ]
-        if not items:
-            raise InputError(f"none of the videos in {self.data} has features in {self.features} and regions")
+        said = opened.said(self.data, features=features, regions=regions)
+        items = [NarratedMoment(video, narration) for video, each in said.items() for narration in each]
         generator = torch.Generator().manual_seed(self.seed)
         items = [items[place] for place in torch.randperm(len(items), generator=generator)[: self.most].tolist()]
         config = run_config(self.run)
