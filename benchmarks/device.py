@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,13 +43,11 @@ CLOSE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 def kernels(device: torch.device) -> str:
     """Every kernel's output and gradients against the plain formula, over head sizes, layouts and masks."""
     draw, worst, used = torch.Generator().manual_seed(0), 0.0, set[str]()
-    layouts = [Layout.of([3, 17, 1, 40], device), Layout.uniform(3, 16, device)]
-    masks: list[Callable[[Layout], Mask]] = [Mask.within, lambda layout: Mask.within(layout, 1)]
+    layouts = [Layout.of([3, 17, 1, 140], device), Layout.uniform(3, 16, device)]
     for dtype in (torch.float32, torch.bfloat16):
         for size in (6, 32, 64, 80):
             for layout in layouts:
-                for make in masks:
-                    mask = make(layout)
+                for name, mask in _masks(layout, draw, every=size in (6, 64)):  # each of those is compiled anew
                     q, k, v = (torch.randn(layout.total, 2, size, generator=draw).to(device, dtype) for _ in range(3))
                     used.add(f"{choose_kernel(mask, device, dtype, size)} {str(dtype).removeprefix('torch.')}")
                     found = _with_gradients(lambda *x, mask=mask: attend(*x, mask), q, k, v)
@@ -59,8 +58,26 @@ def kernels(device: torch.device) -> str:
                         error = float((a.float() - b).abs().max() / b.abs().max().clamp(min=1e-6))
                         worst = max(worst, error / CLOSE[dtype])
                         if error > CLOSE[dtype]:
-                            raise AssertionError(f"head size {size}, {dtype}, {mask.causal}: off by {error:.2g}")
+                            raise AssertionError(f"head size {size}, {dtype}, {name}: off by {error:.2g}")
     return f"{', '.join(sorted(used))}; the worst is at {worst:.0%} of what is allowed"
+
+
+def _masks(layout: Layout, draw: torch.Generator, every: bool) -> list[tuple[str, Mask]]:
+    """The masks of a layout by name; with `every` those too that flash attention cannot say."""
+    masks = [("all", Mask.within(layout)), ("causal", Mask.within(layout, 1))]
+    if not every:
+        return masks
+    device, items, longest = layout.device, len(layout), layout.max_length
+    keys = replace(layout, hidden=(torch.rand(layout.total, generator=draw) < 0.3).to(device))
+    ahead = 1 + torch.arange(items).to(device)
+    return [
+        *masks,
+        ("hidden keys", Mask(layout, keys)),
+        ("window", Mask(layout, layout, window=(5, 2))),
+        ("triangles of items", Mask(layout, layout, ahead)),
+        ("key items", Mask.between(layout, layout, torch.arange(items).flip(0).to(device))),
+        ("bias", Mask(layout, keys, bias=torch.randn(1, 2, longest, longest, generator=draw).to(device))),
+    ]
 
 
 def _with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,12 @@ def lstm(module: torch.nn.LSTM, x: Any, state: Any = None) -> Any:
     return PackedSequence(rows, x.batch_sizes, x.sorted_indices, x.unsorted_indices), ends
 
 
-def varlen(
+def _ask(kernel: str, holds: bool, what: str) -> None:
+    if not holds:
+        FOUND.errors[f"{kernel}: {what} @ {where()}"] += 1
+
+
+def varlen_attn(
     q: Any,
     k: Any,
     v: Any,
@@ -138,10 +143,7 @@ def varlen(
 ) -> Tensor:
     """torch.nn.attention.varlen.varlen_attn by the formula, with what the flash kernel asks of its operands."""
 
-    def ask(holds: bool, what: str) -> None:
-        if not holds:
-            FOUND.errors[f"varlen_attn: {what} @ {where()}"] += 1
-
+    ask = partial(_ask, "varlen_attn")
     ask(q.dtype in (torch.float16, torch.bfloat16), f"half precision, not {q.dtype}")
     ask(q.dtype == k.dtype == v.dtype, f"one type, not {q.dtype}, {k.dtype}, {v.dtype}")
     size = q.shape[-1]
@@ -166,3 +168,28 @@ def varlen(
         weights = scores.masked_fill(unseen, -torch.inf).softmax(-1).nan_to_num()
         out.append((weights @ heads[2].float()).to(q.dtype).transpose(0, 1))
     return torch.cat(out)
+
+
+def flex_attention(q: Any, k: Any, v: Any, *, score_mod: Any, block_mask: Any, scale: float) -> Tensor:
+    """torch's flex_attention by the formula, with what its kernel asks of its operands."""
+    ask = partial(_ask, "flex_attention")
+    ask(q.dtype in (torch.float16, torch.bfloat16, torch.float32), f"float32 or half precision, not {q.dtype}")
+    ask(q.dtype == k.dtype == v.dtype, f"one type, not {q.dtype}, {k.dtype}, {v.dtype}")
+    for size in (q.shape[-1], v.shape[-1]):
+        ask(size >= 16 and size.bit_count() == 1, f"a head size that is a power of two, 16 or more, not {size}")
+    ask(q.shape[-1] == k.shape[-1], "one head size")
+    ask(q.shape[2] > 0 < k.shape[2], "a query and a key")
+    ask(block_mask.shape[-2:] == (q.shape[2], k.shape[2]), f"a mask of these rows, not of {block_mask.shape[-2:]}")
+    ask(block_mask.kv_indices.dtype == block_mask.kv_num_blocks.dtype == torch.int32, "blocks of int32")
+    ask(block_mask.kv_indices.device == q.device, "blocks on the rows' device")
+    own, other = (torch.arange(x.shape[2], dtype=torch.int32, device=q.device) for x in (q, k))
+    heads = torch.arange(q.shape[1], dtype=torch.int32, device=q.device)[:, None, None]
+    item = torch.zeros((), dtype=torch.int32, device=q.device)
+    seen = block_mask.mask_mod(item, heads, own[:, None], other)
+    height, width = block_mask.BLOCK_SIZE
+    looked_at = block_mask.to_dense().values[0, 0].repeat_interleave(height, 0).repeat_interleave(width, 1)
+    ask(not (seen.values & ~looked_at[: len(own), : len(other)].bool()).any(), "blocks with all that is seen")
+    scores = q[0].float() @ k[0].float().transpose(1, 2) * scale
+    scores = scores if score_mod is None else score_mod(scores, item, heads, own[:, None], other)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num()
+    return (weights @ v[0].float()).to(q.dtype)[None]

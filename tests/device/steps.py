@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import torch
 import tyro
-from autocast import install, lstm, varlen
+from autocast import flex_attention, install, lstm, varlen_attn
 from pretended import FOUND, NAME, pretended_device
 
-from coalign.ops import attention
+from coalign.ops import flex, varlen
 from coalign.recipes import find_recipe
 from coalign.training.loop import _Training
 from coalign.training.prefetch import Prefetch
@@ -34,18 +34,22 @@ class _Taken(Exception):  # noqa: N818 - no error
 
 @contextmanager
 def on_device() -> Generator[None, None, None]:
-    """The pretended device with CUDA's autocast, its recurrent layers and its ragged kernel."""
+    """The pretended device with CUDA's autocast, its recurrent layers and its kernels of attention."""
     install()
     cuda = torch.device("cuda")
-    refusal = attention.refusal
+
+    def as_cuda(refusal: Callable[..., str]) -> Callable[..., str]:
+        return lambda device, *rest: refusal(cuda if device.type == NAME else device, *rest)
+
     with (
         pretended_device(),
         patch.object(torch.nn.LSTM, "forward", lstm),
-        patch("torch.nn.attention.varlen.varlen_attn", varlen),
-        patch("coalign.ops.varlen.capability", lambda _: (9, 0)),
-        patch.object(
-            attention, "refusal", lambda device, *rest: refusal(cuda if device.type == NAME else device, *rest)
-        ),
+        patch("torch.nn.attention.varlen.varlen_attn", varlen_attn),
+        patch.object(varlen, "capability", lambda _: (9, 0)),
+        patch.object(varlen, "refusal", as_cuda(varlen.refusal)),
+        patch.object(flex, "refusal", as_cuda(flex.refusal)),
+        patch.object(flex, "compiles", lambda: True),
+        patch.object(flex, "attention", lambda _: flex_attention),
     ):
         yield
 

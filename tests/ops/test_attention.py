@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coalign.ops import items
+from coalign.ops import flex, items
 from coalign.ops.attention import Mask, attend, attend_with_weights, choose_kernel
 from coalign.types import Layout
 
@@ -155,12 +155,18 @@ def test_layouts_that_do_not_fit_are_refused():
         Layout.of([1, 2]).group([3])
 
 
-def test_the_flash_kernel_is_chosen_only_where_it_can_express_the_mask():
+def test_a_kernel_is_chosen_that_can_express_the_mask(monkeypatch):
+    monkeypatch.setattr(flex, "compiles", lambda: True)
     cuda, half = torch.device("cuda"), torch.bfloat16
     ragged, uniform = Layout.of([2, 3]), Layout.uniform(2, 3)
     assert choose_kernel(Mask.within(ragged), cuda, half) == "varlen"
     assert choose_kernel(Mask.within(ragged, causal=1), cuda, half) == "varlen"
-    assert choose_kernel(Mask.within(ragged, causal=2), cuda, half) == "dense"
+    assert choose_kernel(Mask.within(uniform, causal=1), cuda, half) == "varlen"
+    assert choose_kernel(Mask(ragged, ragged, window=(1, 1)), cuda, half) == "varlen"
+    assert choose_kernel(Mask(ragged, Layout.of([3, 3]), window=(1, 1)), cuda, half) == "flex"  # aligned otherwise
+    assert choose_kernel(Mask(ragged, ragged, window=(1, 1)), cuda, torch.float32) == "flex"
+    assert choose_kernel(Mask.within(ragged, causal=2), cuda, half) == "flex"
+    assert choose_kernel(Mask.within(ragged, causal=2), cuda, half, dropout=0.1) == "dense"
     assert choose_kernel(Mask.within(uniform), cuda, half) == "dense"
     assert choose_kernel(Mask.within(ragged), cuda, torch.float32) == "dense"
     cpu = torch.device("cpu")
@@ -171,8 +177,12 @@ def test_the_flash_kernel_is_chosen_only_where_it_can_express_the_mask():
     assert choose_kernel(Mask.within(ragged, causal=0), cpu, half) == "dense"
     assert choose_kernel(Mask(ragged, ragged, window=(1, 1)), cpu, half) == "dense"
     hidden = replace(ragged, hidden=torch.zeros(5, dtype=torch.bool))
+    assert choose_kernel(Mask(ragged, hidden), cuda, half) == "flex"
+    assert choose_kernel(Mask(Layout.of([0, 0]), hidden), cuda, half) == "dense"
+    assert choose_kernel(Mask.between(ragged, ragged, torch.tensor([1, 0])), cuda, half) == "flex"
+    assert choose_kernel(Mask.between(uniform, uniform, torch.tensor([1, 0])), cuda, half) == "flex"
+    monkeypatch.setattr(flex, "compiles", lambda: False)
     assert choose_kernel(Mask(ragged, hidden), cuda, half) == "dense"
-    assert choose_kernel(Mask.between(ragged, ragged, torch.tensor([1, 0])), cuda, half) == "dense"
 
 
 @pytest.mark.parametrize("size", [6, 16])

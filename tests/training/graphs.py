@@ -1,11 +1,13 @@
 """Prints, for every kind of transformer block that a system has, how often its compiled graph breaks and how many
-graphs four sets of lengths need, as JSON."""
+graphs four sets of lengths need, as JSON; with block masks too, as on a GPU where keys are hidden."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch._dynamo.utils import counters
 from coalign import create, systems
 from coalign.layers.initialise import shapes_alone
 from coalign.layers.transformer import BlockConfig, Context, TransformerBlock
+from coalign.ops import attention
 from coalign.ops.attention import Mask
 from coalign.training.blocks import prepare
 from coalign.types import Layout
@@ -56,10 +59,12 @@ def kinds() -> dict[BlockConfig, list[str]]:
     return found
 
 
-def gradients(block: nn.Module, kind: BlockConfig, lengths: list[int], causal: int | None) -> list[Tensor]:
+def gradients(block: nn.Module, kind: BlockConfig, lengths: list[int], causal: int | None, flex: bool) -> list[Tensor]:
     torch.manual_seed(0)
     rows, seen = (torch.randn(sum(n), WIDTH, requires_grad=True) for n in (lengths, lengths[::-1]))
     mask = Mask.within(Layout.of(lengths), causal)
+    if flex:
+        mask = replace(mask, keys=replace(mask.keys, hidden=torch.rand(sum(lengths)) < 0.3))
     context = None
     if kind.context_dim is not None:
         context = Context(seen, Mask.between(mask.queries, Layout.of(lengths[::-1])))
@@ -69,21 +74,32 @@ def gradients(block: nn.Module, kind: BlockConfig, lengths: list[int], causal: i
     return [gradient.clone() for gradient in found if gradient is not None]
 
 
+def tell(kind: BlockConfig, names: list[str], causal: int | None, flex: bool = False) -> dict[str, object]:
+    global graphs
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = 0
+    plain = TransformerBlock(kind)
+    compiled = deepcopy(plain)
+    prepare(compiled, compiled=True, recomputed=False, backend=backend)
+    for lengths in [[100 * n for n in own] for own in LENGTHS] if flex else LENGTHS:
+        with ExitStack() as stack:
+            if flex:
+                stack.enter_context(patch.object(attention, "choose_kernel", lambda *_: "flex"))
+                stack.enter_context(patch("coalign.layers.attention.choose_kernel", lambda *_: "flex"))
+                stack.enter_context(patch("torch.nn.attention.flex_attention._validate_device", lambda *_: None))
+            found = gradients(compiled, kind, lengths, causal, flex)
+        for a, b in zip(found, gradients(plain, kind, lengths, causal, flex), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3 if flex else 1e-5)
+    breaks = sum(counters["graph_break"].values())
+    how = f"{kind}, causal {causal}{', block masks' if flex else ''}"
+    return {"kind": how, "systems": names, "breaks": breaks, "graphs": graphs}
+
+
 told: list[dict[str, object]] = []
 for kind, names in kinds().items():
     for causal in (None, 1) if kind.self_attention else (None,):
-        torch._dynamo.reset()
-        counters.clear()
-        graphs = 0
-        plain = TransformerBlock(kind)
-        compiled = deepcopy(plain)
-        prepare(compiled, compiled=True, recomputed=False, backend=backend)
-        for lengths in LENGTHS:
-            pairs = zip(
-                gradients(compiled, kind, lengths, causal), gradients(plain, kind, lengths, causal), strict=True
-            )
-            for a, b in pairs:
-                torch.testing.assert_close(a, b)
-        breaks = sum(counters["graph_break"].values())
-        told.append({"kind": f"{kind}, causal {causal}", "systems": names, "breaks": breaks, "graphs": graphs})
+        told.append(tell(kind, names, causal))
+both = next(kind for kind in kinds() if kind.self_attention and kind.context_dim is not None)
+told.append(tell(both, [], 1, flex=True))
 print(json.dumps(told))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coalign.layers.dropout import Dropout
-from coalign.ops.attention import Mask, attend, attend_with_weights
+from coalign.ops.attention import Kernel, Mask, attend, attend_with_weights, choose_kernel, running_type
 from coalign.ops.unprojected import attend_unprojected, is_cheaper
 from coalign.types import Record
 
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         """
         context = x if context is None else context
         query = self.query(x) if gate is None else self.query(x) * gate
-        q, dropout = self._split(query), self.dropout if self.training else 0.0
+        q, dropout = self._split(query), self._rate
         if record is None and self._stays(context, mask):
             return self.out(attend_unprojected(q, context, self.key, self.value, mask, dropout=dropout).flatten(1))
         k, v = self._split(self.key(context)), self._split(self.value(context))
@@ -85,6 +85,18 @@ class Attention(nn.Module):
         else:
             attended, record[name] = attend_with_weights(q, k, v, mask, dropout=dropout)
         return self.out(attended.flatten(1))
+
+    def kernel(self, mask: Mask, x: Tensor) -> Kernel:
+        """The kernel that attends from rows like `x`."""
+        return choose_kernel(mask, x.device, running_type(x), self.head_size, self._rate)
+
+    @property
+    def head_size(self) -> int:
+        return self.query.out_features // self.heads
+
+    @property
+    def _rate(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def _stays(self, context: Tensor, mask: Mask) -> bool:
         """Whether the context's rows are better not projected: on a CPU, where few queries look at many rows."""

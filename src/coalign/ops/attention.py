@@ -4,10 +4,12 @@ softmax(q kᵀ / sqrt(d) + bias) v, per item and head (Vaswani et al. 2017, sect
 
 Which path runs is decided by `choose_kernel` from the mask and the device alone:
 
-* "varlen": CUDA, half precision, flash attention over the packed rows (written and guarded; not run in our tests);
+* "varlen": CUDA, half precision: flash attention over the packed rows (`ops.varlen`);
+* "flex": CUDA, where "varlen" cannot say the mask (hidden keys, a bias, key items, other triangles, and in float32 a
+  window): block masks over the packed rows (`ops.flex`);
 * "items": a CPU, where items are ragged, long and causal, or dropout is on: one item after the other (`ops.items`);
 * "dense": pad to the longest item here only, `scaled_dot_product_attention`, unpad. Items of one length are viewed,
-  not copied;
+  not copied. On CUDA what has dropout comes here, and has torch's memory-efficient kernel;
 * `attend_with_weights`: the plain formula, for those who look at the weights. Asked for by name.
 """
 
@@ -23,12 +25,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from coalign.ops import flex, varlen
 from coalign.ops.items import CHUNK, attend_items
-from coalign.ops.varlen import attend_varlen, refusal
 from coalign.types import Layout, Packed
 from coalign.types.packed import cached, to_device
 
-Kernel = Literal["varlen", "items", "dense"]
+Kernel = Literal["varlen", "flex", "items", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,38 +125,76 @@ class Mask:
             "key_items": None if self.key_items is None else self.key_items.tolist(),
         }
 
-    def settle(self) -> None:
-        """Computes what is kept of the mask and its layouts, before a compiled graph asks for it."""
+    @cached
+    def blocks(self) -> Any:
+        """The block mask of FlexAttention: queries and keys are the packed rows."""
+        queries, keys = self.queries, self.keys
+        item = queries.item if self.key_items is None else self.key_items[queries.item]
+        begin, end = keys.offsets[item], keys.offsets[item + 1]
+        own = begin + queries.position  # the key at the query's own place
+        if self.causal is not None:
+            ahead = self.causal if isinstance(self.causal, int) else self.causal[queries.item]
+            end = torch.minimum(end, own + ahead)
+        if self.window is not None:
+            begin, end = torch.maximum(begin, own - self.window[0]), torch.minimum(end, own + self.window[1] + 1)
+        return flex.Runs(begin.int(), end.int(), keys.hidden, keys.total).blocks()
+
+    @cached
+    def packed_bias(self) -> flex.Bias | None:
+        """The bias as FlexAttention looks it up."""
+        if self.bias is None:
+            return None
+        return flex.Bias.of(self.bias, self.queries.item, self.queries.position, self.keys.position)
+
+    def settle(self, kernel: Kernel) -> None:
+        """Computes what a kernel reads of the mask and its layouts, before a compiled graph asks for it."""
         for layout in (self.queries, self.keys):
             _ = layout.item, layout.position
-        _ = self.dense
+            if kernel == "varlen":
+                _ = layout.offsets32
+        if kernel == "flex":
+            _ = self.blocks, self.packed_bias
+        elif kernel != "varlen":
+            _ = self.dense
 
 
 def choose_kernel(
     mask: Mask, device: torch.device, dtype: torch.dtype, head_size: int = 64, dropout: float = 0.0
 ) -> Kernel:
-    """The kernel for a mask: "varlen" or "items" where it can express the mask and is quicker, "dense" otherwise.
+    """The kernel for a mask: "varlen", "flex" or "items" where it can express the mask and is quicker, else "dense".
 
-    The flash kernel knows no hidden keys and no bias, and aligns a causal mask to the last key, so that only the
-    plain triangle over equal layouts is its to do.
+    The flash kernel knows no hidden keys and no bias, and aligns triangles and windows to the last key, so that only
+    plain ones over equal layouts are its to do. Items of one length that see all of their keys are "dense": there
+    is nothing to pad or to mask, and torch has flash attention for them.
     """
-    plain = mask.bias is None and mask.keys.hidden is None and mask.key_items is None
-    triangle = mask.causal is None or (isinstance(mask.causal, int) and mask.causal == 1 and mask.queries is mask.keys)
-    ragged = not (mask.keys.is_uniform and mask.queries.is_uniform)
-    compiling = torch.compiler.is_compiling()  # a loop over items would be compiled anew for every batch
-    if (
-        device.type == "cpu"
-        and not compiling
-        and mask.bias is None
-        and mask.keys.hidden is None
-        and mask.window is None
-    ):
-        triangles = mask.causal is not None and mask.queries.max_length > CHUNK
-        if (ragged or triangles or 0 < round(256 * dropout) < 256) and (mask.causal is None or _sees_all(mask.causal)):
-            return "items"
-    if plain and triangle and ragged and not refusal(device, dtype, head_size, mask.window, dropout):
+    if device.type == "cpu":
+        # a loop would be compiled anew for every batch
+        return "items" if not torch.compiler.is_compiling() and _one_by_one(mask, dropout) else "dense"
+    chosen = mask.key_items is not None
+    if (mask.is_plain and not chosen and _is_uniform(mask)) or not (mask.queries.total and mask.keys.total):
+        return "dense"
+    placed = mask.causal is not None or mask.window is not None
+    triangle = mask.causal is None or (isinstance(mask.causal, int) and mask.causal == 1)
+    said = triangle and (mask.queries is mask.keys or not placed)
+    said = said and mask.bias is None and mask.keys.hidden is None and not chosen
+    if said and not varlen.refusal(device, dtype, head_size, mask.window, dropout):
         return "varlen"
-    return "dense"
+    if (mask.is_plain and not chosen) or flex.refusal(device, dtype, head_size, dropout):
+        return "dense"
+    return "flex"
+
+
+def _is_uniform(mask: Mask) -> bool:
+    return mask.keys.is_uniform and mask.queries.is_uniform
+
+
+def _one_by_one(mask: Mask, dropout: float) -> bool:
+    """Whether a processor can take one item after the other, and is quicker so."""
+    if mask.bias is not None or mask.keys.hidden is not None or mask.window is not None:
+        return False
+    triangles = mask.causal is not None and mask.queries.max_length > CHUNK
+    worth = not _is_uniform(mask) or triangles or 0 < round(256 * dropout) < 256
+    return worth and (mask.causal is None or _sees_all(mask.causal))
 
 
 def attend(
@@ -166,10 +206,14 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "tq h e"]:
     """Attention over packed rows; layouts come from `mask`. Scores are scaled by 1/sqrt(d)."""
-    kernel = choose_kernel(mask, q.device, q.dtype, max(q.shape[-1], v.shape[-1]), dropout)
+    given, device = q.dtype, q.device
+    if device.type != "cpu":  # a gate may have made one of them float32
+        q, k, v = (x.to(running_type(x)) for x in (q, k, v))
+    kernel = choose_kernel(mask, device, q.dtype, max(q.shape[-1], v.shape[-1]), dropout)
     if kernel == "varlen":
-        return attend_varlen(q, k, v, mask.queries, mask.keys, mask.causal is not None, mask.window)
-    given = q.dtype
+        return varlen.attend_varlen(q, k, v, mask.queries, mask.keys, mask.causal is not None, mask.window).to(given)
+    if kernel == "flex":
+        return flex.attend_flex(q, k, v, mask.blocks, mask.packed_bias).to(given)
     low = given.itemsize < 4 or (kernel == "items" and torch.is_autocast_enabled("cpu"))
     short = q.device.type == "cpu" and low
     if short:  # the CPU's backward pass in bf16 is five times slower than in fp32
@@ -178,14 +222,25 @@ def attend(
     with torch.autocast("cpu", enabled=False) if short else nullcontext():
         if kernel == "items":
             return attend_items(q, k, v, **mask.items, dropout=dropout).to(given)
+        scale, width = None, v.shape[-1]
+        if device.type != "cpu" and (q.shape[-1] % 8 or width % 8):  # torch has no memory-efficient kernel for those
+            scale = q.shape[-1] ** -0.5
+            q, k, v = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k, v))
         out = F.scaled_dot_product_attention(
             _heads_first(q, mask.queries),
             _heads_first(k, mask.keys, mask.key_items),
             _heads_first(v, mask.keys, mask.key_items),
             attn_mask=_cast(mask.dense, q.dtype),
             dropout_p=dropout,
+            scale=scale,
         )
-    return _rows(out, mask.queries).to(given)
+    return _rows(out[..., :width], mask.queries).to(given)
+
+
+def running_type(x: Tensor) -> torch.dtype:
+    """The type in which a device computes products of `x`: autocast's, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _sees_all(causal: int | Tensor) -> bool:

@@ -23,18 +23,19 @@ def prepare(model: nn.Module, compiled: bool, recomputed: bool, backend: Any = "
     for block in model.modules():
         if isinstance(block, TransformerBlock):
             if compiled:
-                block.forward = _settled(torch.compile(block.forward, dynamic=True, backend=backend))
+                block.forward = _settled(block, torch.compile(block.forward, dynamic=True, backend=backend))
             if recomputed:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def _settled(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _settled(block: TransformerBlock, compiled: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A compiled block before which masks compute what they keep: inside, that they change would break its graph."""
 
     def forward(x: Tensor, mask: Mask, context: Context | None = None, **named: Any) -> Tensor:
-        for seen in (mask, None if context is None else context.mask):
-            if seen is not None:
-                seen.settle()
-        return block(x, mask, context, **named)
+        if block.config.self_attention:
+            mask.settle(block.attention.kernel(mask, x))
+        if context is not None:
+            context.mask.settle(block.cross_attention.kernel(context.mask, x))
+        return compiled(x, mask, context, **named)
 
     return forward

@@ -20,7 +20,7 @@ def command(json: Json = False, readme: OptionalPath = None, kernels: Switch = F
     """The published systems there are: papers, sizes, objectives, tasks.
 
     Args:
-        kernels: Which kernel attends on a GPU in bfloat16 where a batch is ragged, in every size, and why.
+        kernels: Which kernels attend on a GPU in bfloat16, in every size, and why.
         readme: Put the table of systems, as they are declared, into this Markdown file, between its two marks; and
             what this command says of them into its own file.
     """
@@ -80,8 +80,7 @@ def _system_of(recipe: str) -> str:
 
 
 def kernels_of_systems() -> list[dict[str, Any]]:
-    """Of every size of every system: the attention layers, and the kernel of ragged batches on a GPU."""
-
+    """Of every size of every system: the attention layers, and their kernels on a GPU."""
     from coalign import create, systems
     from coalign.layers.initialise import shapes_alone
     from coalign.layers.kernels import attending
