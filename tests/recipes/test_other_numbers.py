@@ -100,10 +100,11 @@ def hold(folder: Path) -> None:
     corpus.write_text("\n\n".join(f"the sun is bright {n} . the moon is dark {n} ." for n in range(24)))
     gpt = ["gpt-pretrain", "--data", str(corpus), "--size", "tiny", "--vocab-size", "60", "--max-length", "16"]
     line = [*gpt, "--batch-size", "2", "--steps", "4", "--dropout", "0"]
+    beside = ["--fsdp", "--background-saves", "on"]
     held, shared = folder / "held" / "run", folder / "shared" / "run"
-    for out, flag, until in ((held, "--deterministic", 4), (shared, "--fsdp", 2), (shared, "--fsdp", 4)):
+    for out, flags, until in ((held, ["--deterministic"], 4), (shared, beside, 2), (shared, beside, 4)):
         out.parent.mkdir(exist_ok=True)
-        run(2, out, until, [*line, flag])
+        run(2, out, until, [*line, *flags])
 
 
 def test_shards_are_a_way_to_hold_the_same_training(tmp_path: Path) -> None:

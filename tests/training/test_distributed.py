@@ -96,6 +96,14 @@ def test_a_stopped_group_resumes_bit_for_bit(ranks: list[dict[str, Any]], folder
     assert len(whole) == STEPS and stopped == whole
 
 
+def test_products_on_a_gpu_are_tf32_as_long_as_a_training_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for device, inside in (("cuda:1", "high"), ("cpu", "highest")):
+        with process_group(device):
+            assert torch.get_float32_matmul_precision() == inside
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_one_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with process_group("cpu") as device:

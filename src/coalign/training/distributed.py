@@ -32,23 +32,29 @@ BUCKET_BYTES = 25 * 2**20
 def process_group(device: str | None = None) -> Generator[torch.device, None, None]:
     """Joins the group that torchrun has announced in the environment, and gives the device of this process.
 
-    Without torchrun there is no group, and the device is the first GPU, or the CPU.
+    Without torchrun there is no group, and the device is the first GPU, or the CPU. On a GPU products in float32 are
+    TF32's inside, which have the range of float32 and ten bits of its fraction.
     """
     cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
     own = torch.device(device or "cpu")
     if cuda and (device is None or device == "cuda"):
         own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
-        yield own
-        return
-    if cuda:
-        torch.cuda.set_device(own)
-        torch.set_float32_matmul_precision("high")  # TF32, with the range of float32
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    before = torch.get_float32_matmul_precision()
+    if own.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     try:
-        yield own
+        if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+            yield own
+            return
+        if own.type == "cuda":
+            torch.cuda.set_device(own)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo")
+        try:
+            yield own
+        finally:
+            dist.destroy_process_group()
     finally:
-        dist.destroy_process_group()
+        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()

@@ -241,7 +241,8 @@ class _Training:
             assert self.writer is not None
             self.writer.sync()
             self.saving.wait()  # for the last one
-            state = Snapshot.of(held or self.model, held or self.optimiser, self.average, copied=not wait)
+            copied = not wait and held is None
+            state = Snapshot.of(held or self.model, held or self.optimiser, self.average, copied=copied)
             self.saving.start(lambda: self.run.save(state, progress))
             if wait:
                 self.saving.wait()

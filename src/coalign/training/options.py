@@ -34,7 +34,7 @@ class RunOptions:
     """Batches a step, of which each process makes so many; the gradient is their mean."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: the forward pass in bfloat16 where that is safe; weights and optimiser stay fp32. auto: on GPUs that have
-    it."""
+    it. fp32: on GPUs with the products of TF32."""
     deterministic: Switch = False
     """Average the gradients of several processes in an order that no restart changes, which takes longer."""
     compile: Switch = False

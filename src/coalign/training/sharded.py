@@ -78,7 +78,8 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 class Whole:
-    """The state of a sharded model and its optimiser for a checkpoint: whole tensors on the host of the first process.
+    """The state of a sharded model and its optimiser for a checkpoint: whole tensors on the host of the first process,
+    copies that the next steps leave as they are.
 
     All processes gather them together; the others keep none, so that a machine's memory holds one copy of the model.
     """
@@ -101,8 +102,8 @@ class Whole:
 
 def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     """Puts a whole tensor among those that are kept, on the first process; all of them call it."""
-    if rank() == 0:
-        kept[name] = whole(tensor)
+    if rank() == 0:  # what is gathered is a copy already
+        kept[name] = whole(tensor) if _is_shard(tensor) else tensor.detach().to("cpu", copy=True)
     elif _is_shard(tensor):
         shard: Any = tensor
         shard.full_tensor()  # its part in the gathering; what comes of it is let go at once

@@ -115,8 +115,11 @@ def test_batches_of_workers_come_in_memory_that_a_gpu_reads(monkeypatch: pytest.
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("coalign.data.core.batches.DataLoader", Pinning)
+    list(Batches(range(4), collate, 4, workers=1))  # a training on the CPU of a machine that has a GPU
+    pinned.clear()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     (batch,) = Batches(range(4), collate, 4, workers=1)
-    assert asked == [True] and any(tensor is batch.ids for tensor in pinned) and len(pinned) == 2
+    assert asked == [False, True] and any(tensor is batch.ids for tensor in pinned) and len(pinned) == 2
 
 
 @pytest.mark.parametrize("train", [True, False])

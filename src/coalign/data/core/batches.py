@@ -144,8 +144,8 @@ class EpochLoader:
     steps with full batches. In evaluation nothing is dropped, the samples come in their own order, and all ranks still
     make the same number of steps, with batches that differ by one sample at most.
 
-    Workers live from the first batch of a training to the last one that is asked for; where there is a GPU, their
-    batches come in page-locked memory.
+    Workers live from the first batch of a training to the last one that is asked for; in a process that has begun to
+    use a GPU, where its model is, their batches come in page-locked memory.
     """
 
     def __init__(self, maker: Maker, name: str, workers: int = 0) -> None:
@@ -216,7 +216,7 @@ class EpochLoader:
                 collate_fn=_unchanged,
                 generator=torch.Generator(),  # else it draws from the global one
                 persistent_workers=True,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=torch.cuda.is_initialized(),
             )
         )
         self._pool, ended = pool, False
