@@ -123,7 +123,7 @@ def compare(workload: str, ours: Form, peers: Mapping[str, Form], given: Any, **
     line: dict[str, object] = {
         "workload": workload,
         "ratio": round(middle[best] / middle["ours"], 2),
-        "bound": round(middle[best] / products, 2),
+        **({"bound": round(middle[best] / products, 2)} if products else {}),
         "best_peer": best,
         "ms": {name: round(1000 * value, 1) for name, value in middle.items()},
         "spread": {name: spread(each) for name, each in taken.items()},

@@ -111,11 +111,13 @@ def test_long_causal_items_are_cut_into_chunks_of_queries():
 
 
 @pytest.mark.parametrize("causal", [None, 1])
-def test_dropout_takes_weights_away_and_scales_what_stays(causal):
+@pytest.mark.parametrize("narrow", [0, 70])
+def test_dropout_takes_weights_away_and_scales_what_stays(causal, narrow):
     mask = Mask.within(Layout.of([40, 30]), causal)
     q, k = torch.randn(2, 70, HEADS, DIM).requires_grad_()
     torch.manual_seed(0)
-    out = attend(q, k, torch.eye(70)[:, None].expand(-1, HEADS, -1), mask, dropout=0.25)  # the weights themselves
+    with mock.patch.object(items, "NARROW", narrow):
+        out = attend(q, k, torch.eye(70)[:, None].expand(-1, HEADS, -1), mask, dropout=0.25)  # the weights themselves
     weights = attend(q, k, torch.eye(70)[:, None].expand(-1, HEADS, -1), mask)
     kept, seen = out != 0, weights != 0
     assert not (kept & ~seen).any() and 0.2 < 1 - kept.sum() / seen.sum() < 0.3
@@ -124,6 +126,25 @@ def test_dropout_takes_weights_away_and_scales_what_stays(causal):
     (slope,) = torch.autograd.grad((out * chosen).sum(), q, retain_graph=True)
     (wanted,) = torch.autograd.grad((weights * kept / 0.75 * chosen).sum(), q)
     torch.testing.assert_close(slope, wanted)
+
+
+@pytest.mark.parametrize("form", [items._Written, items._Narrow])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 1e4])
+def test_scores_of_any_size_are_written_out(form, scale):
+    """Powers of two alone would be infinite from scores of 88 in float32; the last scale has scores of 1e8."""
+    parts = list(items._parts(([130, 7], [130, 7]), [1, 1], None))
+    given = [(size * torch.randn(137, HEADS, DIM)).requires_grad_() for size in (scale, scale, 1.0)]
+    exact = [x.detach().double().requires_grad_() for x in given]
+    out, chosen = form.apply(*given, parts, 0.0, True), torch.randn(137, HEADS, DIM)
+    seen = Mask.within(Layout.of([130, 7]), 1)
+    wanted, _ = attend_with_weights(*exact, seen)
+    assert out.isfinite().all()
+    slopes = torch.autograd.grad((out * chosen).sum(), given)
+    assert all(slope.isfinite().all() for slope in slopes)
+    if scale < 100:  # scores of 1e8 are themselves not exact in float32
+        torch.testing.assert_close(out.double(), wanted, atol=1e-3, rtol=1e-3)
+        for slope, other in zip(slopes, torch.autograd.grad((wanted * chosen).sum(), exact), strict=True):
+            torch.testing.assert_close(slope.double(), other, atol=1e-2, rtol=1e-3)
 
 
 def test_uniform_items_take_the_same_path():

@@ -14,4 +14,4 @@ class Dropout(nn.Dropout):
         if input.device.type != "cpu" or not self.training or round(256 * self.p) in (0, 256):
             return super().forward(input)
         kept, scale = kept_bytes(input, self.p)
-        return input * kept.mul_(scale)
+        return input * kept.to(input.dtype).mul_(scale)

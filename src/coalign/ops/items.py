@@ -21,8 +21,10 @@ from coalign.ops.dropout import kept_bytes
 
 CHUNK = 64
 """Queries of a causal item that are computed at once."""
-NARROW = 8
+NARROW = 16
 """Head widths up to which keys come first: a product with so few columns is slow, one with so few rows is not."""
+LARGEST = 64
+"""The largest power of two that stands for a weight before it is divided by the sum of its row."""
 Part = tuple[slice, slice, int | None]
 """Rows of the queries, rows of the keys that they may see, and how many of these the first query sees: None for all."""
 
@@ -45,7 +47,8 @@ def attend_items(
     """
     if dropout or v.shape[-1] <= NARROW:
         parts = list(_parts(lengths, causal, key_items))
-        found = _Written.apply(q, k, v, parts, dropout, torch.is_grad_enabled())
+        written = _Narrow if v.shape[-1] <= NARROW else _Written
+        found = written.apply(q, k, v, parts, dropout, torch.is_grad_enabled())
         assert isinstance(found, Tensor)
         return found
     keys, values = (x.transpose(0, 1).split(list(lengths[1]), 1) for x in (k, v))
@@ -95,43 +98,53 @@ def _parts(
         row += length
 
 
-def _hidden(queries: int, keys: int, first: int | None, dtype: torch.dtype, keys_first: bool = False) -> Tensor | None:
-    """[queries, keys], or with `keys_first` the transpose: -inf where query r sees no key, from r + `first` on."""
+def _hidden(queries: int, keys: int, first: int | None, dtype: torch.dtype) -> Tensor | None:
+    """[queries, keys]: -inf where query r sees no key, from r + `first` on."""
     if first is None:
         return None
     ahead = torch.arange(keys) - torch.arange(queries)[:, None]
-    mask = torch.zeros(queries, keys, dtype=dtype).masked_fill_(ahead >= first, -math.inf)
-    return mask.T.contiguous() if keys_first else mask
+    return torch.zeros(queries, keys, dtype=dtype).masked_fill_(ahead >= first, -math.inf)
+
+
+@cache
+def _triangle(dtype: torch.dtype) -> Tensor:
+    """[CHUNK, CHUNK]: -inf on and above the diagonal, where the first query does not see the first key."""
+    return torch.full((CHUNK, CHUNK), -math.inf, dtype=dtype).triu_()
 
 
 class _Written(torch.autograd.Function):
-    """Attention of parts with dropout, to be differentiated once. Scores are [H, L, K]; those of narrow heads are
-    transposed, 1.4 times as fast in training at width 6 (64 queries, 375 keys)."""
+    """Attention of parts, to be differentiated once. Scores are [H, L, K].
+
+    A softmax is a power of two over its sum, which takes a third of the library's time: queries are multiplied by
+    log2(e), and the largest score is subtracted only where scores may be as large as `LARGEST`. Its gradient is
+    w (slope − Σ w slope), and the sum that of the output times the output's gradient (Dao et al. 2022, appendix B.4).
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], dropout: float, keep: bool) -> Tensor:
-        ctx.parts, ctx.dropped, ctx.narrow = parts, dropout > 0, v.shape[-1] <= NARROW
-        queries, keys, values = (x.transpose(0, 1) for x in (q, k, v))
-        out = v.new_zeros(len(q), *v.shape[1:])
-        empty, kept, ctx.scale, saved = q.new_empty(1, 1, 1), None, 1.0, list[Tensor]()
-        hidden = cache(_hidden)  # many items are of one length
+        ctx.parts, ctx.alpha, ctx.scale = parts, q.shape[-1] ** -0.5, 1.0
+        queries, keys, values = (x.transpose(0, 1) for x in (q * (ctx.alpha / math.log(2)), k, v))
+        far = _may_be_large(queries, keys, 2)
+        out, sums = v.new_zeros(len(q), *v.shape[1:]), v.new_ones(*q.shape[:2], 1)
+        found, summed, saved = out.transpose(0, 1), sums.transpose(0, 1), list[Tensor]()
         for rows, seen, first in parts:
-            mask = hidden(rows.stop - rows.start, seen.stop - seen.start, first, q.dtype, ctx.narrow)
-            start, beta = (empty, 0.0) if mask is None else (mask, 1.0)
-            sides = (keys[:, seen], queries[:, rows]) if ctx.narrow else (queries[:, rows], keys[:, seen])
-            scores = torch.baddbmm(start, sides[0], sides[1].transpose(1, 2), beta=beta, alpha=q.shape[-1] ** -0.5)
-            weights = drawn = scores.softmax(1 if ctx.narrow else 2)
+            weights = queries[:, rows] @ keys[:, seen].transpose(1, 2)
+            if first is not None:
+                count = seen.stop - seen.start - first
+                weights[:, :, first:] += _triangle(q.dtype)[: weights.shape[1], :count]
+            if far:
+                weights -= weights.amax(2, keepdim=True)
+            torch.sum(weights.exp2_(), 2, keepdim=True, out=summed[:, rows])
+            drawn = weights
             if dropout:
                 kept, ctx.scale = kept_bytes(weights, dropout)
-                drawn = weights * kept
-            if ctx.narrow:
-                found = (values[:, seen].transpose(1, 2).contiguous() @ drawn).permute(2, 0, 1)
-            else:
-                found = (drawn @ values[:, seen]).transpose(0, 1)
-            out[rows] = found if kept is None else found.mul_(ctx.scale)
-            if keep:
-                saved += [weights] if kept is None else [weights, kept]
-        ctx.save_for_backward(q, k, v, *saved)
+                drawn = weights * kept.to(weights.dtype)
+                saved += [kept] if keep else []
+            found[:, rows] = drawn @ values[:, seen]
+            saved += [weights] if keep else []
+        out *= ctx.scale / sums
+        ctx.dropped = dropout > 0
+        ctx.save_for_backward(q, k, v, out, sums, *saved)
         return out
 
     @staticmethod
@@ -139,31 +152,80 @@ class _Written(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        q, k, v, *saved = ctx.saved_tensors
+        q, k, v, out, sums, *saved = ctx.saved_tensors
         slopes = tuple(torch.zeros_like(x) for x in (q, k, v))
-        queries, keys, values, dq, dk, dv = (x.transpose(0, 1) for x in (q, k, v, *slopes))
-        given, empty, alpha = gradients[0].transpose(0, 1), q.new_empty(1, 1, 1), ctx.scale * q.shape[-1] ** -0.5
+        below = gradients[0] / sums
+        means = (below * out).sum(2, keepdim=True).neg_().transpose(0, 1)
+        queries, keys, values, given, dq, dk, dv = (x.transpose(0, 1) for x in (q, k, v, below * ctx.scale, *slopes))
         left = iter(saved)
         for rows, seen, _ in ctx.parts:
-            weights, kept = next(left), next(left) if ctx.dropped else None
-            drawn = weights if kept is None else weights * kept
-            own, asking, known = given[:, rows], queries[:, rows], keys[:, seen]
-            if ctx.narrow:
-                own = own.transpose(1, 2).contiguous()  # [H, E, L]
-                slope = values[:, seen] @ own
-                dv[:, seen] += (own @ drawn.transpose(1, 2)).transpose(1, 2).mul_(ctx.scale)
-            else:
-                slope = own @ values[:, seen].transpose(1, 2)
-                dv[:, seen] += (drawn.transpose(1, 2) @ own).mul_(ctx.scale)
-            if kept is not None:
-                slope *= kept
-            slope = torch.ops.aten._softmax_backward_data(slope, weights, 1 if ctx.narrow else 2, weights.dtype)
-            if ctx.narrow:
-                known, asking = (x.transpose(1, 2).contiguous() for x in (known, asking))  # [H, D, K], [H, D, L]
-                dq[:, rows] = torch.baddbmm(empty, known, slope, beta=0.0, alpha=alpha).transpose(1, 2)
-                turned = torch.baddbmm(empty, asking, slope.transpose(1, 2), beta=0.0, alpha=alpha)
-                dk[:, seen] += turned.transpose(1, 2)
-            else:
-                dq[:, rows] = torch.baddbmm(empty, slope, known, beta=0.0, alpha=alpha)
-                dk[:, seen] += torch.baddbmm(empty, slope.transpose(1, 2), asking, beta=0.0, alpha=alpha)
-        return *slopes, None, None, None
+            kept, weights = next(left) if ctx.dropped else None, next(left)
+            drawn = weights if kept is None else weights * kept.to(weights.dtype)
+            own = given[:, rows]
+            dv[:, seen] += drawn.transpose(1, 2) @ own
+            slope = (own @ values[:, seen].transpose(1, 2)).mul_(drawn).addcmul_(weights, means[:, rows])
+            dq[:, rows] = slope @ keys[:, seen]
+            dk[:, seen] += slope.transpose(1, 2) @ queries[:, rows]
+        return slopes[0].mul_(ctx.alpha), slopes[1].mul_(ctx.alpha), slopes[2], None, None, None
+
+
+class _Narrow(torch.autograd.Function):
+    """`_Written` of narrow heads: scores are [H, K, L], rows [H, D, T], so that no product has few columns."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], dropout: float, keep: bool) -> Tensor:
+        ctx.parts, ctx.alpha, ctx.scale = parts, q.shape[-1] ** -0.5, 1.0
+        queries = (q * (ctx.alpha / math.log(2))).permute(1, 2, 0).contiguous()
+        turned, values = (x.permute(1, 2, 0).contiguous() for x in (k, v))
+        keys, far = turned.transpose(1, 2).contiguous(), _may_be_large(queries, turned, 1)
+        out, sums = values.new_zeros(*values.shape[:2], len(q)), values.new_ones(len(values), 1, len(q))
+        saved = list[Tensor]()
+        for rows, seen, first in parts:
+            weights = keys[:, seen] @ queries[:, :, rows]
+            if first is not None:
+                count = seen.stop - seen.start - first
+                weights[:, first:] += _triangle(q.dtype).T[:count, : weights.shape[2]]
+            if far:
+                weights -= weights.amax(1, keepdim=True)
+            sums[:, :, rows] = weights.exp2_().sum(1, keepdim=True)
+            drawn = weights
+            if dropout:
+                kept, ctx.scale = kept_bytes(weights, dropout)
+                drawn = weights * kept.to(weights.dtype)
+                saved += [kept] if keep else []
+            out[:, :, rows] = values[:, :, seen] @ drawn
+            saved += [weights] if keep else []
+        out *= ctx.scale / sums
+        ctx.dropped = dropout > 0
+        ctx.save_for_backward(queries, turned, values, out, sums, *saved)
+        return out.permute(2, 0, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        queries, keys, values, out, sums, *saved = ctx.saved_tensors  # all [H, D, T]
+        below = gradients[0].permute(1, 2, 0) / sums
+        means = (below * out).sum(1, keepdim=True).neg_()
+        given, turned = below * ctx.scale, values.transpose(1, 2).contiguous()
+        dq, dk, dv = (torch.zeros_like(x) for x in (queries, keys, values))
+        left = iter(saved)
+        for rows, seen, _ in ctx.parts:
+            kept, weights = next(left) if ctx.dropped else None, next(left)
+            drawn = weights if kept is None else weights * kept.to(weights.dtype)
+            own = given[:, :, rows]
+            dv[:, :, seen] += own @ drawn.transpose(1, 2)
+            slope = (turned[:, seen] @ own).mul_(drawn).addcmul_(weights, means[:, :, rows])
+            dq[:, :, rows] = keys[:, :, seen] @ slope
+            dk[:, :, seen] += queries[:, :, rows] @ slope.transpose(1, 2)
+        dq, dk = dq.mul_(ctx.alpha), dk.mul_(math.log(2))  # the queries that were saved are scaled
+        return *(x.permute(2, 0, 1) for x in (dq, dk, dv)), None, None, None
+
+
+def _may_be_large(queries: Tensor, keys: Tensor, width: int) -> bool:
+    """Whether a score may be larger than `LARGEST`, by the longest query and key; their numbers are along `width`."""
+    if not queries.numel() or not keys.numel():
+        return False
+    longest = [x.square().sum(width).amax() for x in (queries, keys)]
+    return not bool(longest[0] * longest[1] <= LARGEST**2)

@@ -41,7 +41,7 @@ def attend_unprojected(
         weights = (own.flatten(0, 1) @ context.T).softmax(-1)
         if dropout:
             kept, scale = kept_bytes(weights, dropout)
-            weights = weights * kept.mul_(scale)
+            weights = weights * kept.to(weights.dtype).mul_(scale)
         sums.append(weights @ context)
         masses.append(weights.sum(-1))
     read = torch.cat(sums).unflatten(0, (-1, heads)).transpose(0, 1) @ out.transpose(1, 2)
