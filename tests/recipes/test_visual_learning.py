@@ -14,6 +14,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import open_pictures
 from coalign.data.regions.files.shards import write_shard
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.errors import InputError
 from coalign.flags import configure
 from coalign.recipes import find_recipe
 from coalign.recipes.pairs.retrieval_finetune import Candidates
@@ -117,6 +118,10 @@ def test_retrieval(data: Path, tmp_path: Path) -> None:
     assert listed.rows["reranked"] == result.rows["model"]  # a list of all three leaves nothing out
     short = RetrievalTask(run=tmp_path / "run", **files, shortlist=tmp_path / "albef", k=1).evaluate()
     assert short.rows["reranked"] == short.rows["shortlist"] == listed.rows["shortlist"]  # of one, nothing to rank
+    (tmp_path / "others").mkdir()
+    other: dict[str, Any] = {"shortlist": tmp_path / "albef", "shortlist_images": tmp_path / "others"}
+    with pytest.raises(InputError, match=r"cannot read all of its pictures \(3 broken.*--shortlist-images FOLDER"):
+        RetrievalTask(run=tmp_path / "run", **files, **other).evaluate()
 
 
 @pytest.mark.parametrize("system", ["uniter", "vilbert"])

@@ -101,13 +101,18 @@ class Candidates(Movable):
 
 @dataclass(frozen=True, eq=False)
 class Mosaics(Movable):
-    """Pictures of other items laid side by side in square mosaics, their texts joined in one caption each. `cells` [T]
-    is the cell that a row of the captions names, counted row by row, -1 at special tokens; `ids` [M, cells] are the
-    items of the cells."""
+    """Pictures of other items laid side by side in square mosaics, their texts joined in one caption each.
+
+    `rows` [R] are the rows of the captions that name a cell, `cells` [R] the cell of each, counted row by row through
+    a mosaic; `named` [N] are the cells that have such rows, counted through all mosaics; `ids` [M, cells] are the items
+    of the cells.
+    """
 
     images: Images
     text: Text
+    rows: Tensor
     cells: Tensor
+    named: Tensor
     ids: Tensor
 
 

@@ -127,10 +127,10 @@ def test_a_mosaic_holds_its_pictures_and_each_word_names_the_cell_of_its_text(so
     mosaics = frozen.loader(4, mosaics=5, seed=0)
     batch = next(iter(mosaics)).mosaics
     assert batch.ids.shape == (5, 4) and batch.images.grid.shape == (5, 5, 4, 4)
-    rows, cells = (
-        batch.text.ids.values.split(batch.text.ids.lengths.tolist()),
-        batch.cells.split(batch.text.ids.lengths.tolist()),
-    )
+    lengths = batch.text.ids.lengths.tolist()
+    every = torch.full_like(batch.text.ids.values, -1).index_copy(0, batch.rows, batch.cells)
+    rows, cells = batch.text.ids.values.split(lengths), every.split(lengths)
+    assert batch.named.tolist() == [4 * m + c for m, own in enumerate(cells) for c in range(4) if (own == c).any()]
     for ids, named, members in zip(rows, cells, batch.ids.tolist(), strict=True):
         for cell, member in enumerate(members):
             text = min(source[member].texts, key=len)

@@ -303,7 +303,9 @@ def test_coco_captions(make_images: Make) -> None:
     with pytest.raises(InputError, match="say in which folder"):
         open_source(file)
     (folder / "img").rename(folder / "val2017")
-    assert len(open_source(file)) == 2
+    assert len(open_source(file)) == len(open_source(file, images=folder)) == 2
+    (folder / "val2017").rename(folder / "images")
+    assert seen(open_source(file, images=folder)) == [(0, ("a",), 900), (10, ("b", "b too"), 901)]
     with pytest.raises(InputError, match="no splits"):
         open_source(file, split="train")
 

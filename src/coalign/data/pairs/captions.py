@@ -34,7 +34,7 @@ def read_coco(path: Path, document: Record, images: Path | None = None) -> Pairs
     Args:
         path: The file, for messages and to look for the images near it.
         document: What it holds.
-        images: The folder that `file_name` is relative to; None looks beside the file.
+        images: The folder that `file_name` is relative to, or the one above; None looks beside the file.
     """
     captions: dict[int, list[str]] = {}
     for annotation in _records(document, "annotations", path):
@@ -43,7 +43,7 @@ def read_coco(path: Path, document: Record, images: Path | None = None) -> Pairs
     if not captions:
         raise InputError(f"{path}: its annotations have no captions; take captions_*.json, not instances_*.json")
     entries = [entry for entry in _records(document, "images", path) if "id" in entry and "file_name" in entry]
-    builder = PairsBuilder(path, images or _find_images(path, [str(entry["file_name"]) for entry in entries[:3]]))
+    builder = PairsBuilder(path, _find_images(path, [str(entry["file_name"]) for entry in entries[:3]], images))
     for entry in entries:
         number = _number(entry["id"], path)
         if number in captions:
@@ -72,7 +72,7 @@ def read_karpathy(
     wanted = {"train", "restval"} if split == "train" else {split}
     chosen = [entry for entry in entries if split is None or entry.get(SPLIT_COLUMN) in wanted]
     named = [_file_name(entry) for entry in chosen]
-    root = images or _find_images(path, [name for name in named[:3] if name])
+    root = _find_images(path, [name for name in named[:3] if name], images)
     flat = bool(named and named[0]) and not (root / named[0]).exists() and (root / Path(named[0]).name).exists()
     builder = PairsBuilder(path, root)
     for index, (entry, name) in enumerate(zip(chosen, named, strict=True)):
@@ -112,9 +112,9 @@ def _number(value: object, path: Path) -> int:
         raise InputError(f"{path}: the image id {value!r} is not a number") from error
 
 
-def _find_images(path: Path, names: Sequence[str]) -> Path:
-    """The folder near a caption file in which the first images lie."""
-    parents = (path.parent, path.parent.parent)
+def _find_images(path: Path, names: Sequence[str], given: Path | None) -> Path:
+    """The folder in which the first images lie: the one given or one in it, else near the caption file."""
+    parents = (path.parent, path.parent.parent) if given is None else (given,)
     places = [place for parent in parents for place in (parent, parent / "images", parent / "flickr30k-images")]
     year = re.search(r"(train|val|test)\d{4}", path.name)
     if year:
@@ -123,4 +123,6 @@ def _find_images(path: Path, names: Sequence[str]) -> Path:
         for name in names:
             if (place / name).is_file() or (place / Path(name).name).is_file():
                 return place
+    if given is not None:
+        return given
     raise InputError(f"{path}: the images are not beside it; say in which folder they are (images)")

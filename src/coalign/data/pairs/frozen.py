@@ -253,8 +253,11 @@ class MosaicTable:
             self.captions.with_values(part).select(rows, lengths)
             for part in (self.captions.values, self.states, self.cells)
         )
-        text = Text(ids, states=states.values.float())
-        return Mosaics(Images(grid=self.grids[rows].float()), text, cells.values, self.members[rows])
+        text, members = Text(ids, states=states.values.float()), self.members[rows]
+        naming = (cells.values >= 0).nonzero().squeeze(1)  # the others are special tokens
+        place = cells.values[naming]
+        named = (ids.layout.item[naming] * members.shape[1] + place).unique()
+        return Mosaics(Images(grid=self.grids[rows].float()), text, naming, place, named, members)
 
 
 def _read(file: Path, mark: str) -> dict[str, Tensor] | None:

@@ -78,13 +78,12 @@ class WordPatches(nn.Module):
         patches = self.patches(mosaics.images.grid)
         patches = patches.unflatten(1, (side, -1)).unflatten(3, (side, -1)).transpose(2, 3)  # [M, side, side, h, w, d]
         patches = patches.flatten(3, 4).flatten(1, 2)
-        rows = (mosaics.cells >= 0).nonzero().squeeze(1)
-        states, mosaic, cell = mosaics.text.states[rows], mosaics.text.ids.layout.item[rows], mosaics.cells[rows]
+        rows, cell, named = mosaics.rows, mosaics.cells, mosaics.named
+        states, mosaic = mosaics.text.states[rows], mosaics.text.ids.layout.item[rows]
         loss = self.objective.cells(patches, self.words(states), self.scale, mosaic, cell)
         # each cell's text as a whole, by the mean of its states in the caption, against all cells
         place = mosaic * cells + cell
         total = states.new_zeros(count * cells, states.shape[1]).index_add(0, place, states)
-        named = states.new_zeros(count * cells).index_add(0, place, states.new_ones(len(place))).nonzero().squeeze(1)
         ids = mosaics.ids.flatten()[named]
         texts = self.words(total[named])
         return loss + self.objective(patches.flatten(0, 1)[named], texts, self.scale, ids, ids)

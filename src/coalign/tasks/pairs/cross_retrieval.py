@@ -19,11 +19,13 @@ from torch import Tensor
 from tyro.conf import arg
 
 from coalign.arguments import PAIRS_HELP, OptionalName, OptionalPath, load_run, say
+from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.repeats import shared_ids
 from coalign.data.core.samples import Source
 from coalign.data.pairs.loader import Loader
 from coalign.data.pairs.sources import open_source
 from coalign.data.questions.pictures import image_of, open_pictures
+from coalign.errors import InputError
 from coalign.evaluation.matching import PairScorer
 from coalign.evaluation.visual import VisualTask
 from coalign.progress import Bars
@@ -91,12 +93,18 @@ class Evaluate(VisualTask):
         encoder, device = as_encoder(loaded.model), loaded.device
         if self.shortlist_images is not None:
             source = open_source(self.data, split=self.split, images=self.shortlist_images, prefer="test").grouped()
-        image_parts, text_parts = list[Tensor](), list[Tensor]()
-        for batch in Loader(source, loaded.spec, loaded.vocabulary, self.batch_size, train=False):
+        image_parts, text_parts, quarantine = list[Tensor](), list[Tensor](), Quarantine()
+        loader = Loader(source, loaded.spec, loaded.vocabulary, self.batch_size, train=False, quarantine=quarantine)
+        for batch in loader:
             for parts, modality, part in zip(
                 (image_parts, text_parts), ("image", "text"), by_modality(batch), strict=True
             ):
                 parts.append(encode_corpus(encoder, [part.to(device)], modality).vectors)
+        if (sum(map(len, image_parts)), sum(map(len, text_parts))) != (len(ids), len(owner)):
+            raise InputError(  # rows would not be those of the scorer
+                f"{source.name}: --shortlist cannot read all of its pictures ({quarantine.summary()}); "
+                "--shortlist-images FOLDER says where they are"
+            )
         vectors = {"image": torch.cat(image_parts), "text": torch.cat(text_parts)}
         sides = {
             "image_to_text": (vectors["image"], vectors["text"], ids, owner),
@@ -177,4 +185,5 @@ class _Clock:
         if not self.estimated and self.count >= TIMED:
             self.estimated = True
             seconds = (time.perf_counter() - self.started) * self.pairs / self.count
-            say(f"this takes about {seconds / 60:.1f} minutes here{self.hint}")
+            if seconds >= 10:
+                say(f"this takes about {seconds / 60:.1f} minutes here{self.hint}")
