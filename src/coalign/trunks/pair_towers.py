@@ -77,6 +77,8 @@ class PairConfig:
     """The momentum grows to its value as (step + 1) / (step + 10): a copy of fresh weights is of no use for long."""
     distill: bool = True
     targets: Literal["pairs", "ids"] = "pairs"
+    negative_sharpness: float = 1.0
+    """Factor of the similarities by which hard negatives for matching are drawn. Below 1 easier ones come too."""
     max_text_length: int = 30
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
@@ -153,7 +155,8 @@ class MomentumPairs(Model, Generic[T]):
     ) -> dict[str, Tensor]:
         """Hard negatives of a batch's images and texts by name, drawn by their similarity within the batch."""
         i2t, t2i = (s[:, : len(batch)] for s in (contrast.similarity_i2t, contrast.similarity_t2i))
-        return draw_negative_pairs(i2t, t2i, self.same_items(batch), generator, floor=floor)
+        sharpness = self.settings.negative_sharpness
+        return draw_negative_pairs(i2t, t2i, self.same_items(batch), generator, sharpness, floor)
 
     def same_items(self, batch: Batch) -> Tensor:
         """[B, B] which pairs of a batch are the same item, and so no negatives of each other."""

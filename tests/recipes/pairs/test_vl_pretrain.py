@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from coalign.errors import InputError
 from coalign.flags import configure
 from coalign.recipes import find_recipe
 from coalign.tasks import find_task
-from coalign.types import RegionSpec, TextSpec
+from coalign.types import RegionSpec, TextSpec, needed
 from coalign.worlds.scene_files import write_world
 from coalign.worlds.scenes import COLOURS, SHAPES, make_scenes
 
@@ -164,6 +165,52 @@ def test_albef_starts_from_trained_towers_and_trains_them_on(world: Path, tmp_pa
         configure(recipe, **settings(world, "albef", tmp_path / "b", start=out, text_tower=bert)).run()
     with pytest.raises(InputError, match="there is none"):
         configure(recipe, **settings(world, "albef", tmp_path / "b", train_image_tower=True)).run()
+
+
+def test_vilt_starts_from_a_vit_and_reads_pixels_as_it_did(world: Path, tmp_path: Path) -> None:
+    """Of an MAE, whose pixels have another mean and deviation: the same rows of the same picture."""
+    mae, out = tmp_path / "mae", tmp_path / "vilt"
+    short = {"steps": 1, "batch_size": 4}
+    configure(find_recipe("mae-pretrain"), data=str(world / "images"), size="mini", out=mae, **short).run()
+    recipe = find_recipe("vilt-pretrain")
+    configure(recipe, **settings(world, "vilt", out, lr=1e-12, steps=1, vit=mae)).run()
+    found, pictures = coalign.load(out), coalign.load(mae)
+    vilt: Any = found.model
+    trunk: Any = pictures.model.trunk
+    assert vilt.config.image.depth == trunk.config.depth and vilt.config.image.dim == 96
+    assert torch.allclose(
+        vilt.trunk.encoder.blocks[3].feed_forward.up.weight, trunk.encoder.blocks[3].feed_forward.up.weight
+    )
+    picture = str(world / "images" / "0000003.png")
+    own, other = (needed(coalign.prepare(each, images=[picture]).images, "images") for each in (found, pictures))
+    assert not torch.allclose(needed(own.pixels, "pixels"), needed(other.pixels, "pixels"))
+    rows = vilt.trunk.embed_image(own, vilt.trunk.patches(own)).values
+    assert torch.allclose(rows[1:], (trunk.patches(other) + trunk.positions[:, 1:])[0], atol=1e-4)
+    with pytest.raises(InputError, match="--vit: sets fresh weights"):
+        configure(recipe, **settings(world, "vilt", tmp_path / "b", start=out, vit=mae)).run()
+    with pytest.raises(InputError, match="--patch-size sets fresh patches"):
+        configure(recipe, **settings(world, "vilt", tmp_path / "b", patch_size=8, vit=mae)).run()
+
+
+def test_negatives_of_albef_are_drawn_as_sharply_as_the_flag_says(world: Path, tmp_path: Path) -> None:
+    recipe = find_recipe("albef-pretrain")
+    configure(recipe, **settings(world, "albef", tmp_path / "run", steps=1, negative_sharpness=0.0)).run()
+    model: Any = coalign.load(tmp_path / "run").model
+    assert model.config.negative_sharpness == 0
+    with pytest.raises(InputError, match="--negative-sharpness: set fresh weights"):
+        again = {"start": tmp_path / "run", "negative_sharpness": 0.5}
+        configure(recipe, **settings(world, "albef", tmp_path / "b", **again)).run()
+    near = torch.tensor([[9.0, 8.0, -50.0, -50.0]] * 4)
+    contrast: Any = SimpleNamespace(similarity_i2t=near, similarity_t2i=near)
+    batch: Any = [None] * 4
+
+    def wrong(sharpness: float) -> set[int]:
+        model.settings = replace(model.settings, negative_sharpness=sharpness)
+        generator = torch.Generator().manual_seed(0)
+        drawn = [model.draw_negatives(batch, contrast, generator)["neg_image_index"][0] for _ in range(40)]
+        return {int(each) for each in drawn}
+
+    assert wrong(1.0) == {1} and wrong(0.0) == {1, 2, 3}
 
 
 def test_the_temperature_of_albef_learns_slowly(world: Path, tmp_path: Path) -> None:

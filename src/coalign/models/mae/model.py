@@ -66,6 +66,13 @@ SIZES = {
         decoder_heads=2,
         decoder_hidden_dim=256,
     ),
+    "small-128": MaeConfig(
+        VitConfig(image_size=64, patch_size=8, dim=128, depth=4, heads=4, hidden_dim=512),
+        decoder_dim=96,
+        decoder_depth=2,
+        decoder_heads=3,
+        decoder_hidden_dim=384,
+    ),
     "tiny": MaeConfig(
         VitConfig(image_size=64, patch_size=8, dim=192, depth=6, heads=3, hidden_dim=768),
         decoder_dim=96,

@@ -53,7 +53,8 @@ class Recipe:
     split: OptionalName = None
     """Only this split, where the data has several; "train" is preferred."""
     size: str = "tiny"
-    """mini (32 pixels in patches of 4), tiny (64, 8), base (224, 16), large (224, 16) or huge (224, 14)."""
+    """mini (32 pixels in patches of 4), small-128 and tiny (64, 8; 128 and 192 wide), base and large (224, 16) or huge
+    (224, 14)."""
     start: MaeStart = SCRATCH
     image_size: OptionalInt = None
     """The side of the images, a multiple of the patch. By default the size's."""

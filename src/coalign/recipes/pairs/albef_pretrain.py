@@ -34,6 +34,9 @@ class Recipe:
     text_tower: OptionalPath = None
     """A BERT to start from with its vocabulary, such as a run of bert-pretrain: its first half of blocks reads the
     text, its second half also looks at the picture, by cross-attentions that start fresh."""
+    negative_sharpness: float = 1.0
+    """Of fresh weights: how much hard negatives for matching are drawn by their similarity. 1 is the paper's; 0 draws
+    any. In a short training the hardest teach matching nothing."""
     objectives: Objectives = ()
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.01)
     options: RunOptions = RunOptions(out=Path("runs/albef-pretrain"))
@@ -43,7 +46,8 @@ class Recipe:
             source, bert = self.pairs.open("train", experiment.quarantine), self.bert()
             start = self.start if bert is None else replace(self.start, vocab=self.start.vocab or self.text_tower)
             configure = partial(self.config, bert=bert)
-            model, tokenizer = self.pixels.model(experiment, "albef", source, start, self.tower, configure)
+            flags = ["--negative-sharpness"] if self.negative_sharpness != 1 else []
+            model, tokenizer = self.pixels.model(experiment, "albef", source, start, self.tower, configure, *flags)
             if bert is not None:
                 put_bert_into(model, bert)
             loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
@@ -70,6 +74,7 @@ class Recipe:
             size,
             text=replace(text, **self.start.dropouts()),
             alpha_steps=max(self.schedule.steps * 3 // 10, 1),
+            negative_sharpness=self.negative_sharpness,
             warm_momentum=True,
         )
 
