@@ -40,7 +40,8 @@ CONTINUED = frozenset(
 class Contender:
     """A recipe with settings of its own: "uniter-pretrain", or "uniter-pretrain:alignment_weight=0".
 
-    A setting of several values is named once for each: "lxmert-pretrain:objectives=mlm,objectives=itm".
+    A setting of several values is named once for each: "lxmert-pretrain:objectives=mlm,objectives=itm"; that of a
+    switch is true or false.
     """
 
     label: str
@@ -56,9 +57,9 @@ class Contender:
         wrong = [name for name, equals, _ in pairs if not equals]
         if wrong:
             raise InputError(f"{self.label}: write RECIPE:field=value,field=value; {wrong[0]!r} has no value")
-        values: dict[str, list[str]] = {}
+        values: dict[str, list[str | bool]] = {}
         for name, _, value in pairs:
-            values.setdefault(name, []).append(value)
+            values.setdefault(name, []).append({"true": True, "false": False}.get(value.lower(), value))
         return {name: given[0] if len(given) == 1 else given for name, given in values.items()}
 
     @property

@@ -19,7 +19,7 @@ from coalign.errors import InputError
 from coalign.models.dinov2.model import DinoV2, DinoV2Config
 from coalign.models.dinov2.names import original
 from coalign.recipes.pairs import albef_small, quickstart
-from coalign.recipes.pairs._compact import compact, linear_baseline, reranking_of
+from coalign.recipes.pairs._compact import aligned_samples, compact, linear_baseline, reranking_of
 from coalign.recipes.pairs.quickstart import TRAIN_STYLES
 from coalign.retrieval.index import Index
 from coalign.retrieval.rerank import Reranking
@@ -215,3 +215,14 @@ def test_augmented_drawings_stay_on_white(concepts):
     assert torch.equal(changed, again) and not torch.allclose(changed, torch.stack(pixels) / 255)
     assert changed.min() >= 0 and changed.max() <= 1
     assert changed[:, :, 0, 0].median() > 0.95
+
+
+def test_each_name_of_the_report_says_right_or_wrong_and_the_share_that_its_map_has_there(loaded, concepts, frozen):
+    samples = aligned_samples(loaded.eval(), {"seen": EmojiPairs(concepts, (STYLE,))}, seed=0, count=2)
+    assert len(samples) == 2 and frozen is not None  # features have been standardised
+    for sample in samples:
+        quarters = sample.maps.values.unflatten(2, (2, 3)).unflatten(1, (2, 3)).sum((2, 4)).flatten(1)  # [4 names, 4]
+        shares, right = quarters.diagonal() / quarters.sum(1), quarters.argmax(1) == torch.arange(4)
+        for word, share, own in zip(sample.maps.words, shares.tolist(), right.tolist(), strict=True):
+            assert word.endswith(f" ({'right' if own else 'wrong'}, {share:.0%})")
+        assert sample.note.startswith(f"seen: {int(right.sum())} of 4 right")

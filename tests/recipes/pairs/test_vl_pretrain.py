@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from coalign.data.regions.pairs import RegionPairs
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.flags import configure
+from coalign.layers.momentum import Similarities
 from coalign.recipes import find_recipe
 from coalign.tasks import find_task
 from coalign.types import RegionSpec, TextSpec, needed
@@ -195,14 +195,15 @@ def test_vilt_starts_from_a_vit_and_reads_pixels_as_it_did(world: Path, tmp_path
 def test_negatives_of_albef_are_drawn_as_sharply_as_the_flag_says(world: Path, tmp_path: Path) -> None:
     recipe = find_recipe("albef-pretrain")
     configure(recipe, **settings(world, "albef", tmp_path / "run", steps=1, negative_sharpness=0.0)).run()
-    model: Any = coalign.load(tmp_path / "run").model
+    found = coalign.load(tmp_path / "run")
+    model: Any = found.model
     assert model.config.negative_sharpness == 0
     with pytest.raises(InputError, match="--negative-sharpness: set fresh weights"):
         again = {"start": tmp_path / "run", "negative_sharpness": 0.5}
         configure(recipe, **settings(world, "albef", tmp_path / "b", **again)).run()
     near = torch.tensor([[9.0, 8.0, -50.0, -50.0]] * 4)
-    contrast: Any = SimpleNamespace(similarity_i2t=near, similarity_t2i=near)
-    batch: Any = [None] * 4
+    contrast = Similarities(near, near, torch.eye(4), torch.eye(4))
+    batch = coalign.prepare(found, texts=["a red circle"] * 4)
 
     def wrong(sharpness: float) -> set[int]:
         model.settings = replace(model.settings, negative_sharpness=sharpness)

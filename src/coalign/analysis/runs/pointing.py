@@ -303,13 +303,15 @@ def pointing(
     return PointingResult(grid, len(drawn), figures, ceiling, cut, moments, dict(settings or {}))
 
 
-def read_mosaic(loaded: Loaded, mosaic: Mosaic, method: str = "auto") -> tuple[Alignment, list[bool]]:
-    """The map of each text of a mosaic, its words taken together, and whether it points at the text's own cell."""
+def read_mosaic(loaded: Loaded, mosaic: Mosaic, method: str = "auto") -> tuple[Alignment, list[bool], list[float]]:
+    """The map of each text of a mosaic, its words taken together, whether it points at the text's own cell, and what
+    share of it lies there."""
     batch, tokenizer = batch_of(loaded, [mosaic.image], [mosaic.caption]), loaded.vocabulary
     (alignment,) = read_maps(loaded.model, batch, [tokenizer.words(mosaic.caption)], method)
     whole = _together(alignment, spans(tokenizer, mosaic.texts), mosaic.texts)
-    means, _ = cell_values(whole, math.isqrt(len(mosaic.texts)), mosaic.cells)
-    return whole, [_points(means[cell], cell) == 1.0 for cell in range(len(mosaic.texts))]
+    means, shares = cell_values(whole, math.isqrt(len(mosaic.texts)), mosaic.cells)
+    right = [_points(means[cell], cell) == 1.0 for cell in range(len(mosaic.texts))]
+    return whole, right, shares.diagonal().tolist()
 
 
 def batch_of(loaded: Loaded, images: Sequence[Any], texts: Sequence[str] | None = None) -> Batch:

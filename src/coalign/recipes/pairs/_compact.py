@@ -191,20 +191,22 @@ def retrieval_samples(
 
 def aligned_samples(loaded: Loaded, tests: Mapping[str, Source], seed: int, count: int) -> list[Alignment]:
     """Maps of names on mosaics of 2 x 2 pictures, `count` of each test drawn by the seed, each name marked right where
-    its map points at its own picture: the grid pointing game (`coalign.analysis.runs.pointing`). A test of fewer than
-    four names has none."""
+    most of its map lies in its own picture, with the share that does: the grid pointing game
+    (`coalign.analysis.runs.pointing`). A test of fewer than four names has none."""
     size = max(needed(loaded.spec.image, "images").size)
     samples: list[Alignment] = []
     for part, source in tests.items():
         if len({name_in(text) for text in source.first_texts()}) < 4:
             continue
         for mosaic in mosaics(source, 2, count, seed, size=size):
-            maps, right = read_mosaic(loaded, mosaic)
-            marked = [f"{name} ({'right' if own else 'wrong'})" for name, own in zip(maps.words, right, strict=True)]
+            maps, right, shares = read_mosaic(loaded, mosaic)
             assert isinstance(maps, AlignmentMap)
-            samples.append(
-                Alignment(mosaic.image, replace(maps, words=tuple(marked)), f"{part}: {sum(right)} of 4 right")
+            marked = tuple(
+                f"{name} ({'right' if own else 'wrong'}, {share:.0%})"
+                for name, own, share in zip(maps.words, right, shares, strict=True)
             )
+            note = f"{part}: {sum(right)} of 4 right; in brackets the share of a name's map in its own picture"
+            samples.append(Alignment(mosaic.image, replace(maps, words=marked), note))
     return samples
 
 
