@@ -120,6 +120,13 @@ def test_a_setting_that_is_named_twice_has_both_values() -> None:
     assert made(find_recipe(contender.recipe), given).objectives == ("mlm", "itm")
 
 
+def test_switches_of_a_contender_are_true_or_false() -> None:
+    for word, expected in (("True", True), ("false", False)):
+        contender = Contender(f"albef-pretrain:image_tower=mae,train_image_tower={word}")
+        recipe = made(find_recipe(contender.recipe), {"data": "d.csv", **contender.settings})
+        assert recipe.tower.train_image_tower is expected
+
+
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     contenders = [Contender("a")]
     broken = Comparison(contenders, plan(broken=True), tmp_path)
