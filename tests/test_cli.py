@@ -247,6 +247,7 @@ def test_every_command_explains_itself(capsys, command):
         (["extract", "smells"], "no extractor 'smells'"),
         (["evaluate", "nowhere", "--task", "result"], "no task 'result'; there are:"),
         (["evaluate", "nowhere", "--data", "x.csv"], "nowhere: no run here"),
+        (["evaluate", "nowhere", "--of-a-task", "x.csv"], "nowhere: no run here"),
         (["search", "nowhere", "red"], "nowhere: no run here"),
         (["search", "nowhere"], "--image FILE"),
         (["search", "nowhere", " "], "--image FILE"),

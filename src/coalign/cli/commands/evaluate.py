@@ -47,9 +47,10 @@ def dispatch(words: list[str]) -> int:
 
 
 def _task_of(words: Sequence[str]) -> str:
-    """The task that the run on the command line was trained for."""
-    for word in words:
-        if not word.startswith("-") and (Path(word) / "config.json").is_file():
+    """The task that the run on the command line was trained for. Errors: `InputError` where none is there."""
+    for place, word in enumerate(words):
+        missing = place == 0 and not Path(word).exists()
+        if not word.startswith("-") and (missing or (Path(word) / "config.json").is_file()):
             return str(run_config(Path(word)).get("task") or DEFAULT)
     return DEFAULT
 
