@@ -3,6 +3,7 @@ analysis; each of them small, into the folder `run` beside what it reads."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ from coalign.data.pairs.sources import open_source
 from coalign.extraction import regions
 from coalign.extraction.regions import Extract
 from coalign.retrieval.index import Index
+from coalign.retrieval.index_copy import Copy, file_of
 from coalign.retrieval.parts import Parts
 from coalign.retrieval.search import index_pairs
 from coalign.training.distributed import process_group
@@ -145,13 +147,20 @@ class Indexing:
     def state(self, base: Path) -> dict[str, Any]:
         """Its rows, and data that none of its versions has."""
         index, folder = Index.open(base / "run"), base / "run"
-        rows = index.columns(["row", "modality", "text", "image", "meta"]).sort_by("row").to_pylist()
-        vectors = {name: index.vectors(name, 9).tolist() for name in ("image", "text")}
+        copy, shown = file_of(folder), ["row", "modality", "text", "image", "meta", "thumbnail"]
+        assert Copy.read(folder) is not None, "the index's copy is missing, or of another version"
+        copied = index.columns(shown).sort_by("row").to_pylist()
+        read = Index(folder)  # without the copy
+        rows = read.columns(shown).sort_by("row").to_pylist()
+        assert copied == rows, "the copy differs from the table"
+        rows = [{**row, "thumbnail": hashlib.blake2b(row["thumbnail"] or b"").hexdigest()} for row in rows]
+        vectors = {name: [one.vectors(name, 9).tolist() for one in (index, read)] for name in ("image", "text")}
         data = folder / "items.lance" / "data"
         before = {path.name for path in data.iterdir()}
         index.compact()
         stray = before - {path.name for path in data.iterdir()}
-        beside = [name for name in files(folder) if not name.startswith("items.lance/")]
+        named = {copy.name: "the copy of this version"}  # how many versions there were is told by no promise
+        beside = sorted(named.get(name, name) for name in files(folder) if not name.startswith("items.lance/"))
         return {"files": beside, "rows": rows, "vectors": vectors, "stray": sorted(stray)}
 
 

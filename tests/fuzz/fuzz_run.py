@@ -39,7 +39,7 @@ from coalign.errors import InputError
 GOOD = ("read", "refused")
 MEMORY = 2 << 30
 """Bytes that reading one file may take."""
-SECONDS, PATIENCE = 20, 300
+SECONDS, PATIENCE = 20, 60
 """Seconds of the processor that reading one file may take, and seconds on the clock, which others may slow down."""
 CHUNK = 200
 FOUND = Path(__file__).parent / "found"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from coalign.errors import InputError
+from coalign.files import regular
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # two handles of at most 20 bytes, then the magic number
@@ -204,7 +205,7 @@ class _Entry:
         try:
             if file.stat().st_size < self.offset + self.size:
                 raise InputError(f"{file}: is cut off; {name} lies beyond its end")
-            with file.open("rb") as stream:
+            with regular(file).open("rb") as stream:
                 stream.seek(self.offset, os.SEEK_SET)
                 content = bytearray(stream.read(self.size))
         except OSError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.files import read_json, reader
+from coalign.files import read_json, reader, regular
 from coalign.trunks.vit_sizes import count
 
 
@@ -103,7 +103,7 @@ def read_manifest(path: str | Path) -> list[tuple[str, Described]]:
 
 def _metadata(path: Path) -> dict[str, Any]:
     """The metadata of a safetensors file: each value as JSON where it is valid JSON."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         raw: dict[str, str] = json.loads(file.read(size)).get("__metadata__") or {}
     if "json" in raw:

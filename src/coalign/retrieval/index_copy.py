@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from coalign.extras import optional
-from coalign.files import replace_file
+from coalign.files import regular, replace_file
 from coalign.retrieval.index_folder import TABLE
 from coalign.retrieval.index_rows import Similarity, schema_of
 
@@ -38,7 +38,7 @@ class Copy:
     def read(cls, index: Path) -> Copy | None:
         """The copy of the table as it is; None where there is none, or it cannot be read."""
         try:
-            file = file_of(index)
+            file = regular(file_of(index))
             if file.stat().st_size > 2 * BYTES:
                 return None
             rows = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()

@@ -18,7 +18,7 @@ from coalign.data.core.samples import Source
 from coalign.data.loaded import Loaded
 from coalign.errors import InputError
 from coalign.extras import optional
-from coalign.files import guarded, locked, read_json, remove_parts, replace_file, shared
+from coalign.files import guarded, locked, read_json, regular, remove_parts, replace_file, shared
 from coalign.retrieval.embed import vector_width
 from coalign.retrieval.index import ABOUT, JOINED, Index
 from coalign.retrieval.index_files import FOLDERS
@@ -132,7 +132,7 @@ class Parts:
     def check(self, file: Path) -> None:
         """Raises `InputError` where a part, or the table of all, was made from something else, or is damaged."""
         with guarded(file):
-            kept: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
+            kept: dict[bytes, bytes] = pq.read_schema(regular(file)).metadata or {}
             made, wanted = json.loads(kept.get(ABOUT, b"{}")), json.loads(json.dumps(dict(self.about)))
             if {**made, FOLDERS: None} != {**wanted, FOLDERS: None}:
                 raise InputError(

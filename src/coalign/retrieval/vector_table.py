@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from coalign.extras import optional
-from coalign.files import guarded, replace_file, replacing
+from coalign.files import guarded, regular, replace_file, replacing
 from coalign.retrieval.embed import Entry
 
 pa = optional("pyarrow")
@@ -71,7 +71,7 @@ def join_tables(path: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> 
     """The tables of vectors end to end as one that keeps `about` (JSON) and no thumbnails; returns its rows' number."""
     names = ["modality", "text", "image", "meta", "vector"]
     with guarded(parts[0]):
-        schema = pa.schema([pq.read_schema(parts[0]).field(name) for name in names])
+        schema = pa.schema([pq.read_schema(regular(parts[0])).field(name) for name in names])
     schema = schema.with_metadata({ABOUT: json.dumps(dict(about)).encode()})
     rows = 0
     with replacing(path) as whole, pq.ParquetWriter(whole, schema, write_page_checksum=True) as writer:
@@ -85,7 +85,7 @@ def join_tables(path: Path, parts: Sequence[Path], about: Mapping[str, Any]) -> 
 def batches_of(table: Path, schema: Any) -> Generator[Any]:
     """The columns of a schema of a table's rows, some at a time. Errors: `InputError` where the table is damaged, which
     the checksums of its pages tell, or lacks one."""
-    with guarded(table), pq.ParquetFile(table, page_checksum_verification=True) as file:
+    with guarded(table), pq.ParquetFile(regular(table), page_checksum_verification=True) as file:
         for batch in file.iter_batches(columns=schema.names):
             yield batch.select(schema.names).cast(schema)
 

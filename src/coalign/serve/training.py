@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from coalign.files import regular
+
 MOST_LINES = 2000
 """Lines of the log that are sent; of longer ones every n-th."""
 FRESH = 120.0
@@ -33,7 +35,7 @@ def training_of(run: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)
+        return json.loads(regular(path).read_text("utf-8"), parse_constant=lambda _: None)
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -42,8 +44,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log; the last may be half written."""
     lines: list[dict[str, Any]] = []
     try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError:
+        text = regular(path).read_text("utf-8", errors="replace")
+    except (OSError, ValueError):
         return lines
     for line in text.splitlines():
         try:

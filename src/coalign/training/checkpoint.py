@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from coalign.checkpoints.seal import is_intact, sealed
 from coalign.errors import InputError
-from coalign.files import guarded, read_json, replace_folder
+from coalign.files import guarded, read_json, regular, replace_folder
 from coalign.training.average import WeightAverage
 from coalign.training.sharded import Whole, is_sharded, like
 
 FORMAT = 1
+RANDOM = "random.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def save_checkpoint(folder: Path, state: Snapshot, progress: Progress) -> None:
         if state.average is not None:
             sealed(save_file, state.average)(part / "average.safetensors")
         random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
-        sealed(save_file, random)(part / "random.safetensors")
+        sealed(save_file, random)(part / RANDOM)
         position: dict[str, Any] = {
             "format": FORMAT,
             "step": progress.step,
@@ -129,20 +130,20 @@ def load_checkpoint(
         raise InputError(f"{folder}: format {state['format']}, this version reads {FORMAT}")
     try:
         _load_weights(model, folder / "model.safetensors")
-        _load_optimiser(optimiser, load_file(folder / "optimiser.safetensors"))
+        _load_optimiser(optimiser, load_file(regular(folder / "optimiser.safetensors")))
         if average is not None:
-            average.load_state_dict(load_file(folder / "average.safetensors"))
+            average.load_state_dict(load_file(regular(folder / "average.safetensors")))
     except (RuntimeError, KeyError, OSError, SafetensorError) as error:
         raise InputError(f"{folder}: made by a model or settings other than these: {error}") from error
     generators: list[dict[str, Tensor]] = [{} for _ in state["loaders"]]
     with guarded(folder):
-        for name, tensor in load_file(folder / "random.safetensors").items():
+        for name, tensor in load_file(regular(folder / RANDOM)).items():
             rank, _, generator = name.partition(".")
             generators[int(rank)][generator] = tensor
         if not all({"objectives", "torch"} <= own.keys() for own in generators):
-            raise ValueError("random.safetensors lacks the state of a generator")
+            raise ValueError(f"{RANDOM} lacks the state of a generator")
         if any(state.dtype != torch.uint8 for own in generators for state in own.values()):
-            raise ValueError("random.safetensors holds something else than states of generators")
+            raise ValueError(f"{RANDOM} holds something else than states of generators")
     return Progress(state["step"], state["seconds"], state["loaders"], generators)
 
 
@@ -177,7 +178,7 @@ def damage(folder: Path) -> str:
         return "state.json"
     for name in names:
         try:
-            with safe_open(str(folder / name), framework="pt"):
+            with safe_open(str(regular(folder / name)), framework="pt"):
                 pass
             if not is_intact(folder / name):
                 return name
@@ -188,12 +189,12 @@ def damage(folder: Path) -> str:
 
 def _load_weights(model: nn.Module, file: Path) -> None:
     if not is_sharded(model):
-        load_model(model, file)
+        load_model(model, regular(file))
         return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     tied = StateDictOptions(full_state_dict=True, strict=False)  # a tied weight is in the file once
-    tensors: dict[str, Any] = load_file(file)
+    tensors: dict[str, Any] = load_file(regular(file))
     parameters = model.state_dict(keep_vars=True)
     held = {id(tensor) for name, tensor in parameters.items() if name in tensors}
     missing = [name for name, tensor in parameters.items() if id(tensor) not in held]

@@ -31,7 +31,7 @@ from coalign.data.words.load import FINGERPRINTS, fingerprint_of, load_tokenizer
 from coalign.data.words.tokenizer import FILE as VOCABULARY
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import read_text, replace_file
 from coalign.ops.collectives import rank, world_size
 from coalign.training.distributed import from_first, process_group
 from coalign.training.loop import Callback, FitResult, Loader, TrainConfig, fit
@@ -280,4 +280,4 @@ class _NextEpoch:
 
 
 def _text_of(path: Path) -> str | None:
-    return path.read_text("utf-8") if path.is_file() else None
+    return read_text(path, "utf-8") if path.is_file() else None

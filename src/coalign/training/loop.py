@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coalign.data.images.transforms import derive_seed
+from coalign.files import guarded
 from coalign.ops.collectives import in_group, rank, world_size
 from coalign.training.average import WeightAverage
 from coalign.training.background import Background
 from coalign.training.blocks import prepare
-from coalign.training.checkpoint import Progress, Snapshot, load_checkpoint
+from coalign.training.checkpoint import RANDOM, Progress, Snapshot, load_checkpoint
 from coalign.training.config import TrainConfig
 from coalign.training.distributed import (
     average_gradients,
@@ -215,11 +216,13 @@ class _Training:
         if checkpoint is not None:
             progress = load_checkpoint(checkpoint, self.model, self.optimiser, self.average)
             self.step, self.seconds_before = progress.step, progress.seconds
-            if len(progress.loaders) == world_size():
-                self.loader.load_state_dict(progress.loaders[rank()])
-                self._set_generators(progress.generators[rank()])
+            whole = len(progress.loaders) == world_size()
+            with guarded(checkpoint / "state.json"):
+                self.loader.load_state_dict(progress.loaders[rank() if whole else 0])
+            if whole:
+                with guarded(f"{checkpoint / RANDOM} (go on without this checkpoint by removing its folder)"):
+                    self._set_generators(progress.generators[rank()])
             else:  # positions count the samples of all processes; the generators begin anew
-                self.loader.load_state_dict(progress.loaders[0])
                 self._seed(derive_seed(config.seed, self.step, rank()))
         self.batches = Prefetch(self.loader, self.device)
         self.plan = from_first(run.plan(config.steps)) or self.plan

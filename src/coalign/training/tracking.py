@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coalign.errors import InputError
-from coalign.files import replace_file
+from coalign.files import regular, replace_file
 from coalign.flags import say
 
 MetricRecord = dict[str, Any]
@@ -71,7 +71,7 @@ def read_metrics(path: Path | str) -> list[MetricRecord]:
     if not path.exists():
         return []
     records: list[MetricRecord] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in regular(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

@@ -84,7 +84,7 @@ def encode_all(
 def _read(file: Path) -> dict[str, Floats] | None:
     try:
         return load_file(file) if file.is_file() else None
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError):
         return None  # a damaged cache is made anew
 
 

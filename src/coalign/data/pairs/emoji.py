@@ -43,7 +43,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from coalign.data.core.samples import Ids, Sample, Source, Where
-from coalign.files import cache_folder, replace_file
+from coalign.files import cache_folder, regular, replace_file
 
 STYLES = ("noto", "openmoji", "twemoji")
 """The drawing styles, in the order in which they are cached."""
@@ -425,7 +425,7 @@ def _without_repeated_drawings(pictures: Picture, names: list[str]) -> list[int]
 
 def _read_cache(path: Path) -> tuple[list[dict[str, Any]], Picture] | None:
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(regular(path), framework="numpy") as file:
             return json.loads(file.metadata()["records"]), file.get_tensor("pictures")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None  # absent or damaged: it is built again

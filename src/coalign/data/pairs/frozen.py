@@ -31,7 +31,7 @@ from coalign.data.pairs.frozen_parts import (
     text_states_of,
 )
 from coalign.data.pairs.loader import Loader
-from coalign.files import replace_file
+from coalign.files import regular, replace_file
 from coalign.types import Batch, Candidates, Images, Layout, Mosaics, Packed, Text
 
 
@@ -262,9 +262,9 @@ class MosaicTable:
 
 def _read(file: Path, mark: str) -> dict[str, Tensor] | None:
     try:
-        with safe_open(file, framework="pt") as kept:
+        with safe_open(regular(file), framework="pt") as kept:
             if (kept.metadata() or {}).get("fingerprint") != mark:
                 return None
             return {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return None  # absent or damaged: it is computed again

@@ -244,7 +244,7 @@ def _read(shard: str, *parts: tuple[int, int]) -> list[bytes]:
         held = remote.read(shard, begin, end)
         return [held[at - begin : at - begin + size] for at, size in parts]
     chunks: list[bytes] = []
-    with Path(shard).open("rb") as file:
+    with regular(shard).open("rb") as file:
         for at, size in parts:
             file.seek(at)
             chunks.append(file.read(size))

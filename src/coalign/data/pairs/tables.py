@@ -359,7 +359,7 @@ def _with_names(rows: Iterable[Row]) -> Opened:
 # --------------------------------------------------------------------------------------------------------- Parquet
 def _read_parquet(path: Path, _: str | None) -> Opened:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(regular(path))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: is no Parquet table: {error}") from error
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from coalign.data.series.utterances import SeriesData, Utterance
 from coalign.errors import InputError
 from coalign.extras import optional
-from coalign.files import read_json
+from coalign.files import read_json, regular
 
 pa = optional("pyarrow")
 
@@ -78,14 +78,14 @@ def read_folder(folder: Path) -> SeriesData:
 def _read_split(folder: Path, split: str, about: Mapping[str, Any]) -> list[Utterance]:
     arrow, tensors = folder / f"{split}.arrow", folder / f"{split}.safetensors"
     try:
-        with pa.memory_map(str(arrow)) as source:
+        with pa.memory_map(str(regular(arrow))) as source:
             table = pa.ipc.open_file(source).read_all()
             table.validate(full=True)  # it is memory-mapped: offsets could lead anywhere
             rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{arrow}: cannot be read ({error})") from None
     try:
-        held = load_file(tensors)
+        held = load_file(regular(tensors))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{tensors}: cannot be read ({error})") from None
     streams: dict[str, tuple[Tensor, ...]] = {}

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.files import inside, reader
+from coalign.files import inside, reader, regular
 
 SUFFIX = ".safetensors"
 
@@ -47,7 +47,7 @@ def read_features(file: Path) -> tuple[Tensor, Tensor]:
         InputError: The file is missing or of another form.
     """
     try:
-        with safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]
+        with safe_open(regular(file), "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]
             features, times = opened.get_tensor("features"), opened.get_tensor("times")
             if features.dim() != 2 or times.shape != (len(features), 2) or not times.isfinite().all():
                 raise ValueError(f"features {list(features.shape)} and times {list(times.shape)}, of each clip two")
@@ -124,7 +124,7 @@ class ClipFeatures:
 @reader
 def _shape(file: Path) -> tuple[int, int]:
     try:
-        with safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]
+        with safe_open(regular(file), "pt") as opened:  # pyright: ignore[reportUnknownVariableType, reportArgumentType]
             rows, width = opened.get_slice("features").get_shape()
             return rows, width
     except Exception as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coalign.data.videos.clip_features import ClipFeatures
 from coalign.errors import InputError
-from coalign.files import read_json, reader, replace_file
+from coalign.files import read_json, reader, regular, replace_file
 from coalign.ops.kmeans import Fewest, descend, leaves
 
 WORDS, TREE = "words.json", "tree.safetensors"
@@ -105,7 +105,7 @@ class VisualWordBook:
             raise InputError(f"{folder}: no visual words here; coalign train videobert-words makes them")
         try:
             said: Any = read_json(folder / WORDS)
-            levels = load_file(folder / TREE)
+            levels = load_file(regular(folder / TREE))
             tree = tuple(levels[f"level{level}"] for level in range(len(levels)))
             if not tree or any(level.dim() != 3 or level.shape[1:] != tree[0].shape[1:] for level in tree):
                 raise ValueError("its tree has levels of several forms")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coalign.errors import InputError
+from coalign.files import regular
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW, _META = 0x01, 0x02, 0x04, 0x08
@@ -31,7 +32,7 @@ class LmdbFile:
         """Raises InputError where it is no LMDB file, or is cut short."""
         path = Path(path)
         self.path = path / "data.mdb" if path.is_dir() else path
-        self._file = self.path.open("rb")
+        self._file = regular(self.path).open("rb")
         self._size = self.path.stat().st_size
         self._page_size = 4096
         metas = [meta for place in (0, 1) if (meta := self._meta(place)) is not None]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, checked
 from coalign.errors import InputError
-from coalign.files import inside, replace_file
+from coalign.files import inside, regular, replace_file
 
 _PARTS = ("features", "boxes", "classes", "objects", "attributes", "confidence")
 
@@ -82,13 +82,13 @@ def write_shard(path: str | os.PathLike[str], ids: Sequence[str | int], regions:
 
 def _opened(file: str) -> dict[str, Tensor]:
     """All tensors, memory-mapped: a page is read when a row in it is. Asking the file for each slice is slower."""
-    return load_file(file)
+    return load_file(regular(file))
 
 
 def _header(file: Path) -> tuple[list[str], list[int], dict[str, list[int]]]:
     """The ids, the offsets, and the shape of each part's row."""
     try:
-        with safe_open(str(file), framework="pt") as opened:
+        with safe_open(str(regular(file)), framework="pt") as opened:
             metadata: Mapping[str, str] = opened.metadata() or {}
             names = set(opened.keys())
             lacking = [name for name in ("features", "boxes", "offsets") if name not in names]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from coalign.data.regions.regions import Opened, RegionFile, RegionSet, in_fractions
 from coalign.errors import InputError
+from coalign.files import regular
 
 BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 LXMERT = (
@@ -43,7 +44,7 @@ class TsvRegions(RegionFile):
         self._starts: list[int] = []
         ids: list[str] = []
         self._columns: tuple[str, ...] = ()
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             start = 0
             for number, line in enumerate(file, 1):
                 if line.strip():
