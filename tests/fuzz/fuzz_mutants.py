@@ -99,7 +99,7 @@ def no_file(path: Path, rng: random.Random) -> None:
     elif how == 1:
         path.symlink_to(path.name)
     elif how == 2:
-        path.symlink_to(rng.choice(("absent", "/etc/hostname", "/dev/zero", "..", "/")))
+        path.symlink_to(rng.choice(("absent", "/etc/hostname", "/dev/zero", ".")))
     elif how == 3:
         os.mkfifo(path)
     elif how == 4:
@@ -573,6 +573,16 @@ def zipped(data: bytes, rng: random.Random) -> bytes:
     return out.getvalue()
 
 
+def gzipped(data: bytes, rng: random.Random) -> bytes:
+    """What it unpacks to damaged, or more than there is room for."""
+    if rng.random() < 0.2:
+        packer = zlib.compressobj(9, wbits=31)
+        block = packer.compress(bytes(1 << 22)) + packer.flush(zlib.Z_FULL_FLUSH)
+        again = packer.compress(bytes(1 << 22)) + packer.flush(zlib.Z_FULL_FLUSH)
+        return block + again * 1000
+    return zlib.compress(rng.choice((*RAW, *TEXT))(zlib.decompress(data, wbits=31), rng), wbits=31)
+
+
 def torch_file(data: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         return zipped(data, rng)
@@ -878,6 +888,7 @@ STRUCTURED: dict[str, Mutator] = {
     ".npy": npy,
     ".onnx": exported,
     ".npz": zipped,
+    ".gz": gzipped,
     ".parquet": parquet,
     ".arrow": arrow,
     ".tar": tarred,

@@ -6,6 +6,7 @@ left out.
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import importlib.util
 import json
@@ -731,6 +732,8 @@ def write_vocabularies(folder: Path) -> None:
     )
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
     (folder / "list.txt").write_text("red\nboat\n")
+    merges = gzip.compress(b"#version: 0.2\nb o\nbo a\nboa t</w>\n", mtime=0)
+    (folder / "bpe_simple_vocab_16e6.txt.gz").write_bytes(merges)
 
 
 @target(
@@ -738,12 +741,13 @@ def write_vocabularies(folder: Path) -> None:
     "data.words.load.load_tokenizer",
     "data.words.word_list.WordList.load",
     "data.words.byte_pairs.read_byte_pairs",
+    "data.words.clip_pairs.read_clip_merges",
     write=write_vocabularies,
 )
 def read_vocabularies(folder: Path) -> None:
     from coalign.data.words.word_list import WordList
 
-    for name in ("piece", "bpe", "words", "s3d_dict.npy", "vocab.txt"):
+    for name in ("piece", "bpe", "words", "s3d_dict.npy", "vocab.txt", "bpe_simple_vocab_16e6.txt.gz"):
         found = load_tokenizer(folder / name)
         str((found.vocab_size, found.lowercase))
         found.encode(["a low boat"])
@@ -1031,6 +1035,28 @@ def read_described(folder: Path) -> None:
     json.dumps(training_of(folder / "run"))
     with staged(folder / "run", "ann/small", "mit") as made:
         assert "<script" not in (made / "README.md").read_text("utf-8")
+
+
+FOILS = {"image": "0.png", "caption": "a red boat", "foil": "a blue boat", "attribute": "colour"}
+BOXED = {"image": "0.png", "words": ["a", "red", "boat"], "boxes": [None, [1, 2, 8, 9], [1, 2, 8, 9.5]]}
+
+
+@target(
+    "task-files",
+    "tasks.pairs.matching.read_triples",
+    "tasks.pairs.word_alignment.read_truth",
+    write=both(
+        text("foils.jsonl", (json.dumps(FOILS) + "\n") * 2),
+        text("boxes.jsonl", (json.dumps(BOXED) + "\n") * 2),
+    ),
+)
+def read_task_files(folder: Path) -> None:
+    from coalign.tasks.pairs.matching import read_triples
+    from coalign.tasks.pairs.word_alignment import read_truth
+
+    for item, _ in read_triples(str(folder / "foils.jsonl")):
+        assert all(isinstance(text, str) for text in item.texts)
+    read_truth(folder / "boxes.jsonl")
 
 
 @target(

@@ -20,6 +20,7 @@ from coalign.errors import InputError
 from coalign.files import regular
 
 _LONGEST = 1 << 16  # of a header
+_SMALL, _PACKED = 1 << 26, 200  # bytes of a member that may be packed any number of times, and of a larger one so often
 
 
 def read_array(file: str | os.PathLike[str]) -> NDArray[Any]:
@@ -42,6 +43,8 @@ def read_arrays(file: str | os.PathLike[str] | BytesIO) -> dict[str, NDArray[Any
     with zipfile.ZipFile(file if isinstance(file, BytesIO) else regular(file)) as archive:
         arrays: dict[str, NDArray[Any]] = {}
         for member in archive.infolist():
+            if member.file_size > max(_SMALL, _PACKED * member.compress_size):
+                raise InputError(f"{member.filename} claims {member.file_size} bytes, and holds {member.compress_size}")
             with archive.open(member) as stream:
                 arrays[member.filename.removesuffix(".npy")] = _array(stream, member.file_size)
         return arrays

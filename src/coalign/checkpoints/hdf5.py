@@ -20,6 +20,7 @@ from coalign.files import regular
 
 _LARGEST = 1 << 33  # bytes of one dataset that is read whole
 _TRIED = 1 << 24  # bytes of one dataset that the walk reads; of a larger one it reads the first and the last number
+_PACKED = 200  # times that a large dataset may be packed
 _SECONDS = 600
 
 
@@ -102,7 +103,16 @@ def _forked(path: str) -> str:
 
 
 def child(group: Any, name: str) -> Any:
-    """The member of a group by name. Raises InputError for a link to elsewhere."""
+    """The group in a group. Raises InputError for an array, in which names are not to be looked for, and for a link."""
+    import h5py
+
+    node = _member(group, name)
+    if not isinstance(node, h5py.Group):
+        raise InputError(f"{name!r} is no group")
+    return node
+
+
+def _member(group: Any, name: str) -> Any:
     import h5py
 
     if type(group.get(name, getlink=True)) is not h5py.HardLink:
@@ -118,11 +128,14 @@ def dataset(group: Any, name: str) -> Any:
     """
     import h5py
 
-    node = child(group, name)
+    node = _member(group, name)
     if not isinstance(node, h5py.Dataset):
         raise InputError(f"{name!r} is no array")
     if node.external or node.is_virtual:
         raise InputError(f"the bytes of {name!r} lie in another file, which is not read")
+    stored = node.id.get_storage_size()
+    if node.nbytes > max(_TRIED, _PACKED * stored):
+        raise InputError(f"{name!r} claims {node.nbytes} bytes and holds {stored}")
     return node
 
 

@@ -59,7 +59,7 @@ def read_tensorflow(path: str | Path, *, optimiser: bool = False) -> dict[str, T
         )
     index = indices[0]
     try:
-        entries = dict(_table(index, index.read_bytes()))
+        entries = dict(_table(index, regular(index).read_bytes()))
         header = _fields(entries.pop(b"", b""))
         described = {key.decode("utf-8"): _Entry.parse(index, key, value) for key, value in entries.items()}
     except InputError:

@@ -47,7 +47,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         text = regular(path).read_text("utf-8", errors="replace")
     except (OSError, ValueError):
         return lines
-    for line in text.splitlines():
+    for line in text.split("\n"):
         try:
             value = json.loads(line, parse_constant=lambda _: None)
         except (ValueError, RecursionError):

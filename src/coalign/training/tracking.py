@@ -71,7 +71,7 @@ def read_metrics(path: Path | str) -> list[MetricRecord]:
     if not path.exists():
         return []
     records: list[MetricRecord] = []
-    for line in regular(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in regular(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

@@ -12,9 +12,10 @@ from coalign.files import read_text
 
 
 def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file with their line numbers; empty lines are passed over."""
+    """The objects of a JSON-lines file with their line numbers; empty lines are passed over. A line ends with a newline
+    alone: other marks that end lines may stand in a text."""
     objects: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

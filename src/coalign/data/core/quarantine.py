@@ -16,6 +16,7 @@ from coalign.data.core.samples import Problem, Sample, Source, Where, problem_of
 from coalign.data.core.verdicts import Verdict
 from coalign.data.images.decode import MAX_PIXELS, BadSample, check_image, name_of
 from coalign.errors import InputError
+from coalign.files import regular
 from coalign.progress import Bars
 
 FILE = "quarantine.jsonl"
@@ -42,7 +43,7 @@ class Quarantine:
     def _read(self) -> None:
         """Takes up what the file lists."""
         if self.path is not None and self.path.exists():
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            text = regular(self.path).read_text(encoding="utf-8", errors="replace")
             for problem in _parse(text):
                 self._store(problem)
             if text and not text.endswith("\n"):  # killed while writing: the next line must not join the stump

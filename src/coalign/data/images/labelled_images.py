@@ -35,7 +35,7 @@ from coalign.data.pairs.shards import TEXT_ENDINGS, TarShards, find_shards
 from coalign.data.pairs.sources import METADATA, open_source
 from coalign.data.pairs.tables import AnyOf
 from coalign.errors import InputError
-from coalign.files import inside, read_json, read_text, reader
+from coalign.files import inside, read_json, read_text, reader, regular
 from coalign.types import Batch, Images, Labels
 
 LABEL_COLUMNS = AnyOf(
@@ -349,7 +349,7 @@ def _solutions(folder: Path) -> dict[str, str]:
     file = _above(folder, "LOC_val_solution.csv")
     if file is None:
         return {}
-    with file.open(encoding="utf-8", newline="") as lines:
+    with regular(file).open(encoding="utf-8", newline="") as lines:
         return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(lines)}
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.files import read_json, read_text, reader
+from coalign.files import read_json, read_text, reader, regular
 
 SUFFIXES = (".json", ".ctm", ".textgrid")
 _SILENCE = frozenset({"", "sp", "sil", "<sil>", "<eps>", "spn"})
@@ -102,7 +102,7 @@ def _from_ctm(path: Path) -> Iterator[tuple[str, float, float]]:
 
 
 def _from_textgrid(path: Path) -> Iterator[tuple[str, float, float]]:
-    raw = path.read_bytes()
+    raw = regular(path).read_bytes()
     text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
     # Long and short form hold the same values in the same order; names, equals signs and brackets are decoration.
     tokens = re.findall(r'"(?:[^"]|"")*"|(?<![\w\[.])-?\d+(?:\.\d+)?(?:[eE]-?\d+)?(?![\w\]])', text)

@@ -16,7 +16,7 @@ from coalign.data.pairs.hub import is_saved
 from coalign.data.pairs.hub import open_rows as open_hub_rows
 from coalign.data.pairs.tables import Opened, Row, column, is_table, open_rows, there_are
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import read_text, reader
 
 PAIR_COLUMNS = (
     ("sentence1", "sentence2"),
@@ -261,11 +261,7 @@ def read_lines(path: str, column: str | None = None) -> list[str]:
     if not path.lower().endswith(".txt"):
         rows = read_texts(path, text_columns=[] if column is None else [column], texts=1)
         return [row.texts[0] for row in rows.rows]
-    try:
-        lines = Path(path).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    texts = [line.strip() for line in lines if line.strip()]
+    texts = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not texts:
         raise InputError(f"{path}: has no text in it")
     return texts

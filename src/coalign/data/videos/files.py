@@ -6,6 +6,7 @@ Sets of web videos are never whole any more: what is missing is counted, not an 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def split_of(have: set[Any], splits: Sequence[str]) -> Any:
 
 def table_rows(path: Path, needed: Mapping[str, Sequence[str]]) -> list[tuple[int, dict[str, str]]]:
     """Rows of a table with their line numbers; the `needed` columns under the first of their names that it has."""
-    reader = csv.DictReader(text_of(path).splitlines())
+    reader = csv.DictReader(io.StringIO(text_of(path), newline=""))
     columns = {name.strip(): name for name in reader.fieldnames or ()}
     chosen = {name: next((other for other in names if other in columns), None) for name, names in needed.items()}
     for name, column in chosen.items():

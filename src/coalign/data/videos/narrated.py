@@ -23,7 +23,7 @@ from coalign.data.videos.decode import VIDEO_SUFFIXES, find_videos, probe_video
 from coalign.data.videos.subtitles import Narration, read_caption_json, read_subtitles, subtitles_beside
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import reader, regular
 from coalign.types import Batch, InputSpec, Video
 
 _CACHED = 512  # subtitle files that are kept in memory
@@ -147,7 +147,7 @@ def read_video_info(path: str | Path) -> dict[str, tuple[str, str]]:
     """{video: (task, category)} of a table with columns video_id; task or task_id; category or category_1."""
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with regular(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             names = reader.fieldnames or ()
             video, task, category = (

@@ -8,6 +8,7 @@ Radford et al. 2021, section 2.4, and openai/CLIP, simple_tokenizer.py. A byte i
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from coalign.errors import InputError
+from coalign.files import reader, regular
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -24,6 +26,7 @@ MERGES = ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 PIECES = 49408
 """CLIP's number of pieces; the authors' file has more merges than it uses."""
 
+LONGEST = 1 << 26  # bytes of a list of merges, unpacked; CLIP's has three million
 _WORDS = r"'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
@@ -62,6 +65,7 @@ def clip_pairs(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]])
     return inner
 
 
+@reader
 def read_clip_merges(file: Path, pieces: int = PIECES) -> tokenizers.Tokenizer:
     """Reads the authors' list of merges, a header line and two pieces a line, plain or gzipped.
 
@@ -72,9 +76,12 @@ def read_clip_merges(file: Path, pieces: int = PIECES) -> tokenizers.Tokenizer:
         InputError: The file cannot be read, or has another form.
     """
     try:
-        data = file.read_bytes()
-        lines = (gzip.decompress(data) if file.suffix == ".gz" else data).decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.open(regular(file)) if file.suffix == ".gz" else regular(file).open("rb") as opened:
+            data = opened.read(LONGEST + 1)
+        if len(data) > LONGEST:
+            raise InputError(f"{file}: holds more than {LONGEST} bytes, a list of merges does not")
+        lines = data.decode("utf-8").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
     bytes_ = byte_letters()
     room = pieces - 2 * len(bytes_) - 2

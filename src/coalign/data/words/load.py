@@ -16,7 +16,7 @@ from coalign.data.words.clip_pairs import MERGES, read_clip_merges
 from coalign.data.words.tokenizer import FILE, Tokenizer
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.files import guarded, read_json, reader
+from coalign.files import guarded, read_json, reader, regular
 
 
 @reader
@@ -45,7 +45,7 @@ def load_tokenizer(path: str | os.PathLike[str], *, lowercase: bool | None = Non
         return Tokenizer(read_byte_pairs(*pair))
     file = _vocabulary_file(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = regular(file).read_text(encoding="utf-8")
         inner = tokenizers.Tokenizer.from_str(text) if file.suffix == ".json" else None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error

@@ -15,7 +15,7 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers
 from coalign.checkpoints.arrays import read_array
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.files import reader
+from coalign.files import reader, regular
 from coalign.types import Layout, Packed, Text
 
 WORD = r"[\w']+"
@@ -45,10 +45,10 @@ class WordList(Tokenizer):
         try:
             if path.suffix == ".json":
                 made = cls([])
-                made._take(tokenizers.Tokenizer.from_str(path.read_text("utf-8")))
+                made._take(tokenizers.Tokenizer.from_str(regular(path).read_text("utf-8")))
                 return made
             if path.suffix != ".npy":
-                return cls(path.read_text("utf-8").splitlines(), lowercase=lowercase is not False)
+                return cls(regular(path).read_text("utf-8").splitlines(), lowercase=lowercase is not False)
             return cls([str(word) for word in read_array(path).ravel()], lowercase=lowercase is not False)
         except Exception as error:  # the library raises bare Exceptions
             raise InputError(f"{path}: not a readable list of words ({error})") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.visual import VisualTask, through
 from coalign.extras import optional
+from coalign.files import reader
 from coalign.types import Batch, Encoding, InputSpec
 
 sklearn_metrics = optional("sklearn.metrics")
@@ -68,6 +69,7 @@ class Evaluate(VisualTask):
         return open_pictures(spec, self.regions, beside)
 
 
+@reader
 def read_triples(
     data: str, split: str | None = None, seed: int = 0, images: Path | None = None
 ) -> list[tuple[Item, str]]:
@@ -84,12 +86,19 @@ def read_triples(
             triples: list[tuple[Item, str]] = []
             for line, row in rows:
                 where = f"{path}, line {line}"
-                image, right, wrong = (field_of(row, name, where) for name in ("image", "caption", "foil"))
+                image, right, wrong = (_text(row, name, where) for name in ("image", "caption", "foil"))
                 triples.append((Item(str(line), (image,), (right, wrong)), str(row.get("attribute", ""))))
             return triples
     from coalign.data.pairs.sources import open_source
 
     return [(item, "") for item in _drawn(open_source(data, images=images, split=split, prefer="test").grouped(), seed)]
+
+
+def _text(row: Any, name: str, where: str) -> str:
+    value = field_of(row, name, where)
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {name!r} is {value!r}, a text is wanted")
+    return value
 
 
 def _drawn(source: Source, seed: int) -> list[Item]:

@@ -17,6 +17,7 @@ from coalign.data.questions.items import Item
 from coalign.errors import InputError
 from coalign.evaluation.result import TaskResult
 from coalign.evaluation.visual import VisualTask
+from coalign.files import reader
 from coalign.tasks.pairs._alignment import WordMap, methods_in_passes, read_maps
 
 
@@ -85,6 +86,7 @@ def measured(truths: Sequence[Truth], maps: Any) -> dict[str, float]:
     return {"choice": chosen / max(total, 1), "pointing": pointed / max(total, 1)}
 
 
+@reader
 def read_truth(path: Path) -> list[Truth]:
     """The texts with their words' boxes; lines about one image share its boxes.
 
