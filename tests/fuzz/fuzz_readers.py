@@ -1077,7 +1077,11 @@ def read_plan(folder: Path) -> None:
     Plan.read(folder / "plan.json").work()
 
 
-@target("templates", write=text("templates.txt", "a photo of a {}.\nart of the {}.\n"))
+@target(
+    "templates",
+    "tasks.images.zero_shot.read_templates",
+    write=text("templates.txt", "a photo of a {}.\nart of the {}.\n"),
+)
 def read_prompts(folder: Path) -> None:
     from coalign.tasks.images.zero_shot import read_templates
 

@@ -20,7 +20,7 @@ from coalign.data.prepare import prepare
 from coalign.errors import InputError
 from coalign.evaluation.images import ImageData
 from coalign.evaluation.result import TaskResult
-from coalign.files import read_text
+from coalign.files import read_text, reader
 from coalign.tasks.images.image_classification import ClassifiedImages
 from coalign.types import Batch, Encoding
 
@@ -99,6 +99,7 @@ def class_vectors(loaded: Loaded, names: Sequence[str], templates: Sequence[str]
     return F.normalize(torch.stack(vectors).mean(0), dim=-1)
 
 
+@reader
 def read_templates(path: Path) -> tuple[str, ...]:
     """The prompts in a file, a line each.
 
