@@ -33,6 +33,7 @@ from video_files import make_video
 from coalign.data.images.decode import BadSample, check_image, decode_image
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
+from coalign.files import regular
 
 
 @dataclass(frozen=True)
@@ -1098,7 +1099,7 @@ def read_uploads(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if kinds.get(path.suffix[1:], path.suffix[1:].upper()) in FORMATS:
             try:
-                check_picture(path.read_bytes())
+                check_picture(regular(path).read_bytes())
             except InputError as error:  # what comes by a request has no name
                 raise InputError(f"{path}: {error}") from error
 

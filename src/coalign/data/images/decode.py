@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +60,14 @@ def decode_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         return _from_array(image.permute(1, 2, 0).numpy(force=True) if image.dim() == 3 else image.numpy(force=True))
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    with _opened(image, max_pixels) as opened:
-        try:
-            opened.load()
-            return _to_rgb(_upright(opened))
-        except Exception as error:  # Pillow's decoders raise whatever the damage leads them to
-            raise BadSample(f"the image is damaged: {_plain(error)}", name_of(image)) from error
+    opened, file = _opened(image, max_pixels)
+    try:
+        opened.load()
+        return _to_rgb(_upright(opened))
+    except Exception as error:  # Pillow's decoders raise whatever the damage leads them to
+        raise BadSample(f"the image is damaged: {_plain(error)}", name_of(image)) from error
+    finally:
+        file.close()
 
 
 def check_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, thorough: bool = False) -> None:
@@ -80,15 +82,17 @@ def check_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, thorough: boo
     if isinstance(image, Tensor | np.ndarray):
         decode_image(image)
         return
-    with _opened(image, max_pixels) as opened:
-        try:
-            if thorough or isinstance(image, Image.Image):
-                opened.draft("RGB", (1, 1))
-                opened.load()
-            else:
-                opened.verify()
-        except Exception as error:
-            raise BadSample(f"the image is damaged: {_plain(error)}", name_of(image)) from error
+    opened, file = _opened(image, max_pixels)
+    try:
+        if thorough or isinstance(image, Image.Image):
+            opened.draft("RGB", (1, 1))
+            opened.load()
+        else:
+            opened.verify()
+    except Exception as error:
+        raise BadSample(f"the image is damaged: {_plain(error)}", name_of(image)) from error
+    finally:
+        file.close()
 
 
 def name_of(image: object) -> str:
@@ -96,33 +100,51 @@ def name_of(image: object) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
 
 
-def _opened(image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int) -> Image.Image:
-    """The picture with its header read and its size found acceptable."""
+class _File(io.BufferedReader):
+    """A file of which no more is asked than it has left: what a chunk claims is memory before it is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _STRIP:
+            size = min(size, max(os.fstat(self.fileno()).st_size - self.tell(), 0))
+        return super().read(size)
+
+
+def _opened(image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int) -> tuple[Image.Image, IO[bytes]]:
+    """The picture with its header read and its size found acceptable, and the file to close."""
     name = name_of(image)
-    if isinstance(image, Image.Image):
-        opened = image.copy()  # the caller's own is neither loaded nor closed
-    else:
-        if name.startswith(("http://", "https://")):
-            raise BadSample("is an address, not a file; download the images first", name)
-        try:
-            source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
-            opened = Image.open(source, formats=_formats())
-        except InputError as error:
-            reason = str(error).removeprefix(f"{name}: ")
-            raise BadSample("is a folder, not an image" if "is a folder" in reason else reason, name) from error
-        except UnidentifiedImageError as error:
-            empty = len(image) == 0 if isinstance(image, bytes) else Path(image).stat().st_size == 0
+    if name.startswith(("http://", "https://")):
+        raise BadSample("is an address, not a file; download the images first", name)
+    try:
+        file = _File(regular(image)) if isinstance(image, str | os.PathLike) else io.BytesIO(_bytes_of(image))
+    except InputError as error:
+        reason = str(error).removeprefix(f"{name}: ")
+        raise BadSample("is a folder, not an image" if "is a folder" in reason else reason, name) from error
+    except OSError as error:
+        raise BadSample(f"cannot be opened: {_plain(error)}", name) from error
+    try:  # the caller's own picture is neither loaded nor closed
+        opened = image.copy() if isinstance(image, Image.Image) else Image.open(file, formats=_formats())
+        width, height = opened.size
+        if width * height > max_pixels:
+            raise BadSample(f"has {width} x {height} pixels, more than the limit max_pixels={max_pixels}", name)
+    except Exception as error:
+        empty = file.seek(0, os.SEEK_END) == 0
+        file.close()
+        if isinstance(error, BadSample):
+            raise
+        if isinstance(error, UnidentifiedImageError):
             reason = "the file is empty (0 bytes)" if empty else f"not an image of a format that is read ({_NAMES})"
-            raise BadSample(reason, name) from error
-        except Image.DecompressionBombError as error:
-            raise BadSample(f"too many pixels: {_plain(error)}", name) from error
-        except Exception as error:
-            raise BadSample(f"cannot be opened: {_plain(error)}", name) from error
-    width, height = opened.size
-    if width * height > max_pixels:
-        opened.close()
-        raise BadSample(f"has {width} x {height} pixels, more than the limit max_pixels={max_pixels}", name)
-    return opened
+        else:
+            many = isinstance(error, Image.DecompressionBombError)
+            reason = f"{'too many pixels' if many else 'cannot be opened'}: {_plain(error)}"
+        raise BadSample(reason, name) from error
+    return opened, file
+
+
+def _bytes_of(image: bytes | Image.Image) -> bytes:
+    return image if isinstance(image, bytes) else b""
 
 
 def _upright(image: Image.Image) -> Image.Image:

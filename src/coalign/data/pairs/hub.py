@@ -15,7 +15,7 @@ from coalign.data.core.samples import Ids, Sample, Source, Where, clean_texts, t
 from coalign.data.images.decode import BadSample
 from coalign.data.pairs.tables import IMAGE_COLUMNS, Columns, choose_image, choose_texts, image_of
 from coalign.errors import InputError
-from coalign.files import Inside, guarded, inside, read_json
+from coalign.files import Inside, guarded, inside, read_json, regular
 
 
 def is_saved(folder: Path) -> bool:
@@ -110,13 +110,15 @@ def open_saved(
 
 
 def _check_saved(folder: Path) -> None:
-    """Raises InputError where a saved data set names files of another folder as its own."""
+    """Raises InputError where a saved data set names files of another folder as its own, or what is no file."""
     with guarded(folder):
         splits = folder / "dataset_dict.json"
         parts = [folder, *(folder / str(name) for name in (read_json(splits)["splits"] if splits.is_file() else ()))]
         states = [(part, read_json(part / "state.json")) for part in parts if (part / "state.json").is_file()]
         named = [part / str(file["filename"]) for part, state in states for file in state["_data_files"]]
         inside(folder, [*parts, *named])
+        for path in (*named, *(part / "dataset_info.json" for part, _ in states)):
+            regular(path)
 
 
 def open_named(
