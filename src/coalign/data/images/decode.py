@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,9 @@ class _File(io.BufferedReader):
         return super().read(size)
 
 
-def _opened(image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int) -> tuple[Image.Image, IO[bytes]]:
+def _opened(
+    image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int
+) -> tuple[Image.Image, io.BufferedIOBase]:
     """The picture with its header read and its size found acceptable, and the file to close."""
     name = name_of(image)
     if name.startswith(("http://", "https://")):
