@@ -39,18 +39,17 @@ from side_by_side import arguments, compare, same, version
 PICTURES, BATCH, SIDE = 128, 32, 224
 TEXTS, LONGEST = 1000, 64
 PHOTOGRAPHS = {
-    "skimage": ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"),
-    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+    "skimage/data": ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"),
+    "sklearn/datasets/images": ("china.jpg", "flower.jpg"),
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def photographs() -> list[Image.Image]:
     import skimage
-    import sklearn.datasets
 
-    folders = (Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images")
-    files = (folder / name for folder, names in zip(folders, PHOTOGRAPHS.values(), strict=True) for name in names)
+    packages = Path(skimage.__file__).parents[1]
+    files = (packages / folder / name for folder, names in PHOTOGRAPHS.items() for name in names)
     return [Image.open(file).convert("RGB") for file in files]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,19 @@ def sincos_steps(steps: Tensor, dim: int) -> Tensor:
 
     An odd width ends in a column of zeros (fairseq's and tensor2tensor's form of Vaswani et al. 2017, section 3.5).
     """
+    if steps.device.type != "cpu" or torch.compiler.is_compiling() or not len(steps) or int(steps.min()) < 0:
+        return _sincos(steps, dim)
+    return _table(1 << int(steps.max()).bit_length(), dim).index_select(0, steps)
+
+
+@lru_cache(8)
+def _table(count: int, dim: int) -> Tensor:
+    """The positions of the steps 0 to `count` - 1, which a model of several streams asks for again and again."""
+    with torch.inference_mode(False):
+        return _sincos(torch.arange(count), dim)
+
+
+def _sincos(steps: Tensor, dim: int) -> Tensor:
     half = dim // 2
     omega = 10000.0 ** (-torch.arange(half, device=steps.device) / max(half - 1, 1))
     angles = steps[:, None] * omega

@@ -24,6 +24,7 @@ class Reconstruction(nn.Module):
     def forward(self, predicted: Float[Tensor, "*n p"], patches: Float[Tensor, "*n p"]) -> Tensor:
         target = patches
         if self.normalise:
-            mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-            target = (patches - mean) / torch.sqrt(variance + 1e-6)
+            target = patches - patches.mean(-1, keepdim=True)  # Tensor.var takes ten times as long on a processor
+            variance = target.square().sum(-1, keepdim=True) / (patches.shape[-1] - 1)
+            target = target / torch.sqrt(variance + 1e-6)
         return reduced((predicted - target).square().mean(-1), self.reduction)

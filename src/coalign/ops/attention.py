@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coalign.ops import flex, varlen
-from coalign.ops.items import CHUNK, attend_items
+from coalign.ops.items import CHUNK, NARROW, SCORES, attend_items
 from coalign.types import Layout, Packed
 from coalign.types.packed import cached, to_device
 

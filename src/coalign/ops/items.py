@@ -21,6 +21,8 @@ from coalign.ops.dropout import kept_bytes
 
 CHUNK = 64
 """Queries of a causal item that are computed at once."""
+SCORES = 32768
+"""Scores a head that are computed at once where no triangle hides any."""
 NARROW = 16
 """Head widths up to which keys come first: a product with so few columns is slow, one with so few rows is not."""
 LARGEST = 64
@@ -72,11 +74,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _chunks(queries: int, keys: int, causal: int) -> Iterator[Part]:
-    """The parts of a causal item, from its own first row on."""
-    for begin in range(0, queries, CHUNK):
-        end = min(begin + CHUNK, queries)
+    """The parts of a causal item, from its own first row on: larger ones from where all keys are seen."""
+    begin = 0
+    while begin < queries:
+        first = begin + causal
+        end = min(begin + (CHUNK if first < keys else max(CHUNK, SCORES // keys)), queries)
         seen = min(end - 1 + causal, keys)
-        yield slice(begin, end), slice(0, seen), begin + causal if begin + causal < seen else None
+        yield slice(begin, end), slice(0, seen), first if first < seen else None
+        begin = end
 
 
 def _parts(
@@ -128,7 +133,7 @@ class _Written(torch.autograd.Function):
         out, sums = v.new_zeros(len(q), *v.shape[1:]), v.new_ones(*q.shape[:2], 1)
         found, summed, saved = out.transpose(0, 1), sums.transpose(0, 1), list[Tensor]()
         for rows, seen, first in parts:
-            weights = queries[:, rows] @ keys[:, seen].transpose(1, 2)
+            weights = torch.bmm(queries[:, rows], keys[:, seen].transpose(1, 2))
             if first is not None:
                 count = seen.stop - seen.start - first
                 weights[:, :, first:] += _triangle(q.dtype)[: weights.shape[1], :count]
@@ -140,7 +145,7 @@ class _Written(torch.autograd.Function):
                 kept, ctx.scale = kept_bytes(weights, dropout)
                 drawn = weights * kept.to(weights.dtype)
                 saved += [kept] if keep else []
-            found[:, rows] = drawn @ values[:, seen]
+            found[:, rows] = torch.bmm(drawn, values[:, seen])
             saved += [weights] if keep else []
         out *= ctx.scale / sums
         ctx.dropped = dropout > 0
@@ -162,10 +167,10 @@ class _Written(torch.autograd.Function):
             kept, weights = next(left) if ctx.dropped else None, next(left)
             drawn = weights if kept is None else weights * kept.to(weights.dtype)
             own = given[:, rows]
-            dv[:, seen] += drawn.transpose(1, 2) @ own
-            slope = (own @ values[:, seen].transpose(1, 2)).mul_(drawn).addcmul_(weights, means[:, rows])
-            dq[:, rows] = slope @ keys[:, seen]
-            dk[:, seen] += slope.transpose(1, 2) @ queries[:, rows]
+            dv[:, seen] += torch.bmm(drawn.transpose(1, 2), own)
+            slope = torch.bmm(own, values[:, seen].transpose(1, 2)).mul_(drawn).addcmul_(weights, means[:, rows])
+            dq[:, rows] = torch.bmm(slope, keys[:, seen])
+            dk[:, seen] += torch.bmm(slope.transpose(1, 2), queries[:, rows])
         return slopes[0].mul_(ctx.alpha), slopes[1].mul_(ctx.alpha), slopes[2], None, None, None
 
 
@@ -181,7 +186,7 @@ class _Narrow(torch.autograd.Function):
         out, sums = values.new_zeros(*values.shape[:2], len(q)), values.new_ones(len(values), 1, len(q))
         saved = list[Tensor]()
         for rows, seen, first in parts:
-            weights = keys[:, seen] @ queries[:, :, rows]
+            weights = torch.bmm(keys[:, seen], queries[:, :, rows])
             if first is not None:
                 count = seen.stop - seen.start - first
                 weights[:, first:] += _triangle(q.dtype).T[:count, : weights.shape[2]]
@@ -193,7 +198,7 @@ class _Narrow(torch.autograd.Function):
                 kept, ctx.scale = kept_bytes(weights, dropout)
                 drawn = weights * kept.to(weights.dtype)
                 saved += [kept] if keep else []
-            out[:, :, rows] = values[:, :, seen] @ drawn
+            out[:, :, rows] = torch.bmm(values[:, :, seen], drawn)
             saved += [weights] if keep else []
         out *= ctx.scale / sums
         ctx.dropped = dropout > 0
@@ -215,10 +220,10 @@ class _Narrow(torch.autograd.Function):
             kept, weights = next(left) if ctx.dropped else None, next(left)
             drawn = weights if kept is None else weights * kept.to(weights.dtype)
             own = given[:, :, rows]
-            dv[:, :, seen] += own @ drawn.transpose(1, 2)
-            slope = (turned[:, seen] @ own).mul_(drawn).addcmul_(weights, means[:, :, rows])
-            dq[:, :, rows] = keys[:, :, seen] @ slope
-            dk[:, :, seen] += queries[:, :, rows] @ slope.transpose(1, 2)
+            dv[:, :, seen] += torch.bmm(own, drawn.transpose(1, 2))
+            slope = torch.bmm(turned[:, seen], own).mul_(drawn).addcmul_(weights, means[:, :, rows])
+            dq[:, :, rows] = torch.bmm(keys[:, :, seen], slope)
+            dk[:, :, seen] += torch.bmm(queries[:, :, rows], slope.transpose(1, 2))
         dq, dk = dq.mul_(ctx.alpha), dk.mul_(math.log(2))  # the queries that were saved are scaled
         return *(x.permute(2, 0, 1) for x in (dq, dk, dv)), None, None, None
 
