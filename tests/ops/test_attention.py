@@ -194,6 +194,8 @@ def test_a_kernel_is_chosen_that_can_express_the_mask(monkeypatch):
     assert choose_kernel(Mask.within(ragged), cpu, half) == "items"
     assert choose_kernel(Mask.within(uniform), cpu, half) == "dense"
     assert choose_kernel(Mask.within(uniform), cpu, half, dropout=0.1) == "items"
+    assert choose_kernel(Mask.within(Layout.uniform(2, 128)), cpu, torch.float32, 8) == "items"
+    assert choose_kernel(Mask.within(Layout.uniform(2, 128)), cpu, torch.float32, 64) == "dense"
     assert choose_kernel(Mask.within(uniform), cuda, half, dropout=0.1) == "dense"
     assert choose_kernel(Mask.within(ragged, causal=0), cpu, half) == "dense"
     assert choose_kernel(Mask(ragged, ragged, window=(1, 1)), cpu, half) == "dense"

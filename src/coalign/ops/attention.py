@@ -7,7 +7,8 @@ Which path runs is decided by `choose_kernel` from the mask and the device alone
 * "varlen": CUDA, half precision: flash attention over the packed rows (`ops.varlen`);
 * "flex": CUDA, where "varlen" cannot say the mask (hidden keys, a bias, key items, other triangles, and in float32 a
   window): block masks over the packed rows (`ops.flex`);
-* "items": a CPU, where items are ragged, long and causal, or dropout is on: one item after the other (`ops.items`);
+* "items": a CPU, where items are ragged, long and causal, dropout is on, or heads are narrow: one item after the other
+  (`ops.items`);
 * "dense": pad to the longest item here only, `scaled_dot_product_attention`, unpad. Items of one length are viewed,
   not copied. On CUDA what has dropout comes here, and has torch's memory-efficient kernel;
 * `attend_with_weights`: the plain formula, for those who look at the weights. Asked for by name.
@@ -169,7 +170,7 @@ def choose_kernel(
     """
     if device.type == "cpu":
         # a loop would be compiled anew for every batch
-        return "items" if not torch.compiler.is_compiling() and _one_by_one(mask, dropout) else "dense"
+        return "items" if not torch.compiler.is_compiling() and _one_by_one(mask, head_size, dropout) else "dense"
     chosen = mask.key_items is not None
     if (mask.is_plain and not chosen and _is_uniform(mask)) or not (mask.queries.total and mask.keys.total):
         return "dense"
@@ -188,12 +189,14 @@ def _is_uniform(mask: Mask) -> bool:
     return mask.keys.is_uniform and mask.queries.is_uniform
 
 
-def _one_by_one(mask: Mask, dropout: float) -> bool:
+def _one_by_one(mask: Mask, head_size: int, dropout: float) -> bool:
     """Whether a processor can take one item after the other, and is quicker so."""
     if mask.bias is not None or mask.keys.hidden is not None or mask.window is not None:
         return False
     triangles = mask.causal is not None and mask.queries.max_length > CHUNK
-    worth = not _is_uniform(mask) or triangles or 0 < round(256 * dropout) < 256
+    # narrow heads, for which the library takes twice as long, where an item is worth a call of its own
+    narrow = head_size <= NARROW and mask.queries.max_length * mask.keys.max_length >= SCORES // 4
+    worth = not _is_uniform(mask) or triangles or narrow or 0 < round(256 * dropout) < 256
     return worth and (mask.causal is None or _sees_all(mask.causal))
 
 
