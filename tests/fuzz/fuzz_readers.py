@@ -1113,13 +1113,12 @@ def write_word_vectors(folder: Path) -> None:
     (folder / "b.txt").write_text(glove)
 
 
-@target("word-vectors", "recipes.videos._narrated.read_word_vectors", write=write_word_vectors)
+@target("word-vectors", "data.words.vectors.read_word_vectors", write=write_word_vectors)
 def read_vectors_of_words(folder: Path) -> None:
-    from coalign.recipes.videos._narrated import read_word_vectors
+    from coalign.data.words.vectors import read_word_vectors
 
     for name in ("a.bin", "a.txt", "b.txt"):
-        found = read_word_vectors(folder / name)
-        [found[word] for word in ("red", "boat") if word in found]
+        read_word_vectors(folder / name, ("red", "boat"))
 
 
 # ------------------------------------------------------------------------------------------------------------- parity

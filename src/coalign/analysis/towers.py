@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 from coalign.files import digest
+from coalign.flags import say
 from coalign.layers.convolution import MEAN, STAGES, STD, EfficientNetLite0
 from coalign.models.bert.model import Bert
 from coalign.models.mae.model import Mae, MaeConfig
@@ -234,7 +236,7 @@ class Word2VecTower:
 
 
 def word2vec_on(texts: Sequence[str], most: int = 100_000) -> Word2VecTower | None:
-    """word2vec trained on the texts by gensim; None where they are too few to learn from."""
+    """word2vec trained on the texts by gensim; None where they are too few to learn from, or Python has no gensim."""
     sentences = [words_of(text) for text in pick(texts, sample_rows(len(texts), most))]
     words = sum(map(len, sentences))
     if words < 500 or len({word for sentence in sentences for word in sentence}) < 20:
@@ -242,6 +244,9 @@ def word2vec_on(texts: Sequence[str], most: int = 100_000) -> Word2VecTower | No
     try:
         from gensim.models import Word2Vec
     except ImportError as error:
+        if sys.version_info >= (3, 14):  # of which gensim has no release
+            say("word2vec is left out: gensim has no release for this Python; 3.11 to 3.13 have it")
+            return None
         raise InputError("word2vec needs gensim: pip install 'coalign[analysis]'") from error
 
     passes = int(np.clip(1_000_000 / words, 3, 30))

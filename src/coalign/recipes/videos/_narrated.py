@@ -14,9 +14,9 @@ from coalign.data.core.fingerprint import Fingerprint
 from coalign.data.core.quarantine import FILE as QUARANTINE
 from coalign.data.videos.narrated import NarratedVideos, open_narrated
 from coalign.data.videos.subtitles import Narration
+from coalign.data.words.vectors import read_word_vectors
 from coalign.data.words.word_list import WordList
 from coalign.errors import InputError
-from coalign.files import reader, regular
 from coalign.flags import OptionalPath, option_group, say, shows_progress
 from coalign.progress import with_progress
 from coalign.training.experiment import Data, Experiment
@@ -74,40 +74,19 @@ def said_in(videos: NarratedVideos, folder: Path, **features: Container[str]) ->
 def word_list(videos: NarratedVideos, words: Path | None, vectors: Path | None) -> tuple[WordList, torch.Tensor | None]:
     """The words that the text tower knows, and their vectors [words + 1, width] (row 0: the padding word) or None.
 
-    `vectors` is a file of word2vec or GloVe, of which the words of the narration are taken (extra `analysis`); `words`
-    is a list. Without either the words are those of the narration.
+    `vectors` is a file of word2vec or GloVe, of which the words of the narration are taken; `words` is a list. Without
+    either the words are those of the narration.
     """
     narration = (narration.text for video in videos.videos for narration in video.narrations)
-    if vectors is None:
-        return (WordList.of_texts(narration) if words is None else WordList.load(words)), None
-    known = read_word_vectors(vectors)
     listed = WordList.of_texts(narration) if words is None else WordList.load(words)
+    if vectors is None:
+        return listed, None
+    known = read_word_vectors(vectors, listed.listed())
     have = [word for word in listed.listed() if word in known]
     if not have:
         raise InputError(f"{vectors}: has none of the {len(listed)} words")
-    table = torch.stack([torch.tensor(known[word]) for word in have])
+    table = torch.stack([known[word] for word in have])
     return WordList(have), torch.cat([torch.zeros(1, table.shape[1]), table])
-
-
-@reader
-def read_word_vectors(path: Path) -> Any:
-    """Word vectors of a word2vec (.bin, .txt) or GloVe (.txt) file, by word."""
-    try:
-        from gensim.models import KeyedVectors
-    except ImportError:
-        raise InputError("word vectors are read by gensim: pip install 'coalign[analysis]'") from None
-    binary = path.suffix in (".bin", ".gz")
-    with regular(path).open("rb") as file:
-        first = file.readline(1000).split()
-    header = binary or len(first) == 2
-    try:
-        if header and path.suffix != ".gz":
-            words, width = map(int, first)
-            if min(words, width) < 0 or words * width * (4 if binary else 2) > path.stat().st_size:
-                raise ValueError(f"it claims {words} words of {width} numbers, and is shorter")
-        return KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: no word vectors in word2vec's or GloVe's form ({error})") from None
 
 
 class Timed:
