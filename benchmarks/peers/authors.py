@@ -91,3 +91,25 @@ def pretraining(folder: Path, image: dict[str, Any], text: dict[str, Any], **set
         model.register_buffer(f"{kind}_queue", nn.functional.normalize(queue, dim=0))
     model.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
     return model
+
+
+def mae(folder: Path, **sizes: Any) -> nn.Module:
+    """MAE's pre-training model, on the blocks of the installed timm."""
+    if not (folder / "models_mae.py").is_file():
+        sys.exit(f"--authors {folder}: no models_mae.py")
+    sys.path.insert(0, str(folder))
+    import numpy as np
+    import timm.models.vision_transformer as vision
+
+    np.float = float  # pyright: ignore
+    block = vision.Block
+
+    def without_scale(*given: Any, **named: Any) -> nn.Module:
+        assert named.pop("qk_scale", None) is None  # timm has no such argument any more
+        return block(*given, **named)
+
+    vision.Block = without_scale  # pyright: ignore
+    from models_mae import MaskedAutoencoderViT  # pyright: ignore
+
+    vision.Block = block
+    return MaskedAutoencoderViT(**sizes)

@@ -21,7 +21,7 @@ from coalign.ops.dropout import kept_bytes
 
 CHUNK = 64
 """Queries of a causal item that are computed at once."""
-SCORES = 32768
+SCORES = 65536
 """Scores a head that are computed at once where no triangle hides any."""
 NARROW = 16
 """Head widths up to which keys come first: a product with so few columns is slow, one with so few rows is not."""
