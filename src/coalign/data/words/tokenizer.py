@@ -253,10 +253,12 @@ class Tokenizer:
             for number, ((side_ids, side_words), length) in enumerate(zip(sides, keep, strict=True)):
                 closes = end is not None and (separator or number < len(sides) - 1)
                 ids += [*side_ids[:length], *([end] if closes and end is not None else [])]
-                words += [word + first_word if word >= 0 else -1 for word in side_words[:length]]
+                kept = side_words[:length]
+                words += [word + first_word if word >= 0 else -1 for word in kept] if number else kept
                 words += [-1] if closes else []
                 types += [number] * (length + int(closes))
-                first_word += max(side_words, default=-1) + 1
+                if number + 1 < len(sides):
+                    first_word += max(side_words, default=-1) + 1
             lengths.append(len(ids) - before)
         return Text(
             ids=Packed(torch.tensor(ids, dtype=torch.int64), Layout.of(lengths)),
@@ -288,11 +290,14 @@ class Tokenizer:
     def _segment(self, text: str) -> _Pieces:
         # One at a time: the library's batch form starts threads, which forked loader workers cannot inherit.
         encoding = self._inner.encode(text, add_special_tokens=False)
-        words = [
-            -1 if word is None or id in self._marks else word
-            for id, word in zip(encoding.ids, self._word_ids(encoding), strict=True)
-        ]
-        return encoding.ids, words
+        ids, found = encoding.ids, self._word_ids(encoding)
+        plain = None not in found and self._marks.isdisjoint(ids)  # as nearly all texts are
+        words = (
+            found
+            if plain
+            else [-1 if word is None or id in self._marks else word for id, word in zip(ids, found, strict=True)]
+        )
+        return ids, words  # pyright: ignore[reportReturnType]
 
 
 def _truncate(lengths: Sequence[int], room: int | None) -> list[int]:
