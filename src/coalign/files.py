@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
+from glob import escape
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Literal, ParamSpec, TypeVar
@@ -254,8 +255,9 @@ def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
     part.mkdir(parents=True)
     try:
         fill(part)
-        for file in part.iterdir():
-            _share(file)
+        for file in part.rglob("*"):
+            if file.is_file():
+                _share(file)
             sync(file)
         sync(part)
         if path.exists():
@@ -288,7 +290,7 @@ def _share(path: Path) -> None:
 def remove_parts(folder: Path, *, own: bool = False, of: str = "") -> None:
     """Removes what killed processes, or those of this machine (`own`), left half written in a folder, of files of any
     name or of one; for whoever holds the folder's lock."""
-    parts = folder.glob(f".part.{_host() + '.' if own else ''}*{of}")
+    parts = folder.glob(f".part.{_host() + '.' if own else ''}*{escape(of)}")
     for part in [*parts, *([] if own or of else folder.glob(".*.part"))]:
         shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink(missing_ok=True)
 
@@ -322,7 +324,8 @@ def locked(folder: Path, held: str, wait: bool = False) -> Generator[IO[Any]]:
 
 @contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Keeps other processes from writing a file meanwhile, by a lock beside it that goes with the work.
+    """Keeps other processes from writing a file or folder meanwhile, by a lock beside it that goes with the work, and
+    removes what a killed one of this machine left of it half written.
 
     Raises:
         InputError: Another process writes it.
@@ -338,6 +341,7 @@ def writing(path: Path) -> Generator[None]:
         if not alone:
             raise InputError(f"{path}: another process writes this file; wait for it, or give another name")
         try:
+            remove_parts(path.parent, own=True, of=f".{path.name}")
             yield
         finally:
             with suppress(OSError):  # Windows removes no open file

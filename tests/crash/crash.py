@@ -132,7 +132,7 @@ def main() -> int:
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl", "-lpthread"], check=True)
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "LD_PRELOAD": str(library)})
 
-    sys.path += [str(SOURCE.parents[1] / beside) for beside in ("training", "tasks")]
+    sys.path += [str(SOURCE.parents[1] / beside) for beside in ("training", "tasks", "data/series")]
     from works import WORKS
 
     failures = 0

@@ -1,8 +1,9 @@
 """What is killed and done again: a training, one of two processes, an index, an index of parts, an extraction, an
-analysis; each of them small, into the folder `run` beside what it reads."""
+analysis, what commands write beside runs; each of them small, into the folder `run` beside what it reads."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import torch._dynamo
 from colours import TOKENIZER, ColourModel, write_table
 from PIL import Image
 from safetensors.torch import load_file
+from test_pickles import mult_pickle, save
 from toy import ToyLoader, ToyModel
 
 from coalign.analysis.datasets import cache
@@ -30,9 +32,13 @@ from coalign.analysis.datasets.columns import Columns
 from coalign.analysis.datasets.page import report_folder, write_study
 from coalign.analysis.datasets.parts import Options
 from coalign.analysis.datasets.study import study
+from coalign.cli.commands import convert_data
 from coalign.data.core.parts import Part
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.sources import open_source
+from coalign.errors import InputError
+from coalign.evaluation.captions import rows_file
+from coalign.evaluation.card import staged
 from coalign.extraction import regions
 from coalign.extraction.regions import Extract
 from coalign.retrieval.index import Index
@@ -263,4 +269,39 @@ class Analysis:
         return {"files": names, "tables": repr(tables), **pages, "kept": tensors(folder, names)}
 
 
-WORKS = [Training(), TrainingBeside(), TwoProcesses(), Indexing(), IndexingParts(), Extraction(), Analysis()]
+class Outputs:
+    """What commands write beside runs: a list of captions, a converted data set, a folder that is to be pushed."""
+
+    name, processes, outlives_power, cost = "outputs", 1, True, 1
+
+    def prepare(self, base: Path) -> None:
+        save(base / "mosi.pkl", mult_pickle())
+        (base / "trained").mkdir()
+        (base / "trained" / "model.safetensors").write_bytes(b"weights")
+        config = {"system": "clip", "head": None, "training": {"steps": 3}, "seed": 0, "versions": {}}
+        (base / "trained" / "config.json").write_text(json.dumps(config))
+        Image.new("RGB", (8, 8)).save(base / "a.png")
+
+    def start(self, work: Callable[[int], None]) -> None:
+        work(0)
+
+    def do(self, base: Path, process: int) -> None:
+        (base / "run").mkdir(exist_ok=True)
+        for name in ("kept.jsonl", "kept.csv"):
+            with rows_file(base / "run" / name, ("image", "text")) as write:
+                for number in range(3):
+                    write({"image": f"{number}.png", "text": f"a text {number}"})
+        made = contextlib.suppress(InputError)  # which says that it was made before
+        with made:
+            convert_data.command(str(base / "mosi.pkl"), base / "run" / "series")
+        with made, staged(base / "trained", "a/b", "mit", pictures=[base / "a.png"], folder=base / "run" / "push"):
+            pass
+
+    def state(self, base: Path) -> dict[str, Any]:
+        folder = base / "run"
+        names = files(folder)
+        bytes_ = {name: (folder / name).read_bytes().hex() for name in names if (folder / name).is_file()}
+        return {"files": names, "bytes": bytes_}
+
+
+WORKS = [Training(), TrainingBeside(), TwoProcesses(), Indexing(), IndexingParts(), Extraction(), Analysis(), Outputs()]

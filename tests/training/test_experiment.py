@@ -127,6 +127,17 @@ def test_a_vocabulary_that_a_run_was_not_trained_with_is_refused(tmp_path: Path)
     assert load_vocabulary(out).vocab_size == 7
 
 
+def test_another_vocabulary_is_noticed_in_a_run_of_an_older_version(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, items())
+    (out / "fingerprints.json").unlink()
+    vocabulary("b", "a").save(out)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match="another vocabulary"):
+        train(out, items())
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
 def test_a_run_of_an_older_version_has_no_fingerprints_and_goes_on(tmp_path: Path) -> None:
     train(tmp_path / "run", items())
     (tmp_path / "run" / "fingerprints.json").unlink()

@@ -14,7 +14,7 @@ from typing import Any
 
 from coalign.arguments import run_config
 from coalign.errors import InputError, visible
-from coalign.files import guarded, read_json
+from coalign.files import guarded, read_json, replace_folder, writing
 from coalign.registry import find
 from coalign.training.tracking import curves, read_metrics
 
@@ -42,14 +42,11 @@ def staged(
     lost = next((picture for picture in pictures if not picture.is_file()), None)
     if lost is not None:
         raise InputError(f"{lost}: no such picture")
-    if folder is not None and folder.exists():
-        raise InputError(f"{folder}: exists already; delete it or push without --dry-run")
-    with tempfile.TemporaryDirectory() as temporary:
-        target = folder or Path(temporary) / "model"
-        shown = [f"pictures/{number}{picture.suffix.lower()}" for number, picture in enumerate(pictures, 1)]
-        with guarded(run):
-            text = card(run, config, name, licence, trained_on, shown)
-        target.mkdir(parents=True)
+    shown = [f"pictures/{number}{picture.suffix.lower()}" for number, picture in enumerate(pictures, 1)]
+    with guarded(run):
+        text = card(run, config, name, licence, trained_on, shown)
+
+    def fill(target: Path) -> None:
         for file in FILES:
             if (run / file).is_file():
                 shutil.copyfile(run / file, target / file)
@@ -57,7 +54,17 @@ def staged(
             (target / place).parent.mkdir(exist_ok=True)
             shutil.copyfile(picture, target / place)
         (target / "README.md").write_text(text, encoding="utf-8")
-        yield target
+
+    if folder is not None:
+        with writing(folder):
+            if folder.exists():
+                raise InputError(f"{folder}: exists already; delete it or push without --dry-run")
+            replace_folder(folder, fill)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        fill(Path(temporary))
+        yield Path(temporary)
 
 
 def card(

@@ -1,5 +1,7 @@
+import json
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -113,7 +115,7 @@ def test_places_and_means():
 
 def test_a_folder_gives_back_what_went_in(tmp_path):
     world = make_world(SeriesWorld(items=8))
-    (tmp_path / "series.json").write_text(__import__("json").dumps(write_files(world, tmp_path)))
+    (tmp_path / "series.json").write_text(json.dumps(write_files(world, tmp_path)))
     again = read_folder(tmp_path)
     assert again.widths == world.widths
     for split, items in world.splits.items():
@@ -183,3 +185,16 @@ def test_settings_in_words():
     ):
         with pytest.raises(InputError, match=message):
             open_world(source)
+
+
+def test_offsets_that_lead_out_of_a_text_are_refused(tmp_path):
+    (tmp_path / "series.json").write_text(json.dumps(write_files(make_world(SeriesWorld(items=8)), tmp_path)))
+    read_folder(tmp_path)
+    file = tmp_path / "train.arrow"
+    column = pa.ipc.open_file(file.read_bytes()).read_all().column("id").chunk(0)
+    sound = column.buffers()[1].to_pybytes()[: 4 * (len(column) + 1)]
+    assert file.read_bytes().count(sound) == 1
+    far = sound[:-4] + (1 << 30).to_bytes(4, "little")
+    file.write_bytes(file.read_bytes().replace(sound, far))
+    with pytest.raises(InputError, match=r"train\.arrow"):
+        read_folder(tmp_path)

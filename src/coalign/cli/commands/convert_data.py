@@ -53,28 +53,29 @@ def command(
     from coalign.data.series.folder import FILE, write_files
     from coalign.evaluation.bert_weights import starting_weights
     from coalign.extraction.features import read_table, word_features
-    from coalign.files import replace_folder
+    from coalign.files import replace_folder, writing
     from coalign.worlds.speakers import open_series
 
-    if out.exists():
-        raise InputError(f"{out}: exists already; give the name of a new folder")
-    path = Path(data)
-    if path.is_file() and is_table(path):
-        features = None if words is None else word_features(*starting_weights(words))
-        series = read_table(path, by_word, audio, vision, vision_system, fps, features)
-    else:
-        given = {name: file for name, _, file in (part.partition("=") for part in stream)}
-        series = open_series(data, padding=padding, by_word=by_word, streams=given, labels=labels)
-    for note in series.notes:
-        say(note)
+    with writing(out):
+        if out.exists():
+            raise InputError(f"{out}: exists already; give the name of a new folder")
+        path = Path(data)
+        if path.is_file() and is_table(path):
+            features = None if words is None else word_features(*starting_weights(words))
+            series = read_table(path, by_word, audio, vision, vision_system, fps, features)
+        else:
+            given = {name: file for name, _, file in (part.partition("=") for part in stream)}
+            series = open_series(data, padding=padding, by_word=by_word, streams=given, labels=labels)
+        for note in series.notes:
+            say(note)
 
-    def fill(folder: Path) -> None:
-        import json as json_format
+        def fill(folder: Path) -> None:
+            import json as json_format
 
-        about = write_files(series, folder)
-        (folder / FILE).write_text(json_format.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            about = write_files(series, folder)
+            (folder / FILE).write_text(json_format.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    replace_folder(out, fill)
+        replace_folder(out, fill)
     sizes = {split: len(items) for split, items in series.splits.items()}
     said = {
         "out": str(out),
