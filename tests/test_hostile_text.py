@@ -16,7 +16,7 @@ from coalign.analysis.datasets.page import _POLICY, _literal, _with_policy
 from coalign.analysis.runs.stream_attention import attention_figure
 from coalign.cli.commands.analyze import command as analyze
 from coalign.cli.main import main
-from coalign.errors import InputError, visible
+from coalign.errors import InputError, in_a_line, visible
 from coalign.files import guarded, regular, write_table
 from coalign.flags import say
 from coalign.training.progress import progress_bar
@@ -30,6 +30,7 @@ def test_terminals_obey_nothing(capsys: pytest.CaptureFixture[str], monkeypatch:
     shown = capsys.readouterr().err
     assert "\\x1b[31mred" in shown and "\\u202egpj.exe" in shown and not re.search("[\x1b\x07\x9b\u202e\u2066]", shown)
     assert visible("a\tb\né 漢字 ✓") == "a\tb\né 漢字 ✓"
+    assert in_a_line("a.png\n  2   0.9 b\u2028\x85\r") == "a.png\\n  2   0.9 b\\u2028\\x85\\r"
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
+_ENDS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 _SECRETS = (
     re.compile(r"([A-Za-z][\w+.-]*://)(?:[^\s/@'\"]*|[^\s/@:'\"]*:[^\s@'\"]*)@"),  # AWS' keys have slashes
@@ -20,6 +20,11 @@ def visible(text: str) -> str:
     Line ends and tabs stay.
     """
     return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], redacted(text))
+
+
+def in_a_line(text: str) -> str:
+    """The text without ends of lines, after which it could pass for another line of ours: "\\n"."""
+    return _ENDS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def redacted(text: str) -> str:

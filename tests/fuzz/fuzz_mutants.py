@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import re
-import shutil
 import struct
 import tarfile
 import zipfile
@@ -111,9 +110,9 @@ def another_file(path: Path, rng: random.Random) -> None:
     name = rng.choice(
         (path.name.upper(), f".{path.name}", f"{path.name}~", "a\n\x1b[31m.txt", f"{path.stem} (1){path.suffix}")
     )
-    shutil.copyfile(path, path.with_name(name))
-    strange = os.fsencode(path.parent) + b"/\xff\xfe" + os.fsencode(path.suffix)
-    shutil.copyfile(path, strange)
+    content = path.read_bytes()
+    path.with_name(name).write_bytes(content)
+    Path(os.fsdecode(os.fsencode(path.parent) + b"/\xff\xfe" + os.fsencode(path.suffix))).write_bytes(content)
 
 
 def splice(data: bytes, other: bytes, rng: random.Random) -> bytes:

@@ -19,6 +19,7 @@ from torch import nn
 from toy import ToyModel, resumable, train
 
 from coalign.checkpoints import read_tensors
+from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError
 from coalign.files import remove_parts, replace_file, replace_folder, replacing
 from coalign.training import checkpoint, run, sharded
@@ -214,11 +215,13 @@ def test_all_checkpoints_damaged_is_an_error_that_keeps_everything(tmp_path: Pat
 
 
 def test_what_a_killed_process_left_is_removed_and_modes_are_the_users(tmp_path: Path) -> None:
-    train(tmp_path, resumable(7))
+    train(tmp_path, resumable(14))
     (tmp_path / ".part.1.model.safetensors").write_text("half")
     (tmp_path / "checkpoints" / ".step-14.part").mkdir()
-    train(tmp_path, resumable(7))
+    shutil.copytree(tmp_path / "checkpoints" / "step-7", tmp_path / "checkpoints" / "step-3")  # killed before it went
+    train(tmp_path, resumable(14))
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-14", "step-7"]
     before = os.umask(0o027)
     try:
         train(tmp_path / "new", resumable(7))
@@ -267,6 +270,16 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(tmp_path: Path) ->
     assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-7"
     assert train(tmp_path, resumable(14)).resumed_from == 7
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+
+
+def test_weights_that_find_no_room_are_told_with_their_folder(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+        with pytest.raises(InputError, match=f"{tmp_path}: cannot be written"):
+            sealed(save_file, {"a": torch.zeros(4000)})(tmp_path / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from coalign.arguments import OptionalPath, RunFolder, Switch, load_run, run_config, say
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, print_json
-from coalign.errors import InputError
+from coalign.errors import InputError, in_a_line
 
 HELP = Help("a trained run", 'RUN "TEXT"', "ranked answers to a text (or to --image FILE)", 20)
 
@@ -93,7 +93,7 @@ def command(
         say(f"nothing near: the best similarity is {best:.3f}; most of the index's own items reach {usual:.3f}")
     for place, hit in enumerate(hits, 1):
         where = f"  {hit.entry.image}" if hit.entry.image else ""
-        print(f"{place:3}  {hit.score:7.4f}  {hit.entry.text or ''}{where}")
+        print(in_a_line(f"{place:3}  {hit.score:7.4f}  {hit.entry.text or ''}{where}"))
     if sheet is not None:
         print(sheet)
     return 0
@@ -115,7 +115,7 @@ def _moments(run: Path, index: Any, text: str, k: int, open: bool, json: bool) -
         return 0
     for place, hit in enumerate(hits, 1):
         said = f"  {hit.entry.text}" if hit.entry.text else ""
-        print(f"{place:3}  {hit.score:8.4f}  {hit.entry.meta['video']}  {span_of(hit.entry)}{said}")
+        print(in_a_line(f"{place:3}  {hit.score:8.4f}  {hit.entry.meta['video']}  {span_of(hit.entry)}{said}"))
     if sheet is not None:
         print(sheet)
     return 0
