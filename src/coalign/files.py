@@ -211,7 +211,10 @@ def replacing(path: Path) -> Generator[Path]:
         yield part
         _share(part)
         sync(part)
-        part.replace(path)
+        try:
+            part.replace(path)
+        except IsADirectoryError:
+            raise InputError(f"{path}: is a folder, where a file of this name is written; move it away") from None
         sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -314,7 +317,7 @@ def locked(folder: Path, held: str, wait: bool = False) -> Generator[IO[Any]]:
         InputError: Another process holds it; `held` says what it does. With `wait` it is waited for instead.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with _lock_file(folder / ".lock") as file:
         try:
             _lock(file, "EX" if wait else "EX now")
         except OSError as error:
@@ -332,7 +335,7 @@ def writing(path: Path) -> Generator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
+    with _lock_file(lock) as file:
         try:
             _lock(file, "EX now")
             alone = lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that just went
@@ -353,13 +356,19 @@ def shared(folder: Path) -> Generator[None]:
     """Several processes write other files into a folder meanwhile, by its file `.shared`. The first of a host removes
     what killed ones of that host left half written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".shared").open("w") as file:
+    with _lock_file(folder / ".shared") as file:
         with suppress(OSError):  # others are at work, or the file system has no locks
             if _lock(file, "EX now"):
                 remove_parts(folder, own=True)
         with suppress(OSError):
             _lock(file, "SH")
         yield
+
+
+def _lock_file(path: Path) -> IO[Any]:
+    if path.exists() or path.is_symlink():
+        regular(path)  # opening a pipe would wait for a reader
+    return path.open("w")
 
 
 def _lock(file: IO[Any], how: Literal["EX", "EX now", "SH"]) -> bool:

@@ -1,5 +1,6 @@
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -119,3 +120,12 @@ def test_paddles_pickles_are_read_without_running_anything(tmp_path):
         (tmp_path / "x.pdparams").write_bytes(damaged)
         with pytest.raises(InputError, match=r"x\.pdparams"):
             read_tensors(tmp_path / "x.pdparams")
+
+
+def test_an_array_that_is_packed_beyond_measure_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1 << 27,)})
+        for _ in range(32):
+            file.write(bytes(1 << 22))
+    with pytest.raises(InputError, match=r"a\.npz: .*claims 134217\d+ bytes, and holds"):
+        read_tensors(tmp_path / "a.npz")

@@ -21,7 +21,7 @@ from toy import ToyModel, resumable, train
 from coalign.checkpoints import read_tensors
 from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError
-from coalign.files import remove_parts, replace_file, replace_folder, replacing
+from coalign.files import locked, remove_parts, replace_file, replace_folder, replacing
 from coalign.training import checkpoint, run, sharded
 from coalign.training.average import WeightAverage
 from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, load_checkpoint, save_checkpoint
@@ -270,6 +270,15 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(tmp_path: Path) ->
     assert Run(tmp_path).latest() == tmp_path / "checkpoints" / "step-7"
     assert train(tmp_path, resumable(14)).resumed_from == 7
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+
+
+def test_something_else_in_the_place_of_a_runs_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match="a: is a folder, where a file of this name is written"):
+        replace_file(tmp_path / "a", lambda part: part.write_text("1"))
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InputError, match=r"\.lock: is a pipe or a device"), locked(tmp_path, "is training"):
+        pass
 
 
 def test_weights_that_find_no_room_are_told_with_their_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -367,3 +368,22 @@ def test_hdf5_that_leads_to_other_files_is_refused(tmp_path: Path, how: str) -> 
             file[f"{IDS[0]}/boxes"] = link
     with pytest.raises(InputError, match=r"another file|is a link"):
         open_regions(path)[IDS[0]]
+
+
+@pytest.mark.parametrize("how", ["claim", "array"])
+def test_hdf5_that_claims_more_than_it_holds_is_refused(tmp_path: Path, how: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = lxmert_h5(tmp_path)
+    name = f"{IDS[0]}/features" if how == "claim" else IDS[0]
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file.create_dataset(name, (1 << 40,), "f4", chunks=(1024,))  # in which looking for a name would not end
+    with pytest.raises(InputError, match="claims 4398046511104 bytes and holds 0" if how == "claim" else "is no group"):
+        open_regions(path)[IDS[0]]
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".safetensors", ".h5", ".lmdb"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"regions{suffix}")
+    with pytest.raises(InputError, match="a pipe or a device"):
+        open_regions(tmp_path / f"regions{suffix}")

@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from coalign.data.words import clip_pairs
 from coalign.data.words.clip_pairs import END, START, byte_letters, read_clip_merges
 from coalign.data.words.load import load_tokenizer
 from coalign.data.words.tokenizer import Tokenizer
@@ -110,3 +111,14 @@ def test_words_that_are_not_split_before_pieces_are_looked_up() -> None:
     assert tokenizer.words("a boats a") == ["a", "boats", "a"]
     with pytest.raises(InputError, match="no token between two texts"):
         tokenizer.encode([("a", "a")])
+
+
+def test_merges_that_unpack_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_pairs, "LONGEST", 1 << 12)
+    file = tmp_path / "bpe_simple_vocab_16e6.txt.gz"
+    file.write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(InputError, match="holds more than 4096 bytes"):
+        read_clip_merges(file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"holds more|cannot be read"):
+        read_clip_merges(file)
