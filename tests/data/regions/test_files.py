@@ -326,7 +326,7 @@ def test_a_database_that_is_cut_short_is_refused(tmp_path: Path, share: float) -
     file = vilbert_lmdb(tmp_path) / "data.mdb"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * share)])  # its library would end the process with SIGBUS
-    with pytest.raises(InputError, match=str(tmp_path)):
+    with pytest.raises(InputError, match=r"is cut short: \d+ bytes of|is no LMDB database"):
         open_regions(tmp_path)
 
 
