@@ -220,3 +220,17 @@ def test_autocast_leaves_rows_in_float32_as_they_are(size):
     out.sum().backward()  # outside, as a training step's is
     torch.manual_seed(0)
     assert out.dtype == torch.float32 and torch.equal(out, attend(q, k, v, mask, dropout=0.5))
+
+
+@pytest.mark.parametrize("causal", [None, 1])
+def test_attention_is_transformed(causal):
+    mask = Mask.within(Layout.of([3, 70, 1]), causal)
+    q, k, v = torch.randn(3, 74, HEADS, DIM, generator=torch.Generator().manual_seed(0))
+
+    def energy(path, scale):
+        return path(q * scale, k, v, mask).square().sum()
+
+    scales = torch.tensor([0.5, 2.0])
+    found = torch.func.vmap(torch.func.grad(lambda s: energy(attend, s)))(scales)
+    exact = torch.func.vmap(torch.func.grad(lambda s: energy(lambda *x: attend_with_weights(*x)[0], s)))(scales)
+    torch.testing.assert_close(found, exact)

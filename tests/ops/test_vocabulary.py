@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from functools import partial
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,3 +106,26 @@ def test_a_mark_of_another_process_says_nothing() -> None:
 
     (Seen.apply(lookup(table, ids)) * weight).sum().backward()
     assert table.grad is not None and not table.grad.is_sparse
+
+
+def test_without_the_number_of_a_pass_gradients_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_number_of_pass", None)
+    table, ids, _, bias = drawn()
+    rows = lookup(table, ids)
+    seen: list[torch.layout] = []
+    assert rows.grad_fn is not None
+    rows.grad_fn.register_hook(lambda gradients, _: seen.append(gradients[0].layout))
+    logits(rows, table, bias).logsumexp(1).sum().backward()
+    assert seen == [torch.strided]
+
+
+def test_functions_with_words_are_transformed() -> None:
+    table, ids, weight, bias = drawn()
+
+    def loss(look: Any, multiply: Any, own: Tensor, scale: Tensor) -> Tensor:
+        return F.cross_entropy(multiply(look(own, ids) * scale, own, bias.detach()), ids)
+
+    scales = torch.stack([weight, weight.flip(0)])
+    found = torch.func.vmap(torch.func.grad(partial(loss, lookup, logits)), (None, 0))(table.detach(), scales)
+    exact = torch.func.vmap(torch.func.grad(partial(loss, _plain, F.linear)), (None, 0))(table.detach(), scales)
+    torch.testing.assert_close(found, exact)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coalign.ops.dropout import kept_bytes
+from coalign.ops.transformed import is_transformed
 
 CHUNK = 64
 """Queries of a causal item that are computed at once."""
@@ -47,7 +48,7 @@ def attend_items(
     where None, and its query r the keys before r + `causal[i]`, of which there must be one. An item without keys gives
     zeros.
     """
-    if dropout or v.shape[-1] <= NARROW:
+    if (dropout or v.shape[-1] <= NARROW) and not is_transformed(q, k, v):
         parts = list(_parts(lengths, causal, key_items))
         written = _Narrow if v.shape[-1] <= NARROW else _Written
         found = written.apply(q, k, v, parts, dropout, torch.is_grad_enabled())
@@ -60,17 +61,18 @@ def attend_items(
         if not lengths[0][i] or not lengths[1][j]:
             done.append(rows.transpose(0, 1)[:, :, :1].expand(-1, *v.shape[1:]) * 0.0)
         elif causal is None:
-            done.append(_attend(rows, keys[j], values[j], None))
+            done.append(_attend(rows, keys[j], values[j], None, dropout))
         else:
             for asking, seen, first in _chunks(lengths[0][i], lengths[1][j], causal[i]):
                 mask = _hidden(asking.stop - asking.start, seen.stop, first, rows.dtype)
-                done.append(_attend(rows[:, asking], keys[j][:, seen], values[j][:, seen], mask))
+                done.append(_attend(rows[:, asking], keys[j][:, seen], values[j][:, seen], mask, dropout))
     return torch.cat(done) if done else v.new_zeros(0, *v.shape[1:])
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """[L, H, E] of q [H, L, D], k [H, K, D] and v [H, K, E]."""
-    return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0].transpose(0, 1)
+    found = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, dropout_p=dropout)
+    return found[0].transpose(0, 1)
 
 
 def _chunks(queries: int, keys: int, causal: int) -> Iterator[Part]:

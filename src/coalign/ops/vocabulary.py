@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coalign.ops.transformed import is_transformed
+
 CHUNK = 512
 """Words whose logits are computed at once, and stay in the cache: 0.75 of the time (50 and 300 rows of 384)."""
 
@@ -27,7 +29,7 @@ def lookup(table: Tensor, ids: Tensor) -> Tensor:
     On a processor the gradient of a table that the same backward pass also has a `logits` of is sparse, and autograd
     adds it to that of the logits; the sum is dense.
     """
-    if not _plain(table) or not table.is_leaf or not (torch.is_grad_enabled() and table.requires_grad):
+    if not _plain(table, ids) or not table.is_leaf or not (torch.is_grad_enabled() and table.requires_grad):
         return F.embedding(ids, table)
     found = _Lookup.apply(table, ids)
     assert isinstance(found, Tensor)
@@ -36,22 +38,25 @@ def lookup(table: Tensor, ids: Tensor) -> Tensor:
 
 def logits(rows: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows tableᵀ + bias: [n, V] of rows [n, D], a table [V, D] and a bias [V]."""
-    if not _plain(table) or torch.is_autocast_enabled("cpu") or rows.dtype != table.dtype:
+    if not _plain(table, rows) or torch.is_autocast_enabled("cpu") or rows.dtype != table.dtype:
         return F.linear(rows, table, bias)
     found = _Logits.apply(rows, table)
     assert isinstance(found, Tensor)
     return found if bias is None else found.add_(bias)
 
 
-def _plain(table: Tensor) -> bool:
-    """Whether the table lies in a processor's memory, whole, and no graph is being compiled."""
+def _plain(table: Tensor, other: Tensor) -> bool:
+    """Whether the table lies in a processor's memory, whole, no graph is being compiled and no function transformed."""
     plain = type(table) in (Tensor, torch.nn.Parameter) and table.device.type == "cpu"
-    return plain and not torch.compiler.is_compiling()
+    return plain and not torch.compiler.is_compiling() and not is_transformed(table, other)
 
 
-def _this_pass() -> tuple[int, int]:
+_number_of_pass = getattr(torch._C, "_current_graph_task_id", None)  # private; without it gradients are dense
+
+
+def _this_pass() -> tuple[int, int] | None:
     """Of this process: a table that is pickled takes its mark along, and passes are counted anew in each."""
-    return _PROCESS, torch._C._current_graph_task_id()  # pyright: ignore[reportPrivateUsage]
+    return None if _number_of_pass is None else (_PROCESS, _number_of_pass())
 
 
 class _Lookup(torch.autograd.Function):
@@ -64,7 +69,8 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         table, ids = ctx.saved_tensors
         rows, numbers = gradients[0].flatten(0, -2), ids.flatten()
-        if getattr(table, _PASS, None) == _this_pass() and not torch.is_grad_enabled():
+        own = _this_pass()
+        if own is not None and getattr(table, _PASS, None) == own and not torch.is_grad_enabled():
             return torch.sparse_coo_tensor(numbers[None], rows, table.shape, check_invariants=False), None
         return rows.new_zeros(table.shape).index_add(0, numbers, rows), None
 
