@@ -494,7 +494,7 @@ def test_the_pages_line_of_bash_makes_the_index_of_one_go_after_a_part_was_kille
 ):
     page = (Path(__file__).parents[1] / "docs" / "guides" / "cluster.md").read_text("utf-8")
     line = next(line for line in page.splitlines() if line.startswith("seq ")).partition("#")[0]
-    line = line.replace("seq 0 3", "seq 0 1").replace("/4", "/2")
+    line = line.replace("seq 0 2", "seq 0 1").replace("/3", "/2")
     assert "-P 2" in line and "--part I/2" in line
     here = tmp_path / "here"
     shutil.copytree(pairs.parent, here)
@@ -505,12 +505,12 @@ def test_the_pages_line_of_bash_makes_the_index_of_one_go_after_a_part_was_kille
     program.chmod(0o755)
     path = os.pathsep.join([str(program.parent), os.environ["PATH"]])
     options = {"cwd": here, "env": {**os.environ, "PATH": path}, "capture_output": True, "text": True}
-    index = here / "runs" / "clip" / "index"
+    index = here / "three"
     killed = subprocess.run(["bash", "-c", line], **options)
     parts = [f"part-0000{number}-of-00002.parquet" for number in range(2)]
     assert killed.returncode != 0 and (tmp_path / "killed").exists() and not index.exists(), killed
-    assert [file.name for file in index.with_name("index.parts").glob("part-*")] == parts[:1]
-    made = index.with_name("index.parts") / parts[0]
+    assert [file.name for file in index.with_name("three.parts").glob("part-*")] == parts[:1]
+    made = index.with_name("three.parts") / parts[0]
     before = made.stat().st_ino
     again = subprocess.run(["bash", "-c", line], **options)
     assert again.returncode == 0 and "8 rows joined from 2 parts" in again.stdout, again

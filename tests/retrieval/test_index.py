@@ -20,6 +20,9 @@ def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
 
 
+TENS = {"1 ", "2 ", *(str(number) for number in range(10, 20))}
+
+
 def filled(path: Path, rows: int = 40) -> Index:
     index = Index.create(path, 8, {"run": "tiny"})
     images = [Entry(image=f"{i}.png", thumbnail=bytes([i]), meta={"größe": i}) for i in range(rows)]
@@ -48,6 +51,22 @@ def test_search_is_exact_cosine_in_order(tmp_path: Path) -> None:
         assert [hit.row - 40 for hit in found] == best.indices[:6].tolist()
         assert [hit.score for hit in found] == pytest.approx(best.values[:6].tolist(), abs=1e-5)
     assert len(index.search(queries[0], 1000, "image")[0]) == 40
+
+
+def test_answers_are_those_that_fulfil_a_condition(tmp_path: Path) -> None:
+    made = filled(tmp_path / "index")
+    made.finish()
+    query = vectors(1, seed=2)
+    for exact in (True, False):
+        index = Index.open(tmp_path / "index")  # from its copy, which knows no conditions
+        (plain,) = index.search(query, 80, "text", exact=exact)
+        (found,) = index.search(query, 80, "text", exact=exact, where="text LIKE 'text 1%' OR text LIKE 'text 2 %'")
+        assert [hit.row for hit in found] == [hit.row for hit in plain if hit.entry.text[5:7] in TENS], exact
+        made.build_approximate(partitions=4)
+    (hit,) = index.search(query, 80, where="meta LIKE '%: 7}'")[0]
+    assert hit.entry.image == "7.png"
+    with pytest.raises(InputError, match="index"):
+        index.search(query, 1, where="colour = 'red'")
 
 
 @pytest.mark.parametrize("kind", ["flat", "product"])

@@ -51,7 +51,8 @@ def _plain(table: Tensor, other: Tensor) -> bool:
     return plain and not torch.compiler.is_compiling() and not is_transformed(table, other)
 
 
-_number_of_pass = getattr(torch._C, "_current_graph_task_id", None)  # private; without it gradients are dense
+# Private; without it gradients are dense.
+_number_of_pass = getattr(torch._C, "_current_graph_task_id", None)  # pyright: ignore[reportPrivateUsage]
 
 
 def _this_pass() -> tuple[int, int] | None:

@@ -267,13 +267,15 @@ class Index:
         exact: bool | None = True,
         probes: int = 20,
         refine: int = 4,
+        where: str | None = None,
     ) -> list[list[Hit]]:
         """The `k` nearest rows of every query by the index's similarity, best first.
 
         `vectors` is [Q, width] or one [width]; `modality` searches among its rows alone. With `exact` every row is
         compared; without, the approximate index is used where `build_approximate` has made one, reading `probes` of
         its partitions and re-scoring k · `refine` candidates with the full vectors. With None it is used where it was
-        built and measured, with the settings that were.
+        built and measured, with the settings that were. `where` is a condition in LanceDB's SQL on the columns `row`,
+        `text`, `image` and `meta` (JSON as text); rows that do not fulfil it are no answers.
         """
         if exact is None:
             built = self.approximate
@@ -284,7 +286,14 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}; ask for at least one answer")
         with guarded(self.path):
-            return [self._search(query, k, modality, exact, probes, refine) for query in queries]
+            wanted = [] if modality is None else [only(modality)]
+            condition = " AND ".join(wanted + ([] if where is None else [f"({where})"]))
+            copy = self._copy  # another thread may turn to the table
+            if copy is not None and exact and where is None:
+                found = [copy.nearest(query, k, modality, self.similarity) for query in queries]
+            else:
+                found = [self._nearest(query, k, condition, exact, probes, refine) for query in queries]
+            return [[_hit(row) for row in rows] for rows in found]
 
     def vectors(self, modality: str, most: int) -> Tensor:
         """[n, width] the vectors of the first rows of a modality, `most` at the most."""
@@ -295,15 +304,14 @@ class Index:
         column = rows.column("vector").combine_chunks()
         return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, self.width)
 
-    def _search(self, vector: Tensor, k: int, modality: str | None, exact: bool, probes: int, refine: int) -> list[Hit]:
-        copy = self._copy
-        if exact and copy is not None:
-            return [_hit(row) for row in copy.nearest(vector, k, modality, self.similarity)]
+    def _nearest(
+        self, vector: Tensor, k: int, condition: str, exact: bool, probes: int, refine: int
+    ) -> list[dict[str, Any]]:
         query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
-        if modality is not None:
-            query = query.where(only(modality), prefilter=True)
+        if condition:
+            query = query.where(condition, prefilter=True)
         query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(refine)
-        return [_hit(row) for row in query.select([*COLUMNS, "_distance"]).to_list()]
+        return query.select([*COLUMNS, "_distance"]).to_list()
 
     @property
     def partitions(self) -> int:

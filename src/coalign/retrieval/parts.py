@@ -22,6 +22,7 @@ from coalign.files import guarded, locked, read_json, regular, remove_parts, rep
 from coalign.retrieval.embed import vector_width
 from coalign.retrieval.index import ABOUT, JOINED, Index
 from coalign.retrieval.index_files import FOLDERS
+from coalign.retrieval.index_folder import holds_index
 from coalign.retrieval.search import about_index, embed_pairs
 from coalign.retrieval.vector_table import join_tables, vector_table
 
@@ -84,6 +85,11 @@ class Parts:
                 index.append_files(files, keep)
             index.finish()
         return index.count()
+
+    def refuse_other(self, path: Path, width: int) -> None:
+        """Before a part is embedded for it: raises an `InputError` where the index holds something else."""
+        if holds_index(path):
+            self._joined(path, width, (), overwrite=False)
 
     def _joined(self, path: Path, width: int, parts: Sequence[Any], overwrite: bool) -> Index:
         """The index in which these parts are joined, or an empty one. Raises as `join_index`."""

@@ -98,8 +98,10 @@ def search(
     *,
     answers: Modality = "image",
     reranking: Reranking | None = None,
+    where: str | None = None,
 ) -> list[Hit]:
-    """The `k` best answers of one modality to a text (`str`) or a picture (`Path`), best first.
+    """The `k` best answers of one modality to a text (`str`) or a picture (`Path`), best first, of those that fulfil
+    the condition `where` (`Index.search`).
 
     With `reranking` the best `reranking.k` are scored again by the model's fusion layers: a hit's score is then
     similarity + weight · log P(match), the similarity less `hubness` times the hit's where there is a bank.
@@ -107,7 +109,7 @@ def search(
     modality: Modality = "image" if isinstance(query, Path) else "text"
     encoding = encode(loaded, modality, [query])
     wanted = k if reranking is None else max(k, reranking.k)
-    (hits,) = index.search(vectors_of(encoding, modality), wanted, answers, exact=None)
+    (hits,) = index.search(vectors_of(encoding, modality), wanted, answers, exact=None, where=where)
     if reranking is None or not hits:
         return hits[:k]
     if answers == "image":

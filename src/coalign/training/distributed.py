@@ -18,6 +18,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from coalign.errors import InputError
@@ -48,13 +50,25 @@ def process_group(device: str | None = None) -> Generator[torch.device, None, No
             return
         if own.type == "cuda":
             torch.cuda.set_device(own)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo")
+        _join("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo")
         try:
             yield own
         finally:
             dist.destroy_process_group()
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _join(backend: str) -> None:
+    """Joins torchrun's group. Its store outlives a restart, with the addresses of processes that are gone; so what is
+    written there begins with the number of the start. Machines count their starts differently: several need
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, which makes a new store each time."""
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        dist.init_process_group(backend)
+        return
+    store, number, count = next(rendezvous("env://"))
+    own = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=own, rank=number, world_size=count)
 
 
 @torch.no_grad()

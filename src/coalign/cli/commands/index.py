@@ -79,6 +79,8 @@ def _part(
     from coalign.retrieval.parts import Parts
 
     parts = Parts.beside(path, run, source)
+    if not overwrite:
+        parts.refuse_other(path, vector_width(loaded))
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "show_progress": True}
     added = parts.embed(loaded, source, part, overwrite=overwrite, **options)
     there = len(parts.there(part))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from coalign.arguments import OptionalPath, RunFolder, Switch, load_run, run_config, say
+from coalign.arguments import OptionalName, OptionalPath, RunFolder, Switch, load_run, run_config, say
 from coalign.cli.commands import Help
 from coalign.cli.output import Json, print_json
 from coalign.errors import InputError, in_a_line
@@ -27,6 +27,7 @@ def command(
     k: Annotated[int, arg(aliases=("-k",))] = 10,
     answers: Annotated[Literal["image", "text"] | None, arg(metavar="image|text", help_behavior_hint="")] = None,
     rerank: Switch = False,
+    where: OptionalName = None,
     open: Switch = False,
     index: OptionalPath = None,
     images: OptionalPath = None,
@@ -43,6 +44,7 @@ def command(
         k: How many answers.
         answers: Whether pictures or texts are wanted. By default what the query is not, or what there is.
         rerank: Score the best answers again with the fusion layers, which see the text and the picture together.
+        where: Answers that fulfil this alone, in SQL on text, image and meta: "text LIKE '%boat%'".
         open: Write a contact sheet of the answers (PNG) and print its path.
         index: Another index than RUN/index.
         images: The folder of the index's pictures or videos. By default the folders that they had when it was made.
@@ -61,13 +63,15 @@ def command(
         raise InputError(f"{path}: no index; make one with: coalign index {run} --data YOUR_PAIRS")
     opened = Index.open(path, images)
     if opened.count("video"):
-        if text is None or rerank or answers is not None:
-            raise InputError(f"{path}: an index of videos is searched in words alone, without --rerank or --answers")
+        if text is None or rerank or answers is not None or where is not None:
+            raise InputError(
+                f"{path}: an index of videos is searched in words alone, without --rerank, --answers or --where"
+            )
         return _moments(run, opened, text, k, open, json)
     query = image if image is not None else str(text)
     wanted = answers or ("text" if image is not None and opened.count("text") else "image")
     reranking = Reranking.of_run(run) if rerank else None
-    hits = search(load_run(run, half=True), opened, query, k, answers=wanted, reranking=reranking)
+    hits = search(load_run(run, half=True), opened, query, k, answers=wanted, reranking=reranking, where=where)
     usual = usual_similarity(opened, "text" if image is None else "image", wanted)
     best = max((hit.similarity for hit in hits), default=-math.inf)
     near = None if usual is None else best >= usual
