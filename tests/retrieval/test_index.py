@@ -1,3 +1,4 @@
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -272,3 +273,16 @@ def test_a_copy_without_rows_of_a_modality_answers_as_the_table_does(tmp_path: P
     assert (copied.count("text"), copied.vectors("text", 5).shape, copied.thumbnails([7])) == (0, (0, 8), {})
     assert copied.columns(["text"], "text").to_pylist() == []
     assert len(copied.search(vectors(1)[0], 2, "image")[0]) == 2
+
+
+def test_an_index_that_finds_no_room_says_so_and_keeps_its_rows(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "index", 4)
+    index.append(torch.eye(4), [Entry(f"t{n}", meta={"n": n}) for n in range(4)], "text")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, limit[1]))
+        with pytest.raises(InputError, match=r"index: cannot be written: .*added before are whole"):
+            index.append(torch.eye(4), [Entry("x" * 999, meta={"m": n}) for n in range(4)], "text")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert len(Index.open(tmp_path / "index")) == 4

@@ -207,7 +207,8 @@ class Index:
             pa.array([json.dumps(entry.meta) for entry in entries], pa.string()),
             _lists(kept),
         ]
-        self._table.add(pa.Table.from_arrays(columns, schema=schema_of(self.width)))
+        with _written(self.path):
+            self._table.add(pa.Table.from_arrays(columns, schema=schema_of(self.width)))
         known.update(key_of(entry) for entry in entries)
 
     def append_files(self, files: Sequence[Path], read: Callable[[int], object] | None = None) -> None:
@@ -393,3 +394,14 @@ def _connect(path: Path) -> Any:
 
 def _lancedb(part: str = "") -> Any:
     return optional(f"lancedb{part}")
+
+
+@contextmanager
+def _written(path: Path) -> Generator[None]:
+    """Tells what keeps the library from writing, such as a full disk, in a line that names the index."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        full = "No space left on device"
+        said = full if full in str(error) else " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be written: {said}; the rows that were added before are whole") from error
