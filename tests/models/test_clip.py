@@ -18,7 +18,7 @@ from coalign.models.clip.resnet import ResNetConfig
 from coalign.models.clip.sizes import of_weights
 from coalign.ops.attention import Mask
 from coalign.trunks.text import TextConfig
-from coalign.types import Batch, Images, Packed, Text
+from coalign.types import Batch, Draws, Images, Packed, Text
 
 CONFIG = ClipConfig(
     image_tower(image_size=16, patch_size=4, dim=64, depth=2, heads=1, hidden_dim=96),
@@ -163,6 +163,37 @@ def test_pairs_are_learned_and_equal_texts_are_all_right():
         model.before_step()
     assert float(apart) == pytest.approx(float(joined), abs=1e-4)  # equal columns share their probability either way
     assert float(model.scale.exp()) == pytest.approx(100.0)
+
+
+def coloured(size, generator):
+    """Grey pictures with two patches of different colours, captions that name them, and their places [size, 2]."""
+    colours = torch.stack([torch.randperm(6, generator=generator)[:2] for _ in range(size)])
+    places = torch.stack([torch.randperm(16, generator=generator)[:2] for _ in range(size)])
+    tints = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]]).float()
+    patches = 0.1 * torch.randn(size, 16, 3, generator=generator)
+    patches.scatter_(1, places[:, :, None].expand(-1, -1, 3), 2 * tints[colours])
+    pixels = patches.unflatten(1, (4, 4)).permute(0, 3, 1, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    ids = [torch.tensor([38, *(10 + own).tolist(), 39]) for own in colours]
+    same = colours.sort(1).values @ torch.tensor([6, 1])
+    return Batch(text=Text(Packed.from_items(ids)), images=Images(pixels), ids=same), places
+
+
+def test_words_point_at_what_they_name_after_filip_far_beyond_chance():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    model = Clip(CONFIG)
+    optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(120):
+        losses = model.losses(coloured(16, generator)[0], Draws(only=("filip",)))
+        assert list(losses) == ["filip"]
+        optimiser.zero_grad()
+        losses["filip"].backward()
+        optimiser.step()
+    batch, places = coloured(64, generator)
+    told = torch.stack([own[1:3].flatten(1).argmax(1) for own in model.alignment(batch, "similarity")])
+    assert (told == places).float().mean() > 0.3  # chance: 0.06; patches also know of each other
+    both = model.losses(batch, Draws(only=("contrastive", "filip")))
+    torch.testing.assert_close(both["contrastive"], model.losses(batch)["contrastive"])
 
 
 def test_maps_are_cosines_and_bad_input_is_told():

@@ -1,11 +1,15 @@
 """Late interaction against its formula, on planted alignments."""
 
 import math
+from pathlib import Path
 
 import torch
+from groups import in_new_group_of
+from token_ranks import SCALE as TOKEN_SCALE
+from token_ranks import tokens
 from torch.nn.functional import normalize
 
-from coalign.objectives.late_interaction import LateInteraction, pooled_similarity
+from coalign.objectives.late_interaction import LateInteraction, TokenInteraction, pooled_similarity, token_similarities
 
 SCALE = torch.tensor(10.0)
 
@@ -51,3 +55,33 @@ def test_words_are_drawn_to_the_cell_that_shows_them():
     patch = normalize(patches.detach(), dim=-1)
     chosen = torch.einsum("tcpd,td->tcp", patch[mosaic], words).logsumexp(2).argmax(1)
     assert torch.equal(chosen, cell) and loss < 0.2
+
+
+def test_filip_is_its_formula_and_padding_counts_nowhere():
+    patches, words, real = tokens()
+    to_text, to_image = token_similarities(patches, words, real)
+    for b in range(4):
+        for m in range(4):
+            said = words[m][real[m]]
+            cosines = patches[b] @ said.T
+            torch.testing.assert_close(to_text[b, m], cosines.amax(1).mean())  # equation 4
+            torch.testing.assert_close(to_image[b, m], cosines.amax(0).mean())  # equation 5
+    expected = sum(
+        torch.nn.functional.cross_entropy(TOKEN_SCALE * logits, torch.arange(4)) for logits in (to_text, to_image.T)
+    )
+    loss = TokenInteraction()(patches, words, real, TOKEN_SCALE)
+    torch.testing.assert_close(loss, expected / 2)
+    (slope,) = torch.autograd.grad(loss, words)
+    assert slope[real].abs().sum(1).min() > 0 and not slope[~real].any()
+    alike = TokenInteraction()(patches, words, real, TOKEN_SCALE, torch.tensor([5, 5, 6, 7]))
+    assert not torch.isclose(alike, loss)
+
+
+def test_filip_in_two_processes_is_that_of_one(tmp_path):
+    in_new_group_of(2, Path(__file__).with_name("token_ranks.py"), "half", tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    patches, words, real = tokens()
+    loss = TokenInteraction()(patches, words, real, TOKEN_SCALE)
+    loss.backward()
+    for one, other, whole in zip(first, second, [loss.detach(), patches.grad, words.grad], strict=True):
+        torch.testing.assert_close((one + other) / 2, whole)

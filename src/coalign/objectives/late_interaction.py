@@ -6,10 +6,11 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coalign.objectives.contrastive import Contrastive
+from coalign.ops.collectives import everyone, gather, in_group
 from coalign.ops.targets import matching_targets
 
 
@@ -53,6 +54,51 @@ class LateInteraction(nn.Module):
         own = patches[mosaic]
         similarity = scale * torch.einsum("tcpd,td->tcp", own, words)
         return F.cross_entropy(similarity.logsumexp(2), cell)
+
+
+class TokenInteraction(nn.Module):
+    """FILIP (Yao et al. 2022), section 3.1: InfoNCE, in both directions, of similarities between tokens.
+
+    An image's similarity to a text is the mean over its patches of the greatest cosine with a word (equation 4), a
+    text's to an image the mean over its words of the greatest with a patch (equation 5): two numbers for a pair.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contrast = Contrastive()
+
+    def forward(
+        self,
+        patches: Float[Tensor, "b p d"],
+        words: Float[Tensor, "b l d"],
+        real: Bool[Tensor, "b l"],
+        scale: Tensor,
+        ids: Int[Tensor, " b"] | None = None,
+    ) -> Tensor:
+        """The mean of both directions for the pairs of this process, against those of all; equal ids are right.
+
+        Vectors are of unit length; `real` is false at padding, which counts nowhere. All processes have as many pairs,
+        and as many patches and places for words a pair.
+        """
+        if not in_group():
+            to_text, to_image = token_similarities(patches, words, real)
+            to_image = to_image.T
+        else:
+            texts = gather(words, "exact"), gather(real)
+            to_text = token_similarities(patches, *texts)[0]
+            to_image = token_similarities(gather(patches, "exact"), words, real)[1].T
+        target = matching_targets(*everyone(len(patches), ids, patches.device))
+        return (self.contrast(scale * to_text, target) + self.contrast(scale * to_image, target)) / 2
+
+
+def token_similarities(
+    patches: Float[Tensor, "b p d"], words: Float[Tensor, "m l d"], real: Bool[Tensor, "m l"]
+) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m"]]:
+    """Of every image with every text: the mean over patches of the best word, and over words of the best patch."""
+    cosines = torch.einsum("bpd,mld->bpml", patches, words)
+    best_word = cosines.masked_fill(~real, -torch.inf).amax(3)
+    best_patch = cosines.amax(1).masked_fill(~real, 0.0)
+    return best_word.mean(1), best_patch.sum(2) / real.sum(1)
 
 
 def pooled_similarity(

@@ -43,6 +43,12 @@ def gather(x: Tensor, grad: Literal["local", "exact"] | None = None) -> Tensor:
     return torch.cat(parts)
 
 
+def everyone(size: int, ids: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ids [B] of this process's items and those [W·B] of all; where there are none, each item has its own."""
+    own = torch.arange(size, device=device) + size * rank() if ids is None else ids
+    return own, gather(own)
+
+
 def _all_gather(x: Tensor) -> list[Tensor]:
     x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(world_size())]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from coalign.objectives.contrastive import Contrastive
-from coalign.ops.collectives import gather, rank
+from coalign.ops.collectives import everyone, gather
 from coalign.ops.targets import matching_targets
 
 
@@ -23,11 +22,7 @@ def both_ways(
 
     `similarities` are the scaled products [B, M] of the first with the second; items that share an id are all right.
     """
-    own = torch.arange(len(image), device=image.device) if ids is None else ids
-    images, texts, names = gather(image, "exact"), gather(text, "exact"), gather(own)
-    if ids is None:
-        own = own + len(image) * rank()
-        names = torch.arange(len(images), device=image.device)
-    target = matching_targets(own, names)
+    images, texts = gather(image, "exact"), gather(text, "exact")
+    target = matching_targets(*everyone(len(image), ids, image.device))
     to_text, to_image = similarities(image, texts), similarities(text, images)
     return (contrast(to_text, target) + contrast(to_image, target)) / 2

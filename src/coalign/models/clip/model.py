@@ -7,7 +7,8 @@ a ResNet with attention pooling; the text tower is a causal transformer read at 
 
 OpenAI's weights were trained with QuickGELU, most of OpenCLIP's under the same names with the exact GELU: `activation`
 of both towers. A file says that it is OpenAI's by the three numbers in its archive; give `layout="openai"` for others
-with QuickGELU. Departures: texts that share an id are all right answers; rows after a text's end are not computed.
+with QuickGELU. Departures: texts that share an id are all right answers; rows after a text's end are not computed; the
+objective "filip" (Yao et al. 2022), which is not CLIP's, contrasts patches with words.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from coalign.layers.token_maps import TokenMaps, TokenRows
 from coalign.models.clip.names import open_clip, open_clip_custom, openai, transformers
 from coalign.models.clip.resnet import ModifiedResNet, ResNetConfig
 from coalign.objectives.contrastive import Contrastive
+from coalign.objectives.late_interaction import TokenInteraction
+from coalign.ops.collectives import in_group
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
 from coalign.trunks.vit import VitConfig, VitTrunk
@@ -110,7 +113,7 @@ class Clip(TokenMaps, Model):
         nn.init.normal_(self.text_projection.weight, std=c.text.dim**-0.5)
         self.scale = Parameter(torch.tensor(math.log(1 / 0.07)))
         self.bias = Parameter(torch.tensor(-10.0)) if c.bias else None
-        self.contrast = Contrastive()
+        self.contrast, self.tokens = Contrastive(), TokenInteraction()
         self.image.requires_grad_(not c.locked)
 
     @property
@@ -159,16 +162,22 @@ class Clip(TokenMaps, Model):
         if batch.images is None or batch.text is None:
             raise InputError("maps need a text with each image")
         seen = self.encode(batch, record=True)
-        image, words, grid = seen.tokens["image"], seen.tokens["text"], self.config.picture.grid_size
+        image, grid = seen.tokens["image"], self.config.picture.grid_size
         if isinstance(self.image, ModifiedResNet):
             first, attention = 1, seen.record["image.pool.attention"]
         else:
             first, attention = self.image.leading, seen.record[f"image.{self.image.config.depth - 1}.attention"]
-        patches = Packed.uniform(image.to_padded()[:, first:])
-        rows = self.image.alone(patches.values) if isinstance(self.image, ModifiedResNet) else patches.values
-        pieces = words.with_values(self.text_projection(words.values))
-        places = patches.with_values(self.image_projection(rows))
+        pieces, places = self.project_rows(seen)
         return TokenRows(pieces, places, seen.pooled["image"], attention, first, [grid] * len(image))
+
+    def project_rows(self, seen: Encoding) -> tuple[Packed, Packed]:
+        """The words' and the patches' rows by the projections of their vectors [., embed_dim]."""
+        tower, words = self.image, seen.tokens["text"]
+        first = 1 if isinstance(tower, ModifiedResNet) else tower.leading
+        patches = Packed.uniform(seen.tokens["image"].to_padded()[:, first:])
+        rows = tower.alone(patches.values) if isinstance(tower, ModifiedResNet) else patches.values
+        pieces = words.with_values(self.text_projection(words.values))
+        return pieces, patches.with_values(self.image_projection(rows))
 
     # -------------------------------------------------------------------------------------------------- training
     @torch.no_grad()
@@ -177,12 +186,22 @@ class Clip(TokenMaps, Model):
         self.scale.clamp_(max=math.log(100.0))
 
     def losses(self, batch: Batch, draws: Draws = FREE) -> dict[str, Tensor]:
-        """The contrastive loss of the pairs of all processes (figure 3)."""
-        del draws
+        """The contrastive loss of the pairs of all processes (figure 3), and on demand that of their tokens."""
         if batch.images is None or batch.text is None:
             raise InputError("CLIP trains on pairs: this batch lacks images or texts")
-        vectors = self.encode(batch).vectors
-        return {"contrastive": self.loss(vectors["image"], vectors["text"], batch.ids)}
+        wanted = ("contrastive",) if draws.only is None else draws.only
+        seen, losses = self.encode(batch), dict[str, Tensor]()
+        if "contrastive" in wanted:
+            losses["contrastive"] = self.loss(seen.vectors["image"], seen.vectors["text"], batch.ids)
+        if "filip" in wanted:
+            words, patches = self.project_rows(seen)
+            width = self.config.text.positions if in_group() else words.max_length  # the same in all processes
+            unit = F.normalize(words.values, dim=-1), F.normalize(patches.to_padded(), dim=-1)
+            real = words.padding_mask(width)
+            losses["filip"] = self.tokens(
+                unit[1], words.with_values(unit[0]).to_padded(width), real, self.scale.exp(), batch.ids
+            )
+        return losses
 
     def loss(self, image: Tensor, text: Tensor, ids: Tensor | None = None) -> Tensor:
         """The mean of both directions' cross-entropies for unit vectors [B, embed_dim] of this process."""
@@ -215,7 +234,7 @@ SYSTEM = System(
         "transformers": transformers,
     },
     for_layout={"open_clip": open_clip_arithmetic, "open_clip_custom": open_clip_arithmetic},
-    objectives=("contrastive",),
+    objectives=("contrastive", "filip"),
     position_tables=dict.fromkeys(("image.positions",), "bicubic_antialias"),
     with_image_size=with_image_size,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from coalign.arguments import Pairs
 from coalign.recipes._start import Start
@@ -16,7 +16,8 @@ from coalign.training.options import RunOptions, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Pre-trains CLIP: the right text among all of the batch, and the right image (figure 3)."""
+    """Pre-trains CLIP: the right text among all of the batch, and the right image (figure 3); on demand by the best
+    word of each patch and the best patch of each word, too (FILIP, Yao et al. 2022)."""
 
     paper: ClassVar[Schedule] = Schedule(  # section 2.5, tables 18 to 20: 32 epochs of 400 million pairs, ViT-B/32
         steps=390_625, batch_size=32_768, lr=5e-4, warmup=2000.0, weight_decay=0.2, betas=(0.9, 0.98), clip=None
@@ -25,6 +26,8 @@ class Recipe:
     start: Start = Start()
     pixels: Pixels = Pixels()
     tower: Tower = Tower()
+    objectives: tuple[Literal["contrastive", "filip"], ...] = ("contrastive",)
+    """What is trained: CLIP's loss, which vectors and search are read by, and FILIP's, which makes maps true."""
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.2, betas=(0.9, 0.98))
     options: RunOptions = RunOptions(out=Path("runs/clip-pretrain"))
 
@@ -33,4 +36,4 @@ class Recipe:
             source = self.pairs.open("train", experiment.quarantine)
             model, tokenizer = self.pixels.model(experiment, "clip", source, self.start, self.tower)
             loader = self.pixels.batches(experiment, source, model, tokenizer, self.schedule.batch_size)
-            pretrain(experiment, model, loader, tokenizer, self.schedule, task="retrieval")
+            pretrain(experiment, model, loader, tokenizer, self.schedule, self.objectives, task="retrieval")
