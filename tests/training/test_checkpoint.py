@@ -28,7 +28,7 @@ from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, lo
 from coalign.training.loop import Callback
 from coalign.training.optimiser import adamw, parameter_groups
 from coalign.training.run import Run
-from coalign.training.tracking import curves, read_metrics
+from coalign.training.tracking import MetricsWriter, curves, read_metrics
 
 
 def trained(model: nn.Module) -> torch.optim.AdamW:
@@ -276,6 +276,9 @@ def test_something_else_in_the_place_of_a_runs_files_is_refused(tmp_path: Path) 
     (tmp_path / "a").mkdir()
     with pytest.raises(InputError, match="a: is a folder, where a file of this name is written"):
         replace_file(tmp_path / "a", lambda part: part.write_text("1"))
+    (tmp_path / "metrics.jsonl").symlink_to("metrics.jsonl")
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be read"):
+        MetricsWriter(tmp_path / "metrics.jsonl")
     os.mkfifo(tmp_path / ".lock")
     with pytest.raises(InputError, match=r"\.lock: is a pipe or a device"), locked(tmp_path, "is training"):
         pass

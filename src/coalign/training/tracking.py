@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coalign.errors import InputError
-from coalign.files import regular, replace_file
+from coalign.files import guarded, regular, replace_file
 from coalign.flags import say
 
 MetricRecord = dict[str, Any]
@@ -31,7 +31,8 @@ class MetricsWriter:
 
     def __init__(self, path: Path, trackers: Sequence[Tracker] = ()) -> None:
         self.path, self.trackers = path, [*trackers]
-        self._file = path.open("a", encoding="utf-8")
+        with guarded(path):
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
         try:
