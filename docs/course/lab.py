@@ -123,6 +123,19 @@ def curves(history: Mapping[str, Sequence[float]], chance: Mapping[str, float] |
     return figure
 
 
+def panels(history: Mapping[str, Sequence[float]], chance: Mapping[str, float] | None = None) -> Any:
+    """A panel a loss, each on its own scale, with the mean of the last ten steps over it."""
+    figure, axes = plt.subplots(1, len(history), figsize=(2.6 * len(history), 2.4), squeeze=False)
+    for cell, (name, values) in zip(axes[0], history.items(), strict=True):
+        steady = [sum(values[max(0, n - 9) : n + 1]) / len(values[max(0, n - 9) : n + 1]) for n in range(len(values))]
+        cell.plot(values, alpha=0.3)
+        cell.plot(steady, color="C0")
+        if chance and name in chance:
+            cell.axhline(chance[name], color="black", linestyle=":")
+        cell.set(title=name, xlabel="its step")
+    return figure
+
+
 def heat(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "") -> Any:
     """A matrix [rows, columns] as colours, such as attention of rows to columns."""
     figure, axes = plt.subplots(figsize=(1.5 + 0.45 * len(columns), 1.2 + 0.35 * len(rows)))

@@ -94,6 +94,9 @@ def test_many_vectors_descend_like_few():
 
 @pytest.mark.skipif(not has_faiss(), reason="faiss is not installed")
 def test_faiss_finds_clusters():
+    """Its starts are drawn evenly: two may lie in one cluster. What a seed draws differs between versions of torch."""
     centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
-    found = k_means(clusters(centres), 3, generator=torch.Generator().manual_seed(0), library="faiss")
-    assert (torch.cdist(centres, found).amin(1) < 0.1).all()
+    draws = [torch.Generator().manual_seed(seed) for seed in range(20)]
+    found = [k_means(clusters(centres), 3, generator=draw, library="faiss") for draw in draws]
+    hits = sum(bool((torch.cdist(centres, each).amin(1) < 0.1).all()) for each in found)
+    assert hits >= 4

@@ -74,6 +74,10 @@ def test_on_a_gpu_a_copy_has_a_stream_of_its_own_for_which_the_step_waits(monkey
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: said.append("pinned") or tensor)
     monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: said.append((tensor.device.type, stream.name)))
     with FakeTensorMode(allow_non_fake_inputs=True):
+        try:
+            torch.zeros(1).to("cuda")
+        except RuntimeError:
+            pytest.skip("this torch's pretended tensors ask the driver (2.6 does)")
         batches = Prefetch(ToyLoader(), torch.device("cuda"))
         batches.ahead()
         assert said == ["copies begin", *["pinned"] * 4, "copies end"]
