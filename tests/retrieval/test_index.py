@@ -275,6 +275,32 @@ def test_a_copy_without_rows_of_a_modality_answers_as_the_table_does(tmp_path: P
     assert len(copied.search(vectors(1)[0], 2, "image")[0]) == 2
 
 
+def test_rows_are_deleted_by_a_condition_and_the_others_numbered_anew(tmp_path: Path) -> None:
+    made = filled(tmp_path / "index")
+    made.finish()
+    assert made.delete("text = 'nothing'") == 0
+    query = vectors(40)[7]
+    with Index.writing(tmp_path / "index"):
+        live = Index.open(tmp_path / "index")
+        assert live.delete("image = '7.png' OR text LIKE 'text 3%'") == 12  # rows without a text are no such rows
+        live.finish()
+    for index in (live, Index.open(tmp_path / "index")):
+        assert (len(index), index.count("image"), index.about) == (68, 39, {"run": "tiny"})
+        table = index.columns(["text", "image", "thumbnail"]).to_pylist()
+        assert [row["row"] for row in table] == list(range(68))
+        images = [number for number in range(40) if number != 7]
+        assert [(row["image"], row["thumbnail"]) for row in table[:39]] == [(f"{n}.png", bytes([n])) for n in images]
+        hit = index.search(vectors(40)[20], 1, "image")[0][0]
+        assert (hit.row, hit.entry.image, index.thumbnail(19)) == (19, "20.png", bytes([20]))
+        assert all(hit.entry.image != "7.png" for hit in index.search(query, 68)[0])
+    live.append(vectors(1), [Entry(image="7.png", meta={"größe": 7})], "image")  # it is new again
+    assert live.columns(["image"]).to_pylist()[-1] == {"row": 68, "image": "7.png"}
+    with pytest.raises(InputError, match="index"):
+        live.delete("colour = 'red'")
+    assert len(live) == 69
+    assert live.delete("row >= 0") == 69 and len(live) == 0
+
+
 def test_an_index_that_finds_no_room_says_so_and_keeps_its_rows(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index", 4)
     index.append(torch.eye(4), [Entry(f"t{n}", meta={"n": n}) for n in range(4)], "text")

@@ -15,6 +15,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -246,6 +247,42 @@ class Index:
                 raise failed[0] from None
             raise
         self._keys.clear()
+
+    def delete(self, where: str) -> int:
+        """Removes the rows that fulfil `where`, as in `search`, for whoever is `writing`; how many these were.
+
+        One commit writes the rows that stay, numbered anew in their order. `finish` afterwards, which also builds the
+        approximate index of what is left.
+
+        Raises:
+            InputError: The condition cannot be read.
+        """
+        table = self._table
+        with guarded(self.path):
+            gone = table.count_rows(f"({where})")
+            if not gone:
+                return 0
+            stays = f"({where}) IS NOT TRUE"  # a condition on what a row lacks is neither true nor false
+            numbers = table.search().where(stays).select(["row"]).limit(None).to_arrow().column("row").to_numpy()
+            numbers = np.sort(numbers)
+            if len(numbers) + gone != table.count_rows():
+                raise InputError(f"{where}: does not tell each row from the others")
+            schema = table.schema
+
+        def batches() -> Iterator[Any]:
+            for batch in table.search().where(stays).select(schema.names).limit(None).to_batches():
+                rows = pa.array(np.searchsorted(numbers, batch.column("row").to_numpy()), pa.int64())
+                others = [batch.column(name) for name in schema.names[1:]]
+                yield pa.RecordBatch.from_arrays([rows, *others], schema=schema)
+
+        for name in (APPROXIMATE, JOINED, CHECKSUMS):
+            (self.path / name).unlink(missing_ok=True)
+        index_copy.remove(self.path)
+        rows = pa.RecordBatchReader.from_batches(schema, batches())
+        with _written(self.path):
+            self._opened = _connect(self.path).create_table(TABLE, data=rows, mode="overwrite")
+        self._keys.clear()
+        return gone
 
     def _known(self, modality: str) -> set[bytes]:
         """The items of a modality that the index holds already: each is there once, however often it is added."""
