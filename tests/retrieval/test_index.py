@@ -1,3 +1,4 @@
+import os
 import resource
 import shutil
 import sys
@@ -299,6 +300,18 @@ def test_rows_are_deleted_by_a_condition_and_the_others_numbered_anew(tmp_path: 
         live.delete("colour = 'red'")
     assert len(live) == 69
     assert live.delete("row >= 0") == 69 and len(live) == 0
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_pipe_among_the_files_is_refused_and_not_waited_for(tmp_path: Path, digests: bool) -> None:
+    made = filled(tmp_path / "index")
+    if digests:
+        made.finish()
+    file = next((tmp_path / "index" / "items.lance" / "data").iterdir())
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match=f"{file.name}: is a pipe or a device"):
+        Index.open(tmp_path / "index")
 
 
 def test_an_index_that_finds_no_room_says_so_and_keeps_its_rows(tmp_path: Path) -> None:
