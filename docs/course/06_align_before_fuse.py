@@ -101,9 +101,7 @@ lab.show(lab.curves(history, {"itm": 0.637}), "06_albef_losses")
 with torch.no_grad():
     vectors = albef.model.eval().encode(pairs_of(held_out)).vectors
 aligned = vectors["image"] @ vectors["text"].T
-lab.show(
-    lab.heat(aligned[:8, :8], names, names, "ALBEF's contrast, pictures that were not trained on"), "06_albef_contrast"
-)
+lab.show(lab.heat(aligned[:8, :8], names, names, "ALBEF's contrast, pictures not trained on"), "06_albef_contrast")
 recall = float((ids[held_out][aligned.argmax(1)] == ids[held_out]).float().mean())
 print(f"recall@1 {recall:.2f}, chance {chance:.2f}")
 lab.check(recall > 1.5 * chance, "the towers are aligned beneath the fusion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -140,9 +141,9 @@ def heat(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str
     """A matrix [rows, columns] as colours, such as attention of rows to columns."""
     figure, axes = plt.subplots(figsize=(1.5 + 0.45 * len(columns), 1.2 + 0.35 * len(rows)))
     axes.imshow(values.detach().numpy(), cmap="magma", aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_title(title)
+    axes.set_xticks(*((range(len(columns)), columns) if any(columns) else ([], [])), rotation=60, ha="right")
+    axes.set_yticks(*((range(len(rows)), rows) if any(rows) else ([], [])))
+    axes.set_title(textwrap.fill(title, int(9 + 5 * len(columns))), fontsize=10)  # as wide as its matrix
     return figure
 
 
