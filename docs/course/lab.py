@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -184,9 +185,9 @@ def two_histograms(one: Any, other: Any, names: tuple[str, str], of: str) -> Any
 
 def pictures(rows: Sequence[Sequence[Any]], titles: Sequence[str], inches: float = 2) -> Any:
     """Pictures in rows, with titles above the columns."""
-    figure, axes = plt.subplots(
-        len(rows), len(titles), figsize=(inches * len(titles), inches * len(rows)), squeeze=False
-    )
+    high, wide = np.asarray(rows[0][0]).shape[:2]
+    size = (inches * len(titles), inches * len(rows) * high / wide + 0.2)  # as high as the pictures, and the titles
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
     for line, own in zip(axes, rows, strict=True):
         for place, (cell, picture) in enumerate(zip(line, own, strict=True)):
             cell.imshow(picture)
