@@ -95,5 +95,5 @@ def test_texts_of_files(tmp_path):
     (tmp_path / "e.txt").write_text("\n")
     with pytest.raises(InputError, match="has no text"):
         read_lines(str(tmp_path / "e.txt"))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_lines(str(tmp_path / "no.txt"))
