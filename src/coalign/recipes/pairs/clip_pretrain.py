@@ -27,7 +27,7 @@ class Recipe:
     pixels: Pixels = Pixels()
     tower: Tower = Tower()
     objectives: tuple[Literal["contrastive", "filip"], ...] = ("contrastive",)
-    """What is trained: CLIP's loss, which vectors and search are read by, and FILIP's, which makes maps true."""
+    """What is trained: CLIP's loss, which vectors and search are read by, and FILIP's, of patches and words."""
     schedule: Schedule = Schedule(steps=1000, batch_size=64, lr=5e-4, warmup=0.1, weight_decay=0.2, betas=(0.9, 0.98))
     options: RunOptions = RunOptions(out=Path("runs/clip-pretrain"))
 
