@@ -193,7 +193,14 @@ def test_a_plan_that_does_not_fit_the_budget_is_shortened(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "written", ["", "[]", '{"planned": 1000, "steps": 49, "since": 4}', '{"planned": 9, "changes": [1]}']
+    "written",
+    [
+        "",
+        "[]",
+        '{"planned": 1000, "steps": 49, "since": 4}',
+        '{"planned": 9, "changes": [1]}',
+        '{"planned": 10, "changes": [[1, 65535]]}',
+    ],
 )
 def test_a_damaged_plan_is_an_error_that_names_it(tmp_path: Path, written: str) -> None:
     (tmp_path / "plan.json").write_text(written)

@@ -150,6 +150,8 @@ class Run:
         try:
             written = read_json(path)
             plan = Plan(int(written["planned"]), tuple((int(since), int(steps)) for since, steps in written["changes"]))
+            if any(steps > plan.planned for _, steps in plan.changes):  # a budget only shortens
+                raise ValueError(f"a change to more than the {plan.planned} steps that are planned")
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path}: not a plan that this version wrote ({error!r}); delete it, and the run goes on to its "
