@@ -176,6 +176,13 @@ def import_av() -> Any:
     return av
 
 
+def _container(name: str) -> Any:
+    """A container of PyAV, whatever its title and artist are written in."""
+    av = import_av()
+    # from 19 on it escapes what cannot be read, and has no such argument
+    return av.open(name) if int(av.__version__.split(".")[0]) >= 19 else av.open(name, metadata_errors="replace")
+
+
 def open_media(path: VideoLike) -> Any:
     """An open container of PyAV, of a file that is one itself.
 
@@ -185,7 +192,7 @@ def open_media(path: VideoLike) -> Any:
     Raises:
         InputError: There is no such file, or it is a playlist.
     """
-    container = import_av().open(str(regular(path).absolute()), metadata_errors="replace")
+    container = _container(str(regular(path).absolute()))
     kind = container.format.name
     if _PLAYLISTS & set(kind.split(",")):
         container.close()
@@ -283,7 +290,7 @@ class _File:
     def _rewind(self) -> None:
         """To the first packet, by opening the file again: some formats cannot seek."""
         self.container.close()
-        self.__init__(import_av().open(self.name, metadata_errors="replace"), self.name)
+        self.__init__(_container(self.name), self.name)
 
     def at(self, times: Iterable[Seconds], short_side: int | None = None) -> Iterator[Any]:
         """The picture on the screen at each of these ascending times, None after the end."""
