@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from files import encoded, picture
+from replies import Replying
 from test_shards import numbers, samples, write_shard
 
 from coalign.data.core import remote
@@ -22,21 +21,11 @@ from coalign.errors import InputError
 COMMIT, OID = "a" * 40, "0" * 40
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Replying):
     """`files` by name; `parts` are the places and lengths that were asked of them."""
 
-    protocol_version = "HTTP/1.1"
     files: dict[str, bytes]
     parts: list[tuple[str, int, int]]
-
-    def reply(self, body: Any, status: int = 200, **headers: str) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
 
     def content(self, name: str, **headers: str) -> None:
         data = self.files[name]
@@ -45,14 +34,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.parts.append((name, int(begin), len(part)))
         self.reply(part, 206 if "Range" in self.headers else 200, **headers)
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is said."""
-
 
 class _Google(_Handler):
     """A bucket called `b`, by the JSON interface."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name of http.server
         url = urlsplit(self.path)
         asked = parse_qs(url.query)
         _, is_object, encoded_name = url.path.partition("/b/b/o/")
@@ -81,7 +67,7 @@ class _Google(_Handler):
 class _Hub(_Handler):
     """A data set called `me/pictures`."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name of http.server
         path = unquote(urlsplit(self.path).path)
         own, content = "/api/datasets/me/pictures", "/datasets/me/pictures/resolve/main/"
         if path in (own, f"{own}/revision/main"):
