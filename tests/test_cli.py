@@ -547,6 +547,15 @@ def test_index_and_search(capsys, run, pairs, tmp_path):
     with Image.open(sheet) as picture:
         assert picture.width > 300
 
+    gone = call_json(capsys, "unindex", run, "--where", "modality = 'text' AND text = 'a red square'", "--index", index)
+    assert gone == {"index": str(index), "removed": 1, "rows": 7}
+    texts = call_json(capsys, "search", run, "--image", pairs.with_name("red.png"), "--index", index)["answers"]
+    assert len(texts) == 3 and "a red square" not in {row["text"] for row in texts}
+    status, _, err = call(capsys, "unindex", run, "--where", "colour = 'red'", "--index", index)
+    assert status == 2 and str(index) in err and "colour" in err
+    assert call(capsys, "unindex", run, "--where", "row = 1", "--index", tmp_path / "none")[0] == 2
+    assert not (tmp_path / "none").exists()
+
 
 def test_align(capsys, run, pairs, tmp_path):
     picture, out = pairs.with_name("red.png"), tmp_path / "heat.png"

@@ -32,7 +32,7 @@ from coalign.analysis.datasets.columns import Columns
 from coalign.analysis.datasets.page import report_folder, write_study
 from coalign.analysis.datasets.parts import Options
 from coalign.analysis.datasets.study import study
-from coalign.cli.commands import convert_data
+from coalign.cli.commands import convert_data, unindex
 from coalign.data.core.parts import Part
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.sources import open_source
@@ -170,6 +170,16 @@ class Indexing:
         return {"files": beside, "rows": rows, "vectors": vectors, "stray": sorted(stray)}
 
 
+class Unindexing(Indexing):
+    """Its texts, removed again."""
+
+    name, cost = "unindex", 2
+
+    def do(self, base: Path, process: int) -> None:
+        super().do(base, process)
+        unindex.command(base / "of", "modality = 'text'", base / "run")
+
+
 class IndexingParts(Indexing):
     """The same by two parts that are joined."""
 
@@ -304,4 +314,14 @@ class Outputs:
         return {"files": names, "bytes": bytes_}
 
 
-WORKS = [Training(), TrainingBeside(), TwoProcesses(), Indexing(), IndexingParts(), Extraction(), Analysis(), Outputs()]
+WORKS = [
+    Training(),
+    TrainingBeside(),
+    TwoProcesses(),
+    Indexing(),
+    Unindexing(),
+    IndexingParts(),
+    Extraction(),
+    Analysis(),
+    Outputs(),
+]

@@ -21,11 +21,11 @@ def command(run: RunFolder, where: str, index: OptionalPath = None, json: Json =
     from coalign.retrieval.index import Index
 
     path = index or run / "index"
+    Index.open(path)  # or a lock's folder would be made where there is none
     with Index.writing(path):
         opened = Index.open(path)
         gone = opened.delete(where)
-        if gone:
-            opened.finish()
+        opened.finish()  # of an earlier start that was killed, too
         left = len(opened)
     answer(json, {"index": str(path), "removed": gone, "rows": left}, f"{gone} rows removed, {left} left: {path}")
     return 0
