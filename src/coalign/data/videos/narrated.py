@@ -90,7 +90,9 @@ class NarratedVideos:
         said = {feature_name(video.path, folder): video.narrations for video in self.videos}
         kept = {name: each for name, each in said.items() if each and all(name in has for has in features.values())}
         if not kept:
-            raise InputError(f"{folder}: none of its {len(said)} videos has {' and '.join(['narration', *features])}")
+            wanted = " and ".join(["narration", *features])
+            named = f"; those of its first video are to be named {next(iter(said))!r}" if said and features else ""
+            raise InputError(f"{folder}: none of its {len(said)} videos has {wanted}{named}")
         return kept
 
 

@@ -194,13 +194,10 @@ class Clip(TokenMaps, Model):
         if "contrastive" in wanted:
             losses["contrastive"] = self.loss(seen.vectors["image"], seen.vectors["text"], batch.ids)
         if "filip" in wanted:
-            words, patches = self.project_rows(seen)
+            words, patches = (rows.with_values(F.normalize(rows.values, dim=-1)) for rows in self.project_rows(seen))
             width = self.config.text.positions if in_group() else words.max_length  # the same in all processes
-            unit = F.normalize(words.values, dim=-1), F.normalize(patches.to_padded(), dim=-1)
-            real = words.padding_mask(width)
-            losses["filip"] = self.tokens(
-                unit[1], words.with_values(unit[0]).to_padded(width), real, self.scale.exp(), batch.ids
-            )
+            padded, real = words.to_padded(width), words.padding_mask(width)
+            losses["filip"] = self.tokens(patches.to_padded(), padded, real, self.scale.exp(), batch.ids)
         return losses
 
     def loss(self, image: Tensor, text: Tensor, ids: Tensor | None = None) -> Tensor:
