@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
 from torch._dynamo.utils import counters
 
 from coalign import create, systems
@@ -30,6 +31,13 @@ def backend(graph: torch.fx.GraphModule, _: object) -> object:
     global graphs
     graphs += 1
     return graph.forward
+
+
+def through_autograd(graph: torch.fx.GraphModule, examples: list[Tensor]) -> object:
+    """As `inductor` has it: a graph whose backward pass is traced too, and whose views are told apart."""
+    global graphs
+    graphs += 1
+    return lookup_backend("aot_eager")(graph, examples)
 
 
 def kinds() -> dict[BlockConfig, list[str]]:
@@ -96,10 +104,25 @@ def tell(kind: BlockConfig, names: list[str], causal: int | None, flex: bool = F
     return {"kind": how, "systems": names, "breaks": breaks, "graphs": graphs}
 
 
+def tell_dropout(kind: BlockConfig) -> dict[str, object]:
+    """With dropout, whose draws differ from those of blocks that are not compiled: nothing is compared."""
+    global graphs
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = 0
+    kind = replace(kind, dropout=0.5, attention_dropout=0.5, hidden_dropout=0.5)
+    compiled = TransformerBlock(kind)
+    prepare(compiled, compiled=True, recomputed=False, backend=through_autograd)
+    for lengths in LENGTHS:
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients(compiled, kind, lengths, None, False))
+    return {"kind": f"{kind}", "systems": [], "breaks": sum(counters["graph_break"].values()), "graphs": graphs}
+
+
 told: list[dict[str, object]] = []
 for kind, names in kinds().items():
     for causal in (None, 1) if kind.self_attention else (None,):
         told.append(tell(kind, names, causal))
 both = next(kind for kind in kinds() if kind.self_attention and kind.context_dim is not None)
 told.append(tell(both, [], 1, flex=True))
+told.append(tell_dropout(both))
 print(json.dumps(told))
