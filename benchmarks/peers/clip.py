@@ -15,9 +15,10 @@ from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
-from coalign.models.clip.model import Clip, ClipConfig, image_tower, open_clip_arithmetic
+from coalign.models.clip.model import Clip, ClipConfig, open_clip_arithmetic
 from coalign.models.clip.names import open_clip as names
 from coalign.trunks.text import TextConfig
+from coalign.trunks.vit import clip_tower
 from coalign.types import Batch, Images, Packed, Text
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,7 +27,7 @@ from side_by_side import arguments, compare, compiled, lengths, parameters, same
 ITEMS, MIDDLE, LONGEST = 16, 14, 77
 CONFIG = open_clip_arithmetic(
     ClipConfig(
-        image_tower(patch_size=32, dim=384, depth=4, heads=6, hidden_dim=1536),
+        clip_tower(patch_size=32, dim=384, depth=4, heads=6, hidden_dim=1536),
         TextConfig(dim=384, depth=4, heads=6, hidden_dim=1536),
         embed_dim=256,
     )

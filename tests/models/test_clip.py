@@ -12,16 +12,17 @@ from safetensors.torch import save_file
 import coalign
 from coalign.checkpoints import read_tensors
 from coalign.errors import InputError
-from coalign.models.clip.model import Clip, ClipConfig, image_tower
+from coalign.models.clip.model import Clip, ClipConfig
 from coalign.models.clip.names import open_clip, openai
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.models.clip.sizes import of_weights
 from coalign.ops.attention import Mask
 from coalign.trunks.text import TextConfig
+from coalign.trunks.vit import clip_tower
 from coalign.types import Batch, Draws, Images, Packed, Text
 
 CONFIG = ClipConfig(
-    image_tower(image_size=16, patch_size=4, dim=64, depth=2, heads=1, hidden_dim=96),
+    clip_tower(image_size=16, patch_size=4, dim=64, depth=2, heads=1, hidden_dim=96),
     TextConfig(40, 9, 64, 2, 1, 96),
     24,
 )

@@ -57,7 +57,8 @@ class Pooler(nn.Module):
 
 
 class ClassifierHead(nn.Module):
-    """Linear - activation - (LayerNorm) - Linear: the two-layer head of most fine-tunings."""
+    """Linear - activation - (LayerNorm) - Linear: the two-layer head of most fine-tunings. With `norm_first` the norm
+    comes before the activation (X-VLM)."""
 
     def __init__(
         self,
@@ -67,9 +68,11 @@ class ClassifierHead(nn.Module):
         *,
         activation: Activation = "gelu",
         eps: float | None = None,
+        norm_first: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.up = nn.Linear(dim, hidden_dim)
         self.norm = nn.Identity() if eps is None else nn.LayerNorm(hidden_dim, eps)
         self.down = nn.Linear(hidden_dim, out_dim)
@@ -77,4 +80,5 @@ class ClassifierHead(nn.Module):
         self.activation: Activation = activation
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n o"]:
-        return self.down(self.dropout(self.norm(activation(self.activation)(self.up(x)))))
+        active, x = activation(self.activation), self.up(x)
+        return self.down(self.dropout(active(self.norm(x)) if self.norm_first else self.norm(active(x))))

@@ -195,7 +195,8 @@ class Encoder(nn.Module):
         record: Record | None = None,
         name: str = "",
     ) -> Tensor:
-        """Runs blocks `first` up to `last`. `context` serves all blocks, or holds one entry for each block run.
+        """Runs blocks `first` up to `last`; the norm at the end is of the last block of all alone. `context` serves all
+        blocks, or holds one entry for each block run.
 
         With `rows`, numbers [n] in any order or [B, n] of each item, the result holds these rows alone, in their order:
         the last block computes no others but for their keys and values, unless it records.
@@ -203,14 +204,15 @@ class Encoder(nn.Module):
         `record` gets `{name}{i}.hidden`, the rows after block i, beside the blocks' attention weights.
         """
         blocks = [block for block in self.blocks[first:last] if isinstance(block, TransformerBlock)]
+        norm = self.norm if last is None or last >= len(self.blocks) else nn.Identity()
         for offset, block in enumerate(blocks):
             i = first + offset
             seen = context if context is None or isinstance(context, Context) else context[offset]
             seen = seen if self.configs[i].context_dim else None
             if rows is not None and offset == len(blocks) - 1 and record is None:
-                return self.norm(block.at(rows, x, mask, seen))
+                return norm(block.at(rows, x, mask, seen))
             prefix = f"{name}{i}."
             x = block(x, mask, seen, record=record, name=prefix)
             if record is not None:
                 record[f"{prefix}hidden"] = x
-        return self.norm(x if rows is None else x.index_select(0, to_device(rows.flatten(), x.device)))
+        return norm(x if rows is None else x.index_select(0, to_device(rows.flatten(), x.device)))

@@ -34,6 +34,27 @@ def overlap(a: Float[Tensor, "*b n 4"], b: Float[Tensor, "*b m 4"]) -> Float[Ten
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
+def centred(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Boxes x1, y1, x2, y2 as the middle, width and height."""
+    return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+def cornered(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Undoes `centred`."""
+    half = boxes[..., 2:] / 2
+    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
+
+
+def generalised_overlap(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+    """Generalised intersection over union of each box of `a` with that of `b` in its place, in (-1, 1] (Rezatofighi et
+    al. 2019, algorithm 1): the share of the smallest box around both that neither covers is taken off."""
+    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    around = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    least = torch.finfo(union.dtype).tiny
+    return shared / union.clamp(min=least) - (around - union) / around.clamp(min=least)
+
+
 def overlaps_chosen(boxes: Packed, chosen: Bool[Tensor, " t"], threshold: float) -> Bool[Tensor, " t"]:
     """Which boxes [T, 4 or more] overlap a chosen one of their own image by more than `threshold` of their union."""
     layout = boxes.layout

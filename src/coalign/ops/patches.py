@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from coalign.types import Packed, Patches
+from coalign.types import Layout, Packed, Patches
+from coalign.types.packed import to_device
+
+SLACK = 1e-4
+"""A box that reaches into a patch by less of it does not touch it: fractions are rounded."""
 
 
 def cut(picture: Float[Tensor, "c h w"], patch: tuple[int, int]) -> Float[Tensor, "p n"]:
@@ -92,3 +96,25 @@ def resized_positions(
     index = torch.stack([r * grid[1] + c for r, _ in corners[0] for c, _ in corners[1]], 1)
     weight = torch.stack([a * b * inside for _, a in corners[0] for _, b in corners[1]], 1)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+
+def touched_patches(boxes: Float[Tensor, "n 4"], grid: tuple[int, int]) -> Int[Tensor, "n 4"]:
+    """First row, first column, rows and columns of the patches that each box touches, one at least. Boxes are x1, y1,
+    x2, y2 in fractions, on the host: how many patches there are decides sizes."""
+    cells = torch.tensor([grid[1], grid[0]], dtype=torch.float64)
+    first = torch.minimum((boxes[:, :2] * cells + SLACK).floor(), cells - 1).clamp(min=0)
+    last = torch.minimum((boxes[:, 2:] * cells - SLACK).ceil(), cells)
+    return torch.cat([first.flip(1), (last - first).clamp(min=1).flip(1)], 1).long()
+
+
+def rows_of_boxes(
+    touched: Int[Tensor, "n 4"], images: Int[Tensor, " n"], grid: tuple[int, int], leading: int
+) -> Packed:
+    """Of each box the numbers [T] of its rows among the rows of all images, of which each has `leading` rows before its
+    patches: these, and the patches that `touched_patches` says. `images` [n] are the boxes' images, on the device."""
+    layout = Layout.of(touched[:, 2] * touched[:, 3] + leading, images.device)
+    top, left, _, width = to_device(touched, images.device)[layout.item].unbind(1)
+    place = layout.position - leading
+    patch = (top + place.div(width, rounding_mode="floor")) * grid[1] + left + place % width
+    row = torch.where(place < 0, layout.position, patch + leading)
+    return Packed(images[layout.item] * (leading + grid[0] * grid[1]) + row, layout)

@@ -17,7 +17,7 @@ from coalign.layers.momentum import MomentumContrast, Similarities, Steps, momen
 from coalign.objectives.matching import draw_negative_pairs
 from coalign.trunks.bert import BertConfig, BertTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
-from coalign.types import Batch, ImageSpec, InputSpec, Model, Packed, Record, TextSpec
+from coalign.types import Batch, Images, ImageSpec, InputSpec, Model, Packed, Record, TextSpec
 from coalign.types.spec import CLIP_MEAN, CLIP_STD
 
 T = TypeVar("T", bound="PairTowers")
@@ -47,8 +47,12 @@ class PairTowers(nn.Module):
         """States and vectors of a batch of pairs."""
         if batch.images is None or batch.text is None:
             raise InputError("this model trains on pairs: the batch lacks images or texts")
-        image, text = self.image(batch.images), self.read(batch.text.ids)
+        image, text = self.see(batch.images), self.read(batch.text.ids)
         return Pairs(image, text, self.image_vector(image), self.text_vector(text))
+
+    def see(self, images: Images, record: Record | None = None) -> Packed:
+        """Image states, the row of the image's vector first."""
+        return self.image(images, record=record)
 
     def read(self, ids: Packed, record: Record | None = None) -> Packed:
         """Text states before any image is seen."""

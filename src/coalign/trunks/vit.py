@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,11 @@ class VitConfig:
         """The blocks, each with its chance of being skipped."""
         step = self.drop_path / max(self.depth - 1, 1)
         return [replace(self.block, drop_path=step * i) for i in range(self.depth)]
+
+
+def clip_tower(**sizes: Any) -> VitConfig:
+    """A ViT as CLIP has it: a norm before the blocks, no bias on the patches, QuickGELU, eps 1e-5."""
+    return replace(VitConfig(eps=1e-5, activation="quick_gelu", patch_bias=False, first_norm=True), **sizes)
 
 
 def sides(size: int | Sequence[int] | Mapping[str, int]) -> tuple[int, int]:
@@ -233,11 +238,25 @@ class VitTrunk(nn.Module):
         self, rows: Tensor, *, record: Record | None = None, name: str = "image.", first: bool = False
     ) -> Packed:
         """Class token and blocks over patches [B, n, dim] that have their positions: all, or those MAE shows."""
+        return self.blocks(self.led(rows), record, name, first)
+
+    def led(self, rows: Tensor) -> Packed:
+        """Patches [B, n, dim] that have their positions, with class token and registers before them."""
         if self.class_token is not None:
             token = self.class_token + self.positions[:, :1]
             leading = [token] if self.registers is None else [token, self.registers]
             rows = torch.cat([*(row.expand(rows.shape[0], -1, -1) for row in leading), rows], 1)
-        return self.blocks(Packed.uniform(rows), record, name, first)
+        return Packed.uniform(rows)
+
+    def begin(self, images: Images, count: int) -> Packed:
+        """All rows after the first `count` blocks, of images of the model's size."""
+        packed = self.led(self.patches(images) + self.positions[:, self.prefix :])
+        x = self.first_norm(self.dropout(packed.values))
+        return packed.with_values(self.encoder(x, Mask.within(packed), last=count))
+
+    def finish(self, rows: Packed, count: int) -> Packed:
+        """The states of rows that `begin` gave, or of some rows of each image, which then see each other alone."""
+        return rows.with_values(self.encoder(rows.values, Mask.within(rows), first=count))
 
     def blocks(self, packed: Packed, record: Record | None = None, name: str = "image.", first: bool = False) -> Packed:
         """The blocks over rows; `record` gets "{name}embedded", what the first block reads."""

@@ -4,7 +4,7 @@
 gives back, `InputSpec` is what a model asks of its data, and `Model` is what training and retrieval know of a model.
 """
 
-from coalign.types.batch import Batch, Candidates, Images, Mosaics, Patches, Regions, Series, Text, Video
+from coalign.types.batch import Batch, Candidates, Images, Mosaics, Patches, Places, Regions, Series, Text, Video
 from coalign.types.labels import Labels
 from coalign.types.model import FREE, Draws, Encoding, Head, Matcher, Model, System
 from coalign.types.packed import Layout, Packed, Record
@@ -38,6 +38,7 @@ __all__ = [
     "Mosaics",
     "Packed",
     "Patches",
+    "Places",
     "Record",
     "RegionSpec",
     "Regions",

@@ -117,12 +117,22 @@ class Mosaics(Movable):
 
 
 @dataclass(frozen=True, eq=False)
+class Places(Movable):
+    """Which picture of the batch each of its N texts is about, and which part of that: `images` [N] numbers of
+    pictures, `boxes` [N, 4] as x1, y1, x2, y2 in fractions, `whole` [N] true where it is the whole picture."""
+
+    images: Tensor
+    boxes: Tensor
+    whole: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch(Movable):
     """The inputs of one step, from data to models. Every part is optional; parts agree in the number of items.
 
     `ids` [B] int64 says which items are the same thing (several texts of one image share an id);
-    `candidates` are texts beyond the batch's own, `mosaics` pictures beyond its own; `labels` are a task's
-    targets.
+    `candidates` are texts beyond the batch's own, `mosaics` pictures beyond its own; with `places` the items are texts
+    about pictures and parts of them; `labels` are a task's targets.
     """
 
     text: Text | None = None
@@ -133,6 +143,7 @@ class Batch(Movable):
     ids: Tensor | None = None
     candidates: Candidates | None = None
     mosaics: Mosaics | None = None
+    places: Places | None = None
     labels: Labels = field(default_factory=Labels)
     kept: Batch | None = field(default=None, metadata=HOST, repr=False)
 

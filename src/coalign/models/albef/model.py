@@ -20,8 +20,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from coalign.layers.aligning import Aligning
-from coalign.layers.fusion import fuse_pairs
 from coalign.layers.momentum import Similarities
 from coalign.models.albef.names import original
 from coalign.models.albef.trunk import SIZES, AlbefConfig, Towers, input_spec_of
@@ -29,15 +27,15 @@ from coalign.objectives.contrastive import Contrastive
 from coalign.objectives.distillation import Distillation
 from coalign.objectives.masked_lm import MaskedLM
 from coalign.objectives.matching import Matching, matched_pairs
-from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosines
 from coalign.ops.attention import grad_cam
 from coalign.ops.masking import Drawn, mask_tokens, predicted_rows
+from coalign.trunks.fusing_towers import FusedPairs
 from coalign.trunks.pair_towers import MomentumPairs, mean_contrast
 from coalign.trunks.reading import text_of
-from coalign.types import FREE, Batch, Draws, Encoding, InputSpec, Packed, Record, System
+from coalign.types import FREE, Batch, Draws, InputSpec, Packed, System
 
 
-class Albef(Aligning, MomentumPairs[Towers]):
+class Albef(FusedPairs, MomentumPairs[Towers]):
     """The pre-training model, which also searches, re-ranks and shows alignment."""
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -51,74 +49,15 @@ class Albef(Aligning, MomentumPairs[Towers]):
         return input_spec_of(self.config)
 
     # ------------------------------------------------------------------------------------------------------- use
-    def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
-        """States and unit vectors of what the batch holds; with both modalities also "fused" states and match logits.
-
-        With `record`: "image.{i}.attention", "text.{i}.attention", "fusion.{i}.cross_attention" and "...hidden".
-        """
-        kept: Record | None = {} if record else None
-        tokens, vectors, pooled = dict[str, Packed](), dict[str, Tensor](), dict[str, Tensor]()
-        if batch.images is not None:
-            tokens["image"] = self.online.image(batch.images, record=kept)
-            vectors["image"] = self.online.image_vector(tokens["image"])
-        if batch.text is not None:
-            tokens["text"] = self.online.read(batch.text.ids, record=kept)
-            vectors["text"] = self.online.text_vector(tokens["text"])
-        if batch.images is not None and batch.text is not None:
-            tokens["fused"] = self.online.fuse(tokens["text"], tokens["image"], record=kept)
-            pooled["match_logits"] = self.match_head(tokens["fused"].first)
-        return Encoding(tokens, pooled, vectors, kept or {})
-
-    def match(self, images: Packed, texts: Packed, pairs: Tensor) -> Tensor:
-        """Matching logits [P] of pairs [P, 2] of (image, text) numbers, from states that `encode` gave."""
-        rows = fuse_pairs(self.online.text.encoder, self.config.text.cross_from, images, texts, pairs)
-        return self.match_head(rows)[:, 1]
+    @property
+    def towers(self) -> Towers:
+        return self.online
 
     @property
     def alignment_block(self) -> int:
-        """The fusion block that shows alignment: the third, as in the paper, or the last of fewer."""
-        c = self.config
-        return min(c.text.cross_from + 2, c.text.depth - 1) if c.alignment_block is None else c.alignment_block
-
-    @property
-    def alignment_methods(self) -> tuple[Method, ...]:
-        """Grad-CAM first, as in the paper; where only the last fusion block could show it, it says nothing of words,
-        since the matching logit reads that block's [CLS] row alone, and plain cross-attention is first."""
-        if self.alignment_block == self.config.text.depth - 1:
-            return ("cross_attention", "rollout", "relevance", "similarity")
-        return ("grad_cam", "cross_attention", "rollout", "relevance", "similarity")
-
-    def alignment_record(self, batch: Batch) -> AlignmentRecord:
-        """Words on patches, by the cross-attention of `alignment_block` (section 6.4) or through all blocks.
-
-        "similarity" is the cosine of projected word and patch states; the paper trains it on the [CLS] rows alone.
-        """
-        assert batch.text is not None
-        seen, c = self.encode(batch, record=True), self.config
-        kept, image = seen.record, c.image
-        layers = [[Attended("image", "image", kept[f"image.{i}.attention"])] for i in range(image.depth)]
-        for i in range(c.text.depth):
-            part = "fusion" if i >= c.text.cross_from else "text"
-            layers.append([Attended("text", "text", kept[f"{part}.{i}.attention"])])
-            if part == "fusion":
-                layers.append([Attended("text", "image", kept[f"fusion.{i}.cross_attention"])])
-        words, count = batch.text.ids.host_lengths.tolist(), len(batch.text.ids)
-        first = self.online.image.leading
-        pieces = self.online.text_projection(seen.tokens["text"].values)
-        patches = self.online.image_projection(seen.tokens["image"].to_padded()[:, first:])
-        pairs = cosines(seen.tokens["text"].with_values(pieces), Packed.uniform(patches))
-        block = self.alignment_block - c.text.cross_from
-        rows, columns = image.grid_size
-        return AlignmentRecord(
-            Rows.of("text", words),
-            Rows.of("image", [rows * columns] * count, first),
-            [(rows, columns)] * count,
-            layers,
-            score=seen.pooled["match_logits"][:, 1],
-            similarity=pairs,
-            cross_layer=block,
-            grad_layer=block,
-        )
+        """The fusion block that shows alignment: the configuration's, or by default the paper's third."""
+        own = self.config.alignment_block
+        return super().alignment_block if own is None else own
 
     @torch.enable_grad()
     def ground(

@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from coalign.layers.fusion import fuse, fuse_at, fuse_first
-from coalign.layers.heads import MaskedLMHead
 from coalign.layers.momentum import momentum_update
-from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig
-from coalign.trunks.pair_towers import PairConfig, PairTowers, pair_spec
+from coalign.trunks.fusing_towers import FusingTowers
+from coalign.trunks.pair_towers import PairConfig, pair_spec
 from coalign.trunks.vit import VitConfig
-from coalign.types import InputSpec, Model, Packed, Record
+from coalign.types import InputSpec, Model
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -47,33 +45,12 @@ SIZES = {
 }
 
 
-class Towers(PairTowers):
+class Towers(FusingTowers):
     """The parts with a momentum copy: both encoders, their projections and the word predictor."""
 
     def __init__(self, config: AlbefConfig) -> None:
-        c = config
-        super().__init__(c.image, c.text, c.embed_dim)
+        super().__init__(config.image, config.text, config.embed_dim, "mlm" in config.objectives)
         self.config = config
-        self.words = MaskedLMHead(c.text.dim, c.text.vocab_size, eps=c.text.eps) if "mlm" in c.objectives else None
-
-    def read(self, ids: Packed, record: Record | None = None) -> Packed:
-        """The text half: states before any image is seen."""
-        return self.text(ids, last=self.config.text.cross_from, record=record)
-
-    def fuse(self, text: Packed, image: Packed, mask: Mask | None = None, record: Record | None = None) -> Packed:
-        """The fusion half: text i looks at image i, or as `mask` says."""
-        return fuse(self.text.encoder, self.config.text.cross_from, text, image, mask, record)
-
-    def fuse_first(self, text: Packed, image: Packed, texts: Tensor, images: Tensor) -> Tensor:
-        """The fused [CLS] rows [P, dim] of these pairs of text and image numbers."""
-        return fuse_first(self.text.encoder, self.config.text.cross_from, text, image, (texts, images))
-
-    def predict(self, text: Packed, image: Packed, rows: Tensor) -> Tensor:
-        """Vocabulary logits [n, V] at these rows of the texts, whose other rows the last block does not compute."""
-        if self.words is None:
-            raise ValueError("this ALBEF was made without the masked-word objective")
-        states = fuse_at(self.text.encoder, self.config.text.cross_from, text, image, rows)
-        return self.words(states, self.text.embedding.word.weight)
 
 
 def input_spec_of(config: AlbefConfig) -> InputSpec:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +31,9 @@ from coalign.objectives.late_interaction import TokenInteraction
 from coalign.ops.collectives import in_group
 from coalign.trunks.contrast import both_ways
 from coalign.trunks.text import TextConfig, TextTrunk, init_by_depth, rows_of_marker
-from coalign.trunks.vit import VitConfig, VitTrunk
+from coalign.trunks.vit import VitConfig, VitTrunk, clip_tower
 from coalign.types import FREE, Batch, Draws, Encoding, Images, InputSpec, Model, Packed, Record, System
 from coalign.types.spec import CLIP_MEAN, CLIP_STD, ImageSpec, TextSpec
-
-
-def image_tower(**sizes: Any) -> VitConfig:
-    """A ViT as CLIP has it: a norm before the blocks, no bias on the patches, QuickGELU, eps 1e-5."""
-    return replace(VitConfig(eps=1e-5, activation="quick_gelu", patch_bias=False, first_norm=True), **sizes)
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class ClipConfig:
     `std` normalise pixels in [0, 1]. `locked` freezes the image tower, but not its projection (LiT, Zhai et al. 2022).
     """
 
-    image: VitConfig = field(default_factory=lambda: image_tower(patch_size=32))
+    image: VitConfig = field(default_factory=lambda: clip_tower(patch_size=32))
     text: TextConfig = field(default_factory=TextConfig)
     embed_dim: int = 512
     resnet: ResNetConfig | None = None
@@ -76,16 +70,16 @@ def _text(dim: int) -> TextConfig:
     return TextConfig(dim=dim, heads=dim // 64, hidden_dim=4 * dim)
 
 
-_LARGE = image_tower(patch_size=14, dim=1024, depth=24, heads=16, hidden_dim=4096)
+_LARGE = clip_tower(patch_size=14, dim=1024, depth=24, heads=16, hidden_dim=4096)
 
 SIZES = {
     "tiny": ClipConfig(
-        image_tower(image_size=64, patch_size=8, dim=192, depth=4, heads=3, hidden_dim=768),
+        clip_tower(image_size=64, patch_size=8, dim=192, depth=4, heads=3, hidden_dim=768),
         TextConfig(dim=192, depth=4, heads=3, hidden_dim=768),
         embed_dim=128,
     ),
     "vit-b-32": ClipConfig(),
-    "vit-b-16": ClipConfig(image_tower()),
+    "vit-b-16": ClipConfig(clip_tower()),
     "vit-l-14": ClipConfig(_LARGE, _text(768), 768),
     "vit-l-14-336": ClipConfig(replace(_LARGE, image_size=336), _text(768), 768),
     "rn50": _resnet((3, 4, 6, 3), 64, 32, 224, 1024, 512),

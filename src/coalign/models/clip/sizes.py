@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from coalign.errors import InputError
-from coalign.models.clip.model import Clip, ClipConfig, image_tower
+from coalign.models.clip.model import Clip, ClipConfig
 from coalign.models.clip.resnet import ResNetConfig
 from coalign.trunks.text import TextConfig
+from coalign.trunks.vit import clip_tower
 from coalign.trunks.vit_sizes import (
     PairHints,
     block_sizes,
@@ -72,7 +73,7 @@ def of_weights(weights: Weights, facts: Facts | None = None) -> ClipConfig | Non
     patch = file + ("embeddings.patch_embedding.weight" if transformers else "conv1.weight")
     table = file + ("embeddings.position_embedding.weight" if transformers else "positional_embedding")
     block = file + ("encoder.layers.{}." if transformers else "transformer.resblocks.{}.")
-    image = image_tower(
+    image = clip_tower(
         **read_tower(weights, (patch, table, block), facts.images),
         heads=facts.image_heads or max(weights[patch].shape[0] // 64, 1),
         hidden_dim=weights[f"{block.format(0)}{up}.weight"].shape[0],
@@ -102,7 +103,7 @@ def of_config(described: Mapping[str, Any]) -> ClipConfig | None:
     text, image = described.get("text_config") or {}, described.get("vision_config") or {}
     end = text.get("eos_token_id", 49407)
     return ClipConfig(
-        image_tower(**tower_sizes(image, 224, 32, 1e-5), activation=image.get("hidden_act", "quick_gelu")),
+        clip_tower(**tower_sizes(image, 224, 32, 1e-5), activation=image.get("hidden_act", "quick_gelu")),
         TextConfig(
             text.get("vocab_size", 49408),
             text.get("max_position_embeddings", 77),
