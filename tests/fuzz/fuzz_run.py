@@ -154,6 +154,11 @@ def fuzz(target: Target, numbers: Sequence[int], seed: int, scratch: Path) -> li
     return outcomes
 
 
+def fuzz_named(name: str, count: int, seed: int, scratch: Path) -> list[Outcome]:
+    """The outcomes of the first mutants of the reader that has a name."""
+    return fuzz(named(name), range(count), seed, scratch)
+
+
 def seed_of(target: Target, scratch: Path) -> Path:
     """The reader's sound file, written once, in a child: libraries that start threads must not do so before a fork."""
     folder = scratch / "seeds" / target.name

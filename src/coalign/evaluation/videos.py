@@ -16,6 +16,7 @@ from tyro.conf import arg
 from coalign.arguments import say
 from coalign.data.core.quarantine import Quarantine
 from coalign.data.core.samples import Problem, Where
+from coalign.data.core.workers import start_method
 from coalign.data.images.decode import BadSample
 from coalign.data.inputs import device_of, encode
 from coalign.data.loaded import Loaded
@@ -71,6 +72,7 @@ def span_vectors(
         _SpanClips(spans, model.input_spec, count),
         batch_size=batch_size,
         num_workers=workers,
+        multiprocessing_context=start_method(workers),
         collate_fn=list,
         generator=torch.Generator(),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,27 +237,28 @@ def test_a_model_of_a_hub_is_indexed_where_out_says(
 
 def test_one_process_at_a_time_writes_a_list(tmp_path):
     """The other one is refused before it writes; where the first one ends, or is killed, none is."""
-    path, forks = tmp_path / "captions.csv", multiprocessing.get_context("fork")
-
-    def first(ready, end):
-        with rows_file(path, ("image", "text")) as write:
-            write({"image": "a.png", "text": "first"})
-            ready.set()
-            end.wait(60)
-
+    path = tmp_path / "captions.csv"
+    holds = f"""
+from pathlib import Path
+from {rows_file.__module__} import rows_file
+with rows_file(Path({str(path)!r}), ("image", "text")) as write:
+    write({{"image": "a.png", "text": "first"}})
+    print("ready", flush=True)
+    input()
+"""
     for killed in (True, False):
-        ready, end = forks.Event(), forks.Event()
-        process = forks.Process(target=first, args=(ready, end))
-        process.start()
-        assert ready.wait(60)
+        process = subprocess.Popen(
+            [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
         with (
             pytest.raises(InputError, match=r"captions\.csv: another process writes this file"),
             rows_file(path, ("image", "text")),
         ):
             raise AssertionError
         assert not path.exists()
-        process.kill() if killed else end.set()
-        process.join()
+        process.kill() if killed else None
+        process.communicate(None if killed else "\n")
     assert path.read_text().splitlines() == ["image,text", "a.png,first"]
     with rows_file(path, ("image", "text")) as write:
         write({"image": "b.png", "text": "second"})

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from coalign.data.core.fingerprint import Fingerprint, digest, fingerprint
 from coalign.data.core.samples import Problem
+from coalign.data.core.workers import start_method
 from coalign.data.images.transforms import derive_seed
 from coalign.errors import InputError
 from coalign.types import Batch
@@ -213,6 +214,7 @@ class EpochLoader:
                 batch_size=None,
                 sampler=self._orders,
                 num_workers=self._workers,
+                multiprocessing_context=start_method(self._workers),
                 collate_fn=_unchanged,
                 generator=torch.Generator(),  # else it draws from the global one
                 persistent_workers=True,
