@@ -18,7 +18,7 @@ from coalign.recipes._start import with_vocabulary
 from coalign.registry import create, describe, find, load
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "grey": (120, 120, 120)}
-SYSTEMS = {"clip": "tiny", "siglip": "tiny-naflex", "blip": "tiny", "coca": "tiny", "dinov2": "tiny"}
+SYSTEMS = {"clip": "tiny", "siglip": "tiny-naflex", "blip": "tiny", "coca": "tiny", "dinov2": "tiny", "xvlm": "tiny"}
 
 
 def run(*words: object) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 
 from coalign.cli.main import main
 
-WAITS = {f"{name}-pretrain": 1 for name in ("albef", "blip", "videobert")} | {"albef-small": 1}
+WAITS = {f"{name}-pretrain": 1 for name in ("albef", "blip", "videobert", "xvlm")} | {"albef-small": 1}
 """Waits a step, where there are any: hard negatives are drawn by similarity, visual words counted on the device."""
 
 

@@ -107,7 +107,7 @@ def test_features_of_another_width(system: str) -> None:
         batch_of(loaded_of(system), ["a boat"], [2], width=12)
 
 
-@pytest.mark.parametrize("system", ["clip", "siglip", "blip", "coca", "dinov2"])
+@pytest.mark.parametrize("system", ["clip", "siglip", "blip", "coca", "dinov2", "xvlm"])
 def test_a_picture_of_a_line_and_a_vocabulary_of_another_model(system: str) -> None:
     own = Tokenizer.train(["a red boat"] * 9, 60)
     other = Tokenizer.train(["a red boat with sixty white sails and twelve green oars"] * 9, 200)

@@ -116,6 +116,7 @@ def cases(data: Path, out: Path) -> list[list[str]]:
         **{f"{name}-pretrain": [*pairs, *seen] for name in ("visualbert", "uniter", "vilbert")},
         "lxmert-pretrain": [*pairs, *seen, *asked, "--least", "1"],
         **{f"{name}-pretrain": pairs for name in ("vilt", "albef", "blip", "clip", "coca", "siglip")},
+        "xvlm-pretrain": [*pairs, "--boxes", str(w / "refs.json")],
         "retrieval-finetune": [*pairs, *seen, "--system", "uniter"],
         "vqa": [*of, *asked, *seen, "--least-answers", "1"],
         "gqa": [*of, "--system", "lxmert", "--questions", str(data / "gqa.json"), *named],

@@ -31,7 +31,10 @@ from coalign.tasks import find_task
 from coalign.training.options import RunOptions, Schedule
 
 CONTINUED = frozenset(
-    (*field_names(Pairs), *field_names(Schedule), *field_names(RunOptions), "regions", "max_missing", "objectives")
+    (
+        *(*field_names(Pairs), *field_names(Schedule), *field_names(RunOptions)),
+        *("regions", "max_missing", "objectives", "boxes", "boxes_each"),
+    )
 )
 """Flags of a training that starts from another's weights; the rest sets fresh weights."""
 

@@ -84,7 +84,8 @@ def lesson(entry: str) -> Settings:
     own: Settings = {"steps": int(steps)} if steps else {}
     world = Path(data)
     if (world / "world.json").is_file():
-        return own | {"data": str(world / "captions_train.json"), "regions": str(world / "regions")}
+        seen = {"regions": str(world / "regions"), "boxes": str(world / "refs.json")}
+        return own | {"data": str(world / "captions_train.json")} | seen
     return own | {"data": data}
 
 
@@ -200,5 +201,5 @@ def world_plan(
     unknown = [name for name in only if name not in {stage.name for stage in stages}]
     if unknown:
         raise InputError(f"no stage {unknown[0]!r}; there are: {', '.join(stage.name for stage in stages)}")
-    trained = files(data="captions_train.json", regions="regions", vocab="tokenizer.json")
+    trained = files(data="captions_train.json", regions="regions", vocab="tokenizer.json", boxes="refs.json")
     return Plan({**trained, **pretrain}, tuple(stage for stage in stages if not only or stage.name in only))

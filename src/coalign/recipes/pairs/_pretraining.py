@@ -65,6 +65,7 @@ class Pixels:
         tower: Tower | None = None,
         configure: Callable[[Any], Any] | None = None,
         *more: str,
+        beside: Sequence[str] = (),
     ) -> tuple[Any, Tokenizer]:
         """The system's model and its vocabulary; sides and dropout are those of the image tower of fresh weights.
 
@@ -73,6 +74,7 @@ class Pixels:
             tower: A frozen image tower in the place of the size's.
             configure: Makes further settings of fresh weights.
             more: Further flags that were given and set fresh weights.
+            beside: Further texts that a vocabulary is learned from.
         """
         frozen = None if tower is None else tower.open(self.image_size)
         if frozen is not None and self.patch_size is not None:
@@ -84,7 +86,7 @@ class Pixels:
             return config if configure is None else configure(config)
 
         flags = [*self.flags(), *(() if tower is None else tower.flags()), *more]
-        model, tokenizer = start.model(experiment, system, lambda: texts_of(source), sized, *flags)
+        model, tokenizer = start.model(experiment, system, lambda: [*texts_of(source), *beside], sized, *flags)
         if start.start is None and frozen is not None:
             frozen.put_into(model)
         if start.start is None and hasattr(model, "momentum"):  # both start equal
