@@ -169,6 +169,7 @@ def test_a_curriculum_goes_on_from_the_weights_of_its_lessons(tmp_path: Path) ->
 def test_lessons_are_worlds_or_pairs(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text("{}")
     files = {"data": str(tmp_path / "captions_train.json"), "regions": str(tmp_path / "regions")}
+    files["boxes"] = str(tmp_path / "refs.json")
     assert lesson(str(tmp_path)) == files and lesson(f"{tmp_path}:20") == {**files, "steps": 20}
     assert lesson("c:/pairs.csv") == {"data": "c:/pairs.csv"} and lesson("a.csv:5") == {"data": "a.csv", "steps": 5}
     with pytest.raises(InputError, match="0 steps"):
@@ -176,7 +177,7 @@ def test_lessons_are_worlds_or_pairs(tmp_path: Path) -> None:
 
 
 def test_what_the_table_shows_does_not_make_another_plan(tmp_path: Path) -> None:
-    """A folder of an older coalign, whose table showed less, goes on."""
+    """A folder of an older coalign, whose table showed less, and whose trainings were given no boxes, goes on."""
     Comparison([Contender("a")], plan(), tmp_path).run()
     file = tmp_path / "plan.json"
     older = json.loads(file.read_text())
@@ -184,6 +185,11 @@ def test_what_the_table_shows_does_not_make_another_plan(tmp_path: Path) -> None
     file.write_text(json.dumps(older))
     before = len(CALLS)
     Comparison([Contender("a")], plan(), tmp_path).run()
+    boxed = replace(plan(), pretrain={**plan().pretrain, "boxes": "refs.json"})
+    Comparison([Contender("a")], boxed, tmp_path).run()
+    with pytest.raises(InputError, match="another plan"):
+        Comparison([Contender("a")], replace(boxed, pretrain={**boxed.pretrain, "boxes": "b.json"}), tmp_path).run()
+    Comparison([Contender("a")], boxed, tmp_path).run()
     assert CALLS[before:] == []
 
 

@@ -97,7 +97,7 @@ class Comparison:
             self.out / "plan.json",
             json.dumps(without_secrets(asdict(self.plan)), indent=1, default=str) + "\n",
         )
-        if file.exists() and without_secrets(Plan.read(file).work()) != without_secrets(self.plan.work()):
+        if file.exists() and not same_work(Plan.read(file), self.plan):
             raise InputError(f"{file}: a comparison of another plan is in this folder; choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
@@ -264,6 +264,15 @@ class Comparison:
         text = json.dumps(without_secrets(self.to_json()), indent=1, ensure_ascii=False) + "\n"
         replace_file(self.out / "comparison.json", lambda part: part.write_text(text, encoding="utf-8"))
         replace_file(self.out / "comparison.md", lambda part: part.write_text(self.table() + "\n", encoding="utf-8"))
+
+
+def same_work(before: Plan, now: Plan) -> bool:
+    """Whether a folder with the work of one plan goes on with another. Plans of an older coalign give no boxes."""
+    old, new = (without_secrets(plan.work()) for plan in (before, now))
+    for own, other in zip((old["pretrain"], *old["curriculum"]), (new["pretrain"], *new["curriculum"]), strict=False):
+        if "boxes" not in own:
+            other.pop("boxes", None)
+    return old == new
 
 
 def made(kind: Any, settings: Mapping[str, Any], words: Sequence[str] = ()) -> Any:

@@ -57,18 +57,21 @@ def of_weights(weights: Mapping[str, Tensor], facts: Facts | None = None) -> Xvl
     )
     objectives: tuple[Objective, ...] = ("itc", "itm", *(name for name, tensor in there if tensor in weights))
     embed_dim = weights["vision_proj.weight"].shape[0]
-    return XvlmConfig(image, text, embed_dim, min(facts.local_depth, image.depth), objectives)
+    local_depth = min(facts.local_depth, image.depth) if image.class_token else 0
+    return XvlmConfig(image, text, embed_dim, local_depth, objectives)
 
 
 def _image(weights: Mapping[str, Tensor], facts: Facts) -> VitConfig:
-    """DeiT's tower, or CLIP's."""
+    """DeiT's tower, with our names for one without a class token too, or CLIP's."""
     clip = f"{_VISION}pos_embed.weight" in weights
     names = ("patch_embed.weight", "pos_embed.weight", "encoder.layers.{}.")
     patch, table, block = names if clip else ("patch_embed.proj.weight", "pos_embed", "blocks.{}.")
-    read: dict[str, Any] = read_tower(weights, (_VISION + patch, _VISION + table, _VISION + block), facts.images)
+    token = clip or f"{_VISION}cls_token" in weights
+    where = (_VISION + patch, _VISION + table, _VISION + block)
+    read: dict[str, Any] = read_tower(weights, where, facts.images, int(token))
     read["heads"] = facts.image_heads or max(read["dim"] // 64, 1)
     read["hidden_dim"] = weights[f"{_VISION}{block.format(0)}mlp.fc1.weight"].shape[0]
-    return clip_tower(**read) if clip else VitConfig(**read)
+    return clip_tower(**read) if clip else VitConfig(**read, class_token=token)
 
 
 OF_WEIGHTS = of_weights

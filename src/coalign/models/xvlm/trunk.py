@@ -61,8 +61,8 @@ SIZES = {
     "vit-b-16": XvlmConfig(local_depth=4),
     "clip-b-16": XvlmConfig(image=clip_tower(), local_depth=4),
     "tiny": XvlmConfig(
-        image=VitConfig(image_size=64, patch_size=8, dim=128, depth=2, heads=4, hidden_dim=512, class_token=False),
-        text=BertConfig(dim=128, depth=4, heads=4, hidden_dim=512, context_dim=128, cross_from=2),
+        image=VitConfig(image_size=64, patch_size=8, dim=128, depth=2, heads=2, hidden_dim=512, class_token=False),
+        text=BertConfig(dim=128, depth=4, heads=2, hidden_dim=512, context_dim=128, cross_from=2),
         embed_dim=64,
     ),
 }

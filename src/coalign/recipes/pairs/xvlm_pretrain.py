@@ -46,7 +46,7 @@ class BoxData:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Pre-trains X-VLM: contrast, matching, masked words of texts with pictures and with parts of these; boxes (section 3)."""
+    """Pre-trains X-VLM: texts with pictures and their parts by contrast, matching, masked words; boxes (section 3)."""
 
     paper: ClassVar[Schedule] = Schedule(  # section 4.2 (Zeng et al. 2022) and the authors' configuration for 4M
         steps=200_000, batch_size=1024, lr=1e-4, warmup=2500.0, decay="linear", weight_decay=0.01
