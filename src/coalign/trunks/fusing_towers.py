@@ -66,7 +66,8 @@ class FusedPairs(Aligning):
         raise NotImplementedError
 
     def encode(self, batch: Batch, *, record: bool = False) -> Encoding:
-        """States and unit vectors of what the batch holds; with both modalities also "fused" states and match logits.
+        """States and unit vectors of what the batch holds; with both modalities also "fused" states and match logits of
+        text i with image i, or with the whole image that it is about where the batch has `places`.
 
         With `record`: "image.{i}.attention", "text.{i}.attention", "fusion.{i}.cross_attention" and "...hidden".
         """
@@ -79,7 +80,10 @@ class FusedPairs(Aligning):
             tokens["text"] = self.towers.read(batch.text.ids, record=kept)
             vectors["text"] = self.towers.text_vector(tokens["text"])
         if batch.images is not None and batch.text is not None:
-            tokens["fused"] = self.towers.fuse(tokens["text"], tokens["image"], record=kept)
+            text, image, mask = tokens["text"], tokens["image"], None
+            if batch.places is not None:
+                mask = Mask.between(text, image, batch.places.images)
+            tokens["fused"] = self.towers.fuse(text, image, mask, record=kept)
             pooled["match_logits"] = self.match_head(tokens["fused"].first)
         return Encoding(tokens, pooled, vectors, kept or {})
 
