@@ -845,6 +845,29 @@ def read_questions(folder: Path) -> None:
             item.target.fractions()  # type: ignore[union-attr]
 
 
+BOXES = "image,x1,y1,x2,y2,text\na.png,0.1,0.2,0.5,0.9,a red boat\nb.png,0,0,1,1,sea\n"
+
+
+@target(
+    "box texts",
+    "data.regions.box_texts.read_box_texts",
+    write=both(
+        text("boxes.csv", BOXES),
+        text(
+            "boxes.jsonl", json.dumps(dict(zip(BOXES.split()[0].split(","), ["a.png", 0, 0, 1, 1, "x"], strict=True)))
+        ),
+        as_json("refs.json", REFS),
+        as_json("instances.json", INSTANCES),
+    ),
+)
+def read_boxes(folder: Path) -> None:
+    from coalign.data.regions.box_texts import read_box_texts
+
+    for name in ("boxes.csv", "boxes.jsonl", "refs.json"):
+        boxes = read_box_texts(folder / name)
+        boxes.texts([boxes.example])
+
+
 # -------------------------------------------------------------------------------------------------------- checkpoints
 def tensors() -> dict[str, torch.Tensor]:
     return {"a.weight": torch.randn(4, 3), "a.bias": torch.zeros(4), "n": torch.tensor(3), "h": torch.ones(2).half()}

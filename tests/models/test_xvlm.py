@@ -15,8 +15,9 @@ from coalign.models.xvlm.names import original
 from coalign.models.xvlm.sizes import of_weights
 from coalign.models.xvlm.trunk import SIZES, XvlmConfig
 from coalign.ops.boxes import centred, overlap
-from coalign.registry import create
+from coalign.registry import create, find
 from coalign.trunks.bert import BertConfig
+from coalign.trunks.swin import SwinConfig
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Draws, Images, Packed, Places, Text
 
@@ -31,7 +32,10 @@ MEAN = XvlmConfig(
 )
 LOCAL = replace(MEAN, image=replace(MEAN.image, class_token=True, depth=3), local_depth=2)
 TOKEN = replace(MEAN, image=replace(MEAN.image, class_token=True, registers=2))
-CONFIGS = {"mean": MEAN, "local": LOCAL, "mean of a tower with a class token": TOKEN}
+SWIN = replace(
+    MEAN, swin=SwinConfig(image_size=32, patch_size=2, width=12, depths=(2, 2, 2), heads=(2, 3, 4), window=4, ratio=2.0)
+)
+CONFIGS = {"mean": MEAN, "local": LOCAL, "mean of a tower with a class token": TOKEN, "swin": SWIN}
 BOXES = [(0.0, 0.0, 1.0, 1.0), (0.1, 0.3, 0.6, 0.7), (0.0, 0.0, 1.0, 1.0), (0.5, 0.0, 1.0, 0.25), (0.8, 0.9, 1.0, 1.0)]
 IMAGES = [0, 0, 1, 1, 1]
 
@@ -43,8 +47,8 @@ def texts_of(lengths: list[int], seed: int = 0) -> Text:
     return Text(Packed.from_items(ids), words=words)
 
 
-def batch_of(lengths: tuple[int, ...] = (5, 3, 6, 2, 4), seed: int = 0) -> Batch:
-    pixels = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(seed))
+def batch_of(config: XvlmConfig = MEAN, lengths: tuple[int, ...] = (5, 3, 6, 2, 4), seed: int = 0) -> Batch:
+    pixels = torch.randn(2, 3, *config.picture.image, generator=torch.Generator().manual_seed(seed))
     whole = torch.tensor([box == BOXES[0] for box in BOXES])
     places = Places(torch.tensor(IMAGES), torch.tensor(BOXES), whole)
     return Batch(texts_of(list(lengths), seed), Images(pixels), places=places, ids=torch.arange(5))
@@ -69,7 +73,7 @@ def drawn(batch: Batch) -> Draws:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_whole_picture_has_the_rows_of_the_picture(name: str) -> None:
     model: Any = randomised(Xvlm(CONFIGS[name]))
-    batch = batch_of()
+    batch = batch_of(CONFIGS[name])
     own, whole = model.towers.of_places(batch)
     seen = model.encode(Batch(images=batch.images)).tokens["image"]
     torch.testing.assert_close(whole.values, seen.values)
@@ -114,7 +118,7 @@ def test_parts_see_nothing_outside_of_themselves_in_the_last_blocks() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_packed_equals_padded_and_order_plays_no_part(name: str) -> None:
     model: Any = randomised(Xvlm(CONFIGS[name]))
-    batch = batch_of()
+    batch = batch_of(CONFIGS[name])
     assert batch.text is not None and batch.places is not None
     losses = model.losses(batch, drawn(batch))
     padded, mask = batch.text.ids.to_padded(), batch.text.ids.padding_mask()
@@ -195,7 +199,7 @@ def test_every_objective_is_learned() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_maps_of_words_on_patches(name: str) -> None:
     model: Any = randomised(Xvlm(CONFIGS[name]))
-    images = batch_of().images
+    images = batch_of(CONFIGS[name]).images
     batch = Batch(texts_of([5, 3]), images)
     for method in model.alignment_methods:
         maps = model.alignment(batch, method)
@@ -206,7 +210,7 @@ def test_maps_of_words_on_patches(name: str) -> None:
     torch.testing.assert_close(model.alignment(batch, "cross_attention")[0].flatten(1), weights)
 
 
-@pytest.mark.parametrize("name", ["clip-b-16", "vit-b-16"])
+@pytest.mark.parametrize("name", ["clip-b-16", "vit-b-16", "swin-b", "swin-b-384", "tiny"])
 def test_sizes_are_read_off_the_authors_names(name: str) -> None:
     from coalign.layers.initialise import shapes_alone
 
@@ -218,9 +222,6 @@ def test_sizes_are_read_off_the_authors_names(name: str) -> None:
     assert of_weights(weights) == SIZES[name]
     assert of_weights(bare) == replace(SIZES[name], objectives=("itc", "itm"))
     assert of_weights({"vision_encoder.x": torch.empty(1)}) is None
-    swin = {name: tensor for name, tensor in weights.items() if not name.startswith("vision_encoder.")}
-    with pytest.raises(InputError, match="Swin tower, which is not read"):
-        of_weights(swin | {"vision_encoder.layers.0.blocks.0.norm1.weight": torch.empty(128)})
 
 
 def test_what_cannot_be_done_is_said() -> None:
@@ -228,6 +229,12 @@ def test_what_cannot_be_done_is_said() -> None:
         replace(MEAN, local_depth=3)
     with pytest.raises(InputError, match="a class token; without one it is 0"):
         replace(MEAN, local_depth=1)
+    with pytest.raises(InputError, match=r"windows of 7 reads no pictures of 256 pixels; give a multiple of 224"):
+        SwinConfig(image_size=256)
+    with pytest.raises(InputError, match="a Swin tower reads pictures of 32 pixels"):
+        find("xvlm").with_image_size(SWIN, 64)
+    with pytest.raises(InputError, match=r"pictures have \(24, 24\) pixels, the model reads \(32, 32\)"):
+        Xvlm(SWIN).encode(Batch(images=batch_of().images))
     model = Xvlm(MEAN)
     batch = batch_of()
     plain = Batch(texts_of([5, 3]), batch.images)

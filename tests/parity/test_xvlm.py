@@ -7,8 +7,9 @@ from recorded import failures, rewritten
 from coalign.ops import patches
 from coalign.parity import xvlm
 from coalign.parity.verify import verify, verify_manifest
+from coalign.trunks import swin
 
-CASES = ["", "_clip", "_eps"]
+CASES = ["", "_clip", "_eps", "_swin"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -19,7 +20,7 @@ def test_recorded_case(golden, case):
 
 
 def test_every_checkpoint_of_the_manifest(manifests):
-    assert [line.status for line in verify_manifest(manifests / "xvlm.json")] == ["ok"] * 4
+    assert [line.status for line in verify_manifest(manifests / "xvlm.json")] == ["ok"] * 6
 
 
 def test_a_changed_weight_is_seen(golden, tmp_path):
@@ -57,3 +58,15 @@ def test_boxes_that_touch_other_patches_are_seen(golden, monkeypatch):
 
     monkeypatch.setattr("coalign.models.xvlm.trunk.touched_patches", shifted)
     assert any("region_rows" in line for line in failures(golden / "xvlm.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["window_order", "window_masks"])
+def test_windows_that_are_not_shifted_are_seen(golden, monkeypatch, name):
+    """The order of patches in the second block without its shift; and its mask without what a shift brings together."""
+    real = getattr(swin, name)
+
+    def unlike(side, window, shift):
+        return real(side, window, 0) if name == "window_order" else torch.zeros_like(real(side, window, shift))
+
+    monkeypatch.setattr(swin, name, unlike)
+    assert any("image_embeds" in line for line in failures(golden / "xvlm_swin.safetensors"))

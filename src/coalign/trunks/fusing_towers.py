@@ -12,6 +12,7 @@ from coalign.ops.alignment import AlignmentRecord, Attended, Method, Rows, cosin
 from coalign.ops.attention import Mask
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.pair_towers import PairTowers
+from coalign.trunks.swin import SwinConfig
 from coalign.trunks.vit import VitConfig
 from coalign.types import Batch, Encoding, Packed, Record
 
@@ -21,7 +22,7 @@ WHOLE = slice(None)
 class FusingTowers(PairTowers):
     """Both encoders, their projections, and with `words` the predictor of hidden words."""
 
-    def __init__(self, image: VitConfig, text: BertConfig, embed_dim: int, words: bool) -> None:
+    def __init__(self, image: VitConfig | SwinConfig, text: BertConfig, embed_dim: int, words: bool) -> None:
         super().__init__(image, text, embed_dim)
         self.words = MaskedLMHead(text.dim, text.vocab_size, eps=text.eps) if words else None
 
@@ -114,7 +115,9 @@ class FusedPairs(Aligning):
         towers, seen = self.towers, self.encode(batch, record=True)
         kept, image, text = seen.record, towers.image.config, towers.text.config
         own, looked, first = towers.patch_rows
-        layers = [[Attended("image", "image", kept[f"image.{i}.attention"], own, own)] for i in range(image.depth)]
+        layers = [
+            [Attended("image", "image", kept[f"image.{i}.attention"], own, own)] for i in range(towers.image.attended)
+        ]
         for i in range(text.depth):
             part = "fusion" if i >= text.cross_from else "text"
             layers.append([Attended("text", "text", kept[f"{part}.{i}.attention"])])

@@ -16,6 +16,7 @@ from coalign.errors import InputError
 from coalign.layers.momentum import MomentumContrast, Similarities, Steps, momentum_copy, momentum_update
 from coalign.objectives.matching import draw_negative_pairs
 from coalign.trunks.bert import BertConfig, BertTrunk
+from coalign.trunks.swin import SwinConfig, SwinTrunk
 from coalign.trunks.vit import VitConfig, VitTrunk
 from coalign.types import Batch, Images, ImageSpec, InputSpec, Model, Packed, Record, TextSpec
 from coalign.types.spec import CLIP_MEAN, CLIP_STD
@@ -36,9 +37,9 @@ class Pairs:
 class PairTowers(nn.Module):
     """Both encoders and the projections of their first rows."""
 
-    def __init__(self, image: VitConfig, text: BertConfig, embed_dim: int) -> None:
+    def __init__(self, image: VitConfig | SwinConfig, text: BertConfig, embed_dim: int) -> None:
         super().__init__()
-        self.image = VitTrunk(image)
+        self.image = SwinTrunk(image) if isinstance(image, SwinConfig) else VitTrunk(image)
         self.text = BertTrunk(text)
         self.image_projection = nn.Linear(image.dim, embed_dim)
         self.text_projection = nn.Linear(text.dim, embed_dim)

@@ -175,6 +175,11 @@ class VitTrunk(nn.Module):
         return self.prefix + self.config.registers
 
     @property
+    def attended(self) -> int:
+        """How many blocks record the attention of all rows to all."""
+        return self.config.depth
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of the position table."""
         return self.config.grid_size

@@ -154,6 +154,13 @@ def _head(dim: int, out_dim: int) -> ClassifierHead:
     return head
 
 
+def with_image_size(config: XvlmConfig, size: int | Sequence[int]) -> XvlmConfig:
+    """Errors: `InputError` for a Swin tower, whose tables belong to windows of one size."""
+    if config.swin is not None:
+        raise InputError(f"a Swin tower reads pictures of {config.swin.image_size} pixels; leave out the image size")
+    return replace(config, image=config.image.at(size))
+
+
 SYSTEM = System(
     name="xvlm",
     title="X-VLM: multi-grained vision language pre-training",
@@ -164,5 +171,5 @@ SYSTEM = System(
     weights={"original": original},
     objectives=("itc", "itm", "mlm", "box"),
     position_tables={"online.image.positions": "bicubic"},
-    with_image_size=lambda config, size: replace(config, image=config.image.at(size)),
+    with_image_size=with_image_size,
 )

@@ -1,4 +1,4 @@
-"""Names of X-VLM's tensors in its authors' files, those with a ViT: DeiT's or CLIP's."""
+"""Names of X-VLM's tensors in its authors' files, which have Swin, DeiT or CLIP's ViT."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from coalign.checkpoints import Constant, Rename, StateMap
 from coalign.checkpoints.statemap import Rule
 from coalign.trunks.bert import BertConfig, trunk_rules, word_head_rules
+from coalign.trunks.swin import SwinConfig, swin_rules
 from coalign.trunks.vit import VitConfig
 from coalign.trunks.vit_names import clip_block_rules, flat_tables, timm_rules
 
@@ -19,6 +20,9 @@ class Sizes(Protocol):
 
     @property
     def image(self) -> VitConfig: ...
+
+    @property
+    def swin(self) -> SwinConfig | None: ...
 
     @property
     def text(self) -> BertConfig: ...
@@ -33,7 +37,7 @@ def original(config: Sizes) -> StateMap:
     bert = "bert." if "mlm" in config.objectives else ""
     table = f"text_encoder.{bert}embeddings.word_embeddings.weight"
     return StateMap(
-        image_rules("vision_encoder.", "online.image.", config.image),
+        image_rules("vision_encoder.", "online.image.", config),
         trunk_rules(f"text_encoder.{bert}", "online.text.", config.text, position_ids=True),
         word_head_rules("text_encoder.cls.predictions.", "online.words.", table) if bert else [],
         Rename("vision_proj.{p}", "online.image_projection.{p}"),
@@ -44,8 +48,11 @@ def original(config: Sizes) -> StateMap:
     )
 
 
-def image_rules(file: str, ours: str, image: VitConfig) -> list[Rule]:
-    """A tower with timm's names, or as the authors name CLIP's."""
+def image_rules(file: str, ours: str, config: Sizes) -> list[Rule]:
+    """Swin's names, timm's of a ViT, or as the authors name CLIP's."""
+    if config.swin is not None:
+        return swin_rules(file, ours, config.swin)
+    image = config.image
     if not image.first_norm:
         return timm_rules(file, ours)
     rows, columns = image.grid_size

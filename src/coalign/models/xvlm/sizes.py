@@ -1,16 +1,17 @@
-"""The sizes of a published X-VLM with a ViT, read from the names and shapes of its tensors."""
+"""The sizes of a published X-VLM, read from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from coalign.errors import InputError
 from coalign.models.xvlm.trunk import Objective, XvlmConfig
 from coalign.trunks.bert import BertConfig
+from coalign.trunks.swin import SwinConfig
 from coalign.trunks.vit import VitConfig, clip_tower
 from coalign.trunks.vit_sizes import PairHints, count, read_tower
 
@@ -26,17 +27,13 @@ class Facts(PairHints):
 
 
 def of_weights(weights: Mapping[str, Tensor], facts: Facts | None = None) -> XvlmConfig | None:
-    """The configuration of the authors' file; None where it is no X-VLM's.
-
-    Errors: `InputError` for a Swin tower, which is not read.
-    """
+    """The configuration of the authors' file; None where it is no X-VLM's."""
     facts = facts or Facts()
     bert = next((b for b in ("text_encoder.bert.", "text_encoder.") if b + _WORDS in weights), None)
     if bert is None or "vision_proj.weight" not in weights or not any(name.startswith(_VISION) for name in weights):
         return None
-    if f"{_VISION}layers.0.blocks.0.norm1.weight" in weights:
-        raise InputError("this X-VLM has a Swin tower, which is not read; those with a ViT (DeiT's, CLIP's) are")
-    image = _image(weights, facts)
+    swin = _swin(weights, facts)
+    image = VitConfig() if swin is not None else _image(weights, facts)
     vocab_size, dim = weights[bert + _WORDS].shape
     layer, depth = f"{bert}encoder.layer.", count(weights, f"{bert}encoder.layer.{{}}.")
     text = BertConfig(
@@ -48,7 +45,7 @@ def of_weights(weights: Mapping[str, Tensor], facts: Facts | None = None) -> Xvl
         positions=weights[f"{bert}embeddings.position_embeddings.weight"].shape[0],
         types=weights[f"{bert}embeddings.token_type_embeddings.weight"].shape[0],
         eps=facts.text_eps,
-        context_dim=image.dim,
+        context_dim=image.dim if swin is None else swin.dim,
         cross_from=next((i for i in range(depth) if f"{layer}{i}.crossattention.self.key.weight" in weights), depth),
     )
     there: tuple[tuple[Objective, str], ...] = (
@@ -57,8 +54,28 @@ def of_weights(weights: Mapping[str, Tensor], facts: Facts | None = None) -> Xvl
     )
     objectives: tuple[Objective, ...] = ("itc", "itm", *(name for name, tensor in there if tensor in weights))
     embed_dim = weights["vision_proj.weight"].shape[0]
-    local_depth = min(facts.local_depth, image.depth) if image.class_token else 0
-    return XvlmConfig(image, text, embed_dim, local_depth, objectives)
+    local_depth = min(facts.local_depth, image.depth) if swin is None and image.class_token else 0
+    return XvlmConfig(image, text, swin, embed_dim, local_depth, objectives)
+
+
+def _swin(weights: Mapping[str, Tensor], facts: Facts) -> SwinConfig | None:
+    """Swin's tower. Its heads are the columns of its tables; pictures have one window in the last stage, or the size
+    that is told."""
+    if f"{_VISION}layers.0.blocks.0.norm1.weight" not in weights:
+        return None
+    stages = range(count(weights, f"{_VISION}layers.{{}}."))
+    tables = [weights[f"{_VISION}layers.{n}.blocks.0.attn.relative_position_bias_table"] for n in stages]
+    width, _, patch, _ = weights[f"{_VISION}patch_embed.proj.weight"].shape
+    window = (math.isqrt(tables[0].shape[0]) + 1) // 2
+    return SwinConfig(
+        facts.images[0][0] if facts.images else (patch << (len(stages) - 1)) * window,
+        patch,
+        width,
+        tuple(count(weights, f"{_VISION}layers.{n}.blocks.{{}}.") for n in stages),
+        tuple(table.shape[1] for table in tables),
+        window,
+        weights[f"{_VISION}layers.0.blocks.0.mlp.fc1.weight"].shape[0] / width,
+    )
 
 
 def _image(weights: Mapping[str, Tensor], facts: Facts) -> VitConfig:

@@ -13,7 +13,8 @@ from coalign.ops.patches import rows_of_boxes, touched_patches
 from coalign.trunks.bert import BertConfig
 from coalign.trunks.fusing_towers import FusingTowers
 from coalign.trunks.pair_towers import Pairs
-from coalign.trunks.vit import VitConfig, clip_tower
+from coalign.trunks.swin import SwinConfig
+from coalign.trunks.vit import VitConfig, VitTrunk, clip_tower
 from coalign.types import Batch, Images, ImageSpec, InputSpec, Packed, Places, Record, TextSpec
 from coalign.types.spec import CLIP_MEAN, CLIP_STD
 
@@ -23,7 +24,7 @@ Objective = Literal["itc", "itm", "mlm", "box"]
 @dataclass(frozen=True)
 class XvlmConfig:
     """Sizes and settings; the defaults are the paper's pre-training (section 3, appendix A) with a ViT in the place of
-    Swin.
+    Swin. With `swin` the image tower is that, and `image` is not read.
 
     `local_depth` says how a part of an image is represented. 0: its patches as they are in the whole image, and their
     mean before them (section 3.1, Swin). Else these last blocks of the ViT run on its patches and the class token alone
@@ -32,6 +33,7 @@ class XvlmConfig:
 
     image: VitConfig = field(default_factory=VitConfig)
     text: BertConfig = field(default_factory=lambda: BertConfig(context_dim=768, cross_from=6))
+    swin: SwinConfig | None = None
     embed_dim: int = 256
     local_depth: int = 0
     objectives: tuple[Objective, ...] = ("itc", "itm", "mlm", "box")
@@ -50,14 +52,21 @@ class XvlmConfig:
     """The image tower is not trained, its projection is."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.local_depth <= self.image.depth:
-            raise InputError(f"local_depth {self.local_depth}: the image tower has {self.image.depth} blocks")
-        if self.local_depth and not self.image.class_token:
+        if not 0 <= self.local_depth <= self.picture.depth:
+            raise InputError(f"local_depth {self.local_depth}: the image tower has {self.picture.depth} blocks")
+        if self.local_depth and (self.swin is not None or not self.image.class_token):
             raise InputError("local_depth is of an image tower with a class token; without one it is 0")
 
+    @property
+    def picture(self) -> VitConfig | SwinConfig:
+        """The configuration of the tower that reads images."""
+        return self.image if self.swin is None else self.swin
 
+
+_FUSED = BertConfig(context_dim=1024, cross_from=6)
 SIZES = {
-    "base": XvlmConfig(image=VitConfig(class_token=False)),
+    "swin-b": XvlmConfig(text=_FUSED, swin=SwinConfig()),
+    "swin-b-384": XvlmConfig(text=_FUSED, swin=SwinConfig(image_size=384, window=12)),
     "vit-b-16": XvlmConfig(local_depth=4),
     "clip-b-16": XvlmConfig(image=clip_tower(), local_depth=4),
     "tiny": XvlmConfig(
@@ -71,14 +80,14 @@ SIZES = {
 def input_spec_of(config: XvlmConfig) -> InputSpec:
     """Texts begin with [CLS] and end without [SEP], as in the authors' pre-training."""
     text = TextSpec(config.text.vocab_size, config.max_text_length, config.separator)
-    return InputSpec(text, ImageSpec(config.image.image, config.mean, config.std))
+    return InputSpec(text, ImageSpec(config.picture.image, config.mean, config.std))
 
 
 class RegionTowers(FusingTowers):
     """Both encoders, and the rows of the parts of an image: the row that its vector is read from, then its patches."""
 
     def __init__(self, config: XvlmConfig) -> None:
-        super().__init__(config.image, config.text, config.embed_dim, "mlm" in config.objectives)
+        super().__init__(config.picture, config.text, config.embed_dim, "mlm" in config.objectives)
         self.local_depth = config.local_depth
         self.image.requires_grad_(not config.locked)
 
@@ -101,6 +110,7 @@ class RegionTowers(FusingTowers):
             rows = rows_of_boxes(touched, places.images, grid, 0)
             chosen = rows.with_values(patches.values.index_select(0, rows.values))
             return with_means(chosen), with_means(patches)
+        assert isinstance(self.image, VitTrunk)
         first = self.image.config.depth - self.local_depth
         before = self.image.begin(images, first)
         rows = rows_of_boxes(touched, places.images, grid, self.image.leading)

@@ -93,7 +93,11 @@ class Recipe:
             raise InputError("--augment crops pictures, of which --boxes would then say wrong places; leave out either")
 
     def config(self, size: Any, boxes: bool) -> Any:
-        """The size with these settings, without a head for boxes where there are none."""
+        """The size with these settings, without a head for boxes where there are none, and with another tower in the
+        place of Swin where one is given."""
+        if size.swin is not None and self.pixels.flags():
+            raise InputError(f"{' '.join(self.pixels.flags())}: sets a ViT, and --size {self.start.size} has a Swin")
+        swin = size.swin if self.tower.image_tower is None else None
         text = replace(size.text, **self.start.dropouts())
         learned = tuple(name for name in size.objectives if boxes or name != "box")
-        return replace(size, text=text, objectives=learned, negative_sharpness=self.negative_sharpness)
+        return replace(size, text=text, swin=swin, objectives=learned, negative_sharpness=self.negative_sharpness)
