@@ -179,7 +179,7 @@ def test_every_objective_is_learned() -> None:
     batch = Batch(Text(Packed.from_items(ids)), Images(pixels), places=places, ids=torch.arange(8))
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     generator, curve = torch.Generator().manual_seed(0), list[dict[str, float]]()
-    for _ in range(150):
+    for _ in range(100):
         model.before_step()
         losses = model.losses(batch, Draws(generator))
         optimiser.zero_grad()

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from coalign.errors import InputError
 
-Targets = Literal["class", "scores", "choice", "binary", "region", "overlaps", "entities", "answers"]
+Targets = Literal["class", "scores", "choice", "binary", "region", "overlaps", "entities", "box", "answers"]
 Channels = tuple[float, float, float]
 T = TypeVar("T")
 

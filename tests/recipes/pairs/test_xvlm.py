@@ -77,6 +77,21 @@ def test_a_run_loads_is_measured_and_starts_another(world: Path, tmp_path: Path)
     assert all(set(own) == {"itc", "itm", "mlm"} for own in losses_of(tmp_path / "b"))
 
 
+def test_expressions_are_learned_and_measured_by_their_boxes(world: Path, tmp_path: Path) -> None:
+    """A pre-trained run tells boxes as it is; fine-tuned on the expressions they fit better."""
+    configure(find_recipe("xvlm-pretrain"), **settings(world, tmp_path / "run", steps=2)).run()
+    said = {"data": world / "refs.json", "images": world / "images"}
+    fresh = find_task("referring")(run=tmp_path / "run", **said, out=tmp_path / "boxes.jsonl").evaluate().to_json()
+    assert fresh["metrics"]["accuracy"] < 0.5 and 0 <= fresh["chance"] <= 1 and 0 < fresh["overlap"] < 1
+    rows = [json.loads(line) for line in (tmp_path / "boxes.jsonl").read_text().splitlines()]
+    assert len(rows) == fresh["count"] and all(row["region"] is None and len(row["box"]) == 4 for row in rows)
+    start = {"system": "xvlm", "start": tmp_path / "run", "steps": 40, "lr": 2e-3, "batch_size": 12}
+    configure(find_recipe("referring"), **said, **start, out=tmp_path / "tuned", warmup=0.1).run()
+    assert all(set(own) == {"box"} for own in losses_of(tmp_path / "tuned"))
+    tuned = find_task("referring")(run=tmp_path / "tuned", **said).evaluate().to_json()
+    assert tuned["overlap"] > fresh["overlap"] + 0.03
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_bit(world: Path, tmp_path: Path) -> None:
     recipe = find_recipe("xvlm-pretrain")
     given = {"save_every": 2, "dropout": 0.1, "boxes_each": 3}

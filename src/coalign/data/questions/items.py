@@ -6,7 +6,8 @@ batches of them as the model's `InputSpec` says, so that one reader serves every
 `Batch.labels.label`, by `AnswerSpec.form`: "class" [B] numbers; "scores" [B, classes] in [0, 1]; "choice" [B] the
 right one of each item's texts; "binary" [texts] 1 at the right ones; "region" [B] the region that overlaps the right
 box most; "overlaps" [regions] each one's overlap with it, 0 below one half; "entities" [B, 1, regions] equal shares for
-those that overlap it by one half or more, with `labels.entities` [B, 1], the last word's position; "answers": no
+those that overlap it by one half or more, with `labels.entities` [B, 1], the last word's position; "box" [B, 4] the
+right box itself, x1, y1, x2, y2 in fractions; "answers": no
 label but `labels.answers`, `weights` and `questions`, the texts to generate.
 """
 
@@ -124,6 +125,8 @@ class ItemCollate:
             if regions is None:
                 raise InputError("finding the right region needs regions")
             return _boxes(form, [cast("Box", box) for box in truth], regions)
+        if form == "box":
+            return {"label": torch.cat([cast("Box", box).fractions() for box in truth])}
         if form == "answers":
             return _texts(self.tokenizer, [cast("Answers", answers) for answers in truth])
         if form == "scores":

@@ -1,4 +1,5 @@
-"""X-VLM's task models: retrieval, which is the model without words to predict and without boxes; `HEADS`."""
+"""X-VLM's task models, which are the model with some of its objectives; `HEADS`. Of the authors' files the fine-tuned
+one of grounding, which lacks the projections, is not read."""
 
 from __future__ import annotations
 
@@ -15,4 +16,12 @@ def for_retrieval(config: XvlmConfig) -> XvlmConfig:
     return replace(config, objectives=("itc", "itm"), clamp_temperature=False)
 
 
-HEADS = {"retrieval": Head(Xvlm, XvlmConfig, for_retrieval, {"original": original})}
+def for_grounding(config: XvlmConfig) -> XvlmConfig:
+    """Boxes alone (section 4.4: visual grounding)."""
+    return replace(config, objectives=("box",))
+
+
+HEADS = {
+    "grounding": Head(Xvlm, XvlmConfig, for_grounding, {}),
+    "retrieval": Head(Xvlm, XvlmConfig, for_retrieval, {"original": original}),
+}

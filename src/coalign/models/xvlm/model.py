@@ -108,16 +108,21 @@ class Xvlm(FusedPairs, Model):
 
     def predict_boxes(self, batch: Batch, text: Packed, whole: Packed) -> tuple[Tensor, Tensor]:
         """Middle, width and height of what each text that is about a part of its picture means, told from the whole
-        picture, and the true ones: both [n, 4], of the n texts of the batch that are about parts (equation 5)."""
-        places, host = batch.places, batch.host.places
-        if self.box_head is None or places is None or host is None:
+        picture, and the true ones: both [n, 4], of the n texts that are about parts (equation 5). In a task the boxes
+        are `labels.label`, one for each text."""
+        places, host, box = batch.places, batch.host.places, batch.labels.label
+        if self.box_head is not None and places is not None and host is not None:
+            texts = (~host.whole).nonzero().squeeze(1)
+            images, target = host.images[texts], places.boxes.index_select(0, to_device(texts, places.boxes.device))
+        elif self.box_head is not None and box is not None and box.dim() == 2:
+            texts = images = torch.arange(len(text), device="cpu")
+            target = box
+        else:
             raise InputError("boxes are learned from texts about parts of pictures: this batch or this model has none")
-        texts = (~host.whole).nonzero().squeeze(1)
-        target = centred(places.boxes.index_select(0, to_device(texts, places.boxes.device)))
         if not len(texts):
-            return target, target
-        rows = self.towers.fuse_first(text, whole, texts, host.images[texts])
-        return self.box_head(rows).sigmoid(), target
+            return centred(target), centred(target)
+        rows = self.towers.fuse_first(text, whole, texts, images)
+        return self.box_head(rows).sigmoid(), centred(target)
 
     def draw(self, batch: Batch, own: Pairs, draws: Draws, wanted: Sequence[str]) -> dict[str, Tensor]:
         """Every random choice of a step, by name: negatives for ITM, on the device; hidden words for MLM, on the host.

@@ -15,7 +15,7 @@ from coalign.trunks.fusing_towers import FusingTowers
 from coalign.trunks.pair_towers import Pairs
 from coalign.trunks.swin import SwinConfig
 from coalign.trunks.vit import VitConfig, VitTrunk, clip_tower
-from coalign.types import Batch, Images, ImageSpec, InputSpec, Packed, Places, Record, TextSpec
+from coalign.types import AnswerSpec, Batch, Images, ImageSpec, InputSpec, Packed, Places, Record, TextSpec
 from coalign.types.spec import CLIP_MEAN, CLIP_STD
 
 Objective = Literal["itc", "itm", "mlm", "box"]
@@ -80,7 +80,8 @@ SIZES = {
 def input_spec_of(config: XvlmConfig) -> InputSpec:
     """Texts begin with [CLS] and end without [SEP], as in the authors' pre-training."""
     text = TextSpec(config.text.vocab_size, config.max_text_length, config.separator)
-    return InputSpec(text, ImageSpec(config.picture.image, config.mean, config.std))
+    answers = AnswerSpec("box") if "box" in config.objectives else AnswerSpec()
+    return InputSpec(text, ImageSpec(config.picture.image, config.mean, config.std), answers=answers)
 
 
 class RegionTowers(FusingTowers):
