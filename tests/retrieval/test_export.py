@@ -100,3 +100,10 @@ def test_a_torch_program_is_held_against_the_model(loaded, tmp_path, monkeypatch
     with pytest.raises(InputError, match="nothing is written"):
         export(loaded, "image", tmp_path / "wrong.pt2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.pt2"]
+
+
+def test_a_vector_that_is_read_from_the_mean_of_patches(tmp_path):
+    image = VitConfig(image_size=32, patch_size=16, dim=32, depth=1, heads=2, hidden_dim=64, class_token=False)
+    text = BertConfig(vocab_size=60, dim=32, depth=2, heads=2, hidden_dim=64, context_dim=32, cross_from=1)
+    model = coalign.create("xvlm", image=image, text=text, embed_dim=16).model
+    assert export(Loaded(model, None, "xvlm").eval(), "image", tmp_path / "image.pt2", batch_size=2) < 1e-4

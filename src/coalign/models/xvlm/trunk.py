@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor
+import torch
 
 from coalign.errors import InputError
 from coalign.ops.patches import rows_of_boxes, touched_patches
@@ -138,5 +138,7 @@ class RegionTowers(FusingTowers):
 
 def with_means(rows: Packed) -> Packed:
     """The mean of each item's rows before them (section 3.1)."""
-    mean: Tensor = rows.mean()
-    return Packed.concat(Packed.uniform(mean[:, None]), rows)
+    if rows.layout.is_uniform:
+        padded = rows.to_padded()
+        return Packed.uniform(torch.cat([padded.mean(1, keepdim=True), padded], 1))
+    return Packed.concat(Packed.uniform(rows.mean()[:, None]), rows)
