@@ -25,6 +25,8 @@ from typing import IO, Any, Literal, ParamSpec, TypeVar
 
 from coalign.errors import InputError, redacted
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 P = ParamSpec("P")
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
@@ -161,10 +163,18 @@ def read_text(path: PathLike, encoding: str = "utf-8-sig") -> str:
 
 
 def read_json(path: PathLike, encoding: str | None = None) -> Any:
-    """The contents of a JSON file; UTF-8 where no encoding is named. Raises InputError where it cannot be read."""
+    """The contents of a JSON file; UTF-8 where no encoding is named. Half a surrogate pair becomes U+FFFD.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     text = read_text(path, encoding or "utf-8-sig")
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if _SURROGATE.search(text):
+            text = json.dumps(found, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            found = json.loads(text)
+        return found
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON: {error or 'nested too deeply'}") from None
 

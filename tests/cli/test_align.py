@@ -106,6 +106,7 @@ def test_tasks_of_alignment_give_json(folder: Path, capsys: pytest.CaptureFixtur
     }
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="an older torch loads its compiler for shapes alone (2.7 does)")
 def test_one_pair_imports_no_compiler_and_no_plots(folder: Path) -> None:
     script = (
         "import sys\nfrom coalign.cli.main import main\n"
