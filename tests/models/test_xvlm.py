@@ -196,6 +196,33 @@ def test_every_objective_is_learned() -> None:
     assert model.losses(batch, Draws(only=("itc",))).keys() == {"itc"}
 
 
+def test_the_temperature_is_clamped_but_in_retrieval() -> None:
+    for model, expected in ((Xvlm(MEAN), 0.5), (create("xvlm", MEAN, head="retrieval").model, 0.9)):
+        assert isinstance(model, Xvlm)
+        with torch.no_grad():
+            model.temperature.fill_(0.9)
+        model.before_step()
+        assert model.temperature.item() == pytest.approx(expected)
+
+
+def test_texts_that_share_an_id_are_no_negatives_and_all_right() -> None:
+    model: Any = randomised(Xvlm(MEAN))
+    batch = replace(batch_of(), ids=torch.tensor([7, 8, 7, 9, 8]))
+    own, _ = model.towers.of_places(batch)
+    drawn_ids = set()
+    for seed in range(60):
+        found = model.draw_negatives(batch, own, torch.Generator().manual_seed(seed))
+        for side in found.values():
+            pairs = zip([7, 8, 7, 9, 8], [[7, 8, 7, 9, 8][n] for n in side.tolist()], strict=True)
+            drawn_ids |= set(pairs)
+    assert all(one != other for one, other in drawn_ids) and len(drawn_ids) == 6
+    scores = own.image_vector @ own.text_vector.T / model.temperature
+    same = torch.tensor([[1.0, 0, 1, 0, 0], [0, 1, 0, 0, 1], [1, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 1, 0, 0, 1]])
+    target = same / same.sum(1, keepdim=True)
+    expected = -((scores.log_softmax(1) + scores.T.log_softmax(1)) * target).sum(1).mean() / 2
+    torch.testing.assert_close(model.losses(batch, Draws(only=("itc",)))["itc"], expected)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_maps_of_words_on_patches(name: str) -> None:
     model: Any = randomised(Xvlm(CONFIGS[name]))

@@ -177,9 +177,8 @@ def window_order(side: int, window: int, shift: int) -> Tensor:
 
 def window_masks(side: int, window: int, shift: int) -> Tensor:
     """[windows, window², window²] 0, and `APART` between patches that are no neighbours in the picture."""
-    place = torch.arange(side, device="cpu")
-    band = (place >= side - window).long() + (place >= side - shift).long()
-    part = _windows(band[:, None] * 3 + band, window)
+    moved = (torch.arange(side, device="cpu") >= side - shift).long()
+    part = _windows(moved[:, None] * 2 + moved, window)
     return torch.where(part[:, :, None] == part[:, None], 0.0, APART)
 
 

@@ -121,11 +121,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(world: Path, tmp_path: Path) 
 
 def test_other_boxes_are_other_data(world: Path, tmp_path: Path) -> None:
     recipe = find_recipe("xvlm-pretrain")
-    short = {"steps": 2, "boxes": boxes_of(world, tmp_path / "boxes.csv")}
+    short = {"steps": 2, "boxes": boxes_of(world, tmp_path / "boxes.csv"), "vocab": world / "tokenizer.json"}
     configure(recipe, **settings(world, tmp_path / "run", **short)).run()
     rows = (tmp_path / "boxes.csv").read_text().splitlines()
     (tmp_path / "boxes.csv").write_text("\n".join(rows[:-1]) + "\n")
-    with pytest.raises(InputError, match="data"):
+    with pytest.raises(InputError, match="other data"):
         configure(recipe, **settings(world, tmp_path / "run", **short)).run()
 
 
