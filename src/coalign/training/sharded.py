@@ -28,13 +28,12 @@ def shard(module: nn.Module, model: nn.Module, device: torch.device) -> nn.Modul
     """Shards `module`, whose forward pass is a step's losses, and the transformer blocks of `model`, in place.
 
     Raises:
-        InputError: There is one process.
+        InputError: There is one process, or a torch that cannot write shards.
     """
-    from torch.distributed import checkpoint as dcp
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if not hasattr(dcp, "HuggingFaceStorageWriter"):
+    if torch.__version__ < (2, 9):
         raise InputError(f"--fsdp writes checkpoints in shards, which torch {torch.__version__} cannot: install 2.9")
     if not in_group():
         raise InputError("--fsdp shares a model among processes, and this is one: give --nproc, or start by torchrun")
