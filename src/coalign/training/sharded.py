@@ -33,7 +33,7 @@ def shard(module: nn.Module, model: nn.Module, device: torch.device) -> nn.Modul
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if torch.__version__ < (2, 9):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
         raise InputError(f"--fsdp writes checkpoints in shards, which torch {torch.__version__} cannot: install 2.9")
     if not in_group():
         raise InputError("--fsdp shares a model among processes, and this is one: give --nproc, or start by torchrun")
