@@ -13,14 +13,11 @@ import torch
 import torch._dynamo
 import tyro
 from groups import in_group_of, in_new_group_of
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-import coalign
 from coalign.data.core.batches import Maker
 from coalign.recipes import find_recipe
-from coalign.training.checkpoint import damage, is_whole, load_checkpoint
 from coalign.training.loop import _Training
-from coalign.training.optimiser import adamw, parameter_groups
 from coalign.training.tracking import read_metrics
 
 LINE = [
@@ -98,63 +95,25 @@ def test_two_then_one_then_three_processes_see_the_samples_of_one(tmp_path: Path
 
 
 def hold(folder: Path) -> None:
-    """The same training, held by each process and shared out: by two processes, then held by one, then by three."""
+    """The same training, held by each process and shared out."""
     corpus = folder / "corpus.txt"
     corpus.write_text("\n\n".join(f"the sun is bright {n} . the moon is dark {n} ." for n in range(24)))
     gpt = ["gpt-pretrain", "--data", str(corpus), "--size", "tiny", "--vocab-size", "60", "--max-length", "16"]
     line = [*gpt, "--batch-size", "2", "--steps", "4", "--dropout", "0"]
     beside = ["--fsdp", "--background-saves", "on"]
-    held, shared, changing = (folder / name / "run" for name in ("held", "shared", "changing"))
-    for world, out, flags, until in (
-        (2, held, ["--deterministic"], 4),
-        (2, shared, beside, 2),
-        (2, shared, beside, 4),
-        (2, changing, ["--fsdp"], 1),
-        (1, changing, [], 2),
-        (3, changing, ["--fsdp"], 3),
-    ):
+    held, shared = folder / "held" / "run", folder / "shared" / "run"
+    for out, flags, until in ((held, ["--deterministic"], 4), (shared, beside, 2), (shared, beside, 4)):
         out.parent.mkdir(exist_ok=True)
-        run(world, out, until, [*line, *flags])
-    for out in (held, shared, changing):
-        save_file(read(out), out.parent / "read.safetensors")
+        run(2, out, until, [*line, *flags])
 
 
-def read(out: Path) -> dict[str, torch.Tensor]:
-    """The last checkpoint of a run, read by one process: weights and moments."""
-    model = coalign.load(out).model
-    for parameter in model.parameters():
-        parameter.data.zero_()
-    optimiser = adamw(parameter_groups(model, 0.1), 1e-3)
-    load_checkpoint(max((out / "checkpoints").iterdir()), model, optimiser)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    moments = {
-        f"{name}/{key}": value
-        for group in optimiser.param_groups
-        for name, parameter in zip(group["names"], group["params"], strict=True)
-        for key, value in optimiser.state[parameter].items()
-    }
-    return {**weights, **moments}
-
-
-@pytest.mark.skipif(torch.__version__ < (2, 9), reason="this torch writes no shards (2.9 does)")
 def test_shards_are_a_way_to_hold_the_same_training(tmp_path: Path) -> None:
     in_new_group_of(0, Path(__file__), "hold", tmp_path)
-    held, shared, changing = (tmp_path / name / "run" for name in ("held", "shared", "changing"))
-    losses = [[record["loss"] for record in read_metrics(out / "metrics.jsonl")] for out in (held, shared, changing)]
+    held, shared = tmp_path / "held" / "run", tmp_path / "shared" / "run"
+    losses = [[record["loss"] for record in read_metrics(out / "metrics.jsonl")] for out in (held, shared)]
     assert len(losses[1]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert len(losses[2]) == 3 and losses[2][0] == pytest.approx(losses[0][0], rel=1e-5)
-    a, b = (load_file(out.parent / "read.safetensors") for out in (held, shared))
-    assert a.keys() == b.keys() and any("exp_avg" in key for key in a)
-    for key in (key for key in a if "key.bias" not in key):  # whose gradient is rounding alone
-        torch.testing.assert_close(b[key], a[key], rtol=1e-4, atol=1e-6, msg=key)
-    for out, world in ((shared, 2), (changing, 3)):
-        last = max((out / "checkpoints").iterdir())
-        sizes = [file.stat().st_size for file in (last / "shards").iterdir()]
-        assert len(sizes) == world and max(sizes) < 1.2 * sum(sizes) / world and is_whole(last)
-        found, published = load_file(out.parent / "read.safetensors"), load_file(out / "model.safetensors")
-        assert published and all(torch.equal(found[name], tensor) for name, tensor in published.items())
-    part = next((last / "shards").iterdir())
-    damaged = bytearray(part.read_bytes())
-    damaged[-1] ^= 1
-    part.write_bytes(damaged)
-    assert damage(last) == f"shards/{part.name}"
+    for name in ("model", "optimiser"):
+        a, b = (load_file(out / "checkpoints" / "step-4" / f"{name}.safetensors") for out in (held, shared))
+        assert a.keys() == b.keys()
+        for key in (key for key in a if "key.bias" not in key):  # whose gradient is rounding alone
+            torch.testing.assert_close(b[key], a[key], rtol=1e-4, atol=1e-6, msg=key)

@@ -312,10 +312,14 @@ class Tied(nn.Module):
 
 
 def test_the_first_process_alone_holds_a_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded.dist, "barrier", lambda: None)
     model = Tied()
-    assert len(sharded.whole_weights(model)) == 5
+    optimiser = trained(model)
+    held = sharded.Whole(model, optimiser)
+    assert len(held.tensors) == 5 and len(held.state) == 5 and all(held.state.values())
     monkeypatch.setattr(sharded, "rank", lambda: 1)
-    assert sharded.whole_weights(model) == {}
+    other = sharded.Whole(model, optimiser)
+    assert other.tensors == {} and not any(other.state.values())
 
 
 def test_a_sharded_model_lacks_nothing_but_tied_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ model.safetensors        parameters and buffers: weights, momentum copies, queue
 optimiser.safetensors    AdamW's moments, by parameter name
 average.safetensors      the averaged weights, where the training keeps them
 random.safetensors       the states of the generators, by rank
-shards/                  in place of the first two, where the processes share the model out (see `training.sharded`)
-state.json               step, seconds trained, the loaders' positions by rank, digests of shards
+state.json               step, seconds trained, the loaders' positions by rank
 
 Every file has a digest of itself (see `checkpoints.seal`), which is held against it before it is loaded.
 """
@@ -26,13 +25,12 @@ from torch import Tensor, nn
 
 from coalign.checkpoints.seal import is_intact, sealed
 from coalign.errors import InputError
-from coalign.files import digest, guarded, read_json, regular, replace_folder
+from coalign.files import guarded, read_json, regular, replace_folder
 from coalign.training.average import WeightAverage
-from coalign.training.sharded import Shards, is_sharded, like, load_shards
+from coalign.training.sharded import Whole, is_sharded, like
 
 FORMAT = 1
 RANDOM = "random.safetensors"
-SHARDS = "shards"
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,14 @@ class Snapshot:
 
     @staticmethod
     def of(
-        model: nn.Module,
-        optimiser: torch.optim.Optimizer,
+        model: nn.Module | Whole,
+        optimiser: torch.optim.Optimizer | Whole,
         average: WeightAverage | None = None,
         copied: bool = False,
     ) -> Snapshot:
         """Those of a training as it stands. `copied`: onto the host, so that the training may go on while they are
         written; it does not wait for the copies, which the next steps' computations come after."""
-        weights = model.state_dict(keep_vars=True)
+        weights = model.tensors if isinstance(model, Whole) else model.state_dict(keep_vars=True)
         moments = _optimiser_tensors(optimiser)
         means = None if average is None else average.state_dict()
         if not copied:
@@ -95,22 +93,14 @@ class Snapshot:
         return replace(self, weights=weights)
 
 
-def save_checkpoint(folder: Path, state: Snapshot | Shards, progress: Progress) -> None:
-    """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once.
-
-    Of `Shards` the first process calls it; the others call their `write`.
-    """
+def save_checkpoint(folder: Path, state: Snapshot, progress: Progress) -> None:
+    """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once."""
 
     def fill(part: Path) -> None:
-        digests: dict[str, str] = {}
-        if isinstance(state, Shards):
-            (part / SHARDS).mkdir()
-            digests = {f"{SHARDS}/{name}": each for name, each in state.write(part / SHARDS).items()}
-        else:
-            sealed(save_model, state)(part / "model.safetensors")
-            sealed(save_file, state.optimiser)(part / "optimiser.safetensors")
-            if state.average is not None:
-                sealed(save_file, state.average)(part / "average.safetensors")
+        sealed(save_model, state)(part / "model.safetensors")
+        sealed(save_file, state.optimiser)(part / "optimiser.safetensors")
+        if state.average is not None:
+            sealed(save_file, state.average)(part / "average.safetensors")
         random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
         sealed(save_file, random)(part / RANDOM)
         position: dict[str, Any] = {
@@ -118,27 +108,19 @@ def save_checkpoint(folder: Path, state: Snapshot | Shards, progress: Progress) 
             "step": progress.step,
             "seconds": progress.seconds,
             "loaders": progress.loaders,
-            "files": sorted([*(file.name for file in part.iterdir() if file.is_file()), *digests]),
-            **({"digests": digests} if digests else {}),
+            "files": sorted(file.name for file in part.iterdir()),
         }
         position["digest"] = _digest(json.loads(json.dumps(position)))  # as it is read again
         (part / "state.json").write_text(json.dumps(position, indent=1), encoding="utf-8")
 
-    if isinstance(state, Snapshot):
-        state.ready()
+    state.ready()
     replace_folder(folder, fill)
 
 
 def load_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    average: WeightAverage | None = None,
-    group: Any = None,
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None = None
 ) -> Progress:
     """Puts a checkpoint's tensors into a model, its optimiser and its average, and says where the training stood.
-
-    `group`: that of the processes that share a sharded model out (see `Shards`).
 
     Raises:
         InputError: the checkpoint belongs to another model or a newer format.
@@ -147,11 +129,8 @@ def load_checkpoint(
     if state["format"] != FORMAT:
         raise InputError(f"{folder}: format {state['format']}, this version reads {FORMAT}")
     try:
-        if (folder / SHARDS).is_dir():
-            _load_optimiser(optimiser, load_shards(folder / SHARDS, model, optimiser, group))
-        else:
-            _load_weights(model, folder / "model.safetensors")
-            _load_optimiser(optimiser, load_file(regular(folder / "optimiser.safetensors")))
+        _load_weights(model, folder / "model.safetensors")
+        _load_optimiser(optimiser, load_file(regular(folder / "optimiser.safetensors")))
         if average is not None:
             average.load_state_dict(load_file(regular(folder / "average.safetensors")))
     except (RuntimeError, KeyError, OSError, SafetensorError) as error:
@@ -194,15 +173,14 @@ def is_whole(folder: Path) -> bool:
 def damage(folder: Path) -> str:
     """The first file of a checkpoint that is missing or damaged; empty where none is."""
     try:
-        state = _state(folder)
-        names, digests = [str(name) for name in state["files"]], dict(state.get("digests", {}))
-    except (InputError, KeyError, TypeError, ValueError):
+        names = [str(name) for name in _state(folder)["files"]]
+    except (InputError, KeyError, TypeError):
         return "state.json"
     for name in names:
         try:
             with safe_open(str(regular(folder / name)), framework="pt"):
                 pass
-            if not is_intact(folder / name) or (name in digests and digests[name] != digest(folder / name)):
+            if not is_intact(folder / name):
                 return name
         except (OSError, ValueError, SafetensorError):
             return name
@@ -227,7 +205,7 @@ def _load_weights(model: nn.Module, file: Path) -> None:
         raise KeyError(found.unexpected_keys[0])
 
 
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimiser_tensors(optimiser: torch.optim.Optimizer | Whole) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value.contiguous()
         for group in optimiser.param_groups

@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -40,7 +38,7 @@ from coalign.training.prefetch import Loader, Prefetch
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import lr_factor
-from coalign.training.sharded import Shards, gathered, shard, whole, whole_weights
+from coalign.training.sharded import Whole, gathered, shard, whole
 from coalign.training.stopping import StopRequest
 from coalign.training.tracking import truncate_metrics
 from coalign.types import FREE, Batch, Draws
@@ -138,10 +136,8 @@ class _Training:
         prepare(model, config.compile, config.checkpoint_activations)
         broadcast_module(model)
         self.objectives: nn.Module = Objectives(model)
-        self.beside: Any = None
         if config.fsdp:
             self.objectives = shard(self.objectives, model, device)
-            self.beside = dist.new_group(backend="gloo")
         groups = parameter_groups(
             model,
             config.weight_decay,
@@ -218,7 +214,7 @@ class _Training:
         if config.average is not None:
             self.average = WeightAverage(self.model, config.average)
         if checkpoint is not None:
-            progress = load_checkpoint(checkpoint, self.model, self.optimiser, self.average, self.beside)
+            progress = load_checkpoint(checkpoint, self.model, self.optimiser, self.average)
             self.step, self.seconds_before = progress.step, progress.seconds
             whole = len(progress.loaders) == world_size()
             with guarded(checkpoint / "state.json"):
@@ -232,9 +228,8 @@ class _Training:
         self.plan = from_first(run.plan(config.steps)) or self.plan
         if rank() == 0:
             truncate_metrics(run.metrics, self.step)
-        if checkpoint is not None:
-            self._publish(checkpoint)
-            if rank() == 0:
+            if checkpoint is not None:
+                run.publish(checkpoint, Snapshot.of(self.model, self.optimiser, self.average))
                 run.prune(checkpoint)  # what a killed process had no time for
         self.model.train()
 
@@ -244,37 +239,18 @@ class _Training:
         progress = Progress(
             self.step, self._elapsed(), from_all(dict(self.batches.position)), from_all(self._generators())
         )
+        held = Whole(self.model, self.optimiser) if self.config.fsdp else None
         if rank() == 0:
             assert self.writer is not None
             self.writer.sync()
-        if rank() == 0 or self.config.fsdp:
             self.saving.wait()  # for the last one
-            state = (
-                Shards(self.model, self.optimiser, self.beside, copied=not wait)
-                if self.config.fsdp
-                else Snapshot.of(self.model, self.optimiser, self.average, copied=not wait)
-            )
-            if rank() == 0:
-                self.saving.start(lambda: self.run.save(state, progress))
-            elif isinstance(state, Shards):
-                self.saving.start(lambda: state.write(None))
+            copied = not wait and held is None
+            state = Snapshot.of(held or self.model, held or self.optimiser, self.average, copied=copied)
+            self.saving.start(lambda: self.run.save(state, progress))
             if wait:
                 self.saving.wait()
         if wait:
-            if self.config.fsdp:
-                self._publish(self.run.folder / "checkpoints" / f"step-{self.step}")
             from_first(None)  # the others wait until the checkpoint stands
-
-    def _publish(self, checkpoint: Path) -> None:
-        """Has the weights of a checkpoint, which are the model's now, published; all processes gather them."""
-        if self.config.fsdp:
-            state = Snapshot(whole_weights(self.model), {}, None, lambda: None)
-        elif rank() == 0:
-            state = Snapshot.of(self.model, self.optimiser, self.average)
-        else:
-            return
-        if rank() == 0:
-            self.run.publish(checkpoint, state)
 
     def _seed(self, seed: int) -> None:
         torch.manual_seed(seed)

@@ -28,7 +28,6 @@ from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError, without_secrets
 from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
 from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, save_checkpoint
-from coalign.training.sharded import Shards
 from coalign.training.trackers import TrackerName, open_tracker
 from coalign.training.tracking import MetricsWriter
 
@@ -184,13 +183,11 @@ class Run:
         folders = [f for f in (self.folder / "checkpoints").glob("step-*") if f.name.removeprefix("step-").isdecimal()]
         return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
-    def save(self, state: Snapshot | Shards, progress: Progress) -> None:
-        """Writes a checkpoint and the latest weights, those of shards not, then deletes the checkpoints that are too
-        many."""
+    def save(self, state: Snapshot, progress: Progress) -> None:
+        """Writes a checkpoint and the latest weights, then deletes the checkpoints that are too many."""
         folder = self.folder / "checkpoints" / f"step-{progress.step}"
         save_checkpoint(folder, state, progress)
-        if isinstance(state, Snapshot):
-            self.publish(folder, state)
+        self.publish(folder, state)
         self.prune()
 
     def prune(self, used: Path | None = None) -> None:
@@ -201,8 +198,8 @@ class Run:
 
     def publish(self, checkpoint: Path, state: Snapshot) -> None:
         """Makes `model.safetensors` the weights of a checkpoint that is loaded or just written, or their average."""
-        if state.average is None and (checkpoint / self.weights.name).exists():
-            link_or_copy(checkpoint / self.weights.name, self.weights)
+        if state.average is None:
+            link_or_copy(checkpoint / "model.safetensors", self.weights)
         else:
             replace_file(self.weights, sealed(save_model, state.averaged()))
 
