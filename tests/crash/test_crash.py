@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from coalign.training.shard_files import is_able
+
 pytest.importorskip("lancedb")
 
-COST = {"two-processes": 2, "unindex": 2, "parts": 2, "analysis": 4}
+COST = {"two-processes": 2, "shards": 6, "unindex": 2, "parts": 2, "analysis": 4}
 FIRST, STRIDE = 4, 23
 
 
@@ -24,7 +26,7 @@ def test_killed_at_an_operation_and_started_again(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.findall(r"^(\S+), process (\d): (\d+) operations, (\d+) kills, 0 wrong$", done.stdout, re.M)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    works = ("training", "training-beside", "two-processes", "index", "unindex")
+    works = ("training", "training-beside", "two-processes", *(["shards"] if is_able() else []), "index", "unindex")
     works += ("parts", "extraction", "analysis", "outputs")
     assert [name for name, process, *_ in found if process == "0"] == [*works]
     for name, process, operations, kills in found:

@@ -48,6 +48,7 @@ from coalign.retrieval.search import index_pairs
 from coalign.training.distributed import process_group
 from coalign.training.loop import TrainConfig, fit
 from coalign.training.run import Run
+from coalign.training.shard_files import is_able
 
 torch.set_num_threads(1)
 Image.init()
@@ -68,7 +69,7 @@ class Training:
     """Steps with a checkpoint each."""
 
     name, processes, outlives_power, cost = "training", 1, True, 1
-    background = False
+    background, shared = False, False
 
     def prepare(self, base: Path) -> None: ...
 
@@ -78,7 +79,14 @@ class Training:
     def do(self, base: Path, process: int) -> None:
         torch.manual_seed(100)
         config = TrainConfig(
-            steps=STEPS, lr=0.01, log_every=1, save_every=1, average=0.9, threads=1, background_saves=self.background
+            steps=STEPS,
+            lr=0.01,
+            log_every=1,
+            save_every=1,
+            average=None if self.shared else 0.9,
+            threads=1,
+            background_saves=self.background,
+            fsdp=self.shared,
         )
         fit(ToyModel(), ToyLoader(), config, Run(base / "run", {"system": "toy"}))
 
@@ -131,6 +139,12 @@ class TwoProcesses(Training):
         if -signal.SIGKILL in codes:
             os.kill(os.getpid(), signal.SIGKILL)
         assert codes == [0, 0], codes
+
+
+class Shards(TwoProcesses):
+    """The same by two processes that share the model, whose shards are written while they go on."""
+
+    name, background, shared, cost = "shards", True, True, 6
 
 
 class Indexing:
@@ -318,6 +332,7 @@ WORKS = [
     Training(),
     TrainingBeside(),
     TwoProcesses(),
+    *([Shards()] if is_able() else []),
     Indexing(),
     Unindexing(),
     IndexingParts(),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 from coalign.data.core.batches import Maker
 from coalign.recipes import find_recipe
 from coalign.training.loop import _Training
+from coalign.training.shard_files import is_able
 from coalign.training.tracking import read_metrics
 
 LINE = [
@@ -89,31 +92,88 @@ def test_two_then_one_then_three_processes_see_the_samples_of_one(tmp_path: Path
     assert [len(part) for part in parts] == [4, 3, 6]
     seen = [line for part in parts for line in part]
     assert [(epoch, place) for epoch, place, _ in seen] == [(0, n) for n in range(13)]
-    state = json.loads((changing / "checkpoints" / "step-7" / "state.json").read_text())
+    state = state_of(changing / "checkpoints" / "step-7")
     assert len(state["loaders"]) == 3 and state["step"] == 7
     assert straight == seen[:9]
 
 
-def hold(folder: Path) -> None:
-    """The same training, held by each process and shared out."""
+GPT = ["--size", "tiny", "--vocab-size", "60", "--max-length", "16", "--batch-size", "2", "--dropout", "0"]
+HELD, SHARED = ["--deterministic"], ["--fsdp", "--background-saves", "on"]
+
+
+def gpt(folder: Path, steps: int) -> list[str]:
     corpus = folder / "corpus.txt"
     corpus.write_text("\n\n".join(f"the sun is bright {n} . the moon is dark {n} ." for n in range(24)))
-    gpt = ["gpt-pretrain", "--data", str(corpus), "--size", "tiny", "--vocab-size", "60", "--max-length", "16"]
-    line = [*gpt, "--batch-size", "2", "--steps", "4", "--dropout", "0"]
-    beside = ["--fsdp", "--background-saves", "on"]
-    held, shared = folder / "held" / "run", folder / "shared" / "run"
-    for out, flags, until in ((held, ["--deterministic"], 4), (shared, beside, 2), (shared, beside, 4)):
+    return ["gpt-pretrain", "--data", str(corpus), *GPT, "--steps", str(steps)]
+
+
+def hold(folder: Path) -> None:
+    """The same training, held by each process and shared out; the latter killed, and what three, and one without
+    shards, make of its checkpoint without another step."""
+    line = gpt(folder, 4)
+    held, shared, waited = (folder / name / "run" for name in ("held", "shared", "waited"))
+    for out, flags, until in ((held, HELD, 4), (waited, ["--fsdp"], 4), (shared, SHARED, 2), (shared, SHARED, 4)):
         out.parent.mkdir(exist_ok=True)
         run(2, out, until, [*line, *flags])
+    for name, world, flags in (("three", 3, SHARED), ("one", 1, []), ("pair", 2, HELD)):
+        out = folder / name / "run"
+        shutil.copytree(shared, out)
+        (out / "model.safetensors").unlink()
+        run(world, out, 4, [*line, *flags])
 
 
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in load_file(file).items() if "key.bias" not in key}  # their gradient is noise
+
+
+@pytest.mark.skipif(not is_able(), reason="this torch writes no shards as safetensors")
 def test_shards_are_a_way_to_hold_the_same_training(tmp_path: Path) -> None:
     in_new_group_of(0, Path(__file__), "hold", tmp_path)
     held, shared = tmp_path / "held" / "run", tmp_path / "shared" / "run"
     losses = [[record["loss"] for record in read_metrics(out / "metrics.jsonl")] for out in (held, shared)]
     assert len(losses[1]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-5)
-    for name in ("model", "optimiser"):
-        a, b = (load_file(out / "checkpoints" / "step-4" / f"{name}.safetensors") for out in (held, shared))
-        assert a.keys() == b.keys()
-        for key in (key for key in a if "key.bias" not in key):  # whose gradient is rounding alone
-            torch.testing.assert_close(b[key], a[key], rtol=1e-4, atol=1e-6, msg=key)
+    wanted, found = weights(held / "model.safetensors"), weights(shared / "model.safetensors")
+    assert wanted.keys() == found.keys()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-6, msg=key)
+    checkpoint = shared / "checkpoints" / "step-4"
+    assert sorted(file.name for file in checkpoint.iterdir()) == ["random.safetensors", "shards", "state.json"]
+    sizes = [sum(file.stat().st_size for file in checkpoint.glob(f"shards/shard-0000{n}-*")) for n in (1, 2)]
+    assert max(sizes) < 0.6 * sum(sizes), "each process writes its own half"
+    for file in sorted(shared.glob("checkpoints/*/shards/*")):  # killed or not, written beside the steps or between
+        assert_same(load_file(file), load_file(tmp_path / "waited" / "run" / file.relative_to(shared)))
+    for name in ("three", "one", "pair"):  # the very numbers, whoever reads them
+        assert_same(load_file(tmp_path / name / "run" / "model.safetensors"), load_file(shared / "model.safetensors"))
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        assert torch.equal(found[key], tensor), key
+
+
+def reshard(folder: Path) -> None:
+    """2, then 1 without shards, then 3 processes; the same where all hold the whole."""
+    line = gpt(folder, 9)
+    for name, flags in (("shards", SHARED), ("whole", HELD)):
+        out = folder / name / "run"
+        out.parent.mkdir()
+        run(2, out, 2, [*line, *flags])
+        run(1, out, 5, line)
+        run(3, out, 7, [*line, *flags])
+        run(2, out, 9, [*line, *flags])
+
+
+@pytest.mark.skipif(not is_able(), reason="this torch writes no shards as safetensors")
+def test_two_one_three_and_two_processes_go_on_from_each_others_checkpoints(tmp_path: Path) -> None:
+    in_new_group_of(0, Path(__file__), "reshard", tmp_path)
+    shards, whole = tmp_path / "shards" / "run", tmp_path / "whole" / "run"
+    losses = [[record["loss"] for record in read_metrics(out / "metrics.jsonl")] for out in (whole, shards)]
+    assert len(losses[1]) == 9 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    wanted, found = weights(whole / "model.safetensors"), weights(shards / "model.safetensors")
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-5, msg=key)

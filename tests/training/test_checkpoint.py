@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from groups import in_new_group_of
 from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 from toy import ToyModel, resumable, train
@@ -28,6 +29,7 @@ from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, lo
 from coalign.training.loop import Callback
 from coalign.training.optimiser import adamw, parameter_groups
 from coalign.training.run import Run
+from coalign.training.shard_files import is_able
 from coalign.training.tracking import MetricsWriter, curves, read_metrics
 
 
@@ -311,15 +313,29 @@ class Tied(nn.Module):
         self.two.weight = self.one.weight
 
 
-def test_the_first_process_alone_holds_a_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharded.dist, "barrier", lambda: None)
+def test_the_first_process_alone_gathers_a_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Tied()
-    optimiser = trained(model)
-    held = sharded.Whole(model, optimiser)
-    assert len(held.tensors) == 5 and len(held.state) == 5 and all(held.state.values())
+    model.one.bias = nn.Parameter(torch.zeros(9)[:2])  # as what is gathered from unequal shards
+    held = sharded.weights_of(model)
+    assert len(held) == 5 and held["one.bias"].untyped_storage().nbytes() == 8
     monkeypatch.setattr(sharded, "rank", lambda: 1)
-    other = sharded.Whole(model, optimiser)
-    assert other.tensors == {} and not any(other.state.values())
+    assert sharded.weights_of(model) == {}
+
+
+@pytest.mark.skipif(not is_able(), reason="this torch writes no shards as safetensors")
+def test_shards_that_find_no_room_or_are_damaged_leave_the_checkpoint_before(tmp_path: Path) -> None:
+    in_new_group_of(2, Path(__file__).with_name("toy_ranks.py"), "full_disk", tmp_path)
+    for number in range(2):  # the other process learns of it too
+        said = (tmp_path / f"said-{number}").read_text()
+        assert f"{tmp_path / 'full' / 'checkpoints' / 'step-14'}: cannot be written: " in said, said
+        assert (tmp_path / f"resumed-{number}").read_text() == "7"
+    assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["step-7"]
+    last, before = (tmp_path / "bits" / "checkpoints" / f"step-{number}" for number in (14, 7))
+    assert damage(last) == damage(before) == ""
+    (before / "shards" / "shard-00001-model-00002-of-00002.safetensors").write_bytes(b"of another")
+    assert damage(before) == "shards/shard-00001-model-00002-of-00002.safetensors"
+    next((last / "shards").iterdir()).unlink()
+    assert damage(last).startswith("shards/shard-0000")
 
 
 def test_a_sharded_model_lacks_nothing_but_tied_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +12,14 @@ from toy import Interrupted, ToyModel, new, resumable, train, train_model, train
 
 from coalign.errors import InputError
 from coalign.ops.collectives import gather, in_group, rank, world_size
-from coalign.training.distributed import average_gradients, broadcast_module, check_equal_batches, process_group
+from coalign.training.distributed import (
+    average_gradients,
+    broadcast_module,
+    check_equal_batches,
+    from_first,
+    process_group,
+)
+from coalign.training.loop import Callback
 
 EXACT = {"dropout": 0.0, "queue": 0, "norm": False}
 STEPS, STOP = 16, 10
@@ -71,3 +80,31 @@ def train_and_check(folder: Path) -> None:
             results["resumed from"] = train(folder / "stopped", resumable(STEPS)).resumed_from
         results["models"] = {name: model.state_dict() for name, model in models.items()}
         torch.save(results, folder / f"rank{rank()}.pt")
+
+
+def full_disk(folder: Path) -> None:
+    """Trainings of shards of which one cannot be written by the second process; and one that goes on from damage."""
+
+    def fill(model: nn.Module, step: int) -> None:
+        if step == 8 and rank() == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config = replace(resumable(14), average=None, fsdp=True)
+    with process_group("cpu"):
+        said = ""
+        try:
+            train_model(ToyModel(**EXACT), folder / "full", config, [Callback(1, fill)])
+        except InputError as error:
+            said = str(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        (folder / f"said-{rank()}").write_text(said)
+        train_model(ToyModel(**EXACT), folder / "bits", config)
+        if rank() == 0:
+            shard = next((folder / "bits" / "checkpoints" / "step-14" / "shards").iterdir())
+            content = bytearray(shard.read_bytes())
+            content[-3] ^= 4
+            shard.write_bytes(content)
+        from_first(None)
+        result = train_model(ToyModel(**EXACT), folder / "bits", config)
+        (folder / f"resumed-{rank()}").write_text(str(result.resumed_from))

@@ -6,7 +6,10 @@ average.safetensors      the averaged weights, where the training keeps them
 random.safetensors       the states of the generators, by rank
 state.json               step, seconds trained, the loaders' positions by rank
 
-Every file has a digest of itself (see `checkpoints.seal`), which is held against it before it is loaded.
+shards/                  in place of the first two where the processes share the model: a process's own files each
+
+Every file has a digest of itself (see `checkpoints.seal`), or one in state.json, which is held against it before it is
+loaded.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ from torch import Tensor, nn
 
 from coalign.checkpoints.seal import is_intact, sealed
 from coalign.errors import InputError
-from coalign.files import guarded, read_json, regular, replace_folder
+from coalign.files import digest, guarded, read_json, regular, replace_folder
 from coalign.training.average import WeightAverage
-from coalign.training.sharded import Whole, is_sharded, like
+from coalign.training.shard_files import FOLDER, Shards, load_shards
+from coalign.training.sharded import is_sharded, like
 
 FORMAT = 1
 RANDOM = "random.safetensors"
@@ -54,14 +58,14 @@ class Snapshot:
 
     @staticmethod
     def of(
-        model: nn.Module | Whole,
-        optimiser: torch.optim.Optimizer | Whole,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
         average: WeightAverage | None = None,
         copied: bool = False,
     ) -> Snapshot:
         """Those of a training as it stands. `copied`: onto the host, so that the training may go on while they are
         written; it does not wait for the copies, which the next steps' computations come after."""
-        weights = model.tensors if isinstance(model, Whole) else model.state_dict(keep_vars=True)
+        weights = model.state_dict(keep_vars=True)
         moments = _optimiser_tensors(optimiser)
         means = None if average is None else average.state_dict()
         if not copied:
@@ -93,28 +97,39 @@ class Snapshot:
         return replace(self, weights=weights)
 
 
-def save_checkpoint(folder: Path, state: Snapshot, progress: Progress) -> None:
-    """Writes a checkpoint folder, whole or not at all. Tensors that share memory (tied weights) are written once."""
+def save_checkpoint(folder: Path, state: Snapshot | Shards, progress: Progress) -> None:
+    """Writes a checkpoint folder, whole or not at all; of shards all processes do together. Tensors that share memory
+    (tied weights) are written once."""
+    if isinstance(state, Shards):
+        state.save(folder, lambda part, digests: _write_position(part, progress, digests))
+        return
 
     def fill(part: Path) -> None:
         sealed(save_model, state)(part / "model.safetensors")
         sealed(save_file, state.optimiser)(part / "optimiser.safetensors")
         if state.average is not None:
             sealed(save_file, state.average)(part / "average.safetensors")
-        random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
-        sealed(save_file, random)(part / RANDOM)
-        position: dict[str, Any] = {
-            "format": FORMAT,
-            "step": progress.step,
-            "seconds": progress.seconds,
-            "loaders": progress.loaders,
-            "files": sorted(file.name for file in part.iterdir()),
-        }
-        position["digest"] = _digest(json.loads(json.dumps(position)))  # as it is read again
-        (part / "state.json").write_text(json.dumps(position, indent=1), encoding="utf-8")
+        _write_position(part, progress, {})
 
     state.ready()
     replace_folder(folder, fill)
+
+
+def _write_position(part: Path, progress: Progress, digests: Mapping[str, str]) -> None:
+    """The files that are written last. `digests` are those of shards, by path."""
+    random = {f"{rank}.{n}": t for rank, states in enumerate(progress.generators) for n, t in states.items()}
+    sealed(save_file, random)(part / RANDOM)
+    position: dict[str, Any] = {
+        "format": FORMAT,
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "loaders": progress.loaders,
+        "files": sorted(file.name for file in part.iterdir() if file.is_file()),
+    }
+    if digests:
+        position[FOLDER] = dict(sorted(digests.items()))
+    position["digest"] = _digest(json.loads(json.dumps(position)))  # as it is read again
+    (part / "state.json").write_text(json.dumps(position, indent=1), encoding="utf-8")
 
 
 def load_checkpoint(
@@ -129,8 +144,11 @@ def load_checkpoint(
     if state["format"] != FORMAT:
         raise InputError(f"{folder}: format {state['format']}, this version reads {FORMAT}")
     try:
-        _load_weights(model, folder / "model.safetensors")
-        _load_optimiser(optimiser, load_file(regular(folder / "optimiser.safetensors")))
+        if FOLDER in state:
+            _load_optimiser(optimiser, load_shards(folder, model, optimiser))
+        else:
+            _load_weights(model, folder / "model.safetensors")
+            _load_optimiser(optimiser, load_file(regular(folder / "optimiser.safetensors")))
         if average is not None:
             average.load_state_dict(load_file(regular(folder / "average.safetensors")))
     except (RuntimeError, KeyError, OSError, SafetensorError) as error:
@@ -173,8 +191,10 @@ def is_whole(folder: Path) -> bool:
 def damage(folder: Path) -> str:
     """The first file of a checkpoint that is missing or damaged; empty where none is."""
     try:
-        names = [str(name) for name in _state(folder)["files"]]
-    except (InputError, KeyError, TypeError):
+        state = _state(folder)
+        names = [str(name) for name in state["files"]]
+        shards = {str(name): str(kept) for name, kept in state.get(FOLDER, {}).items()}
+    except (InputError, KeyError, TypeError, AttributeError):
         return "state.json"
     for name in names:
         try:
@@ -183,6 +203,12 @@ def damage(folder: Path) -> str:
             if not is_intact(folder / name):
                 return name
         except (OSError, ValueError, SafetensorError):
+            return name
+    for name in sorted({*shards, *(f"{FOLDER}/{file.name}" for file in (folder / FOLDER).glob("*"))}):
+        try:
+            if digest(regular(folder / name)) != shards.get(name):
+                return name
+        except (OSError, InputError):
             return name
     return ""
 
@@ -205,7 +231,7 @@ def _load_weights(model: nn.Module, file: Path) -> None:
         raise KeyError(found.unexpected_keys[0])
 
 
-def _optimiser_tensors(optimiser: torch.optim.Optimizer | Whole) -> dict[str, Tensor]:
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value.contiguous()
         for group in optimiser.param_groups

@@ -38,7 +38,8 @@ from coalign.training.prefetch import Loader, Prefetch
 from coalign.training.progress import progress_bar
 from coalign.training.run import Plan, Run
 from coalign.training.schedule import lr_factor
-from coalign.training.sharded import Whole, gathered, shard, whole
+from coalign.training.shard_files import ShardGroup, Shards
+from coalign.training.sharded import apart, clip_gradients, gathered, is_shard, shard, weights_of
 from coalign.training.stopping import StopRequest
 from coalign.training.tracking import truncate_metrics
 from coalign.types import FREE, Batch, Draws
@@ -136,8 +137,10 @@ class _Training:
         prepare(model, config.compile, config.checkpoint_activations)
         broadcast_module(model)
         self.objectives: nn.Module = Objectives(model)
+        self.among: ShardGroup | None = None
         if config.fsdp:
             self.objectives = shard(self.objectives, model, device)
+            self.among = ShardGroup()
         groups = parameter_groups(
             model,
             config.weight_decay,
@@ -145,6 +148,7 @@ class _Training:
             lr_multipliers=config.lr_multipliers,
             no_decay=config.no_decay,
         )
+        groups = apart(groups) if config.fsdp else groups
         self.optimiser = make_optimiser(config.optimiser, groups, config.lr, config.betas, config.eps)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not config.deterministic and not config.fsdp:
@@ -192,6 +196,8 @@ class _Training:
                     self._call(callback)
                 if save:
                     self._save(wait=last or stopped or not self.config.background_saves)
+                    if last or stopped:
+                        self._publish_shards()
                 if stopped:
                     self._note(f"stopped by a signal at step {self.step}, which is saved: the same command goes on")
                     raise KeyboardInterrupt
@@ -229,8 +235,11 @@ class _Training:
         if rank() == 0:
             truncate_metrics(run.metrics, self.step)
             if checkpoint is not None:
-                run.publish(checkpoint, Snapshot.of(self.model, self.optimiser, self.average))
+                if self.among is None:
+                    run.publish(checkpoint, Snapshot.of(self.model, self.optimiser, self.average))
                 run.prune(checkpoint)  # what a killed process had no time for
+        if self.step >= self.plan.steps:  # or one that was killed before it had published
+            self._publish_shards()
         self.model.train()
 
     def _save(self, wait: bool) -> None:
@@ -239,18 +248,27 @@ class _Training:
         progress = Progress(
             self.step, self._elapsed(), from_all(dict(self.batches.position)), from_all(self._generators())
         )
-        held = Whole(self.model, self.optimiser) if self.config.fsdp else None
-        if rank() == 0:
-            assert self.writer is not None
+        if self.writer is not None:
             self.writer.sync()
+        if rank() == 0 or self.among is not None:
             self.saving.wait()  # for the last one
-            copied = not wait and held is None
-            state = Snapshot.of(held or self.model, held or self.optimiser, self.average, copied=copied)
+            if self.among is None:
+                state = Snapshot.of(self.model, self.optimiser, self.average, copied=not wait)
+            else:
+                state = Shards.of(self.model, self.optimiser, self.among, copied=not wait)
             self.saving.start(lambda: self.run.save(state, progress))
             if wait:
                 self.saving.wait()
         if wait:
             from_first(None)  # the others wait until the checkpoint stands
+
+    def _publish_shards(self) -> None:
+        """Writes the weights of a sharded model for use, of the checkpoint that stands."""
+        if self.among is not None:
+            weights = weights_of(self.model)
+            if rank() == 0:
+                self.run.publish(None, Snapshot(weights, {}, None, lambda: None))
+            from_first(None)
 
     def _seed(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -283,10 +301,12 @@ class _Training:
         self.model.before_step()
         for number in range(config.accumulate):
             self._backward(batches.next(), last=number + 1 == config.accumulate)
-        if not isinstance(self.objectives, DistributedDataParallel) and not config.fsdp:
-            average_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if config.clip is None else config.clip)
-        self.meter.add(self.step, {GRADIENT_NORM: whole(norm) if config.fsdp else norm})
+        if not isinstance(self.objectives, DistributedDataParallel):
+            average_gradients([p for p in self.parameters if not is_shard(p)])
+        clip = clip_gradients if config.fsdp else nn.utils.clip_grad_norm_
+        self.meter.add(
+            self.step, {GRADIENT_NORM: clip(self.parameters, math.inf if config.clip is None else config.clip)}
+        )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:

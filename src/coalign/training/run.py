@@ -2,7 +2,7 @@
 
 config.json             system, size, config, recipe (what the caller says of the model); training, seed, versions
 plan.json               the number of steps, where a time budget has shortened it
-model.safetensors       the latest weights, for use: of the average where there is one
+model.safetensors       the latest weights, for use: of the average where there is one; with --fsdp when a start ends
 fingerprints.json       of the data and the vocabulary that the run was started with
 metrics.jsonl           losses, rates, evaluations; one JSON object a line
 checkpoints/step-N/     the last few checkpoints (see `checkpoint`)
@@ -27,7 +27,9 @@ from safetensors.torch import save_model
 from coalign.checkpoints.seal import sealed
 from coalign.errors import InputError, without_secrets
 from coalign.files import guarded, link_or_copy, locked, read_json, remove_parts, replace_file
+from coalign.ops.collectives import rank
 from coalign.training.checkpoint import Progress, Snapshot, damage, is_whole, save_checkpoint
+from coalign.training.shard_files import Shards
 from coalign.training.trackers import TrackerName, open_tracker
 from coalign.training.tracking import MetricsWriter
 
@@ -183,12 +185,15 @@ class Run:
         folders = [f for f in (self.folder / "checkpoints").glob("step-*") if f.name.removeprefix("step-").isdecimal()]
         return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
-    def save(self, state: Snapshot, progress: Progress) -> None:
-        """Writes a checkpoint and the latest weights, then deletes the checkpoints that are too many."""
+    def save(self, state: Snapshot | Shards, progress: Progress) -> None:
+        """Writes a checkpoint and the latest weights, then deletes the checkpoints that are too many. All processes
+        call it of shards, without the weights, which no process has whole."""
         folder = self.folder / "checkpoints" / f"step-{progress.step}"
         save_checkpoint(folder, state, progress)
-        self.publish(folder, state)
-        self.prune()
+        if isinstance(state, Snapshot):
+            self.publish(folder, state)
+        if rank() == 0:
+            self.prune()
 
     def prune(self, used: Path | None = None) -> None:
         """Deletes the checkpoints that are too many, but for the one that is used."""
@@ -196,10 +201,11 @@ class Run:
             if old != used:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def publish(self, checkpoint: Path, state: Snapshot) -> None:
+    def publish(self, checkpoint: Path | None, state: Snapshot) -> None:
         """Makes `model.safetensors` the weights of a checkpoint that is loaded or just written, or their average."""
-        if state.average is None:
-            link_or_copy(checkpoint / "model.safetensors", self.weights)
+        whole = None if checkpoint is None else checkpoint / "model.safetensors"  # of shards there is none
+        if state.average is None and whole is not None and whole.exists():
+            link_or_copy(whole, self.weights)
         else:
             replace_file(self.weights, sealed(save_model, state.averaged()))
 

@@ -1,23 +1,23 @@
 """Parameters, gradients and the optimiser's state in shards over the processes: what one device cannot hold.
 
 FSDP2 of torch (`fully_shard`; Zhao et al. 2023, arXiv 2304.11277). A transformer block is gathered while it computes;
-what is in no block is while a step's losses do. Checkpoints hold whole tensors, so that any number of processes, or one
-without shards, goes on from them: they are gathered to the host of the first process.
+what is in no block is while a step's losses do. Each process writes its own shards (`shard_files`); the weights alone
+are gathered, to the host of the first process, when the training ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from coalign.errors import InputError
 from coalign.layers.transformer import TransformerBlock
 from coalign.ops.collectives import in_group, rank, world_size
+from coalign.training.optimiser import ParameterGroup
 
 
 def shard(module: nn.Module, model: nn.Module, device: torch.device) -> nn.Module:
@@ -37,16 +37,43 @@ def shard(module: nn.Module, model: nn.Module, device: torch.device) -> nn.Modul
             fully_shard(block, mesh=mesh)
             for name in ("within", "across", "at"):  # which are called by themselves
                 register_fsdp_forward_method(block, name)
-    sharded: Any = fully_shard(module, mesh=mesh)
+    scalars = {parameter for parameter in model.parameters() if not parameter.dim()}  # which torch does not shard
+    for parameter in scalars:
+        parameter.data = parameter.data.to(device)
+    sharded: Any = fully_shard(module, mesh=mesh, ignored_params=scalars)
     return sharded
+
+
+def apart(groups: Sequence[ParameterGroup]) -> list[ParameterGroup]:
+    """Groups of an optimiser with what is no shard in others: its kernels take no mixture."""
+    found: list[ParameterGroup] = []
+    for group in groups:
+        for wanted in (True, False):
+            chosen = [(n, p) for n, p in zip(group["names"], group["params"], strict=True) if is_shard(p) == wanted]
+            if chosen:
+                names, parameters = zip(*chosen, strict=True)
+                found.append({**group, "names": list(names), "params": list(parameters)})
+    return found
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Scales the gradients, of shards and others, to a norm of at most `limit`; the norm before."""
+    kinds = [[p for p in parameters if p.grad is not None and is_shard(p) == wanted] for wanted in (True, False)]
+    norms: list[Any] = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds if kind]
+    total = torch.stack([norm.full_tensor() if is_shard(norm) else norm for norm in norms]).norm()
+    for kind in kinds:
+        if kind:
+            nn.utils.clip_grads_with_norm_(kind, limit, total)
+    return total
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a model's parameters are shards."""
-    return any(_is_shard(parameter) for parameter in model.parameters())
+    return any(is_shard(parameter) for parameter in model.parameters())
 
 
-def _is_shard(tensor: Any) -> bool:
+def is_shard(tensor: Any) -> bool:
+    """Whether a tensor is a shard of one."""
     return hasattr(tensor, "full_tensor")  # DTensor, whose module takes seconds to import
 
 
@@ -64,46 +91,35 @@ def gathered(module: nn.Module) -> Generator[None, None, None]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor on the host, gathered from its shards. All processes call it, in one order."""
     shard: Any = tensor
-    return (shard.full_tensor() if _is_shard(shard) else tensor).detach().cpu()
+    return (shard.full_tensor() if is_shard(shard) else tensor).detach().cpu()
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor, the same on all processes, in shards as the parameter is; one without dimensions as it is."""
     shard: Any = parameter
-    if not _is_shard(shard) or not tensor.dim():
+    if not is_shard(shard) or not tensor.dim():
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(shard.device), shard.device_mesh, shard.placements)
 
 
-class Whole:
-    """The state of a sharded model and its optimiser for a checkpoint: whole tensors on the host of the first process,
-    copies that the next steps leave as they are.
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A sharded model's whole weights and buffers on the host of the first process, a tied one once.
 
-    All processes gather them together; the others keep none, so that a machine's memory holds one copy of the model.
+    The others get none. All processes gather them together.
     """
-
-    def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        seen: dict[int, str] = {}
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            if id(tensor) not in seen:  # a tied weight once
-                seen[id(tensor)] = name
-                _keep(self.tensors, name, tensor)
-        self.param_groups = optimiser.param_groups
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
-        for parameter in (parameter for group in optimiser.param_groups for parameter in group["params"]):
-            kept = self.state.setdefault(parameter, {})
-            for key, value in optimiser.state.get(parameter, {}).items():
-                _keep(kept, key, value)
-        dist.barrier()
-
-
-def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-    """Puts a whole tensor among those that are kept, on the first process; all of them call it."""
-    if rank() == 0:  # what is gathered is a copy already
-        kept[name] = whole(tensor) if _is_shard(tensor) else tensor.detach().to("cpu", copy=True)
-    elif _is_shard(tensor):
-        shard: Any = tensor
-        shard.full_tensor()  # its part in the gathering; what comes of it is let go at once
+    kept: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if rank() == 0:
+            found = whole(tensor)
+            padded = found.untyped_storage().nbytes() > found.numel() * found.element_size()  # shards of unequal size
+            kept[name] = found.clone() if padded else found
+        elif is_shard(tensor):
+            shard: Any = tensor
+            shard.full_tensor()  # its part in the gathering; what comes of it is let go at once
+    return kept
