@@ -6,7 +6,8 @@
     python benchmarks/growing.py index --rows 1000000 --folder F
 
 With --pictures the rows' files are there (links to some), and the table is looked over as at the start of a training,
-then opened and looked over again, as at the next start. Times are CPU seconds of all threads in one run, memory the
+then opened and looked over again, as at the next start. An index is searched by each of 200 queries by itself, then by
+all at once. Times are CPU seconds of all threads in one run, memory the
 growth of the process' resident set that is of no file. Without a folder vectors are drawn: neighbours around 2,000
 centres. Those of a folder are of a real model: MiniLM's last states of every word piece of the Wikipedia leads (extras
 `minilm`, `wiki`), as an index of late interaction holds them; where the leads have too few, of their second halves read
@@ -207,6 +208,9 @@ def index(parts: list[Tensor], queries: Tensor, folder: Path) -> None:
         times = sorted(timed(lambda q=q, call=call: call(q))[0] for q in queries)
         middle, late = times[len(times) // 2], times[int(0.95 * len(times))]
         print(f"{name}: p50 {1000 * middle:.1f} ms, p95 {1000 * late:.1f} ms", flush=True)
+    for name, exactly in (("exact", True), ("approximate", None)):
+        seconds, _ = timed(lambda exactly=exactly: made.search(queries, 10, "text", exact=exactly))
+        print(f"{name} search of all {len(queries)} at once: {1000 * seconds / len(queries):.1f} ms each", flush=True)
     exact, near = (queries @ everything.T).topk(10).indices.tolist(), made.search(queries, 10, "text", exact=None)
     same = sum(len(set(one) & {hit.row for hit in two}) for one, two in zip(exact, near, strict=True))
     size = sum(file.stat().st_size for file in (folder / "index").rglob("*") if file.is_file())

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from coalign.errors import InputError
 from coalign.retrieval import checksums
 from coalign.retrieval.embed import Entry
-from coalign.retrieval.index import Index
+from coalign.retrieval.index import BATCH, Index
 
 pytest.importorskip("lancedb")
 pa = pytest.importorskip("pyarrow")
@@ -27,7 +27,7 @@ TENS = {"1 ", "2 ", *(str(number) for number in range(10, 20))}
 
 def filled(path: Path, rows: int = 40) -> Index:
     index = Index.create(path, 8, {"run": "tiny"})
-    images = [Entry(image=f"{i}.png", thumbnail=bytes([i]), meta={"größe": i}) for i in range(rows)]
+    images = [Entry(image=f"{i}.png", thumbnail=bytes([i % 256]), meta={"größe": i}) for i in range(rows)]
     index.append(vectors(rows), images, "image")
     index.append(vectors(rows, seed=1), [Entry(text=f"text {i} 'quoted'") for i in range(rows)], "text")
     return index
@@ -69,6 +69,29 @@ def test_answers_are_those_that_fulfil_a_condition(tmp_path: Path) -> None:
     assert hit.entry.image == "7.png"
     with pytest.raises(InputError, match="index"):
         index.search(query, 1, where="colour = 'red'")
+
+
+def test_many_queries_at_once_get_the_answers_of_each_by_itself(tmp_path: Path) -> None:
+    index = filled(tmp_path / "index", 400)
+    queries = vectors(2 * BATCH + 3, seed=2)
+    queries[1] = queries[0]
+    asked = list[int]()
+    search = index._table.search
+
+    def counted(vector: object = None, **named: object) -> object:
+        asked.append(len(vector) if isinstance(vector, list) else 1)
+        return search(vector, **named)
+
+    for exact in (True, False):
+        for where in (None, "text LIKE '%1%'"):
+            given = {"modality": "text", "exact": exact, "probes": 2, "where": where}
+            alone = [index.search(query, 5, **given)[0] for query in queries]  # pyright: ignore[reportArgumentType]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(index._table, "search", counted)
+                assert index.search(queries, 5, **given) == alone  # pyright: ignore[reportArgumentType]
+            assert asked == [BATCH, BATCH, 3] and len(alone[0]) == 5
+            asked.clear()
+        index.build_approximate(partitions=4)
 
 
 @pytest.mark.parametrize("kind", ["flat", "product"])

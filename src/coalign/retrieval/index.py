@@ -44,6 +44,8 @@ KEPT = timedelta(days=7)
 """How long a version stays that is not the newest."""
 LARGE, REBUILT = 100_000, 1.5
 """Rows above which an index is searched approximately, and the growth after which it is built anew."""
+BATCH = 64
+"""Queries that the library is asked at once: their answers are in memory together."""
 PRODUCT_WIDTH = 8  # dimensions that one code of the product quantiser stands for
 
 
@@ -330,7 +332,8 @@ class Index:
             if copy is not None and exact and where is None:
                 found = [copy.nearest(query, k, modality, self.similarity) for query in queries]
             else:
-                found = [self._nearest(query, k, condition, exact, probes, refine) for query in queries]
+                some = queries.split(BATCH)
+                found = [rows for part in some for rows in self._nearest(part, k, condition, exact, probes, refine)]
             return [[_hit(row) for row in rows] for rows in found]
 
     def vectors(self, modality: str, most: int) -> Tensor:
@@ -343,13 +346,18 @@ class Index:
         return torch.from_numpy(column.flatten().to_numpy(zero_copy_only=False).copy()).view(-1, self.width)
 
     def _nearest(
-        self, vector: Tensor, k: int, condition: str, exact: bool, probes: int, refine: int
-    ) -> list[dict[str, Any]]:
-        query = self._table.search(vector.numpy(), vector_column_name="vector").distance_type(self.similarity).limit(k)
+        self, vectors: Tensor, k: int, condition: str, exact: bool, probes: int, refine: int
+    ) -> list[list[dict[str, Any]]]:
+        """The rows of every query, which the library looks for together."""
+        asked: Any = vectors[0].numpy() if len(vectors) == 1 else list(vectors.numpy())
+        query = self._table.search(asked, vector_column_name="vector").distance_type(self.similarity).limit(k)
         if condition:
             query = query.where(condition, prefilter=True)
         query = query.bypass_vector_index() if exact else query.nprobes(probes).refine_factor(refine)
-        return query.select([*COLUMNS, "_distance"]).to_list()
+        found: list[list[dict[str, Any]]] = [[] for _ in vectors]
+        for row in query.select([*COLUMNS, "_distance"]).to_list():
+            found[row.pop("query_index", 0)].append(row)
+        return found
 
     @property
     def partitions(self) -> int:
