@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from coalign.analysis.datasets.columns import Floats, Ints
+from coalign.data.core.parts import Part
 from coalign.files import replacing
 
 CHUNK = 256
@@ -67,18 +68,39 @@ def encode_all(
     shown: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[str, Floats]:
     """All vectors of a tower, 256 items at a time; with `folder`, each chunk is kept there for the next time."""
-    parts: list[Mapping[str, Floats]] = []
-    for begin in shown(range(0, len(items), CHUNK)):
-        chunk = [items[i] for i in range(begin, min(begin + CHUNK, len(items)))]
-        file = None if folder is None else folder / f"{_digest(tower.key, chunk)}.safetensors"
-        vectors = None if file is None else _read(file)
-        if vectors is None:
-            vectors = {name: np.asarray(part, np.float32) for name, part in tower.encode(chunk).items()}
-            if file is not None:
-                with replacing(file) as temporary:
-                    save_file({name: np.ascontiguousarray(part) for name, part in vectors.items()}, temporary)
-        parts.append(vectors)
+    parts = [_chunk(tower, items, begin, folder) for begin in shown(range(0, len(items), CHUNK))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def encode_part(
+    tower: Tower, items: Sequence[Any], folder: Path, part: Part, shown: Callable[[Iterable[int]], Iterable[int]] = iter
+) -> int:
+    """Keeps every `part.of`-th chunk of `encode_all` in a folder, those that are there passed over; how many chunks of
+    all parts are missing there afterwards."""
+    for begin in shown(range(part.number * CHUNK, len(items), part.of * CHUNK)):
+        _chunk(tower, items, begin, folder)
+    chunks = (_items(items, begin) for begin in range(0, len(items), CHUNK))
+    return sum(not _file(tower, chunk, folder).exists() for chunk in chunks)
+
+
+def _chunk(tower: Tower, items: Sequence[Any], begin: int, folder: Path | None) -> Mapping[str, Floats]:
+    chunk = _items(items, begin)
+    file = None if folder is None else _file(tower, chunk, folder)
+    vectors = None if file is None else _read(file)
+    if vectors is None:
+        vectors = {name: np.asarray(part, np.float32) for name, part in tower.encode(chunk).items()}
+        if file is not None:
+            with replacing(file) as temporary:
+                save_file({name: np.ascontiguousarray(part) for name, part in vectors.items()}, temporary)
+    return vectors
+
+
+def _items(items: Sequence[Any], begin: int) -> list[Any]:
+    return [items[i] for i in range(begin, min(begin + CHUNK, len(items)))]
+
+
+def _file(tower: Tower, chunk: Sequence[Any], folder: Path) -> Path:
+    return folder / f"{_digest(tower.key, chunk)}.safetensors"
 
 
 def _read(file: Path) -> dict[str, Floats] | None:

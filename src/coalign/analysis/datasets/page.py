@@ -32,10 +32,10 @@ HOVER = 56  # longer side in pixels of a picture that is shown with a point of a
 
 
 @contextmanager
-def report_folder(folder: Path) -> Generator[Path]:
-    """The folder in it for what encoders give, while no other process analyses into `folder` (else `InputError`); what
-    a killed one left half written is removed."""
-    with locked(folder, "is analysing"):
+def report_folder(folder: Path, wait: bool = False) -> Generator[Path]:
+    """The folder in it for what encoders give, while no other process analyses into `folder` (else `InputError`; with
+    `wait` it is waited for). What a killed one left half written is removed."""
+    with locked(folder, "is analysing", wait):
         for part in (folder, folder / "cache"):
             remove_parts(part)
         yield folder / "cache"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from coalign.analysis.datasets.cache import Tower, Towers, encode_all
+from coalign.analysis.datasets.cache import Tower, Towers, encode_all, encode_part
 from coalign.analysis.datasets.columns import Columns, Floats, Ints, Lazy, first_of_groups, pick, sample_rows
 from coalign.analysis.datasets.cross_modal import (
     Grounding,
@@ -63,6 +63,7 @@ from coalign.analysis.datasets.slices import (
     two_sample_test,
 )
 from coalign.analysis.datasets.texts import label_words, text_statistics, words_of
+from coalign.data.core.parts import Part
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
@@ -96,6 +97,12 @@ def study(
         show: Wraps long loops in a progress bar with a title.
     """
     return _Run(columns, towers or Towers(), options or Options(), tokenizer, cache, show).study(slices or {})
+
+
+def study_part(columns: Columns, towers: Towers, options: Options, part: Part, cache: Path, show: Show = silent) -> int:
+    """Keeps a part of the encoders' vectors in a folder, for a `study` of the same that has it as its cache; how many
+    files of all parts are missing there still."""
+    return _Run(columns, towers, options, None, cache, show).part(part, cache)
 
 
 class _Run:
@@ -228,6 +235,21 @@ class _Run:
             probes=[probe for probe in probes if probe is not None],
             senses=self.senses(texts, rows),
         )
+
+    def part(self, part: Part, cache: Path) -> int:
+        """Keeps a part of the vectors; see `study_part`."""
+        rows = self.rows(self.images())
+        texts = pick(self.columns.texts, rows) if len(self.columns.texts) else []
+        first = np.unique(self.columns.groups[rows], return_index=True)[1]
+        images, missing, shared = self.columns.images, 0, self.towers.shared or ()
+        pictures = Lazy(rows[first], lambda row: images[int(row)]) if len(images) else ()
+        towers = {t.key + t.modality: t for t in [*self.towers.image, *self.towers.text, *shared]}
+        for tower in towers.values():
+            items = pictures if tower.modality == "image" else texts
+            missing += encode_part(
+                tower, items, cache, part, lambda some, tower=tower: self.show(some, f"encoding by {tower.name}")
+            )
+        return missing
 
     def vectors(self, rows: Ints, texts: Sequence[str]) -> dict[str, Floats]:
         """[R, D] by representation: every encoder's, and the means and deviations of streams."""

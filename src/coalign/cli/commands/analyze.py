@@ -11,7 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from coalign.arguments import OptionalName, OptionalPath, Switch, load_run, say
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, print_json
+from coalign.cli.output import Json, answer, print_json
 from coalign.errors import InputError
 
 HELP = Help("your own data", "DATA", "what is in a data set, and what a model would find hard in it", 5)
@@ -48,6 +48,7 @@ def command(
     decode: int = 20_000,
     vit_steps: int = 200,
     seed: int = 0,
+    part: OptionalName = None,
     overwrite: Switch = False,
     json: Json = False,
 ) -> int:
@@ -79,6 +80,8 @@ def command(
         decode: How many images are decoded.
         vit_steps: How long a small ViT is trained on the images; 0 leaves it out.
         seed: Of what is drawn.
+        part: Encode part I of N, written I/N from 0/N to N-1/N, into OUT/cache; by default the part of torchrun's
+            rank. What is there is passed over, and whoever finishes the last part writes the report.
         overwrite: Replace a report that is there.
     """
     from dataclasses import replace
@@ -88,14 +91,18 @@ def command(
     from coalign.analysis.datasets.parts import Options
     from coalign.analysis.datasets.slices import load_slices
     from coalign.analysis.datasets.sources import Reading, open_columns
-    from coalign.analysis.datasets.study import compare_sets, study
+    from coalign.analysis.datasets.study import compare_sets, study, study_part
     from coalign.analysis.datasets.summary import summarise
     from coalign.analysis.towers import default_towers, run_towers
     from coalign.checkpoints.packages import minilm_folder
+    from coalign.data.core.parts import Part
     from coalign.data.words.load import load_tokenizer
+    from coalign.files import shared
 
-    if (out / "report.html").exists() and not overwrite:
-        raise InputError(f"{out / 'report.html'}: exists already; give another --out, or --overwrite")
+    own = Part.chosen(part)
+    page = out / "report.html"
+    if own is None and page.exists() and not overwrite:
+        raise InputError(f"{page}: exists already; give another --out, or --overwrite")
     if pairs < 1 or decode < 1:
         raise InputError(f"--pairs {pairs} --decode {decode}: both must be at least 1")
     reading = Reading(images, image_column, text_column, split, regions, captions, info, label, annotators)
@@ -110,7 +117,18 @@ def command(
         towers = run_towers(run, load_run(run), towers)
     tokenizer = load_tokenizer(minilm_folder()) if len(columns.texts) else None
     chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
-    with report_folder(out) as cache:
+    if own is not None:
+        with shared(out / "cache"):
+            sets = [columns] if other is None else [columns, other]
+            missing = sum(study_part(some, towers, chosen, own, out / "cache", _progress) for some in sets)
+        if missing:
+            said = f"part {own.number}/{own.of} is there; {missing} files of other parts are missing"
+            answer(json, {"part": f"{own.number}/{own.of}", "missing": missing}, said)
+            return 0
+    with report_folder(out, wait=own is not None) as cache:
+        if own is not None and page.exists() and not overwrite:  # another process has made it
+            answer(json, {"part": f"{own.number}/{own.of}", "report": str(page)}, str(page))
+            return 0
         result = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
         if other is not None:
             beside = study(other, towers, chosen, tokenizer=tokenizer, cache=cache, show=_progress)
