@@ -89,7 +89,7 @@ def test_both_objectives_are_learned_and_captions_written():
     model, batch = Coca(replace(CONFIG, late_mask=False)).train(), pairs()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     curve = []
-    for _ in range(40):
+    for _ in range(60):
         model.before_step()
         losses = model.losses(batch)
         optimiser.zero_grad()

@@ -58,7 +58,7 @@ def test_loss_falls(classes, labels, name):
     model, batch = model_of(replace(CONFIG, classes=classes)), batch_of(label=labels)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
-    for _ in range(20):
+    for _ in range(25):
         loss = model.losses(batch)[name]
         history.append(loss.item())
         optimiser.zero_grad()
