@@ -216,7 +216,13 @@ def test_a_flipped_bit_is_noticed_when_an_index_is_opened(tmp_path: Path, monkey
     files = sorted((tmp_path / "index" / "items.lance" / "data").iterdir(), key=lambda file: file.stat().st_size)
     index = Index.open(tmp_path / "index")
     index.append(vectors(1, seed=5), [Entry(text="late")], "text")
-    assert len(Index.open(tmp_path / "index")) == 81  # an indexing that was stopped has files without a digest
+    assert len(Index.open(tmp_path / "index")) == 81
+    late = max((tmp_path / "index" / "items.lance" / "data").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    sound = late.read_bytes()  # of an indexing that was stopped
+    late.write_bytes(sound[:100] + bytes([sound[100] ^ 4]) + sound[101:])
+    with pytest.raises(InputError, match=f"{late.name}: is damaged; make the index again"):
+        Index.open(tmp_path / "index")
+    late.write_bytes(sound)
     sound = files[-1].read_bytes()
     for at in (100, len(sound) // 2):
         files[-1].write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])

@@ -31,8 +31,7 @@ def write_checksums(index: Path) -> None:
 
 
 def check(index: Path) -> None:
-    """Holds an index's files against their digests. Files that have none, such as of an indexing that was stopped or of
-    an older version, pass.
+    """Holds an index's files against their digests. Files that have none, such as of an older version, pass.
 
     Raises:
         InputError: One is damaged, or no file: a pipe would block the library that reads it.

@@ -212,6 +212,7 @@ class Index:
         ]
         with _written(self.path):
             self._table.add(pa.Table.from_arrays(columns, schema=schema_of(self.width)))
+            write_checksums(self.path)  # a damaged file of an indexing that was stopped can end the process
         known.update(key_of(entry) for entry in entries)
 
     def append_files(self, files: Sequence[Path], read: Callable[[int], object] | None = None) -> None:
