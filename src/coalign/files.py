@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from glob import escape
 from hashlib import blake2b
@@ -228,6 +228,46 @@ def replacing(path: Path) -> Generator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def output(paths: Sequence[Path], overwrite: bool) -> Generator[list[Path]]:
+    """Temporary names of files that a command writes together (see `replacing`), while no other process writes them.
+    Of several, a note beside the first says which they are until all have their names: the same command, killed in
+    between, takes what it left for its own when it is run again.
+
+    Raises:
+        InputError: Another process writes one of them, or one exists that no killed command left, without `overwrite`.
+    """
+    note = paths[0].with_name(f".{paths[0].name}.unfinished")
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(writing(path))
+        remove_parts(note.parent, own=True, of=f".{note.name}")
+        left = _left(note)
+        for path in paths:
+            if (
+                path.exists()
+                and not overwrite
+                and not (path.is_file() and left.get(str(path.resolve())) == digest(path))
+            ):
+                raise InputError(f"{path}: exists already; give another name, or --overwrite")
+        with ExitStack() as replaced:
+            parts = [replaced.enter_context(replacing(path)) for path in paths]
+            yield parts
+            if len(paths) > 1:
+                said = {str(path.resolve()): digest(part) for path, part in zip(paths, parts, strict=True)}
+                replace_file(note, lambda part: part.write_text(json.dumps(said), encoding="utf-8"))
+        note.unlink(missing_ok=True)
+
+
+def _left(note: Path) -> dict[str, Any]:
+    """The digests of files that a command was about to name; none where no killed one left a note."""
+    try:
+        said = read_json(note)
+    except InputError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _beside(path: Path) -> Path:

@@ -10,9 +10,10 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lancedb  # noqa: F401  (here, once for all forks)
 import numpy as np
@@ -32,12 +33,15 @@ from coalign.analysis.datasets.columns import Columns
 from coalign.analysis.datasets.page import report_folder, write_study
 from coalign.analysis.datasets.parts import Options
 from coalign.analysis.datasets.study import study
+from coalign.arguments import Pairs
 from coalign.cli.commands import convert_data, unindex
+from coalign.cli.commands import filter as filter_pairs
 from coalign.data.core.parts import Part
 from coalign.data.loaded import Loaded
 from coalign.data.pairs.sources import open_source
 from coalign.errors import InputError
-from coalign.evaluation.captions import rows_file
+from coalign.evaluation import captions
+from coalign.evaluation.captions import Judged, rows_files
 from coalign.evaluation.card import staged
 from coalign.extraction import regions
 from coalign.extraction.regions import Extract
@@ -294,12 +298,14 @@ class Analysis:
 
 
 class Outputs:
-    """What commands write beside runs: a list of captions, a converted data set, a folder that is to be pushed."""
+    """What commands write beside runs: lists of captions and of filtered pairs, a converted data set, a folder that is
+    to be pushed."""
 
     name, processes, outlives_power, cost = "outputs", 1, True, 1
 
     def prepare(self, base: Path) -> None:
         save(base / "mosi.pkl", mult_pickle())
+        write_table(base)
         (base / "trained").mkdir()
         (base / "trained" / "model.safetensors").write_bytes(b"weights")
         config = {"system": "clip", "head": None, "training": {"steps": 3}, "seed": 0, "versions": {}}
@@ -311,15 +317,28 @@ class Outputs:
 
     def do(self, base: Path, process: int) -> None:
         (base / "run").mkdir(exist_ok=True)
+        made = contextlib.suppress(InputError)  # which says that it was made before
         for name in ("kept.jsonl", "kept.csv"):
-            with rows_file(base / "run" / name, ("image", "text")) as write:
+            with made, rows_files([base / "run" / name], ("image", "text")) as (write,):
                 for number in range(3):
                     write({"image": f"{number}.png", "text": f"a text {number}"})
-        made = contextlib.suppress(InputError)  # which says that it was made before
+        with made, self._judged():
+            out, dropped = (base / "run" / f"{name}.jsonl" for name in ("clean", "dropped"))
+            filter_pairs.command(base, Pairs(data=str(base / "pairs.csv")), out, captions=False, dropped=dropped)
         with made:
             convert_data.command(str(base / "mosi.pkl"), base / "run" / "series")
         with made, staged(base / "trained", "a/b", "mit", pictures=[base / "a.png"], folder=base / "run" / "push"):
             pass
+
+    @contextlib.contextmanager
+    def _judged(self) -> Generator[None]:
+        """A model that finds that every second text matches."""
+        found = [Judged(f"{number}.png", f"a text {number}", "data", number % 2) for number in range(4)]
+        with (
+            patch.object(filter_pairs, "load_run", lambda _: None),
+            patch.object(captions, "judge", lambda *_: [found]),
+        ):
+            yield
 
     def state(self, base: Path) -> dict[str, Any]:
         folder = base / "run"

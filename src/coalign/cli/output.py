@@ -30,10 +30,15 @@ def answer(json: bool, value: Any, words: str) -> None:
 
 def new_file(path: Path, overwrite: bool, endings: Sequence[str]) -> None:
     """Refuses, before any work is done, a file that exists or whose name does not say a known format."""
-    if path.suffix.lower() not in endings:
-        raise InputError(f"{path}: should end in {' or '.join(endings)}")
+    known_ending(path, endings)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; give another name, or --overwrite")
+
+
+def known_ending(path: Path, endings: Sequence[str]) -> None:
+    """Refuses a file whose name does not say a known format."""
+    if path.suffix.lower() not in endings:
+        raise InputError(f"{path}: should end in {' or '.join(endings)}")
 
 
 def not_the_data(path: Path, data: str | Path) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from coalign.data.images.decode import BadSample, ImageLike
 from coalign.data.loaded import Loaded
 from coalign.data.prepare import prepare
 from coalign.errors import InputError
-from coalign.files import replacing, writing
+from coalign.files import output
 from coalign.flags import say
 from coalign.layers.captioning import Captioning
 from coalign.types import Batch, Images
@@ -172,18 +172,23 @@ def file_of(image: ImageLike) -> str:
 
 
 @contextmanager
-def rows_file(path: Path, names: Sequence[str]) -> Generator[Callable[[Mapping[str, Any]], object]]:
-    """A writer of rows into a .jsonl or .csv as they come; the file gets its name when all of them are there.
+def rows_files(
+    paths: Sequence[Path], names: Sequence[str], overwrite: bool = False
+) -> Generator[list[Callable[[Mapping[str, Any]], object]]]:
+    """Writers of rows into .jsonl or .csv as they come; the files get their names when all rows of all are there.
 
     A .csv has the texts as they are: it is read as pairs again.
 
     Raises:
-        InputError: Another process writes this file.
+        InputError: Another process writes one of the files, or one exists, without `overwrite`; see `output`.
     """
-    with writing(path), replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            table = csv.writer(file)
-            table.writerow(names)
-            yield lambda row: table.writerow([row[name] for name in names])
-        else:
-            yield lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with output(paths, overwrite) as parts, ExitStack() as files:
+        yield [_row_writer(files.enter_context(part.open("w", encoding="utf-8", newline="")), names) for part in parts]
+
+
+def _row_writer(file: TextIO, names: Sequence[str]) -> Callable[[Mapping[str, Any]], object]:
+    if not file.name.lower().endswith(".csv"):
+        return lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    table = csv.writer(file)
+    table.writerow(names)
+    return lambda row: table.writerow([row[name] for name in names])

@@ -24,7 +24,7 @@ from coalign.data.images.decode import BadSample
 from coalign.data.pairs.sources import open_source
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
-from coalign.evaluation.captions import judge, rows_file
+from coalign.evaluation.captions import judge, rows_files
 from coalign.metrics.captions import cider
 from coalign.models.blip.model import Blip
 from coalign.models.blip.trunk import BlipConfig, text_tower
@@ -125,6 +125,41 @@ def test_wrong_pairs_are_found_and_captions_take_their_place(run: Path, pictures
     assert len(alone.read_text().splitlines()) == 4
 
 
+def test_a_filter_that_was_killed_between_its_files_is_done_again(tmp_path: Path, monkeypatch) -> None:
+    """Its own file is taken for its own as long as nobody changed it; the crash test kills the command everywhere."""
+    out, dropped = tmp_path / "clean.jsonl", tmp_path / "dropped.csv"
+
+    def write(text: str) -> None:
+        with rows_files([out, dropped], ["text"]) as writers:
+            for writer in writers:
+                writer({"text": text})
+
+    def end(part: Path, path: Path) -> Path:
+        if path == out:
+            raise KeyboardInterrupt
+        return rename(part, path)
+
+    rename = Path.replace
+    for changed in (False, True):
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(Path, "replace", end)
+            write("first")
+        assert dropped.read_text() == "text\nfirst\n" and not out.exists()
+        if changed:
+            dropped.write_text("mine")
+            with pytest.raises(InputError, match=r"dropped\.csv: exists already"):
+                write("second")
+            assert dropped.read_text() == "mine"
+        else:
+            write("second")
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.jsonl", "dropped.csv"]
+            assert dropped.read_text() == "text\nsecond\n" and "second" in out.read_text()
+            with pytest.raises(InputError, match="exists already"):
+                write("third")
+            out.unlink()
+            dropped.unlink()
+
+
 def test_what_cannot_be_done_is_said(run: Path, pictures: Path, tmp_path: Path, capsys) -> None:
     tokenizer = coalign.load(run).vocabulary
     other = save_run(tmp_path / "clip", Clip(with_vocabulary(SIZES["tiny"], tokenizer)), tokenizer)
@@ -152,7 +187,7 @@ def test_lists_are_read_as_they_were_written(tmp_path: Path, ending: str) -> Non
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     texts = ["@ann: hello", "=1+1", "+ and -", "-1", "'quoted", 'a, "b"']
     out = tmp_path / f"out.{ending}"
-    with rows_file(out, ("image", "text")) as write:
+    with rows_files([out], ("image", "text")) as (write,):
         for text in texts:
             write({"image": str(tmp_path / "a.png"), "text": text})
         assert not out.exists()
@@ -240,8 +275,8 @@ def test_one_process_at_a_time_writes_a_list(tmp_path):
     path = tmp_path / "captions.csv"
     holds = f"""
 from pathlib import Path
-from {rows_file.__module__} import rows_file
-with rows_file(Path({str(path)!r}), ("image", "text")) as write:
+from {rows_files.__module__} import rows_files
+with rows_files([Path({str(path)!r})], ("image", "text"), True) as (write,):
     write({{"image": "a.png", "text": "first"}})
     print("ready", flush=True)
     input()
@@ -253,13 +288,13 @@ with rows_file(Path({str(path)!r}), ("image", "text")) as write:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         with (
             pytest.raises(InputError, match=r"captions\.csv: another process writes this file"),
-            rows_file(path, ("image", "text")),
+            rows_files([path], ("image", "text")),
         ):
             raise AssertionError
         assert not path.exists()
         process.kill() if killed else None
         process.communicate(None if killed else "\n")
     assert path.read_text().splitlines() == ["image,text", "a.png,first"]
-    with rows_file(path, ("image", "text")) as write:
+    with rows_files([path], ("image", "text"), True) as (write,):
         write({"image": "b.png", "text": "second"})
     assert "second" in path.read_text() and not list(tmp_path.glob(".*.lock"))

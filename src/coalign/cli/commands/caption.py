@@ -21,7 +21,7 @@ from coalign.arguments import (
     shows_progress,
 )
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, answer, new_file, not_the_data
+from coalign.cli.output import Json, answer, known_ending, not_the_data
 from coalign.errors import InputError
 
 HELP = Help("a trained run", "RUN IMAGE ...", "captions of pictures, by a blip or coca", 25)
@@ -56,7 +56,7 @@ def command(
     """
     from coalign.data.core.samples import Sample, Where
     from coalign.data.pairs.sources import open_source
-    from coalign.evaluation.captions import Writer, file_of, in_batches, named, rows_file, samples_of
+    from coalign.evaluation.captions import Writer, file_of, in_batches, named, rows_files, samples_of
     from coalign.progress import with_progress
 
     if bool(pictures) == (data is not None):
@@ -65,22 +65,22 @@ def command(
     if missing:
         raise InputError(f"{missing[0]}: no such picture")
     if out is not None:
-        new_file(out, overwrite, (".jsonl", ".csv"))
+        known_ending(out, (".jsonl", ".csv"))
         for given in (*pictures, *([] if data is None else [data])):
             not_the_data(out, given)
     options: dict[str, Any] = {} if vocab is None else {"vocab": vocab}
-    loaded = load_run(run, system, **options)
-    writer = Writer(loaded, writing)
-    if data is not None:
-        source = open_source(data, images=images, split=split).grouped()
-        samples, count = samples_of(source), len(source)
-    else:
-        listed = enumerate(pictures, 1)
-        samples, count = (Sample(path, (), n, Where(str(path), n)) for n, path in listed), len(pictures)
     rows: list[Mapping[str, str]] = []
     done = 0
-    batches = in_batches(loaded, named(samples), batch_size)
-    with nullcontext(rows.append) if out is None else rows_file(out, ("image", "text")) as write:
+    with nullcontext([rows.append]) if out is None else rows_files([out], ("image", "text"), overwrite) as (write,):
+        loaded = load_run(run, system, **options)
+        writer = Writer(loaded, writing)
+        if data is not None:
+            source = open_source(data, images=images, split=split).grouped()
+            samples, count = samples_of(source), len(source)
+        else:
+            listed = enumerate(pictures, 1)
+            samples, count = (Sample(path, (), n, Where(str(path), n)) for n, path in listed), len(pictures)
+        batches = in_batches(loaded, named(samples), batch_size)
         for part, seen in with_progress(batches, "captioning", -(-count // batch_size), shows_progress()):
             for sample, text in zip(part, writer.write(seen), strict=True):
                 write({"image": file_of(sample.image), "text": text})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from coalign.arguments import DRAWN, OptionalPath, Pairs, RunFolder, Switch, Writing, load_run, shows_progress
 from coalign.cli.commands import Help
-from coalign.cli.output import Json, answer, new_file, not_the_data
+from coalign.cli.output import Json, answer, known_ending, not_the_data
 from coalign.errors import InputError
 
 HELP = Help("your own data", "RUN --data PAIRS --out FILE", "noisy pairs without what does not match", 42)
@@ -42,35 +41,33 @@ def command(
         overwrite: Replace the files if they exist.
         batch_size: Pictures at a time.
     """
-    from coalign.evaluation.captions import Writer, judge, rows_file
+    from coalign.evaluation.captions import Writer, judge, rows_files
     from coalign.progress import with_progress
 
     if not 0 <= threshold <= 1:
         raise InputError(f"--threshold {threshold}: is a probability, from 0 to 1")
-    for file in (out, dropped):
-        if file is not None:
-            new_file(file, overwrite, (".jsonl", ".csv"))
-            not_the_data(file, pairs.data)
+    written = [out] if dropped is None else [out, dropped]
+    for file in written:
+        known_ending(file, (".jsonl", ".csv"))
+        not_the_data(file, pairs.data)
     if dropped is not None and dropped.resolve() == out.resolve():
         raise InputError(f"{out}: --out and --dropped are the same file; give two names")
-    loaded = load_run(run)
-    writer = Writer(load_run(captioner) if captioner is not None else loaded, writing) if captions else None
-    source = pairs.open().grouped()
-    judged = with_progress(
-        judge(loaded, source, writer, batch_size), "judging", -(-len(source) // batch_size), shows_progress()
-    )
     names = ("image", "text", "origin", "score")
     counts = {f"{name}, {origin}": 0 for name in ("kept", "seen") for origin in ("data", "model")}
-    with ExitStack() as files:
-        write = files.enter_context(rows_file(out, names))
-        leave = None if dropped is None else files.enter_context(rows_file(dropped, names))
+    with rows_files(written, names, overwrite) as (write, *leave):
+        loaded = load_run(run)
+        writer = Writer(load_run(captioner) if captioner is not None else loaded, writing) if captions else None
+        source = pairs.open().grouped()
+        judged = with_progress(
+            judge(loaded, source, writer, batch_size), "judging", -(-len(source) // batch_size), shows_progress()
+        )
         for pair in (pair for part in judged for pair in part):
             counts[f"seen, {pair.origin}"] += 1
             if pair.score >= threshold:
                 counts[f"kept, {pair.origin}"] += 1
                 write(pair.row())
-            elif leave is not None:
-                leave(pair.row())
+            elif leave:
+                leave[0](pair.row())
         if not any(counts.values()):
             raise InputError(f"{pairs.data}: no picture with a text can be read")
     words = f"kept {counts['kept, data']} of {counts['seen, data']} texts of the data"
