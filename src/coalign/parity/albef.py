@@ -182,7 +182,7 @@ def pretraining(case: Case, model: Albef, batch: Batch, keep_padding: bool) -> O
         out |= masked_words(model, batch, own.image, momentum.image, choices)
         out["loss_mlm"] = losses["mlm"]
     rows, columns = model.config.image.grid_size
-    table = model.online.image.positions[0]
+    table = model.online.image.get_parameter("positions")[0]
     out["pos_embed_resized_grid_plus_2"] = resize_positions(table, (rows + 2, columns + 2), old_grid=(rows, columns))[
         None
     ]
