@@ -52,3 +52,7 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with status 2.
     """
+
+
+class WriteError(InputError, OSError):
+    """Something cannot be written: a full disk, a folder of somebody else. The message names the place."""

@@ -8,6 +8,7 @@ what the fuzz tests hold to be complete: whatever reads a user's file is marked 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Literal, ParamSpec, TypeVar
 
-from coalign.errors import InputError, redacted
+from coalign.errors import InputError, WriteError, redacted
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -209,23 +210,62 @@ def _reason(error: BaseException) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def written(path: PathLike, part: PathLike | None = None) -> Generator[None]:
+    """Raises a `WriteError` that names the path where there is no room, by whatever error a library tells it; `part` is
+    the temporary name under which the path is written."""
+    try:
+        yield
+    except InputError as error:
+        if part is None or not isinstance(error, WriteError) or str(part) not in str(error):
+            raise
+        raise WriteError(str(error).replace(str(part), str(path))) from error
+    except Exception as error:
+        said = next((os.strerror(number) for number in _FULL if os.strerror(number) in str(error)), None)
+        if said is None:
+            raise
+        place, file = path, getattr(error, "filename2", None) or getattr(error, "filename", None)
+        if isinstance(file, str) and Path(path).absolute().parent not in Path(file).absolute().parents:
+            place = file  # such as a cache on another disk
+        raise WriteError(
+            f"{place}: cannot be written: {said}; make room, or name another place; what was there before is whole"
+        ) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[None]:
+    """Raises a `WriteError` that names the path where a folder or file cannot be made for it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, InputError) or not error.strerror:
+            raise
+        said = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise WriteError(f"{path}: cannot be written: {said}; name a place that you may write to") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
     """A temporary name, in a folder beside `path`, where libraries may have temporary files of their own. What is
     written there is synchronised and takes the place of `path` if the block succeeds; a reader, or a crash at any
     moment, finds the old content or the new one."""
     folder = _beside(path)
-    folder.mkdir(parents=True)
+    with _opened(path):
+        folder.mkdir(parents=True)
     part = folder / path.name
     try:
-        yield part
-        _share(part)
-        sync(part)
-        try:
-            part.replace(path)
-        except IsADirectoryError:
-            raise InputError(f"{path}: is a folder, where a file of this name is written; move it away") from None
-        sync(path.parent)
+        with written(path, part):
+            yield part
+            _share(part)
+            sync(part)
+            try:
+                part.replace(path)
+            except IsADirectoryError:
+                raise InputError(f"{path}: is a folder, where a file of this name is written; move it away") from None
+            sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -305,18 +345,20 @@ def _cell(value: Any) -> Any:
 def replace_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """Makes a folder whose files `fill` writes. It gets its name when all of them are on disk."""
     part = _beside(path)
-    part.mkdir(parents=True)
+    with _opened(path):
+        part.mkdir(parents=True)
     try:
-        fill(part)
-        for file in part.rglob("*"):
-            if file.is_file():
-                _share(file)
-            sync(file)
-        sync(part)
-        if path.exists():
-            shutil.rmtree(path)
-        part.replace(path)
-        sync(path.parent)
+        with written(path, part):
+            fill(part)
+            for file in part.rglob("*"):
+                if file.is_file():
+                    _share(file)
+                sync(file)
+            sync(part)
+            if path.exists():
+                shutil.rmtree(path)
+            part.replace(path)
+            sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -366,13 +408,13 @@ def locked(folder: Path, held: str, wait: bool = False) -> Generator[IO[Any]]:
     Raises:
         InputError: Another process holds it; `held` says what it does. With `wait` it is waited for instead.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock_file(folder / ".lock") as file:
+    with _lock_file(folder, folder / ".lock") as file:
         try:
             _lock(file, "EX" if wait else "EX now")
         except OSError as error:
             raise InputError(f"{folder}: another process {held} in this folder") from error
-        yield file
+        with written(folder):
+            yield file
 
 
 @contextmanager
@@ -383,9 +425,8 @@ def writing(path: Path) -> Generator[None]:
     Raises:
         InputError: Another process writes it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with _lock_file(lock) as file:
+    with _lock_file(path, lock) as file:
         try:
             _lock(file, "EX now")
             alone = lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino  # not one that just went
@@ -405,20 +446,22 @@ def writing(path: Path) -> Generator[None]:
 def shared(folder: Path) -> Generator[None]:
     """Several processes write other files into a folder meanwhile, by its file `.shared`. The first of a host removes
     what killed ones of that host left half written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock_file(folder / ".shared") as file:
+    with _lock_file(folder, folder / ".shared") as file:
         with suppress(OSError):  # others are at work, or the file system has no locks
             if _lock(file, "EX now"):
                 remove_parts(folder, own=True)
         with suppress(OSError):
             _lock(file, "SH")
-        yield
+        with written(folder):
+            yield
 
 
-def _lock_file(path: Path) -> IO[Any]:
-    if path.exists() or path.is_symlink():
-        regular(path)  # opening a pipe would wait for a reader
-    return path.open("w")
+def _lock_file(locked: Path, path: Path) -> IO[Any]:
+    with _opened(locked):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() or path.is_symlink():
+            regular(path)  # opening a pipe would wait for a reader
+        return path.open("w")
 
 
 def _lock(file: IO[Any], how: Literal["EX", "EX now", "SH"]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from coalign.errors import InputError
+from coalign.errors import WriteError
 
 _KEY, _BLANK = "blake2b", "0" * 32
 _MARK = f'"{_KEY}":"'.encode()
@@ -31,7 +31,7 @@ def sealed(write: Callable[..., Any], *content: Any) -> Callable[[Path], None]:
             write(*content, str(path), metadata=dict(METADATA))  # to which safetensors adds shared tensors
             seal(path)
         except (SafetensorError, OSError) as error:  # such as of a full disk
-            raise InputError(f"{path.parent}: cannot be written: {error}; what was there before is whole") from error
+            raise WriteError(f"{path.parent}: cannot be written: {error}; what was there before is whole") from error
 
     return call
 

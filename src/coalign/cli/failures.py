@@ -31,6 +31,8 @@ def report_error(error: Exception, path: Path | None = None) -> None:
         error = missing(error.name or "") or error
     where = "" if path is None or str(path) in str(error) else f"{path}: "
     message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        message = f"{error.filename}: {error.strerror}"
     foreseen = isinstance(error, InputError | OSError | ImportError) or type(error).__name__ == "DivergenceError"
     kind = "" if foreseen else f"{type(error).__name__}: "
     line = visible(f"coalign: {where}{kind}{message}{'' if foreseen else ' (--debug shows where)'}")

@@ -7,6 +7,7 @@ What is exported is held against the model on random inputs before the file gets
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -111,7 +112,7 @@ def export(loaded: Loaded, part: Modality, out: Path, batch_size: int = 1, lengt
     about = json.dumps({"part": part, "shapes": shapes, "weights": weights_digest(loaded.model)})
     with replacing(out) as path:
         if out.suffix == ".pt2":
-            torch.export.save(program, path, extra_files={"coalign": about})
+            save_program(program, path, about)
             output: Tensor = torch.export.load(path).module()(*given.values())
         elif out.suffix == ".onnx":
             written: Any = torch.onnx.export(program, input_names=list(given), output_names=["vectors"])
@@ -125,6 +126,13 @@ def export(loaded: Loaded, part: Modality, out: Path, batch_size: int = 1, lengt
         if not difference <= LARGEST:
             raise InputError(f"{out}: what was exported differs from the model by {difference:.1e}; nothing is written")
     return difference
+
+
+def save_program(program: Any, path: Path, about: str) -> None:
+    """Writes a .pt2. By way of memory: PyTorch ends the process where a file finds no room."""
+    saved = io.BytesIO()
+    torch.export.save(program, saved, extra_files={"coalign": about})
+    path.write_bytes(saved.getbuffer())
 
 
 def _check_unit(model: Model) -> None:

@@ -447,6 +447,8 @@ def _written(path: Path) -> Generator[None]:
     """Tells what keeps the library from writing, such as a full disk, in a line that names the index."""
     try:
         yield
+    except InputError:
+        raise
     except (RuntimeError, OSError) as error:
         full = "No space left on device"
         said = full if full in str(error) else " ".join(str(error).split())[:200]

@@ -51,18 +51,20 @@ def command(
         regions: Leave out the region features.
     """
     from coalign.extraction.crops import write_world_regions
+    from coalign.files import written
     from coalign.progress import with_progress
     from coalign.worlds.scene_files import write_world
     from coalign.worlds.scenes import Split
 
     counts: dict[Split, int] = {"train": train, "validation": validation, "test": test, "novel": novel}
     counts = {split: count for split, count in counts.items() if count > 0}
-    pictures = write_world(out, counts, seed=seed, side=side, things=things, statements_each=statements)
-    if regions:
-        done = write_world_regions(out / "regions", list(pictures.items()), side)
-        total = len({scene.number for scene in pictures.values()})
-        for _ in with_progress(done, "reading regions", total, True):
-            pass
+    with written(out):
+        pictures = write_world(out, counts, seed=seed, side=side, things=things, statements_each=statements)
+        if regions:
+            done = write_world_regions(out / "regions", list(pictures.items()), side)
+            total = len({scene.number for scene in pictures.values()})
+            for _ in with_progress(done, "reading regions", total, True):
+                pass
     said = {"out": str(out), "pictures": len(pictures), "scenes": sum(counts.values()), "seed": seed}
     answer(
         json,
