@@ -56,3 +56,16 @@ class InputError(ValueError):
 
 class WriteError(InputError, OSError):
     """Something cannot be written: a full disk, a folder of somebody else. The message names the place."""
+
+
+def no_connection(error: BaseException) -> bool:
+    """Whether a server was not reached at all, as far as the error or one of those behind it tells."""
+    seen: BaseException | None = error
+    for _ in range(9):
+        if seen is None:
+            break
+        kind = type(seen).__name__
+        if isinstance(seen, ConnectionError | TimeoutError) or "Connect" in kind or "name resolution" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

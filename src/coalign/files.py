@@ -44,7 +44,9 @@ def guarded(*paths: PathLike) -> Generator[None]:
 
     An `InputError` that names one of the paths passes as it is.
     """
-    names = [redacted(os.fspath(path)) for path in paths]
+    names = [
+        redacted(re.sub(r"^hf:/(?!/)", "hf://", os.fspath(path))) for path in paths
+    ]  # a Path has one of its slashes
     try:
         yield
     except InputError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -269,6 +270,18 @@ def test_what_goes_wrong_with_a_hub_is_one_line(hub, run, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.count("\n") == 3 and "user/name" in err and "none.png: no such picture" in err and "no run here" in err
     assert hub.repositories == {}
+
+
+def test_without_a_network_the_server_is_named(hub, run, capsys, monkeypatch):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{found.getsockname()[1]}"  # where nothing listens
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    assert call("push", run, "ann/small", "--licence", "mit") == 2
+    assert call("embed", "hf://ann/small", "--data", "none.csv", "--out", run / "e.parquet") == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith(f"coalign: hf://ann/small: {server} cannot be reached: ") and "a connection?" in line
+    assert not (run / "push").exists() and not (run / "e.parquet").exists()
 
 
 def test_a_dry_run_uploads_nothing(hub, run):

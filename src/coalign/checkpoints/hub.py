@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from coalign.errors import InputError
+from coalign.errors import InputError, no_connection
 from coalign.extras import optional
 
 hub = optional("huggingface_hub")
@@ -76,4 +76,7 @@ class _Hub:
         if error is None or isinstance(error, InputError) or not isinstance(error, Exception):
             return
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if no_connection(error):
+            server = _endpoint() or hub.constants.ENDPOINT
+            said = f"{server} cannot be reached: {said.strip()}; is there a connection? Files that are here need none"
         raise InputError(f"{self._what}: {said.strip()}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,6 +135,20 @@ def test_a_broken_connection_is_made_again_and_a_lasting_one_told(http: tuple[st
     for name in ("none.tar", "secret.tar"):
         with pytest.raises(InputError, match=re.escape(f"{url}/{name}")):
             open_source(f"{url}/{name}")
+
+
+def test_a_server_that_is_not_there_is_told_from_a_file_that_is_not(
+    http: tuple[str, type[_Handler]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = http
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{found.getsockname()[1]}/a.tar"
+    monkeypatch.setattr(remote, "WAITS", (0.0,))
+    with pytest.raises(remote.Unreachable, match=rf"^{away}: cannot be read: (?!http).*; is there a connection"):
+        open_source(away)
+    with pytest.raises(InputError, match=r"none\.tar: cannot be read: 404.*Not Found"):
+        open_source(f"{url}/none.tar")
 
 
 def test_an_outage_leaves_no_sample_out(http: tuple[str, type[_Handler]]) -> None:

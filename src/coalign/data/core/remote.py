@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from coalign.errors import InputError, redacted
+from coalign.errors import InputError, no_connection, redacted
 from coalign.extras import optional
 from coalign.files import cache_folder, replace_file
 
@@ -171,12 +171,21 @@ def _try(url: str, call: Callable[[], T]) -> T:
             return call()
         except InputError:
             raise
-        except Exception as error:  # each file system has its own
+        except Exception as raised:  # each file system has its own
+            error = _told(raised)
             if wait is None or not _passes(error):
                 said = redacted(" ".join(str(error).split()))[:300]
-                raise Unreachable(f"{redacted(url)}: cannot be read: {said or type(error).__name__}") from error
+                mend = "; is there a connection, and is the address right?" if no_connection(error) else ""
+                raise Unreachable(f"{redacted(url)}: cannot be read: {said or type(error).__name__}{mend}") from error
             time.sleep(wait)
     raise AssertionError
+
+
+def _told(error: Exception) -> Exception:
+    """What is behind an error that tells the address alone, as fsspec's of HTTP whatever went wrong."""
+    while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _passes(error: Exception) -> bool:
