@@ -249,10 +249,13 @@ def test_a_card_shows_what_a_run_says_as_text(run):
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, f"loss {hostile}": 0.25}) + "\n")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "training": {"data": hostile}}))
-    with staged(run, "ann/small", "mit") as folder:
+    with staged(run, "ann/small", hostile, "a sentence\x1b[31m with *marks*") as folder:
         card = (folder / "README.md").read_text("utf-8")
+    assert "\x1b" not in card and r"a sentence\x1b[31m with *marks*" in card
+    header, card = card.split("\n---\n", 1)
+    assert "\n# " not in header and f"license: {json.dumps(hostile)}" in header
     shown = r"a \| b # &lt;script&gt;alert(1)&lt;/script&gt; !\[x\](http://x/?) \\x1b\[31m \\u202e\`c\`"
-    assert card.count(shown) == 5 and "<script" not in card and "![x]" not in card
+    assert card.count(shown) == 6 and "<script" not in card and "![x]" not in card
     assert {line.count(" | ") for line in card.splitlines() if line.startswith("| ")} == {1}
 
 

@@ -343,6 +343,14 @@ def test_a_pipe_among_the_files_is_refused_and_not_waited_for(tmp_path: Path, di
         Index.open(tmp_path / "index")
 
 
+def test_a_folder_that_the_library_takes_for_damaged_is_refused(tmp_path: Path) -> None:
+    for name in ("a\x1b[31m", "a\n", os.fsdecode(b"caf\xe9")):
+        with pytest.raises(InputError, match="takes no folder with control characters"):
+            Index.create(tmp_path / name, 4)
+    assert not [*tmp_path.iterdir()]
+    Index.create(tmp_path / "caf\u00e9 \u202e", 4)
+
+
 def test_an_index_that_finds_no_room_says_so_and_keeps_its_rows(tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index", 4)
     index.append(torch.eye(4), [Entry(f"t{n}", meta={"n": n}) for n in range(4)], "text")

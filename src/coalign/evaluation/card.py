@@ -80,7 +80,7 @@ def card(
         f"# {name.partition('/')[2]}",
         f"{entry.title}{task} ({entry.paper}), trained with [coalign](https://pypi.org/project/coalign).",
         f'```python\nimport coalign\n\nmodel = coalign.load("hf://{name}")\n```',
-        "## Data\n\n" + "\n".join([trained_on or "What it was trained on was not said.", *_data(run)]),
+        "## Data\n\n" + "\n".join([visible(trained_on or "What it was trained on was not said."), *_data(run)]),
         "## Recipe\n\n" + _table(("setting", "value"), _settings(config)),
     ]
     figures = [*_results(run), *_last(run)]
@@ -88,7 +88,7 @@ def card(
         parts.append("## Figures\n\nAs the run wrote them down.\n\n" + _table(("figure", "value"), figures))
     if pictures:
         parts.append("## Pictures\n\n" + "\n\n".join(f"![]({picture})" for picture in pictures))
-    parts.append(f"## Licence\n\nThe weights: {licence}.")
+    parts.append(f"## Licence\n\nThe weights: {_plain(licence)}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,6 +7,7 @@ continued. Search is exact unless an approximate index is built and asked for.
 
 import json
 import math
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ class Index:
         if holds_index(path) and not overwrite:
             raise InputError(f"{path} is an index already; open it, give another path, or ask to overwrite it")
         refuse_others(path)
+        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path.absolute())):
+            said = "control characters, or bytes that are no UTF-8, in its name"
+            raise InputError(f"{path}: LanceDB takes no folder with {said}; name another: --out")
         kept = without_secrets(about or {}) | ({} if similarity == "cosine" else {SIMILARITY: similarity})
         schema = schema_of(width).with_metadata({ABOUT: json.dumps(kept).encode()})
         path.mkdir(parents=True, exist_ok=True)
