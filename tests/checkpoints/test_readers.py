@@ -84,6 +84,32 @@ def test_broken_files_are_named(tmp_path, name):
         read_tensors(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "legacy.bin", "x.npz"])
+def test_files_that_are_cut_short_are_named(tmp_path, name):
+    file = tmp_path / name
+    if name.endswith("safetensors"):
+        save_file(STATE, file)
+    elif name.endswith("npz"):
+        np.savez(file, **{n: t.numpy() for n, t in STATE.items()})
+    else:
+        torch.save(STATE, file, _use_new_zipfile_serialization=name != "legacy.bin")
+    whole = file.read_bytes()
+    assert same(read_tensors(file))
+    for length in range(0, len(whole), max(1, len(whole) // 40)):
+        file.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=name):
+            read_tensors(file)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": null}}', '{"weight_map": {"a": {"b": 1}}}']
+)
+def test_an_index_of_shards_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(InputError, match=r"model\.safetensors\.index\.json"):
+        read_tensors(tmp_path)
+
+
 def test_missing_unknown_and_empty(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_tensors(tmp_path / "none.pth")

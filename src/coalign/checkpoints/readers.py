@@ -129,8 +129,8 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     for index in sorted(folder.glob("*.index.json")):
         with guarded(index):
             files = sorted(set(read_json(index)["weight_map"].values()))
-        if any(Path(name).name != name for name in files):
-            raise InputError(f"{index}: names a file outside of its folder")
+            if any(Path(name).name != name for name in files):
+                raise InputError(f"{index}: names a file outside of its folder")
         return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():

@@ -126,3 +126,20 @@ def test_pictures_that_come_again_are_looked_at_once_and_few_are_remembered(
     for index in range(len(again)):
         assert quarantine._check(again, index, 1000, False, seen) is None
     assert max(sizes) == 4 and len(sizes) == len(paths)
+
+
+def test_a_list_with_damaged_lines_is_gone_on_with(tmp_path: Path) -> None:
+    """What is no entry is passed over, and kept: a later process may be writing it."""
+    file = tmp_path / "quarantine.jsonl"
+    first, second = (Problem(Where("t.csv", row), "no such file", "a.png") for row in (1, 2))
+    Quarantine(file).add(first)
+    damaged = ["{", "null", "[1]", '{"file": 1}', "[" * 100_000, "\x00\udcff".encode("utf-8", "replace").decode()]
+    fields = {"file": "t.csv", "row": 1, "reason": "no", "image": "", "used": False}
+    wrong = {"file": 3, "row": None, "reason": [], "image": None, "used": "no"}
+    damaged += [json.dumps({**fields, name: value}) for name, value in wrong.items()]
+    file.write_bytes(file.read_bytes() + "\n".join(damaged).encode() + b'\n\xff\xfe\n{"file": "t.c')
+    again = Quarantine(file)
+    assert len(again) == 1 and again.summary().startswith("1 broken")
+    again.add(first)
+    again.add(second)
+    assert len(Quarantine(file)) == 2

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from coalign.data.series.collate import Collate, Scaling, widths_for
 from coalign.data.series.folder import read_folder, write_files
@@ -198,3 +199,22 @@ def test_offsets_that_lead_out_of_a_text_are_refused(tmp_path):
     file.write_bytes(file.read_bytes().replace(sound, far))
     with pytest.raises(InputError, match=r"train\.arrow"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a.mean": torch.zeros(3)},
+        {"a.mean": torch.zeros(3), "a.std": torch.ones(4)},
+        {"a.mean": torch.zeros(3, 1), "a.std": torch.ones(3, 1)},
+        {"a.mean": torch.zeros(3), "a.std": torch.full((3,), torch.nan)},
+        {"a.mean": torch.zeros(3).double(), "a.std": torch.ones(3).double()},
+        b"",
+        b"\xff" * 64,
+    ],
+)
+def test_a_scaling_that_is_damaged_is_named(tmp_path, tensors):
+    file = tmp_path / "scaling.safetensors"
+    file.write_bytes(tensors) if isinstance(tensors, bytes) else save_file(tensors, file)
+    with pytest.raises(InputError, match=f"^{tmp_path}.*(is damaged|cannot be read)"):
+        Scaling.load(tmp_path)

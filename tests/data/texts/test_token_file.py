@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from coalign.data.core.batches import Batches
-from coalign.data.texts.token_file import TokenFile, collate_windows
+from coalign.data.texts.token_file import _ENDS, TokenFile, collate_windows
 from coalign.data.words.tokenizer import Tokenizer
 from coalign.errors import InputError
 
@@ -58,3 +58,11 @@ def test_batches_of_windows_are_packed_and_resume(tmp_path, tokenizer):
     assert a == b
     mixed = collate_windows([np.asarray([1, 2, 3], np.uint16), np.asarray([4, 5], np.uint16)])
     assert mixed.text is not None and mixed.text.ids.layout.offsets.tolist() == [0, 3, 5]
+
+
+@pytest.mark.parametrize("ends", [[], [-1, 11], [7, 3, 11], [7, 8, 99], [7, 8]])
+def test_documents_that_do_not_end_where_the_ids_do_are_refused(tmp_path, tokenizer, ends):
+    TokenFile.write(TEXTS, tokenizer, tmp_path, ABOUT)
+    (tmp_path / _ENDS).write_bytes(np.asarray(ends, np.int64).tobytes())
+    with pytest.raises(InputError, match="its documents do not end where its 11 ids do"):
+        TokenFile.open(tmp_path)
