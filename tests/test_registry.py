@@ -105,6 +105,16 @@ def test_a_run_that_lacks_weights_is_refused_before_memory_is_taken(tmp_path, mo
         save_file(others, tmp_path / "model.safetensors")
         with pytest.raises(InputError, match=r"weights do not fit its config\.json: \['"):
             load(tmp_path)
+    save_file({**tensors, name: tensor.new_zeros(7, 7)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=rf"config\.json: {name} is \[7, 7\], not \["):
+        load(tmp_path)
+    described = describe(model)
+    for field, value in (("vocab_size", 10**12), ("depth", 10**6), ("dim", -(10**12))):
+        (tmp_path / "config.json").write_text(
+            json.dumps({**described, "config": {**described["config"], field: value}})
+        )
+        with pytest.raises(InputError, match=rf"weights do not fit its config\.json: {field} is {value}"):
+            load(tmp_path)
 
 
 def test_only_the_system_that_is_asked_for_is_imported():
