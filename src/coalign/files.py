@@ -44,9 +44,8 @@ def guarded(*paths: PathLike) -> Generator[None]:
 
     An `InputError` that names one of the paths passes as it is.
     """
-    names = [
-        redacted(re.sub(r"^hf:/(?!/)", "hf://", os.fspath(path))) for path in paths
-    ]  # a Path has one of its slashes
+    # a Path has one slash of `hf://`
+    names = [redacted(re.sub(r"^hf:/(?!/)", "hf://", os.fspath(path))) for path in paths]
     try:
         yield
     except InputError as error:
