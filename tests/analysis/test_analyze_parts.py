@@ -55,6 +55,8 @@ def both(folder: Path) -> None:
     in_group_of(2, process, folder, False)
     assert before and before.items() < kept(folder / "parts").items()  # passed over
     assert analysed(folder, "alone") == 0
+    assert analysed(folder, "parts", "--part", "0/2") == 0  # made already
+    assert analysed(folder, "parts", "--part", "0/2", "--sense", "boat") == 2  # and is of something else
 
 
 def test_two_processes_one_killed_make_the_report_of_one(tmp_path: Path) -> None:

@@ -74,13 +74,12 @@ def encode_all(
 
 def encode_part(
     tower: Tower, items: Sequence[Any], folder: Path, part: Part, shown: Callable[[Iterable[int]], Iterable[int]] = iter
-) -> int:
-    """Keeps every `part.of`-th chunk of `encode_all` in a folder, those that are there passed over; how many chunks of
-    all parts are missing there afterwards."""
+) -> list[Path]:
+    """Keeps every `part.of`-th chunk of `encode_all` in a folder, those that are there passed over; the files of all
+    parts, be they there or not."""
     for begin in shown(range(part.number * CHUNK, len(items), part.of * CHUNK)):
         _chunk(tower, items, begin, folder)
-    chunks = (_items(items, begin) for begin in range(0, len(items), CHUNK))
-    return sum(not _file(tower, chunk, folder).exists() for chunk in chunks)
+    return [_file(tower, _items(items, begin), folder) for begin in range(0, len(items), CHUNK)]
 
 
 def _chunk(tower: Tower, items: Sequence[Any], begin: int, folder: Path | None) -> Mapping[str, Floats]:

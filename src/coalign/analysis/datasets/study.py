@@ -99,9 +99,11 @@ def study(
     return _Run(columns, towers or Towers(), options or Options(), tokenizer, cache, show).study(slices or {})
 
 
-def study_part(columns: Columns, towers: Towers, options: Options, part: Part, cache: Path, show: Show = silent) -> int:
-    """Keeps a part of the encoders' vectors in a folder, for a `study` of the same that has it as its cache; how many
-    files of all parts are missing there still."""
+def study_part(
+    columns: Columns, towers: Towers, options: Options, part: Part, cache: Path, show: Show = silent
+) -> list[Path]:
+    """Keeps a part of the encoders' vectors in a folder, for a `study` of the same that has it as its cache; the files
+    of all parts, be they there or not."""
     return _Run(columns, towers, options, None, cache, show).part(part, cache)
 
 
@@ -236,20 +238,20 @@ class _Run:
             senses=self.senses(texts, rows),
         )
 
-    def part(self, part: Part, cache: Path) -> int:
+    def part(self, part: Part, cache: Path) -> list[Path]:
         """Keeps a part of the vectors; see `study_part`."""
         rows = self.rows(self.images())
         texts = pick(self.columns.texts, rows) if len(self.columns.texts) else []
         first = np.unique(self.columns.groups[rows], return_index=True)[1]
-        images, missing, shared = self.columns.images, 0, self.towers.shared or ()
+        images, files, shared = self.columns.images, list[Path](), self.towers.shared or ()
         pictures = Lazy(rows[first], lambda row: images[int(row)]) if len(images) else ()
         towers = {t.key + t.modality: t for t in [*self.towers.image, *self.towers.text, *shared]}
         for tower in towers.values():
             items = pictures if tower.modality == "image" else texts
-            missing += encode_part(
+            files += encode_part(
                 tower, items, cache, part, lambda some, tower=tower: self.show(some, f"encoding by {tower.name}")
             )
-        return missing
+        return files
 
     def vectors(self, rows: Ints, texts: Sequence[str]) -> dict[str, Floats]:
         """[R, D] by representation: every encoder's, and the means and deviations of streams."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +23,8 @@ DATA_HELP = (
     "with subtitles, series (a .pkl of MulT, MAG or MMSA, a folder of .csd files or of coalign convert-data), or "
     '"emoji", the quick start\'s pairs.'
 )
+MADE = "report-of.json"
+"""What a report that was made by parts is of."""
 Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 
 T = TypeVar("T")
@@ -97,7 +100,7 @@ def command(
     from coalign.checkpoints.packages import minilm_folder
     from coalign.data.core.parts import Part
     from coalign.data.words.load import load_tokenizer
-    from coalign.files import shared
+    from coalign.files import read_json, replace_file, shared
 
     own = Part.chosen(part)
     page = out / "report.html"
@@ -117,17 +120,22 @@ def command(
         towers = run_towers(run, load_run(run), towers)
     tokenizer = load_tokenizer(minilm_folder()) if len(columns.texts) else None
     chosen = Options(decode, pairs, senses=sense, layers=layers, seed=seed)
+    asked: list[str] = []
     if own is not None:
         with shared(out / "cache"):
             sets = [columns] if other is None else [columns, other]
-            missing = sum(study_part(some, towers, chosen, own, out / "cache", _progress) for some in sets)
-        if missing:
+            parts = [study_part(some, towers, chosen, own, out / "cache", _progress) for some in sets]
+        files = [file for some in parts for file in some]
+        asked = [file.name for file in files] + [repr(each) for each in (data, reading, chosen, against, [*slices])]
+        if missing := sum(not file.exists() for file in files):
             said = f"part {own.number}/{own.of} is there; {missing} files of other parts are missing"
             answer(json, {"part": f"{own.number}/{own.of}", "missing": missing}, said)
             return 0
     with report_folder(out, wait=own is not None) as cache:
-        if own is not None and page.exists() and not overwrite:  # another process has made it
-            answer(json, {"part": f"{own.number}/{own.of}", "report": str(page)}, str(page))
+        if own is not None and page.exists() and not overwrite:
+            if not (cache / MADE).exists() or read_json(cache / MADE) != asked:
+                raise InputError(f"{page}: exists already, of something else; give another --out, or --overwrite")
+            answer(json, {"part": f"{own.number}/{own.of}", "report": str(page)}, str(page))  # another has made it
             return 0
         result = study(columns, towers, chosen, tokenizer=tokenizer, slices=slices, cache=cache, show=_progress)
         if other is not None:
@@ -135,6 +143,8 @@ def command(
             result = replace(result, against=compare_sets(result, beside, seed))
         result = replace(result, findings=summarise(result))
         page = write_study(result, out)
+        if own is not None:
+            replace_file(cache / MADE, lambda file: file.write_text(dumps(asked), encoding="utf-8"))
     if columns.problems:
         say(f"{data}: {len(columns.problems)} rows could not be read; the first: {columns.problems[0]}")
     if json:
